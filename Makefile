@@ -1,0 +1,57 @@
+# What a newcomer types. Each target does its own set-up.
+#   make demo            build the demo: tables → data → adapters → models → scores → report
+#   make demo NAME=x     build config/demo/x.yaml
+#   make test            all tests that need no GPU and no network
+#   make check           formatting and lint
+#   make dag             the rule graph as a picture, docs/rulegraph.svg
+#   make pin CONFIG=...  look up unknown revisions and checksums, and record them in the config
+#   make clean           remove results, logs and checkpoints; the journal of paid answers stays
+
+NAME ?=
+CONFIG ?= config/config.yaml
+PYTHON ?= python3
+SHELL := bash
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Jobs run side by side, one thread each; results do not depend on what the machine has.
+export OMP_NUM_THREADS := 1
+export TOKENIZERS_PARALLELISM := false
+export PYTHONHASHSEED := 0
+
+CONFIGFILE := $(if $(NAME),--configfile config/demo/$(NAME).yaml)
+RESULTS := results/$(or $(NAME),demo)
+
+.PHONY: demo test check dag pin schema clean
+
+# torch first, on its own: with it there, nothing asks for a build with CUDA where a CPU build is offered.
+.venv/ready: requirements.lock
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	touch .venv/ready
+
+demo: .venv/ready
+	snakemake --profile profiles/local --logger rich $(CONFIGFILE)
+	@python scripts/moult/timing.py logs/$(or $(NAME),demo)
+	@echo "Open $(RESULTS)/report/index.html"
+
+test: .venv/ready
+	python -m pytest
+
+check: .venv/ready
+	ruff check scripts tests benchmarks
+	ruff format --check scripts tests benchmarks
+	snakefmt --check Snakefile rules
+	snakemake --lint
+
+dag: .venv/ready
+	mkdir -p docs
+	snakemake --rulegraph dot all 2>/dev/null | python scripts/moult/pictures.py - docs/rulegraph.svg
+
+pin: .venv/ready
+	python scripts/moult/pin.py $(CONFIG)
+
+schema: .venv/ready
+	python scripts/moult/config.py > config/schema.json
+
+clean:
+	rm -rf results logs scratch .snakemake

@@ -1,0 +1,45 @@
+"""Moult: raw tables in; distilled data, LoRA adapters, merged weights and evaluation tables out."""
+
+from snakemake.utils import min_version
+
+min_version("9.19")
+
+
+include: "rules/common.smk"
+
+
+pathvars:
+    results=f"results/{cfg.name}",
+    logs=f"logs/{cfg.name}",
+    benchmarks=f"logs/{cfg.name}/benchmarks",
+
+
+include: "rules/prepare.smk"
+include: "rules/generate.smk"
+include: "rules/train.smk"
+include: "rules/merge.smk"
+include: "rules/evaluate.smk"
+include: "rules/report.smk"
+
+
+localrules:
+    all,
+    datasets,
+    corpora,
+    adapters,
+    models,
+    scores,
+    report,
+
+
+# Everything the config names, and the report on it. The models are listed because Snakemake does not rebuild a
+# missing intermediate whose results are current.
+rule all:
+    default_target: True
+    input:
+        rules.report.input,
+        rules.datasets.input,
+        rules.corpora.input,
+        rules.adapters.input,
+        rules.models.input,
+        rules.scores.input,

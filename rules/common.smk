@@ -1,0 +1,235 @@
+# Checks the config, and answers the questions that rules ask: which files, which settings, how much. No rules here.
+
+import re
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
+
+sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
+
+from moult import recipes
+from moult.config import load
+from moult.errors import UserError
+from moult.needs import needs
+
+
+def checked_config():
+    """Return the typed config, or stop with its mistakes before there is a graph."""
+    source = ", ".join(str(path) for path in workflow.configfiles) or "config"
+    try:
+        checked = load(config, source)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+    absent = [
+        f"dataset {dataset.name}: {source.path} does not exist"
+        for dataset in checked.datasets
+        for _, _, source in recipes.raw_sources(dataset)
+        if source.path and not Path(source.path).exists()
+    ] + [
+        f"model {model.name}: the folder {model.fetch.path} does not exist"
+        for model in checked.models
+        if model.fetch and model.fetch.path and not Path(model.fetch.path).is_dir()
+    ]
+    if absent:
+        raise WorkflowError("\n".join(f"{source}: {line}; put it there or correct the path." for line in absent))
+    for place in checked.unpinned():
+        logger.warning(f"{place}: no revision or checksum yet; run `make pin` before you build.")
+    return checked
+
+
+cfg = checked_config()
+
+
+def one_of(names):
+    """Return a wildcard constraint that matches these names and nothing else, not even when there are none."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+FETCHED = cfg.names("models", "fetch")
+FINETUNED = cfg.names("models", "finetune")
+MERGED = cfg.names("models", "merge")
+GUIDELINES = [corpus.name for corpus in cfg.corpora if corpus.kind == "guidelines"]
+DISTILLED = [corpus.name for corpus in cfg.corpora if corpus.kind == "distilled"]
+EVALUATED = [(entry.suite, model) for entry in cfg.evaluations for model in entry.models]
+
+
+wildcard_constraints:
+    dataset=one_of(cfg.names("datasets")),
+    corpus=one_of(cfg.names("corpora")),
+    model=one_of(cfg.names("models")),
+    suite=one_of(cfg.names("suites")),
+
+
+# ---- files
+
+
+def artefact(kind, name):
+    """Return the path of a directory artefact."""
+    return f"<results>/{kind}/{name}"
+
+
+def manifest(kind, name):
+    """Return the path of the manifest that vouches for an artefact; its change is what makes a job rerun."""
+    return f"<results>/{kind}/{name}.manifest.json"
+
+
+def data_path(name):
+    """Return a data source as a path: a dataset's folder or a corpus' file."""
+    if name in cfg.names("corpora"):
+        return f"<results>/corpora/{name}.jsonl"
+    return artefact("datasets", name)
+
+
+def data_manifest(name):
+    """Return the manifest of a data source."""
+    return manifest("corpora" if name in cfg.names("corpora") else "datasets", name)
+
+
+def local_sources(wildcards):
+    """Return the local raw files of a dataset, in the order of its recipe."""
+    sources = recipes.raw_sources(cfg.find("datasets", wildcards.dataset))
+    return [source.path for _, _, source in sources if source.path]
+
+
+def local_model(wildcards):
+    """Return the weights and settings of a model that is fetched from a local folder."""
+    path = cfg.find("models", wildcards.model).fetch.path
+    return [path] if path else []
+
+
+def corpus_inputs(wildcards):
+    """Return what a corpus is generated from: questions or guidelines, and the model that answers, if it is ours."""
+    corpus = cfg.find("corpora", wildcards.corpus)
+    served = cfg.find("endpoints", corpus.endpoint).serve
+    inputs = {}
+    if corpus.dataset:
+        inputs["questions"] = ancient(artefact("datasets", corpus.dataset))
+        inputs["questions_manifest"] = manifest("datasets", corpus.dataset)
+    else:
+        inputs["guidelines"] = f"<results>/corpora/{corpus.guidelines}.jsonl"
+        inputs["guidelines_manifest"] = manifest("corpora", corpus.guidelines)
+    if served:
+        inputs["served"] = ancient(artefact("models", served))
+        inputs["served_manifest"] = manifest("models", served)
+    return inputs
+
+
+def training_data(wildcards):
+    """Return the data sources of a fine-tuned model, in the order of its recipe."""
+    return [ancient(data_path(name)) for name in cfg.find("models", wildcards.model).finetune.data]
+
+
+def training_manifests(wildcards):
+    """Return the manifests of the data sources of a fine-tuned model."""
+    return [data_manifest(name) for name in cfg.find("models", wildcards.model).finetune.data]
+
+
+def training_leakage(wildcards):
+    """Return the leakage tables of the data sources: where the config says that leakage fails, nothing trains."""
+    data = cfg.find("models", wildcards.model).finetune.data
+    names = dict.fromkeys(recipes.training_dataset(cfg, name).name for name in data)
+    return [ancient(f"<results>/leakage/{name}.csv") for name in names]
+
+
+def base_model(wildcards):
+    """Return the base of a fine-tuned model."""
+    return artefact("models", cfg.find("models", wildcards.model).finetune.base)
+
+
+def base_manifest(wildcards):
+    """Return the manifest of the base of a fine-tuned model."""
+    return f"{base_model(wildcards)}.manifest.json"
+
+
+def parent_models(wildcards):
+    """Return the parents of a merge, and its base."""
+    return [ancient(artefact("models", name)) for name in cfg.find("models", wildcards.model).parents]
+
+
+def parent_manifests(wildcards):
+    """Return the manifests of the parents of a merge, and of its base."""
+    return [manifest("models", name) for name in cfg.find("models", wildcards.model).parents]
+
+
+def parent_names(wildcards):
+    """Return the names of the parents of a merge, and of its base."""
+    return cfg.find("models", wildcards.model).parents
+
+
+def suite_datasets(wildcards):
+    """Return the datasets of a suite, in its order."""
+    return [ancient(artefact("datasets", name)) for name in cfg.find("suites", wildcards.suite).labels.datasets]
+
+
+def suite_manifests(wildcards):
+    """Return the manifests of the datasets of a suite."""
+    return [manifest("datasets", name) for name in cfg.find("suites", wildcards.suite).labels.datasets]
+
+
+def suite_scores(wildcards):
+    """Return the score tables of a suite."""
+    return [f"<results>/scores/{suite}/{model}.csv" for suite, model in EVALUATED if suite == wildcards.suite]
+
+
+def report_manifests(wildcards):
+    """Return the manifests of everything the config names: what the report tells of."""
+    made = [("datasets", name) for name in cfg.names("datasets")]
+    made += [("corpora", name) for name in cfg.names("corpora")]
+    made += [("adapters", name) for name in FINETUNED]
+    made += [("models", name) for name in cfg.names("models")]
+    made += [(kind, f"{suite}/{model}") for kind in ("predictions", "scores") for suite, model in EVALUATED]
+    return [manifest(kind, name) for kind, name in made]
+
+
+# ---- settings
+
+
+def recipe_of(build):
+    """Return the params function of a rule: the recipe of the artefact that its wildcards name."""
+
+    def recipe(wildcards):
+        return build(cfg, *wildcards)
+
+    return recipe
+
+
+def card_of(wildcards):
+    """Return what a model card says beside the recipe."""
+    return recipes.card(cfg, wildcards.model)
+
+
+# ---- needs
+
+
+def model_at_work(wildcards):
+    """Return the model that a job loads, or None: its own, or the one that a corpus' endpoint serves."""
+    if "corpus" in wildcards.keys():
+        return cfg.find("endpoints", cfg.find("corpora", wildcards.corpus).endpoint).serve
+    return wildcards.get("model")
+
+
+def need(stage, resource):
+    """Return how much of a resource a job of a stage needs, as a function of what it works on and of the attempt."""
+
+    def amount(wildcards, attempt):
+        name = model_at_work(wildcards)
+        if name is None:
+            return needs("tables", attempt=attempt)[resource]
+        return needs(
+            stage,
+            cfg.inherited(name, "parameters"),
+            cfg.compute_of(name).dtype,
+            attempt,
+            cfg.find("models", name).needs.model_dump(exclude_none=True),
+            len(cfg.find("models", name).parents),
+        )[resource]
+
+    return amount
+
+
+def threads_of(wildcards):
+    """Return the CPU threads of a job that loads a model; they are in its recipe too."""
+    name = model_at_work(wildcards)
+    return cfg.compute_of(name).threads if name else 1

@@ -1,0 +1,62 @@
+# One model on one suite: predictions once, scores as often as the scoring changes.
+
+
+rule predict_labels:
+    input:
+        model=ancient("<results>/models/{model}"),
+        model_manifest="<results>/models/{model}.manifest.json",
+        datasets=suite_datasets,
+        dataset_manifests=suite_manifests,
+    output:
+        predictions="<results>/predictions/{suite}/{model}.jsonl",
+        manifest="<results>/predictions/{suite}/{model}.manifest.json",
+    log:
+        "<logs>/predict_labels/{suite}/{model}.log",
+    benchmark:
+        "<benchmarks>/predict_labels/{suite}/{model}.tsv"
+    retries: 2
+    conda:
+        "../envs/models.yaml"
+    threads: threads_of
+    resources:
+        gpu=need("inference", "gpu"),
+        gpu_mem_gb=need("inference", "gpu_mem_gb"),
+        mem_mb=need("inference", "mem_mb"),
+        runtime=need("inference", "runtime"),
+    params:
+        recipe=recipe_of(recipes.predict_labels),
+    message:
+        "Predicting the labels of {wildcards.suite} with {wildcards.model}"
+    script:
+        "../scripts/predict_labels.py"
+
+
+rule score_labels:
+    input:
+        predictions="<results>/predictions/{suite}/{model}.jsonl",
+        predictions_manifest="<results>/predictions/{suite}/{model}.manifest.json",
+        datasets=suite_datasets,
+        dataset_manifests=suite_manifests,
+    output:
+        scores="<results>/scores/{suite}/{model}.csv",
+        manifest="<results>/scores/{suite}/{model}.manifest.json",
+    log:
+        "<logs>/score_labels/{suite}/{model}.log",
+    benchmark:
+        "<benchmarks>/score_labels/{suite}/{model}.tsv"
+    conda:
+        "../envs/tables.yaml"
+    resources:
+        mem_mb=need("tables", "mem_mb"),
+        runtime=need("tables", "runtime"),
+    params:
+        recipe=recipe_of(recipes.score_labels),
+    message:
+        "Scoring {wildcards.model} on {wildcards.suite}"
+    script:
+        "../scripts/score_labels.py"
+
+
+rule scores:
+    input:
+        "<results>/scores/summary.csv",

@@ -1,0 +1,68 @@
+# Text that a model or an endpoint generates. Every answer is journalled, nothing is asked twice.
+
+
+rule generate_guidelines:
+    input:
+        unpack(corpus_inputs),
+    output:
+        corpus="<results>/corpora/{corpus}.jsonl",
+        rejects="<results>/corpora/{corpus}.rejects.jsonl",
+        usage="<results>/corpora/{corpus}.usage.json",
+        manifest="<results>/corpora/{corpus}.manifest.json",
+    log:
+        "<logs>/generate_guidelines/{corpus}.log",
+    benchmark:
+        "<benchmarks>/generate_guidelines/{corpus}.tsv"
+    wildcard_constraints:
+        corpus=one_of(GUIDELINES),
+    retries: 2
+    conda:
+        "../envs/models.yaml"
+    threads: threads_of
+    resources:
+        gpu=need("inference", "gpu"),
+        gpu_mem_gb=need("inference", "gpu_mem_gb"),
+        mem_mb=need("inference", "mem_mb"),
+        runtime=need("inference", "runtime"),
+    params:
+        recipe=recipe_of(recipes.corpus),
+    message:
+        "Writing the guidelines {wildcards.corpus}"
+    script:
+        "../scripts/generate_guidelines.py"
+
+
+rule distill_answers:
+    input:
+        unpack(corpus_inputs),
+    output:
+        corpus="<results>/corpora/{corpus}.jsonl",
+        rejects="<results>/corpora/{corpus}.rejects.jsonl",
+        usage="<results>/corpora/{corpus}.usage.json",
+        manifest="<results>/corpora/{corpus}.manifest.json",
+    log:
+        "<logs>/distill_answers/{corpus}.log",
+    benchmark:
+        "<benchmarks>/distill_answers/{corpus}.tsv"
+    wildcard_constraints:
+        corpus=one_of(DISTILLED),
+    retries: 2
+    conda:
+        "../envs/models.yaml"
+    threads: threads_of
+    resources:
+        gpu=need("inference", "gpu"),
+        gpu_mem_gb=need("inference", "gpu_mem_gb"),
+        mem_mb=need("inference", "mem_mb"),
+        runtime=need("inference", "runtime"),
+    params:
+        recipe=recipe_of(recipes.corpus),
+    message:
+        "Distilling the answers {wildcards.corpus}"
+    script:
+        "../scripts/distill_answers.py"
+
+
+rule corpora:
+    input:
+        collect("<results>/corpora/{corpus}.jsonl", corpus=cfg.names("corpora")),

@@ -1,0 +1,106 @@
+# Raw files into canonical tables; models into Hugging Face layout.
+
+
+rule fetch_dataset:
+    input:
+        local=local_sources,
+    output:
+        raw=directory("<results>/raw/{dataset}"),
+        manifest="<results>/raw/{dataset}.manifest.json",
+    log:
+        "<logs>/fetch_dataset/{dataset}.log",
+    benchmark:
+        "<benchmarks>/fetch_dataset/{dataset}.tsv"
+    retries: 2
+    conda:
+        "../envs/tables.yaml"
+    resources:
+        mem_mb=need("tables", "mem_mb"),
+        runtime=need("tables", "runtime"),
+    params:
+        recipe=recipe_of(recipes.fetch_dataset),
+    message:
+        "Fetching the raw files of {wildcards.dataset}"
+    script:
+        "../scripts/fetch_dataset.py"
+
+
+rule prepare_dataset:
+    input:
+        raw=ancient("<results>/raw/{dataset}"),
+        raw_manifest="<results>/raw/{dataset}.manifest.json",
+    output:
+        dataset=directory("<results>/datasets/{dataset}"),
+        manifest="<results>/datasets/{dataset}.manifest.json",
+    log:
+        "<logs>/prepare_dataset/{dataset}.log",
+    benchmark:
+        "<benchmarks>/prepare_dataset/{dataset}.tsv"
+    conda:
+        "../envs/tables.yaml"
+    resources:
+        mem_mb=need("tables", "mem_mb"),
+        runtime=need("tables", "runtime"),
+    params:
+        recipe=recipe_of(recipes.prepare_dataset),
+    message:
+        "Preparing {wildcards.dataset}: canonical rows, rejects, profile"
+    script:
+        "../scripts/prepare_dataset.py"
+
+
+rule check_leakage:
+    input:
+        dataset=ancient("<results>/datasets/{dataset}"),
+        dataset_manifest="<results>/datasets/{dataset}.manifest.json",
+    output:
+        table="<results>/leakage/{dataset}.csv",
+    log:
+        "<logs>/check_leakage/{dataset}.log",
+    benchmark:
+        "<benchmarks>/check_leakage/{dataset}.tsv"
+    conda:
+        "../envs/tables.yaml"
+    resources:
+        mem_mb=need("tables", "mem_mb"),
+        runtime=need("tables", "runtime"),
+    params:
+        recipe=recipe_of(recipes.check_leakage),
+    message:
+        "Looking for rows of {wildcards.dataset} that stand in two splits"
+    script:
+        "../scripts/check_leakage.py"
+
+
+rule fetch_model:
+    input:
+        local=local_model,
+    output:
+        model=directory("<results>/models/{model}"),
+        manifest="<results>/models/{model}.manifest.json",
+    log:
+        "<logs>/fetch_model/{model}.log",
+    benchmark:
+        "<benchmarks>/fetch_model/{model}.tsv"
+    wildcard_constraints:
+        model=one_of(FETCHED),
+    retries: 2
+    conda:
+        "../envs/models.yaml"
+    threads: threads_of
+    resources:
+        mem_mb=need("weights", "mem_mb"),
+        runtime=need("weights", "runtime"),
+    params:
+        recipe=recipe_of(recipes.fetch_model),
+        card=card_of,
+    message:
+        "Fetching the model {wildcards.model}"
+    script:
+        "../scripts/fetch_model.py"
+
+
+rule datasets:
+    input:
+        collect("<results>/datasets/{dataset}", dataset=cfg.names("datasets")),
+        collect("<results>/leakage/{dataset}.csv", dataset=cfg.names("datasets")),

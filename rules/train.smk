@@ -1,0 +1,69 @@
+# One adapter per job, then full weights out of it.
+
+
+rule finetune_lora:
+    input:
+        base=ancient(base_model),
+        base_manifest=base_manifest,
+        data=training_data,
+        data_manifests=training_manifests,
+        leakage=training_leakage,
+    output:
+        adapter=directory("<results>/adapters/{model}"),
+        manifest="<results>/adapters/{model}.manifest.json",
+    log:
+        "<logs>/finetune_lora/{model}.log",
+    benchmark:
+        "<benchmarks>/finetune_lora/{model}.tsv"
+    wildcard_constraints:
+        model=one_of(FINETUNED),
+    retries: 2
+    conda:
+        "../envs/models.yaml"
+    threads: threads_of
+    resources:
+        gpu=need("lora", "gpu"),
+        gpu_mem_gb=need("lora", "gpu_mem_gb"),
+        mem_mb=need("lora", "mem_mb"),
+        runtime=need("lora", "runtime"),
+    params:
+        recipe=recipe_of(recipes.finetune),
+    message:
+        "Training the adapter of {wildcards.model}"
+    script:
+        "../scripts/finetune_lora.py"
+
+
+rule fold_adapter:
+    input:
+        adapter=ancient("<results>/adapters/{model}"),
+        adapter_manifest="<results>/adapters/{model}.manifest.json",
+        base=ancient(base_model),
+        base_manifest=base_manifest,
+    output:
+        model=directory("<results>/models/{model}"),
+        manifest="<results>/models/{model}.manifest.json",
+    log:
+        "<logs>/fold_adapter/{model}.log",
+    benchmark:
+        "<benchmarks>/fold_adapter/{model}.tsv"
+    wildcard_constraints:
+        model=one_of(FINETUNED),
+    conda:
+        "../envs/models.yaml"
+    threads: threads_of
+    resources:
+        mem_mb=need("weights", "mem_mb"),
+        runtime=need("weights", "runtime"),
+    params:
+        recipe=recipe_of(recipes.fold_adapter),
+        card=card_of,
+    message:
+        "Folding the adapter of {wildcards.model} into full weights"
+    script:
+        "../scripts/fold_adapter.py"
+
+
+rule adapters:
+    input:
+        collect("<results>/adapters/{model}", model=FINETUNED),

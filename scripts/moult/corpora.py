@@ -1,0 +1,103 @@
+"""Corpora: text that a model or an endpoint generates, row by row, rejects with reasons."""
+
+import logging
+from pathlib import Path
+
+from moult.chat import ChatRequest, Journal, RemoteEndpoint, Sampling, ask_all, usage_of
+from moult.errors import UserError
+from moult.files import derive_seed, read_json, write_json, write_jsonl
+from moult.prompts import render
+from moult.tables import read_rows
+
+# Raise when the same recipe would now ask something else.
+VERSION = 1
+logger = logging.getLogger(__name__)
+
+
+def served_identity(model_manifest, compute, version):
+    """Return who answers when a model of this build does: its weights' hash, engine and dtype; not its name."""
+    return {
+        "content": read_json(model_manifest)["content"],
+        "engine": compute["engine"],
+        "dtype": compute["dtype"],
+        "version": version,
+    }
+
+
+def open_endpoint(endpoint, model, model_manifest):
+    """Return (identity, opener) of an endpoint's recipe: `opener()` loads the model or opens the client."""
+    if "url" in endpoint:
+        identity = {"url": endpoint["url"], "model": endpoint["model"]}
+        return identity, lambda: RemoteEndpoint(endpoint)
+    from moult import generate
+
+    identity = served_identity(model_manifest, endpoint["compute"], generate.VERSION)
+    return identity, lambda: generate.load_engine(Path(model), **endpoint["compute"])
+
+
+def question_rows(folder, splits):
+    """Return the rows of a prepared stackoverflow dataset as what a question prompt needs."""
+    return [
+        {
+            "uid": row["uid"],
+            "dataset": row["dataset"],
+            "split": row["split"],
+            "field": row["meta"]["field"],
+            "title": row["title"],
+            "question": row["text"],
+        }
+        for split in splits
+        for row in read_rows(folder, split)
+    ]
+
+
+def generate_corpus(recipe, rows, field, *, journal, endpoint_model=None, endpoint_manifest=None):
+    """Ask for one text per row; return (rows with `field`, rejects, usage).
+
+    recipe: prompt (template), decoding, endpoint, seed, cut ("keep" or "reject" what stopped for length), version.
+    A row's seed comes from its own request, so that neither order nor neighbours change its answer.
+    """
+    if not rows:
+        raise UserError("the corpus has no rows to ask about: the stage before it rejected all of them.")
+    sampling = Sampling(**recipe["decoding"])
+    requests = []
+    for row in rows:
+        messages = tuple(render(recipe["prompt"], **({"guideline": ""} | row)))
+        requests.append(ChatRequest(messages, sampling, seed=derive_seed(recipe["seed"], list(messages))))
+    identity, opener = open_endpoint(recipe["endpoint"], endpoint_model, endpoint_manifest)
+    with Journal(journal) as answers:
+        values = ask_all(requests, identity=identity, open_answerer=opener, journal=answers)
+    kept, rejects = [], []
+    for row, value in zip(rows, values, strict=True):
+        reason = _reject_reason(value, recipe["cut"])
+        if reason:
+            rejects.append({"uid": row["uid"], "reason": reason, "text": value["text"]})
+        else:
+            kept.append(row | {field: value["text"], f"{field}_by": _author(recipe["endpoint"])})
+    logger.info("%d rows in, %d out, %d rejected", len(rows), len(kept), len(rejects))
+    return kept, rejects, usage_of(values, recipe["endpoint"])
+
+
+def _author(endpoint):
+    return endpoint.get("model") or endpoint["serve"]
+
+
+def _reject_reason(value, cut):
+    if value["finish_reason"] == "error":
+        return f"error: {value['error']}"
+    if not value["text"]:
+        return "empty answer"
+    if value["finish_reason"] == "length" and cut == "reject":
+        return "cut: reached max_tokens"
+    return None
+
+
+def write_corpus(corpus, rejects, usage, result):
+    """Write the three files of a corpus; `result` is what `generate_corpus` returned. Return the counts."""
+    kept, rejected, totals = result
+    if not kept:
+        raise UserError(f"{corpus}: every row was rejected, the first for {rejected[0]['reason']!r}.")
+    write_jsonl(rejects, rejected)
+    write_json(usage, totals)
+    write_jsonl(corpus, kept)
+    return {"rows": len(kept), "rejects": len(rejected)}

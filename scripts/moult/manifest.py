@@ -1,0 +1,82 @@
+"""Manifests: what an artefact consists of, and what it was made of. Written last, so that it vouches for the rest."""
+
+import importlib.metadata
+from pathlib import Path
+
+from moult import __version__
+from moult.errors import UserError
+from moult.files import digest, read_json, sha256_file, write_json
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "mergekit",
+    "llguidance",
+    "openai",
+    "pyarrow",
+    "numpy",
+    "scikit-learn",
+)
+
+
+def _installed():
+    versions = {"moult": __version__}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _files_of(outputs):
+    """Yield every file of the outputs; a directory counts with all its files but Snakemake's own timestamp."""
+    for output in map(Path, outputs):
+        inside = sorted(output.rglob("*")) if output.is_dir() else [output]
+        yield from (path for path in inside if path.is_file() and path.name != ".snakemake_timestamp")
+
+
+def write_manifest(path, *, rule, outputs, parents, recipe, facts):
+    """Write the manifest of one job's outputs.
+
+    Holds hashes and sizes of the files, the parents' hashes, recipe, versions, and `facts` (what the job counted).
+    No time and no absolute path, so that the same work in another folder gives the same bytes.
+    """
+    home = Path(path).parent
+    files = {
+        file.relative_to(home).as_posix(): {"sha256": sha256_file(file), "size": file.stat().st_size}
+        for file in _files_of(outputs)
+    }
+    write_json(
+        path,
+        {
+            "name": _artefact(path),
+            "rule": rule,
+            "files": files,
+            "content": digest(files),
+            "parents": {_artefact(parent): read_json(parent)["content"] for parent in sorted(parents)},
+            "recipe": recipe,
+            "versions": _installed(),
+            "facts": facts or {},
+        },
+    )
+
+
+def _artefact(path):
+    return Path(path).as_posix().removesuffix(".manifest.json")
+
+
+def check_manifest(path):
+    """Return a manifest after comparing the sizes of its files; UserError when one was cut, changed or removed."""
+    manifest = read_json(path)
+    for name, expected in manifest["files"].items():
+        file = Path(path).parent / name
+        if not file.is_file():
+            raise UserError(f"{file}: is missing, {path} lists it; delete {path} and run again, it will be rebuilt.")
+        if file.stat().st_size != expected["size"]:
+            raise UserError(
+                f"{file}: has {file.stat().st_size} bytes, {path} says {expected['size']}; it was changed or cut "
+                f"after it was made: delete {path} and run again."
+            )
+    return manifest

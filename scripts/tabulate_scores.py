@@ -1,0 +1,17 @@
+"""One long table of all scores, and paired differences between models."""
+
+import csv
+
+from moult.job import job
+from moult.labelling import COLUMNS, DIFFERENCES, differences, write_csv
+
+if __name__ == "__main__":
+    with job(snakemake) as running:
+        rows = []
+        for path in snakemake.input.scores:
+            with open(path, encoding="utf-8") as handle:
+                rows += csv.DictReader(handle)
+        write_csv(snakemake.output.summary, rows, COLUMNS)
+        evaluated = map(tuple, snakemake.params.evaluated)
+        predictions = dict(zip(evaluated, snakemake.input.predictions, strict=True))
+        write_csv(snakemake.output.differences, differences(running.recipe, predictions), DIFFERENCES)

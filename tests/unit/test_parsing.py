@@ -1,0 +1,45 @@
+"""The label parser reads what models write, and nothing else."""
+
+import pytest
+
+from moult.parsing import parse_label
+
+EMOTIONS = ["neutral", "surprise", "fear", "sadness", "joy", "anger", "disgust"]
+INTENTS = ["agree", "ask for help", "inform", "joke", "therapist_input"]
+ACTS = ["statement-opinion", "statement-non-opinion", "others", "other"]
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "expected"),
+    [
+        ("joy", EMOTIONS, ("joy", "ok")),
+        ("emotion: joy", EMOTIONS, ("joy", "ok")),
+        ('emotion: "joy".', EMOTIONS, ("joy", "ok")),
+        ("emotion: ‘joy’", EMOTIONS, ("joy", "ok")),
+        ("emotion: {joy}", EMOTIONS, ("joy", "ok")),
+        ("[JOY]", EMOTIONS, ("joy", "ok")),
+        ("joy, joy and joy", EMOTIONS, ("joy", "ok")),
+        ("joy or anger", EMOTIONS, (None, "multi")),
+        ("joyful", EMOTIONS, (None, "unknown")),
+        ("", EMOTIONS, (None, "unknown")),
+        ("agreement", INTENTS, (None, "unknown")),
+        ("disagree", INTENTS, (None, "unknown")),
+        ("ask_for_help", INTENTS, ("ask for help", "ok")),
+        ("Ask  for\nhelp", INTENTS, ("ask for help", "ok")),
+        ("therapist input", INTENTS, ("therapist_input", "ok")),
+        ("statement-non-opinion", ACTS, ("statement-non-opinion", "ok")),
+        ("statement-opinion", ACTS, ("statement-opinion", "ok")),
+        ("others", ACTS, ("others", "ok")),
+        ("情感是positive的", ["positive", "negative"], ("positive", "ok")),
+        ("情感：ｐｏｓｉｔｉｖｅ", ["positive", "negative"], ("positive", "ok")),
+        ("情感是积极的", ["积极", "消极"], ("积极", "ok")),
+    ],
+)
+def test_label_is_read(text, labels, expected):
+    assert parse_label(text, labels) == expected
+
+
+def test_label_inside_a_longer_label_counts_only_on_its_own():
+    labels = ["opinion", "no opinion"]
+    assert parse_label("no opinion", labels) == ("no opinion", "ok")
+    assert parse_label("no opinion, or opinion", labels) == (None, "multi")
