@@ -31,7 +31,7 @@ RESULTS := results/$(or $(NAME),demo)
 
 demo: .venv/ready
 	snakemake --profile profiles/local --logger rich $(CONFIGFILE)
-	@python scripts/moult/timing.py logs/$(or $(NAME),demo)
+	@PYTHONPATH=scripts python -m moult.timing logs/$(or $(NAME),demo)
 	@echo "Open $(RESULTS)/report/index.html"
 
 test: .venv/ready
@@ -45,13 +45,13 @@ check: .venv/ready
 
 dag: .venv/ready
 	mkdir -p docs
-	snakemake --rulegraph dot all 2>/dev/null | python scripts/moult/pictures.py - docs/rulegraph.svg
+	snakemake --rulegraph dot all 2>/dev/null | PYTHONPATH=scripts python -m moult.pictures - docs/rulegraph.svg
 
 pin: .venv/ready
-	python scripts/moult/pin.py $(CONFIG)
+	PYTHONPATH=scripts python -m moult.pins $(CONFIG)
 
 schema: .venv/ready
-	python scripts/moult/config.py > config/schema.json
+	PYTHONPATH=scripts python -m moult.config > config/schema.json
 
 clean:
 	rm -rf results logs scratch .snakemake

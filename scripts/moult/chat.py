@@ -155,21 +155,27 @@ class RemoteEndpoint:
         """Yield lists of (index, Answer) as they arrive. A wrong key or an unreachable server is a UserError."""
         import asyncio
 
-        loop = asyncio.new_event_loop()
         client = self._client()
         waiting, pending = list(missing)[::-1], {}
-        try:
-            while waiting or pending:
-                while waiting and len(pending) < self.settings["concurrency"]:
-                    index = waiting.pop()
-                    pending[loop.create_task(self._ask(client, requests[index]))] = index
-                done, _ = loop.run_until_complete(asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED))
-                yield [(pending.pop(task), task.result()) for task in done]
-        finally:
+
+        async def step():
+            while waiting and len(pending) < self.settings["concurrency"]:
+                index = waiting.pop()
+                pending[asyncio.create_task(self._ask(client, requests[index]))] = index
+            done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            return [(pending.pop(task), task.result()) for task in done]
+
+        async def close():
             for task in pending:
                 task.cancel()
-            loop.run_until_complete(asyncio.gather(*pending, client.close(), return_exceptions=True))
-            loop.close()
+            await asyncio.gather(*pending, client.close(), return_exceptions=True)
+
+        with asyncio.Runner() as runner:
+            try:
+                while waiting or pending:
+                    yield runner.run(step())
+            finally:
+                runner.run(close())
 
     def _client(self):
         import os

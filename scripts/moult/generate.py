@@ -1,5 +1,6 @@
 """Local generation: chat answers and exact label log-likelihoods, by transformers (CPU, one GPU) or vLLM (GPUs)."""
 
+import inspect
 import json
 import logging
 import math
@@ -129,13 +130,17 @@ class TransformersEngine(Engine):
     def __init__(self, folder, dtype, batch_size, threads):
         import torch
 
-        _import_modeling()
+        # transformers imports scipy for the losses of its detection models: a tenth of the time of a load.
+        hidden = sys.modules.setdefault("scipy", None)
+        import transformers.modeling_utils
+
+        if hidden is None:
+            del sys.modules["scipy"]
         from transformers import AutoModelForCausalLM, GenerationConfig
-        from transformers.utils.logging import disable_progress_bar
 
         super().__init__(folder)
         torch.set_num_threads(threads)
-        disable_progress_bar()
+        transformers.logging.disable_progress_bar()
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True
         )
@@ -198,21 +203,202 @@ class TransformersEngine(Engine):
         return matcher
 
     def _score(self, prompts, labels):
+        """Score all labels of a batch in one forward pass: each stands behind the prompt and sees it and itself."""
         import torch
 
-        # Prompts end, and labels begin, at column `width`: one slice of logits serves all rows.
+        self._check_tree_mask()
+        # Prompts end and labels begin at column `width`, so one slice of logits serves all rows. The last token of
+        # a label, the end of turn, is predicted and never read.
         width = max(map(len, prompts))
-        # A label's last token, the end of turn, is only predicted.
-        tails = [[ids[:-1] for ids in row] for row in labels]
-        length = width + max(sum(map(len, row)) for row in tails)
-        ids = torch.full((len(prompts), length), self.pad)
-        positions = torch.zeros_like(ids)
-        owner = torch.zeros_like(ids)  # 0 padding, 1 prompt, from 2 on the labels
-        for row, (prompt, tail) in enumerate(zip(prompts, tails, strict=True)):
-            begin = width - len(prompt)
-            ids[row, begin:width] = torch.tensor(prompt)
-            positions[row, begin:width] = torch.arange(len(prompt))
-            owner[row, begin:width] = 1
-            for number, label in enumerate(tail):
-                begin, end = begin + (len(prompt) if number == 0 else 0), 0
-                raise NotImplementedError
+        length = width + max(sum(len(label) - 1 for label in row) for row in labels)
+        rows = []
+        for prompt, row in zip(prompts, labels, strict=True):
+            left = [0] * (width - len(prompt))
+            ids = [self.pad for _ in left] + prompt
+            positions = left + list(range(len(prompt)))
+            owners = left + [1] * len(prompt)  # 0 is padding, 1 the prompt, each label has its own number
+            for number, label in enumerate(row, start=2):
+                ids += label[:-1]
+                positions += range(len(prompt), len(prompt) + len(label) - 1)
+                owners += [number] * (len(label) - 1)
+            right = [0] * (length - len(ids))
+            rows.append([ids + [self.pad for _ in right], positions + right, owners + right])
+        ids, positions, owners = torch.tensor(rows, device=self.model.device).unbind(1)
+        with torch.inference_mode():
+            logits = self.model(
+                ids,
+                attention_mask=self._tree_mask(positions, owners),
+                position_ids=positions,
+                logits_to_keep=length - width + 1,
+                use_cache=False,
+            ).logits
+            return [self._label_sums(table, row) for table, row in zip(logits, labels, strict=True)]
+
+    def _check_tree_mask(self):
+        recurrent = self.model._is_stateful or not set(self._layer_kinds()) <= {"full_attention", "sliding_attention"}
+        if recurrent or "position_ids" not in inspect.signature(self.model.forward).parameters:
+            raise UserError(
+                f"{self.config.model_type}: labels cannot be scored by likelihood with a model that is not attention "
+                "over positions alone; use the method generate."
+            )
+
+    def _layer_kinds(self):
+        sliding = getattr(self.config, "sliding_window", None)
+        return getattr(self.config, "layer_types", None) or ["sliding_attention" if sliding else "full_attention"]
+
+    def _tree_mask(self, positions, owners):
+        """Return what is added to attention scores, (rows, 1, queries, keys), by kind of layer where there are two."""
+        import torch
+
+        own = owners[:, :, None] == owners[:, None, :]
+        seen = (own | (owners[:, None, :] == 1)).tril()
+        masks = {"full_attention": seen}
+        if window := getattr(self.config, "sliding_window", None):
+            masks["sliding_attention"] = seen & (positions[:, :, None] - positions[:, None, :] < window)
+        dtype = self.model.dtype
+        masks = {
+            kind: torch.zeros_like(masks[kind], dtype=dtype).masked_fill(~masks[kind], torch.finfo(dtype).min)[:, None]
+            for kind in set(self._layer_kinds())
+        }
+        return masks if len(masks) > 1 else masks.popitem()[1]
+
+    def _label_sums(self, logits, labels):
+        """Return the log-likelihoods of a row's labels from the logits behind its prompt and all labels' tokens."""
+        logits = logits[: 1 + sum(len(label) - 1 for label in labels)].float()
+        norms = logits.logsumexp(-1)
+        sums, place = [], 1
+        for label in labels:
+            columns = [0, *range(place, place + len(label) - 1)]
+            place += len(label) - 1
+            sums.append((logits[columns, label] - norms[columns]).double().sum().item())
+        return sums
+
+
+class TokenChooser:
+    """A logits processor after which each row's choice is the argmax: structure first, then the row's own draw.
+
+    A row's choice depends on its own request and scores, never on its neighbours in the batch.
+    """
+
+    def __init__(self, requests, matchers, stops, width):
+        import numpy as np
+
+        generators = [np.random.default_rng(request.seed) for request in requests]
+        self.samplings = [request.sampling for request in requests]
+        self.rows = dict(enumerate(zip(self.samplings, matchers, generators, strict=True)))
+        self.stops, self.width = stops, width
+
+    def __call__(self, ids, scores):
+        """Return the scores (rows, vocabulary) of the next token, changed in place."""
+        import torch
+
+        new = ids.shape[1] - self.width
+        for row, last in enumerate(ids[:, -1].tolist() if new else []):
+            if last in self.stops or new >= self.samplings[row].max_tokens:
+                self.rows.pop(row, None)
+            elif row in self.rows and self.rows[row][1]:
+                self.rows[row][1].consume_token(last)
+        for row, (sampling, matcher, generator) in self.rows.items():
+            if matcher or sampling.temperature:
+                values = scores[row].cpu().numpy()
+                values = allow(values, matcher) if matcher else values
+                values = draw(values, sampling, generator) if sampling.temperature else values
+                scores[row] = torch.from_numpy(values)
+        return scores
+
+
+def allow(scores, matcher):
+    """Return one row of scores with minus infinity at each token that the structure forbids here."""
+    import numpy as np
+
+    bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+    allowed = np.unpackbits(bits, count=len(scores), bitorder="little")
+    return np.where(allowed, scores, -np.inf).astype(np.float32)
+
+
+def draw(scores, sampling, generator):
+    """Return one row of scores so changed that its argmax is a draw by temperature, top-k, then top-p.
+
+    Gumbel-max trick: log-probabilities plus independent Gumbel noise have their maximum at a token with just its
+    probability. Each token gets its own noise, so scores that differ in their last bits rarely change the draw.
+    """
+    import numpy as np
+
+    scores = scores / sampling.temperature
+    if sampling.top_k or sampling.top_p < 1:
+        # numpy sorts one row ten times as fast as torch.
+        ordered = np.sort(scores)[::-1][: sampling.top_k or None]
+        mass = np.exp(ordered - ordered[0]).cumsum(dtype=np.float64)
+        lowest = ordered[np.searchsorted(mass, sampling.top_p * mass[-1])]
+        scores[scores < lowest] = -np.inf
+    uniform = generator.random(len(scores), dtype=np.float32)
+    with np.errstate(divide="ignore"):
+        return scores - np.log(-np.log(uniform))
+
+
+class VllmEngine(Engine):
+    """vLLM on the GPUs that the job sees."""
+
+    # vLLM packs its own batches; this is how many rows it is given, and a journal can keep, at a time.
+    batch_size = 512
+
+    def __init__(self, folder, dtype):
+        try:
+            import vllm
+        except ImportError:
+            raise UserError("engine vllm: is not installed here; install it, or write engine: transformers.") from None
+        import torch
+
+        super().__init__(folder)
+        self.llm = vllm.LLM(
+            model=str(folder),
+            dtype=dtype,
+            tensor_parallel_size=torch.cuda.device_count(),
+            seed=0,
+            # The model's own sampling must not leak in.
+            generation_config="vllm",
+            # vLLM has returned stale prompt log-probabilities where a prefix was cached.
+            enable_prefix_caching=False,
+        )
+        # Scoring a label generates one token more.
+        self.limit = self.llm.llm_engine.model_config.max_model_len - 1
+
+    def _complete(self, prompts, requests):
+        outputs = self._run(prompts, [self._settings(request) for request in requests])
+        return [(list(output.outputs[0].token_ids), None) for output in outputs]
+
+    def _settings(self, request):
+        from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
+
+        structure = None
+        if request.choices is not None:
+            structure = StructuredOutputsParams(choice=list(request.choices))
+        elif request.schema is not None:
+            structure = StructuredOutputsParams(json=request.schema)
+        sampling = request.sampling
+        return SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=sampling.max_tokens,
+            seed=request.seed,
+            stop_token_ids=self.stops,
+            structured_outputs=structure,
+            detokenize=False,
+        )
+
+    def _score(self, prompts, labels):
+        from vllm import SamplingParams
+
+        settings = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=1, detokenize=False)
+        pairs = [(prompt, label) for prompt, row in zip(prompts, labels, strict=True) for label in row]
+        outputs = self._run([prompt + label for prompt, label in pairs], [settings] * len(pairs))
+        sums = iter(
+            sum(found[token].logprob for found, token in zip(output.prompt_logprobs[-len(label) :], label, strict=True))
+            for output, (_, label) in zip(outputs, pairs, strict=True)
+        )
+        return [[next(sums) for _ in row] for row in labels]
+
+    def _run(self, prompts, settings):
+        return self.llm.generate([{"prompt_token_ids": ids} for ids in prompts], settings, use_tqdm=False)

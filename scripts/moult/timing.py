@@ -1,4 +1,4 @@
-"""Where the time of a build went: `python scripts/moult/timing.py logs/<experiment>` reads the rules' logs."""
+"""Where the time of a build went: `python -m moult.timing logs/<experiment>` reads the rules' logs."""
 
 import re
 import sys

@@ -1,0 +1,283 @@
+"""The report: one HTML file that tells what was built from what, how good it is, and what it cost."""
+
+import csv
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+from moult import pictures, standings
+from moult.files import digest, read_json, read_jsonl, write_text_atomic
+
+LOOKS = Path(__file__).parents[2] / "resources" / "report"
+WORDS = {
+    "generate": "by generation",
+    "likelihood": "by label likelihood",
+    "mean": "mean",
+    "weighted_mean": "mean weighted by rows",
+    "datasets": "dataset",
+    "corpora": "corpus",
+    "adapters": "adapter",
+    "models": "model",
+    "suites": "suite",
+    "predictions": "predictions",
+    "scores": "scores",
+}
+# A larger graph is told by the table below it.
+MOST_NODES = 60
+SAMPLES = 3
+
+
+def write_report(target, *, summary, differences, plots, manifests, leakage, title, limit, seed):
+    """Write the report of one experiment; the files beside the manifests tell losses, usage, rejects and samples.
+
+    summary, differences: CSV files (labelling.COLUMNS, labelling.DIFFERENCES); plots: an SVG per suite; manifests: of
+    everything the config names; leakage: a CSV per dataset; limit: rows per split of a smoke run, or None.
+    """
+    root = Path(summary).parents[1]
+    made = read_manifests(manifests, root)
+    suites = standings.suite_tables(read_csv(summary), read_csv(differences))
+    leaks = {Path(path).stem: read_csv(path) for path in leakage}
+    corpora = [corpus_entry(one, root) for one in made.values() if one["kind"] == "corpora"]
+    page = {
+        "title": title,
+        "experiment": root.name,
+        "limit": limit,
+        "seed": seed,
+        "build": digest({key: one["content"] for key, one in made.items()}),
+        "artefacts": list(made.values()),
+        "suites": suites,
+        "plots": {Path(plot).stem: Path(plot).read_text(encoding="utf-8") for plot in plots},
+        "verdicts": [standings.verdict(suite["name"], table) for suite in suites for table in suite["tables"]],
+        "unread": [line for suite in suites for line in standings.unread_answers(suite)],
+        "lineage": draw_lineage(made),
+        "adapters": [loss_entry(one, root) for one in made.values() if one["kind"] == "adapters"],
+        "datasets": [dataset_entry(one, leaks) for one in made.values() if one["kind"] == "datasets"],
+        "corpora": corpora,
+        "cost": total_cost(corpora),
+        "accounts": row_accounts(made, corpora, root),
+        "versions": package_versions(made),
+        "stale": stale_parents(made),
+    }
+    write_text_atomic(target, render(page))
+
+
+def read_csv(path):
+    """Return the rows of a CSV file as dicts of strings."""
+    with open(path, encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+# ---------------------------------------------------------------- what was built from what
+
+
+def read_manifests(paths, root):
+    """Return key → manifest, the key being kind and name (`models/base`), and in words what the artefact is."""
+    made = {}
+    for path in paths:
+        key = Path(path).relative_to(root).as_posix().removesuffix(".manifest.json")
+        one = read_json(path)
+        kind, name = key.split("/", 1)
+        parents = {parent.removeprefix(f"{root.as_posix()}/"): content for parent, content in one["parents"].items()}
+        short, long = _in_words(one["rule"], one["recipe"], one["facts"])
+        size = sum(file["size"] for file in one["files"].values())
+        made[key] = one | {"key": key, "kind": kind, "name": name, "parents": parents}
+        made[key] |= {"short": short, "long": long, "size": size}
+    return made
+
+
+def _in_words(rule, recipe, facts):
+    """Return what a manifest says of its artefact, in few words for a picture and in more for a table."""
+    match rule:
+        case "prepare_dataset":
+            rows = " · ".join(f"{one['rows']:,} {split}" for split, one in facts["splits"].items())
+            return rows, f"{recipe['format']} rows, task {recipe['task']}: {rows}"
+        case "generate_guidelines" | "distill_answers":
+            author = _author(recipe["endpoint"])
+            decoding = f"temperature {recipe['decoding']['temperature']:g}, {recipe['decoding']['max_tokens']} tokens"
+            return f"{facts['rows']:,} rows by {author}", f"{facts['rows']:,} rows written by {author}, at most {decoding}"
+        case "finetune_lora":
+            lora = f"LoRA rank {recipe['lora']['rank']}"
+            data = ", ".join(recipe["data"])
+            rate = f"alpha {recipe['lora']['alpha']:g}, learning rate {recipe['learning_rate']:g}"
+            return f"{lora}, {facts['steps']:,} steps", f"{lora}, {rate}, {facts['steps']:,} steps on {data}"
+        case "fetch_model":
+            source = recipe["source"]
+            place = source.get("hub") or source.get("package") or "a local folder"
+            pin = source.get("revision") or source.get("version") or "as it was"
+            size = f"{facts['parameters'] / 1e9:.3g} B parameters"
+            return size, f"{place}, {pin}: {size}"
+        case "fold_adapter":
+            return "adapter folded in", f"the adapter folded into {recipe['base']}"
+        case "merge_models":
+            parents = [
+                parent["model"] + "".join(f", {key} {parent[key]}" for key in ("weight", "density") if key in parent)
+                for parent in recipe["parents"]
+            ]
+            onto = f" on {recipe['base']}" if recipe["base"] else ""
+            return f"{recipe['method']} merge", f"{recipe['method']} of {'; '.join(parents)}{onto}"
+        case "predict_labels":
+            return "", f"{' and '.join(recipe['methods'])} on {recipe['split']}, {recipe['compute']['engine']}"
+        case _:
+            return "", ""
+
+
+def _author(endpoint):
+    return endpoint.get("model") or endpoint["serve"]
+
+
+def draw_lineage(made):
+    """Return the picture of what was built from what, raw files and predictions left out; None if it is too large."""
+    nodes, edges = {}, []
+    for key, one in made.items():
+        if one["kind"] == "predictions":
+            suite = one["name"].split("/")[0]
+            target = f"suites/{suite}"
+            datasets = len(one["recipe"]["datasets"])
+            detail = f"{datasets} datasets" if datasets > 1 else next(iter(one["recipe"]["datasets"]))
+            nodes[target] = {"kind": "suites", "label": suite, "detail": detail, "href": f"#{target}"}
+        elif one["kind"] != "scores":
+            target = key
+            nodes[key] = {"kind": one["kind"], "label": one["name"], "detail": one["short"], "href": f"#{key}"}
+            nodes[key]["title"] = f"{one['name']}: {one['long']}"
+        else:
+            continue
+        edges += [(parent, target) for parent in one["parents"] if parent in made]
+    return pictures.draw_graph(nodes, edges) if 1 < len(nodes) <= MOST_NODES else None
+
+
+def package_versions(made):
+    """Return package → version → how many artefacts were made with it."""
+    versions = {}
+    for one in made.values():
+        for package, version in one["versions"].items():
+            versions.setdefault(package, Counter())[version] += 1
+    return dict(sorted(versions.items()))
+
+
+def stale_parents(made):
+    """Return (artefact, parent) where the parent is no longer what the artefact was made from."""
+    return [
+        (key, parent)
+        for key, one in made.items()
+        for parent, content in one["parents"].items()
+        if parent in made and made[parent]["content"] != content
+    ]
+
+
+# ---------------------------------------------------------------- data, training, cost
+
+
+def dataset_entry(one, leaks):
+    """Return a dataset's profile with its leakage counts: (split, split, kind) → pairs."""
+    profile = one["facts"]
+    labels = dict.fromkeys(label for split in profile["splits"].values() for label in split["labels"])
+    found = Counter((row["split_a"], row["split_b"], row["kind"]) for row in leaks.get(one["name"], []))
+    return {"name": one["name"], "key": one["key"], **profile, "labels": list(labels), "leaks": sorted(found.items())}
+
+
+def corpus_entry(one, root):
+    """Return a corpus' usage, rejects, rows per split, and its first rows."""
+    path = root / one["key"]
+    rows = read_jsonl(f"{path}.jsonl")
+    return {
+        "name": one["name"],
+        "key": one["key"],
+        "rule": one["rule"],
+        "url": one["recipe"]["endpoint"].get("url"),
+        "usage": read_json(f"{path}.usage.json"),
+        "rejects": Counter(row["reason"] for row in read_jsonl(f"{path}.rejects.jsonl")),
+        "splits": Counter(row["split"] for row in rows),
+        "samples": rows[:SAMPLES],
+    }
+
+
+def loss_entry(one, root):
+    """Return what training an adapter came to, with the picture of its losses."""
+    rows = read_csv(root / one["key"] / "loss.csv")
+    picture = pictures.draw_losses(rows, one["facts"]["best_step"])
+    ends = [float(row["loss"]) for row in rows if row["split"] == "train"]
+    return {"name": one["name"], "key": one["key"], "picture": picture, "ends": (ends[0], ends[-1]), **one["facts"]}
+
+
+def total_cost(corpora):
+    """Return the sum of what all corpora took; `unknown` counts those whose price is not known."""
+    usages = [corpus["usage"] for corpus in corpora]
+    totals = {key: sum(usage[key] for usage in usages) for key in ("calls", "failed", "prompt_tokens", "completion_tokens")}
+    totals["cost_usd"] = sum(usage["cost_usd"] or 0 for usage in usages)
+    return totals | {"unknown": sum(usage["cost_usd"] is None for usage in usages)}
+
+
+def row_accounts(made, corpora, root):
+    """Return where every row went, per dataset, corpus and adapter; `missing` counts those that nothing explains."""
+    datasets = [one for one in made.values() if one["kind"] == "datasets"]
+    given_by = {corpus["key"]: corpus["splits"] for corpus in corpora}
+    given_by |= {one["key"]: {split: at["rows"] for split, at in one["facts"]["splits"].items()} for one in datasets}
+    accounts = []
+    for one in datasets:
+        splits = one["facts"]["splits"].values()
+        unused = sum(split["left_out_by_limit"] for split in splits)
+        given = sum(split["rows"] for split in splits) + unused + sum(one["facts"]["rejects"].values())
+        reasons = Counter(row["reason"] for row in read_jsonl(root / one["key"] / "rejects.jsonl"))
+        accounts.append(_account(one, given, sum(given_by[one["key"]].values()), reasons, unused))
+    for corpus in corpora:
+        one = made[corpus["key"]]
+        accounts.append(_account(one, corpus["usage"]["calls"], one["facts"]["rows"], corpus["rejects"]))
+    for one in made.values():
+        if one["kind"] == "adapters":
+            sources = [parent for parent in one["parents"] if parent in given_by]
+            given = sum(given_by[source].get(split, 0) for source in sources for split in ("train", "dev"))
+            kept = one["facts"]["n_train"] + one["facts"]["n_dev"]
+            reasons = Counter(row["reason"] for row in one["facts"]["dropped"])
+            if any(made[source]["recipe"].get("format") == "stackoverflow" for source in sources):
+                reasons["without an answer to learn"] = given - kept - reasons.total()
+            accounts.append(_account(one, given, kept, +reasons))
+    return accounts
+
+
+def _account(one, given, kept, reasons, unused=0):
+    rejected = sum(reasons.values())
+    account = {"key": one["key"], "name": one["name"], "kind": one["kind"], "given": given, "kept": kept}
+    account |= {"unused": unused, "rejected": rejected, "missing": given - kept - unused - rejected}
+    return account | {"reasons": sorted(reasons.items(), key=lambda one: -one[1])}
+
+
+# ---------------------------------------------------------------- the page
+
+
+def render(page):
+    """Return the HTML of a page; whatever data says is escaped."""
+    import jinja2
+    from markupsafe import Markup
+
+    def signed(value):
+        return f"{100 * value:+.1f}".replace("-", "−")
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(LOOKS),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {
+        "percent": lambda value: "–" if value is None else f"{100 * value:.1f}%",
+        "interval": lambda one: f"[{100 * one['low']:.1f}, {100 * one['high']:.1f}]",
+        "signed": signed,
+        "signed_interval": lambda one: f"[{signed(one['low'])}, {signed(one['high'])}]",
+        "count": lambda value: f"{value:,}",
+        "dollars": lambda value: f"{value:,.2f}" if value >= 1 or value == 0 else f"{value:.4f}",
+        "bytes": lambda size: f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.1f} kB",
+        "words": lambda key: WORDS.get(key, key),
+        "json": lambda value: json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True),
+        "legible": _legible,
+        "inline": lambda svg, prefix, label: Markup(pictures.inline_svg(svg, prefix, label)),
+    }
+    style = Markup((LOOKS / "style.css").read_text(encoding="utf-8"))
+    return environment.get_template("report.html.j2").render(**page, style=style, draw_key=pictures.draw_key)
+
+
+def _legible(text, length):
+    """Return a text cut at `length`, without control characters and those that turn the direction of writing."""
+    text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "�", str(text)).strip()
+    return text if len(text) <= length else f"{text[:length].rstrip()} …"

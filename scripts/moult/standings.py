@@ -1,0 +1,114 @@
+"""Standings: score tables as a reader wants them: models by datasets, who leads, and whether that is clear."""
+
+# What the rows of a suite end with: its means over the datasets.
+MEANS = ("mean", "weighted_mean")
+STATUSES = ("unknown", "multi", "error")
+
+
+def _number(text):
+    return float(text) if text else None
+
+
+def suite_tables(rows, differences):
+    """Return for each suite of summary.csv and differences.csv its name, tables, differences, and published sources.
+
+    A table has method, datasets, columns (a dataset or a mean: name, n, majority) and rows (model, a cell per column).
+    A cell holds metric → estimate, `best` (see `_mark_best`) and `unread`, the rate of answers without one label.
+    """
+    found = {}
+    for row in rows:
+        estimate = {"value": float(row["value"]), "low": float(row["ci_low"]), "high": float(row["ci_high"])}
+        estimate |= {"n": int(row["n"]), "published": _number(row["reference"]), "source": row["reference_source"]}
+        estimate |= {"delta": _number(row["delta"])}
+        cells = found.setdefault(row["suite"], {}).setdefault(row["method"], {})
+        cells.setdefault((row["model"], row["dataset"]), {})[row["metric"]] = estimate
+    return [
+        {
+            "name": suite,
+            "tables": [_score_table(method, cells) for method, cells in by_method.items()],
+            "differences": _differences([row for row in differences if row["suite"] == suite]),
+            "sources": sorted({row["reference_source"] for row in rows if row["suite"] == suite} - {""}),
+        }
+        for suite, by_method in found.items()
+    ]
+
+
+def _score_table(method, cells):
+    models, names = (list(dict.fromkeys(key[place] for key in cells)) for place in (0, 1))
+    datasets = [name for name in names if name not in MEANS]
+    columns = []
+    for name in names if len(datasets) > 1 else datasets:
+        column = [cells[model, name] for model in models if (model, name) in cells]
+        majority = column[0].get("majority_accuracy")
+        columns.append({"name": name, "n": column[0]["accuracy"]["n"], "majority": majority and majority["value"]})
+        _mark_best(column)
+        for cell in column:
+            cell["unread"] = sum(cell[f"{status}_rate"]["value"] for status in STATUSES if f"{status}_rate" in cell)
+    known = [(column["majority"], column["n"]) for column in columns if column["name"] in datasets]
+    if len(datasets) > 1 and all(majority is not None for majority, _ in known):
+        for column, weights in zip(columns[-2:], ([1] * len(known), [n for _, n in known]), strict=True):
+            total = sum(majority * weight for (majority, _), weight in zip(known, weights, strict=True))
+            column["majority"] = total / sum(weights)
+    rows = [
+        {"model": model, "cells": [cells.get((model, column["name"])) for column in columns]} for model in models
+    ]
+    return {"method": method, "datasets": datasets, "columns": columns, "rows": rows}
+
+
+def _mark_best(column):
+    """Mark the best cell of a column, if the runner-up's value lies outside of its interval."""
+    ranked = sorted(column, key=lambda cell: -cell["accuracy"]["value"])
+    for cell in column:
+        cell["best"] = False
+    if len(ranked) > 1:
+        ranked[0]["best"] = ranked[0]["accuracy"]["low"] > ranked[1]["accuracy"]["value"]
+
+
+def _differences(rows):
+    numbers = ("difference", "ci_low", "ci_high", "p_mcnemar")
+    lines = [row | {name: float(row[name]) for name in numbers} | {"n": int(row["n"])} for row in rows]
+    widest = max([0.05, *(abs(line[end]) for line in lines for end in ("ci_low", "ci_high"))])
+    for line in lines:
+        line |= {"value": line["difference"], "low": line["ci_low"], "high": line["ci_high"]}
+        # Where the mark stands on a scale from -widest to +widest, in percent.
+        line["places"] = [50 + 50 * line[end] / widest for end in ("low", "value", "high")]
+    return lines
+
+
+def verdict(suite, table):
+    """Return who leads a table by its mean (or its one dataset), and whether that is clear, as parts of a sentence."""
+    place = next((place for place, column in enumerate(table["columns"]) if column["name"] == "mean"), 0)
+    majority = table["columns"][place]["majority"]
+    ranked = [(row["model"], row["cells"][place]["accuracy"]) for row in table["rows"] if row["cells"][place]]
+    ranked.sort(key=lambda one: -one[1]["value"])
+    best, first = ranked[0]
+    rivals = ranked[1:2]
+    return {
+        "suite": suite,
+        "method": table["method"],
+        "datasets": table["datasets"],
+        "best": best,
+        "first": first,
+        "rival": rivals[0] if rivals else None,
+        "tied": [model for model, one in ranked if one["value"] == first["value"]],
+        "ahead": all(first["low"] > one["value"] for _, one in rivals),
+        "majority": majority,
+        "beats": majority is not None and first["low"] > majority,
+    }
+
+
+def unread_answers(suite):
+    """Return how many answers held no label, two, or an error, per model and method, where there are any."""
+    lines = []
+    for table in suite["tables"]:
+        for row in table["rows"]:
+            cells = [cell for cell in row["cells"] if cell and "unknown_rate" in cell]
+            sizes = [cell["accuracy"]["n"] for cell in cells]
+            counts = {
+                status: sum(round(cell[f"{status}_rate"]["value"] * n) for cell, n in zip(cells, sizes, strict=True))
+                for status in STATUSES
+            }
+            if any(counts.values()):
+                names = {"suite": suite["name"], "model": row["model"], "method": table["method"]}
+                lines.append(names | counts | {"n": sum(sizes)})
+    return lines

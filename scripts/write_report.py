@@ -1,0 +1,18 @@
+"""One HTML file that tells what was built from what, how good it is, and what it cost."""
+
+from moult.job import job
+from moult.report import write_report
+
+if __name__ == "__main__":
+    with job(snakemake):
+        write_report(
+            snakemake.output.report,
+            summary=snakemake.input.summary,
+            differences=snakemake.input.differences,
+            plots=snakemake.input.plots,
+            manifests=snakemake.input.manifests,
+            leakage=snakemake.input.leakage,
+            title=snakemake.params.title,
+            limit=snakemake.params.limit,
+            seed=snakemake.params.seed,
+        )

@@ -1,0 +1,189 @@
+"""A wrong config is told in sentences that name entry, field and remedy; the shipped ones are right."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from moult import config, pins, recipes
+from moult.config import expand, load, load_file, schema
+from moult.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted([ROOT / "config" / "config.yaml", *(ROOT / "config").glob("*/*.yaml")])
+
+
+@pytest.fixture
+def raw():
+    return {
+        "name": "tiny",
+        "datasets": [
+            {"name": "questions", "format": "stackoverflow", "files": {"train": "ml.tsv"}},
+            {"name": "moods", "format": "mmla", "files": {"train": "a.tsv", "test": "b.tsv"}, "labels": "MOSI"},
+        ],
+        "endpoints": [{"name": "student", "serve": "base"}],
+        "corpora": [
+            {"name": "guidelines", "kind": "guidelines", "dataset": "questions", "endpoint": "student"},
+            {"name": "distilled", "kind": "distilled", "guidelines": "guidelines", "endpoint": "student"},
+        ],
+        "models": [
+            {"name": "base", "fetch": {"path": "models/base"}, "parameters": 0.1},
+            {"name": "tuned", "finetune": {"base": "base", "data": ["distilled", "moods"]}},
+            {
+                "name": "merged",
+                "merge": {"method": "ties", "base": "base", "parents": [{"model": "tuned"}, {"model": "other"}]},
+            },
+            {"name": "other", "finetune": {"base": "base", "data": ["moods"]}},
+        ],
+        "suites": [{"name": "labels", "labels": {"datasets": ["moods"]}}],
+        "evaluations": [{"suite": "labels", "models": ["base", "tuned", "merged"], "against": "base"}],
+    }
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configs_are_valid(path):
+    assert load_file(path).name
+
+
+def test_the_json_schema_is_current():
+    assert json.loads((ROOT / "config" / "schema.json").read_text()) == schema()
+
+
+def test_a_right_config_loads(raw):
+    cfg = load(raw)
+    assert cfg.names("models", "finetune") == ["tuned", "other"]
+    assert cfg.inherited("merged", "parameters") == 0.1
+
+
+def change(raw, where, value):
+    raw = copy.deepcopy(raw)
+    *path, last = where
+    node = raw
+    for part in path:
+        node = node[part]
+    node[last] = value
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "sentence"),
+    [
+        (["sead"], 1, "sead: unknown key; did you mean 'seed'?"),
+        (["models", 1, "finetune", "learnin_rate"], 1, "models, entry 2 (tuned), finetune, learnin_rate: unknown key; did you mean 'learning_rate'?"),
+        (["models", 1, "finetune", "lora"], {"ranc": 4}, "lora, ranc: unknown key; did you mean 'rank'?"),
+        (["corpora", 0, "promt"], "x", "corpora, entry 1 (guidelines), promt: unknown key; did you mean 'prompt'?"),
+        (["models", 1, "finetune", "base"], "bsae", "models 'tuned', base or parents: 'bsae' is not there; did you mean 'base'?"),
+        (["models", 1, "finetune", "data"], ["distiled"], "models 'tuned', data: 'distiled' is not there; did you mean 'distilled'?"),
+        (["models", 1, "finetune", "data"], ["guidelines"], "models 'tuned', data: 'guidelines' is not there"),
+        (["corpora", 0, "endpoint"], "studnet", "corpora 'guidelines', endpoint: 'studnet' is not there; did you mean 'student'?"),
+        (["corpora", 0, "dataset"], "moods", "corpora 'guidelines', dataset: 'moods' is not there"),
+        (["corpora", 0, "prompt"], "meteor/guidline", "did you mean 'meteor/guideline'?"),
+        (["datasets", 1, "labels"], "MOSY", "labels: 'MOSY' is not in resources/labels/; did you mean 'MOSI'?"),
+        (["datasets", 1, "columns"], {"txt": "t"}, "columns: 'txt' is not a field of mmla; did you mean 'text'?"),
+        (["datasets", 1, "files"], {"train": "a.tsv"}, "suites 'labels', split: dataset 'moods' has no file for 'test'"),
+        (["datasets", 1, "name"], "distilled", "datasets and corpora: the name 'distilled' stands twice"),
+        (["datasets", 1, "name"], "a/b", "datasets, entry 2 (a/b), name: String should match pattern"),
+        (["models", 1, "name"], "tuned.manifest", "a name may not end in .manifest"),
+        (["evaluations", 0, "against"], "other", "against: 'other' must be one of its models too"),
+        (["evaluations", 0, "models"], ["base", "base"], "model 'base' stands twice under suite 'labels'"),
+        (["models", 2, "merge", "base"], "other", "other is base and parent: its task vector is zero"),
+        (["models", 2, "merge", "method"], "linear", "linear takes no `base`"),
+        (["models", 2, "merge", "method"], "tease", "method: Input should be 'linear', 'slerp'"),
+        (["models", 1, "merge"], {"method": "linear", "parents": [{"model": "a"}, {"model": "b"}]}, "write exactly one of fetch, finetune, merge"),
+        (["models", 0, "parameters"], None, "say how many billions a fetched model has"),
+        (["models", 1, "finetune", "learning_rate"], -1, "learning_rate: Input should be greater than 0 (here: -1)"),
+        (["seed"], "x", "seed: Input should be a valid integer"),
+        (["endpoints", 0, "url"], "http://x", "write exactly one of serve, url"),
+        (["endpoints", 0, "api_key"], "x", "endpoints[0].api_key: keys do not stand in a config"),
+    ],
+    ids=lambda value: str(value)[:40] if isinstance(value, str) else "",
+)
+def test_a_mistake_is_told_with_its_remedy(raw, where, value, sentence):
+    with pytest.raises(UserError) as error:
+        load(change(raw, where, value), "my.yaml")
+    assert sentence in str(error.value)
+    assert all(line.startswith("my.yaml: ") for line in str(error.value).splitlines())
+
+
+def test_several_mistakes_are_told_at_once(raw):
+    wrong = change(change(raw, ["sead"], 1), ["limt"], 2)
+    with pytest.raises(UserError) as error:
+        load(wrong)
+    assert len(str(error.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("secret", ["sk-" + "a1" * 12, "hf_" + "Ab1" * 8, "https://me:pass@host/v1"])
+def test_a_secret_is_refused_and_not_repeated(raw, secret):
+    with pytest.raises(UserError, match="looks like a secret") as error:
+        load(change(raw, ["title"], secret))
+    assert secret not in str(error.value)
+
+
+def test_a_cycle_is_shown(raw):
+    raw["endpoints"][0]["serve"] = "tuned"
+    with pytest.raises(UserError, match="a cycle.*model tuned"):
+        load(raw)
+
+
+def test_for_writes_one_entry_per_combination():
+    entry = {"for": {"size": [1, 2], "task": ["a", "b"]}, "name": "{task}-{size}", "rank": "{size}", "data": ["{task}"]}
+    written = expand({"models": [entry, {"name": "plain"}]})["models"]
+    assert [one["name"] for one in written] == ["a-1", "b-1", "a-2", "b-2", "plain"]
+    assert written[2] == {"name": "a-2", "rank": 2, "data": ["a"]}
+
+
+@pytest.mark.parametrize("axes", [{"size": []}, ["a"], {"unused": [1]}])
+def test_a_wrong_for_is_told(axes):
+    with pytest.raises(UserError, match="for"):
+        expand({"models": [{"for": axes, "name": "x"}]})
+
+
+def test_recipes_are_plain_sorted_json_without_paths(raw):
+    cfg = load(raw)
+    built = [
+        recipes.fetch_dataset(cfg, "moods"),
+        recipes.prepare_dataset(cfg, "moods"),
+        recipes.corpus(cfg, "distilled"),
+        recipes.finetune(cfg, "tuned"),
+        recipes.merge(cfg, "merged"),
+        recipes.predict_labels(cfg, "labels", "tuned"),
+        recipes.score_labels(cfg, "labels", "tuned"),
+        recipes.tabulate_scores(cfg),
+    ]
+    for recipe in built:
+        assert json.loads(json.dumps(recipe)) == recipe
+        assert "models/base" not in json.dumps(recipe) and str(ROOT) not in json.dumps(recipe)
+
+
+def test_a_rank_changes_its_own_adapter_only(raw):
+    before, after = load(raw), load(change(raw, ["models", 1, "finetune", "lora"], {"rank": 4}))
+    assert recipes.finetune(before, "tuned") != recipes.finetune(after, "tuned")
+    assert recipes.finetune(before, "other") == recipes.finetune(after, "other")
+    assert recipes.merge(before, "merged") == recipes.merge(after, "merged")
+
+
+def test_a_pin_fills_what_is_null(raw, tmp_path, monkeypatch):
+    raw["models"][0]["fetch"] = {"hub": "me/model", "revision": None}
+    monkeypatch.setattr(pins, "PINS", tmp_path / "pins.json")
+    assert load(raw).unpinned() == ["me/model"]
+    (tmp_path / "pins.json").write_text(json.dumps({"model me/model": "a" * 40}))
+    cfg = load(raw)
+    assert cfg.unpinned() == [] and cfg.find("models", "base").fetch.revision == "a" * 40
+
+
+def test_a_file_that_is_no_yaml_is_told(tmp_path):
+    (tmp_path / "x.yaml").write_text("a: [")
+    with pytest.raises(UserError, match="x.yaml: not YAML"):
+        load_file(tmp_path / "x.yaml")
+    with pytest.raises(UserError, match="no such config"):
+        load_file(tmp_path / "y.yaml")
+
+
+def test_labels_of_every_shipped_set_are_distinct_and_lower_case():
+    for name in config.shipped_labels():
+        labels = yaml.safe_load((config.LABELS / f"{name}.yaml").read_text())
+        assert set(labels) == {"dataset", "task", "task_words", "language", "labels"}, name
+        assert all(isinstance(one, str) and one == one.lower() for one in labels["labels"]), name
+        assert len(set(labels["labels"])) == len(labels["labels"]), name

@@ -1,0 +1,267 @@
+"""Local generation: rows are independent of their batch, structure is enforced, label likelihoods are exact."""
+
+import itertools
+import json
+import random
+import shutil
+from collections import Counter
+
+import pytest
+from moult.chat import Answer, ChatRequest, LabelRequest, Sampling
+from moult.errors import UserError
+from moult.generate import draw, load_engine
+from moult.prompts import end_of_turn_id, prompt_ids
+from pico import CHATML, build_pico_tokenizer
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"winner": {"enum": ["A", "B", "Tie"]}, "score": {"type": "integer", "minimum": 1, "maximum": 10}},
+    "required": ["winner", "score"],
+    "additionalProperties": False,
+}
+LABELS = ("joy", "joyful", "no", "anger and disgust", "")
+
+
+def request(text, temperature=0.0, seed=0, max_tokens=12, **rest):
+    sampling = Sampling(temperature, top_p=0.9, top_k=40, max_tokens=max_tokens)
+    return ChatRequest(({"role": "user", "content": text},), sampling, seed, **rest)
+
+
+def answers(engine, requests, missing=None):
+    """Return the answers by index, all batches together."""
+    return dict(itertools.chain.from_iterable(engine.answer(requests, missing)))
+
+
+@pytest.fixture(scope="module")
+def engine(pico_model):
+    return load_engine(pico_model, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    words = "the quick brown fox answers a question about data".split()
+    free = [request(" ".join(words[: 1 + i % 9]), temperature=i % 3 / 2, seed=i, max_tokens=6 + i) for i in range(9)]
+    return [*free, request("which?", choices=("no", "not")), request("how many?", 1.0, schema=SCHEMA, max_tokens=40)]
+
+
+def test_neither_batches_nor_answers_depend_on_order(engine, mixed):
+    order = list(range(len(mixed)))
+    random.Random(0).shuffle(order)
+    shuffled = engine.answer([mixed[i] for i in order])
+    assert [[(order[place], answer) for place, answer in batch] for batch in shuffled] == list(engine.answer(mixed))
+
+
+def test_answers_do_not_depend_on_batch_mates(engine, mixed):
+    together = answers(engine, mixed)
+    assert [answers(engine, [one])[0] for one in mixed] == [together[i] for i in range(len(mixed))]
+
+
+def test_a_continued_job_runs_the_batches_of_the_whole_one(engine, mixed):
+    whole = list(engine.answer(mixed))
+    assert [len(batch) for batch in whole] == [4, 4, 3]
+    missing = {i for i in range(len(mixed)) if i % 3} - {i for i, _ in whole[1]}
+    rest = list(engine.answer(mixed, missing))
+    kept = [[(i, answer) for i, answer in batch if i in missing] for batch in whole]
+    assert rest == [batch for batch in kept if batch]
+
+
+def test_batches_come_one_by_one(engine, mixed, monkeypatch):
+    calls = []
+    complete = engine._complete
+    monkeypatch.setattr(engine, "_complete", lambda *batch: calls.append(1) or complete(*batch))
+    batches = engine.answer(mixed)
+    next(batches)
+    assert len(calls) == 1
+
+
+def test_nothing_asked_is_nothing_answered(engine, mixed):
+    assert list(engine.answer([])) == list(engine.answer(mixed, [])) == list(engine.label_logprobs([])) == []
+
+
+def test_the_seed_decides_a_sampled_answer(engine):
+    texts = [answers(engine, [request("data", 1.0, seed)])[0].text for seed in (1, 2, 1)]
+    assert texts[0] == texts[2] != texts[1]
+
+
+def test_greedy_is_what_transformers_generates(engine):
+    import torch
+    from transformers import GenerationConfig
+
+    ids = torch.tensor([prompt_ids(engine.tokenizer, [{"role": "user", "content": "a fox"}])])
+    config = GenerationConfig(max_new_tokens=20, do_sample=False, eos_token_id=2, pad_token_id=0)
+    expected = engine.model.generate(ids, generation_config=config)[0, ids.shape[1] :]
+    answer = answers(engine, [request("a fox", max_tokens=20)])[0]
+    assert answer.text == engine.tokenizer.decode(expected, skip_special_tokens=True).strip()
+    assert (answer.prompt_tokens, answer.completion_tokens) == (ids.shape[1], len(expected))
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        (Sampling(1.0), [0.5, 0.25, 0.125, 0.125]),
+        (Sampling(0.5), [0.25 / 0.34375, 0.0625 / 0.34375, 0.015625 / 0.34375, 0.015625 / 0.34375]),
+        (Sampling(1.0, top_k=2), [2 / 3, 1 / 3, 0, 0]),
+        (Sampling(1.0, top_p=0.6), [2 / 3, 1 / 3, 0, 0]),
+        (Sampling(1.0, top_p=0.5), [1, 0, 0, 0]),
+        (Sampling(1.0, top_p=0.6, top_k=1), [1, 0, 0, 0]),
+    ],
+)
+def test_draws_follow_the_distribution(sampling, expected):
+    import numpy as np
+
+    scores = np.log(np.array([0.5, 0.25, 0.125, 0.125], dtype=np.float32)) + 3
+    generator = np.random.default_rng(0)
+    counts = Counter(int(draw(scores, sampling, generator).argmax()) for _ in range(8000))
+    assert [counts[token] / 8000 for token in range(4)] == pytest.approx(expected, abs=0.02)
+    assert {token for token in range(4) if not expected[token]}.isdisjoint(counts)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_a_choice_is_exactly_one_of_the_strings(engine, temperature):
+    choices = ("no", "not", 'a "quoted" one\n', "élan")
+    asked = [request(f"question {seed}", temperature, seed, choices=choices, max_tokens=30) for seed in range(6)]
+    for answer in answers(engine, asked).values():
+        assert answer.text in [choice.strip() for choice in choices]
+        assert answer.finish_reason == "stop"
+
+
+def test_the_end_of_the_turn_is_counted(engine):
+    answer = answers(engine, [request("x", choices=("no",))])[0]
+    assert (answer.text, answer.completion_tokens) == ("no", len(engine.tokenizer.tokenize("no")) + 1)
+
+
+def test_a_schema_is_enforced_and_neighbours_stay_free(engine):
+    import jsonschema
+
+    asked = [request(f"judge {seed}", 1.5, seed, schema=SCHEMA, max_tokens=60) for seed in range(3)]
+    found = answers(engine, [*asked, request("free", 1.5)])
+    for row in range(3):
+        jsonschema.validate(json.loads(found[row].text), SCHEMA)
+        assert found[row].finish_reason == "stop"
+    assert found[3] == answers(engine, [request("free", 1.5)])[0]
+
+
+def test_a_schema_nobody_can_enforce_is_the_users(engine):
+    with pytest.raises(UserError, match="objekt"):
+        answers(engine, [request("x", schema={"type": "objekt"})])
+
+
+def test_each_row_stops_at_its_own_length(engine):
+    found = answers(engine, [request("a", max_tokens=3), request("b", max_tokens=9), request("c", schema=SCHEMA)])
+    assert [found[row].completion_tokens for row in range(3)] == [3, 9, 12]
+    assert {found[row].finish_reason for row in range(3)} == {"length"}
+
+
+def test_a_request_that_does_not_fit_is_an_error_and_the_others_are_answered(engine):
+    asked = [request("a fox"), request("long " * 200), request("data", max_tokens=600)]
+    found = answers(engine, asked)
+    assert [found[row].finish_reason for row in range(3)] == ["length", "error", "error"]
+    assert found[1].text == "" and "512" in found[1].error
+    assert found[0] == answers(engine, asked[:1])[0]
+
+
+def test_the_models_own_sampling_settings_do_not_leak_in(engine, pico_model, tmp_path):
+    folder = shutil.copytree(pico_model, tmp_path / "model")
+    settings = {"do_sample": True, "temperature": 9.0, "repetition_penalty": 50.0, "max_length": 3, "eos_token_id": 2}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    asked = [request("a fox", max_tokens=60)]
+    assert answers(load_engine(folder), asked) == answers(engine, asked)
+
+
+def test_any_declared_end_stops(engine, pico_model, tmp_path):
+    out = engine._complete([prompt_ids(engine.tokenizer, [{"role": "user", "content": "a fox"}])], [request("a fox")])
+    folder = shutil.copytree(pico_model, tmp_path / "model")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, out[0][0][0]]}))
+    answer = answers(load_engine(folder), [request("a fox")])[0]
+    assert (answer.text, answer.finish_reason, answer.completion_tokens) == ("", "stop", 1)
+
+
+def build_family(path, config_class, **settings):
+    """Save a pico model of any family whose weights are large enough that each attended token matters."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = build_pico_tokenizer()
+    torch.manual_seed(0)
+    config = config_class(
+        vocab_size=512,
+        hidden_size=32,
+        intermediate_size=64,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_hidden_layers=2,
+        head_dim=8,
+        max_position_embeddings=512,
+        initializer_range=0.3,
+        **settings,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen2", "Mistral", "Gemma3Text"])
+def test_label_likelihoods_are_those_of_one_sequence_a_label(family, tmp_path):
+    import torch
+    import transformers
+
+    settings = {
+        "Mistral": {"sliding_window": 9},
+        "Gemma3Text": {"sliding_window": 9, "layer_types": ["sliding_attention", "full_attention"]},
+    }
+    config_class = getattr(transformers, f"{family}Config")
+    engine = load_engine(build_family(tmp_path, config_class, **settings.get(family, {})), batch_size=3)
+    texts = ["a", "the quick brown fox answers", "what?" * 7, "data " * 12]
+    labels = [LABELS, LABELS[:1], LABELS[::-1], tuple(f"label {number}" for number in range(40))]
+    asked = [LabelRequest(({"role": "user", "content": text},), row) for text, row in zip(texts, labels, strict=True)]
+    found = dict(itertools.chain.from_iterable(engine.label_logprobs(asked)))
+    for row, one in enumerate(asked):
+        prompt = prompt_ids(engine.tokenizer, list(one.messages))
+        for label, value in zip(one.labels, found[row], strict=True):
+            ids = prompt + engine.tokenizer(label, add_special_tokens=False)["input_ids"] + [2]
+            with torch.inference_mode():
+                logs = engine.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+            naive = sum(logs[place - 1, ids[place]].item() for place in range(len(prompt), len(ids)))
+            assert value == pytest.approx(naive, abs=1e-4)
+
+
+def test_labels_that_do_not_fit_are_an_error(engine):
+    asked = [LabelRequest(({"role": "user", "content": text},), ("no", "not")) for text in ("long " * 200, "short")]
+    (refused, scored) = engine.label_logprobs(asked)
+    assert isinstance(refused[0][1], Answer) and refused[0][1].error
+    assert scored[0][0] == 1 and len(scored[0][1]) == 2
+
+
+def test_a_model_with_a_memory_is_refused_for_labels(engine, monkeypatch):
+    monkeypatch.setattr(type(engine.model), "_is_stateful", True)
+    with pytest.raises(UserError, match="generate"):
+        list(engine.label_logprobs([LabelRequest(({"role": "user", "content": "x"},), ("no",))]))
+
+
+def test_pickled_weights_are_refused(pico_model, tmp_path):
+    folder = shutil.copytree(pico_model, tmp_path / "model")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="pickle"):
+        load_engine(folder)
+
+
+@pytest.mark.parametrize(
+    ("template", "token"),
+    [
+        (CHATML, "<|im_end|>"),
+        ("{% for m in messages %}{{ m.content }} <|endoftext|>\n{% endfor %}", "<|endoftext|>"),
+        ("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", "<|im_end|>"),
+        (None, "<|im_end|>"),
+    ],
+)
+def test_the_end_of_turn_is_the_templates(template, token):
+    tokenizer = build_pico_tokenizer()
+    tokenizer.chat_template = template
+    assert end_of_turn_id(tokenizer) == tokenizer.convert_tokens_to_ids(token)
+
+
+def test_a_tokenizer_without_an_end_is_refused():
+    tokenizer = build_pico_tokenizer()
+    tokenizer.chat_template = tokenizer.eos_token = None
+    with pytest.raises(UserError, match="eos_token"):
+        end_of_turn_id(tokenizer)

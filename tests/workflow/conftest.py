@@ -1,0 +1,195 @@
+"""A pico build through the real Snakefile: built once per session, copied for each edit."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from openai_server import OpenAIServer
+from pico import build_pico_model
+
+ROOT = Path(__file__).parents[2]
+QUESTIONS = [("ml", "scaling features"), ("ml", "choosing a metric"), ("cv", "cropping images"), ("nlp", "counting tokens")]
+MOODS = {"train": 16, "dev": 4, "test": 8}
+
+
+def pico_config(url):
+    """Every list and every rule, at the smallest scale there is."""
+    small = {"max_steps": 4, "batch_size": 2, "evaluate_every": 2, "lora": {"rank": 2, "alpha": 4}, "max_length": 256}
+    return {
+        "name": "pico",
+        "seed": 7,
+        "compute": {"dtype": "float32", "batch_size": 4},
+        "datasets": [
+            {
+                "name": "questions",
+                "format": "stackoverflow",
+                "files": {"train": ["data/ml.tsv", "data/cv.tsv", "data/nlp.tsv"]},
+                "dev_fraction": 0.25,
+            },
+            {
+                "name": "moods",
+                "format": "mmla",
+                "files": {split: f"data/moods/{split}.tsv" for split in MOODS},
+                "labels": ["good", "bad"],
+                "task": "mood",
+            },
+        ],
+        "endpoints": [
+            {"name": "student", "serve": "base"},
+            {"name": "teacher", "url": url, "model": "big", "price": {"input": 1, "output": 2}, "concurrency": 2},
+        ],
+        "corpora": [
+            {
+                "name": "guidelines",
+                "kind": "guidelines",
+                "dataset": "questions",
+                "endpoint": "teacher",
+                "decoding": {"temperature": 1.0, "max_tokens": 12},
+            },
+            {"name": "distilled", "kind": "distilled", "guidelines": "guidelines", "endpoint": "teacher"},
+            {
+                "name": "own_words",
+                "kind": "guidelines",
+                "dataset": "questions",
+                "endpoint": "student",
+                "decoding": {"temperature": 1.0, "max_tokens": 8},
+            },
+        ],
+        "models": [
+            {"name": "base", "fetch": {"path": "models/base"}, "parameters": 0.001, "license": "CC0-1.0"},
+            {"name": "advisor", "finetune": {"base": "base", "data": ["distilled"], **small}},
+            {"name": "moods_sft", "finetune": {"base": "base", "data": ["moods"], "selection": "accuracy", **small}},
+            {
+                "name": "merged",
+                "merge": {
+                    "method": "dare_ties",
+                    "base": "base",
+                    "dtype": "float32",
+                    "parents": [
+                        {"model": "advisor", "weight": 0.5, "density": 0.5},
+                        {"model": "moods_sft", "weight": 0.5, "density": 0.5},
+                    ],
+                },
+            },
+        ],
+        "suites": [{"name": "labels", "labels": {"datasets": ["moods"], "max_tokens": 4}}],
+        "evaluations": [{"suite": "labels", "models": ["base", "merged"], "against": "base"}],
+    }
+
+
+class Folder:
+    """A working directory of its own, and Snakemake run in it."""
+
+    def __init__(self, path, server):
+        self.path, self.server = path, server
+
+    @property
+    def config(self):
+        return yaml.safe_load((self.path / "pico.yaml").read_text())
+
+    @config.setter
+    def config(self, config):
+        (self.path / "pico.yaml").write_text(yaml.safe_dump(config))
+
+    def command(self, *arguments):
+        base = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
+        return [*base, "--scheduler", "greedy", "--configfile", "pico.yaml", "--rerun-incomplete", *arguments]
+
+    def environment(self):
+        return os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+
+    def start(self, *arguments, log="run.log"):
+        """Start Snakemake in a process group of its own, to be killed."""
+        with open(self.path / log, "w") as output:
+            return subprocess.Popen(
+                self.command(*arguments),
+                cwd=self.path,
+                env=self.environment(),
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def snakemake(self, *arguments):
+        """Run Snakemake to its end."""
+        return subprocess.run(
+            self.command(*arguments), cwd=self.path, env=self.environment(), capture_output=True, text=True, check=False
+        )
+
+    def planned(self, *arguments):
+        """Return the jobs of a dry run, as {"rule wildcards"}."""
+        run = self.snakemake("--dry-run", "--quiet", "rules", *arguments)
+        assert run.returncode == 0, run.stderr
+        return self._jobs(arguments)
+
+    def _jobs(self, arguments):
+        run = self.snakemake("--dry-run", "--nocolor", *arguments)
+        jobs, rule, output = set(), None, run.stdout + run.stderr
+        for line in output.splitlines():
+            if line.startswith(("rule ", "localrule ")):
+                rule = line.split()[1].rstrip(":")
+            elif line.strip().startswith("wildcards:") and rule:
+                values = [part.split("=")[1] for part in line.split(":", 1)[1].split(",")]
+                jobs.add(" ".join([rule, *values]))
+                rule = None
+            elif line.strip().startswith("resources:") and rule:
+                jobs.add(rule)
+                rule = None
+        return jobs
+
+    def manifests(self):
+        """Return every manifest of the results as {path: bytes}."""
+        results = self.path / "results"
+        return {path.relative_to(results).as_posix(): path.read_bytes() for path in results.rglob("*.manifest.json")}
+
+
+def write_inputs(folder, model, url):
+    """Write config, data and model of the pico build into an empty folder."""
+    (folder / "data" / "moods").mkdir(parents=True)
+    for category in ("ml", "cv", "nlp"):
+        lines = [f"How to go about {topic}?\tI am {topic} and stuck." for name, topic in QUESTIONS if name == category]
+        (folder / "data" / f"{category}.tsv").write_text("\n".join(["title\tquestion_content", *lines]) + "\n")
+    for split, n in MOODS.items():
+        lines = [f"{split}{i}\t{split} {'sun' if i % 2 else 'rain'} number {i}\t{'good' if i % 2 else 'bad'}" for i in range(n)]
+        (folder / "data" / "moods" / f"{split}.tsv").write_text("\n".join(["id\ttext\tlabel", *lines]) + "\n")
+    shutil.copytree(model, folder / "models" / "base")
+    (folder / "pico.yaml").write_text(yaml.safe_dump(pico_config(url)))
+
+
+@pytest.fixture(scope="session")
+def server():
+    """An OpenAI-compatible teacher on loopback; `server.asked` is what it was asked."""
+    with OpenAIServer() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory, server):
+    """The whole pico build, made once."""
+    folder = tmp_path_factory.mktemp("built")
+    model = build_pico_model(tmp_path_factory.mktemp("model") / "base", max_position_embeddings=2048)
+    write_inputs(folder, model, server.url)
+    made = Folder(folder, server)
+    run = made.snakemake()
+    assert run.returncode == 0, run.stdout + run.stderr
+    return made
+
+
+@pytest.fixture
+def copied(built, tmp_path, server):
+    """A copy of the whole build, to be edited; modification times kept."""
+    shutil.copytree(built.path, tmp_path / "copy", symlinks=True)
+    return Folder(tmp_path / "copy", server)
+
+
+@pytest.fixture
+def unbuilt(built, tmp_path, server):
+    """The inputs of the pico build, nothing made of them."""
+    for name in ("data", "models", "pico.yaml"):
+        copy = shutil.copytree if (built.path / name).is_dir() else shutil.copy
+        copy(built.path / name, tmp_path / name)
+    return Folder(tmp_path, server)

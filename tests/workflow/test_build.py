@@ -1,0 +1,155 @@
+"""The whole way from raw tables to the report, by the real Snakefile."""
+
+import csv
+import json
+import re
+
+import pytest
+
+RULES = {
+    "fetch_dataset",
+    "prepare_dataset",
+    "check_leakage",
+    "fetch_model",
+    "generate_guidelines",
+    "distill_answers",
+    "finetune_lora",
+    "fold_adapter",
+    "merge_models",
+    "predict_labels",
+    "score_labels",
+    "tabulate_scores",
+    "plot_scores",
+    "write_report",
+}
+
+
+def test_the_pico_build_passes_through_every_rule(unbuilt):
+    assert {job.split()[0] for job in unbuilt.planned()} == RULES | {"all"}
+
+
+def test_everything_is_there(built):
+    results = built.path / "results" / "pico"
+    for name in ("base", "advisor", "moods_sft", "merged"):
+        assert (results / "models" / name / "model.safetensors").stat().st_size > 0
+        assert (results / "models" / name / "README.md").read_text().startswith("---")
+    for name in ("guidelines", "distilled", "own_words"):
+        assert (results / "corpora" / f"{name}.jsonl").stat().st_size > 0
+    with open(results / "scores" / "summary.csv") as handle:
+        rows = list(csv.DictReader(handle))
+    assert {"model", "suite", "dataset", "metric", "value", "n", "ci_low", "ci_high"} <= set(rows[0])
+    assert {(row["model"], row["method"]) for row in rows} == {
+        (model, method) for model in ("base", "merged") for method in ("generate", "likelihood")
+    }
+    assert all(0 <= float(row["ci_low"]) <= float(row["value"]) <= float(row["ci_high"]) <= 1 for row in rows)
+
+
+def test_the_report_stands_alone(built):
+    page = (built.path / "results" / "pico" / "report" / "index.html").read_text()
+    assert not re.findall(r"""(?:src|href)=["']https?://""", page)
+    for name in ("merged", "moods_sft", "distilled", "questions"):
+        assert name in page
+    assert str(built.path) not in page
+
+
+def test_rows_in_are_rows_out_and_rejects(built):
+    results = built.path / "results" / "pico"
+    for name in ("guidelines", "distilled", "own_words"):
+        facts = json.loads((results / "corpora" / f"{name}.manifest.json").read_text())["facts"]
+        usage = json.loads((results / "corpora" / f"{name}.usage.json").read_text())
+        assert facts["rows"] + facts["rejects"] == usage["calls"] == 4
+    teacher = json.loads((results / "corpora" / "distilled.usage.json").read_text())
+    assert teacher["cost_usd"] == pytest.approx(
+        (teacher["prompt_tokens"] + 2 * teacher["completion_tokens"]) / 1e6, abs=1e-9
+    )
+
+
+def test_a_number_can_be_traced_to_its_data(built):
+    """score → predictions → model → parents → adapter → corpus → dataset → raw file, by content hash."""
+    results = built.path / "results" / "pico"
+    path = ["scores/labels/merged", "predictions/labels/merged", "models/merged", "models/advisor", "adapters/advisor"]
+    path += ["corpora/distilled", "corpora/guidelines", "datasets/questions", "raw/questions"]
+    for child, parent in zip(path, path[1:], strict=False):
+        parents = json.loads((results / f"{child}.manifest.json").read_text())["parents"]
+        content = json.loads((results / f"{parent}.manifest.json").read_text())["content"]
+        assert parents[f"results/pico/{parent}"] == content
+
+
+def test_nothing_is_left_to_do(built):
+    assert "Nothing to be done" in built.snakemake("--dry-run").stdout
+
+
+def test_two_builds_in_different_folders_give_the_same_manifests(built, unbuilt):
+    run = unbuilt.snakemake()
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert unbuilt.manifests() == built.manifests()
+    reports = [folder.path / "results" / "pico" / "report" / "index.html" for folder in (built, unbuilt)]
+    assert reports[0].read_bytes() == reports[1].read_bytes()
+
+
+def test_single_targets_plan_what_they_need_and_no_more(unbuilt):
+    assert unbuilt.planned("results/pico/models/moods_sft") == {
+        "fetch_dataset moods",
+        "prepare_dataset moods",
+        "check_leakage moods",
+        "fetch_model base",
+        "finetune_lora moods_sft",
+        "fold_adapter moods_sft",
+    }
+    assert unbuilt.planned("results/pico/scores/labels/base.csv") == {
+        "fetch_dataset moods",
+        "prepare_dataset moods",
+        "fetch_model base",
+        "predict_labels labels base",
+        "score_labels labels base",
+    }
+    assert unbuilt.planned("results/pico/corpora/distilled.jsonl") == {
+        "fetch_dataset questions",
+        "prepare_dataset questions",
+        "generate_guidelines guidelines",
+        "distill_answers distilled",
+    }
+
+
+def test_a_config_inherits_nothing_from_the_demo(unbuilt):
+    config = unbuilt.config
+    unbuilt.config = {key: config[key] for key in ("name", "datasets")}
+    assert {job.split()[0] for job in unbuilt.planned("datasets")} == {
+        "fetch_dataset",
+        "prepare_dataset",
+        "check_leakage",
+        "datasets",
+    }
+
+
+def test_a_wrong_config_is_one_sentence(unbuilt):
+    unbuilt.config = unbuilt.config | {"sead": 1}
+    run = unbuilt.snakemake("--dry-run")
+    assert run.returncode != 0
+    assert "pico.yaml: sead: unknown key; did you mean 'seed'?" in run.stdout + run.stderr
+    assert "Traceback" not in run.stdout + run.stderr
+
+
+def test_an_absent_file_is_named_before_anything_runs(unbuilt):
+    (unbuilt.path / "data" / "cv.tsv").unlink()
+    run = unbuilt.snakemake("--dry-run")
+    assert run.returncode != 0
+    assert "dataset questions: data/cv.tsv does not exist" in run.stdout + run.stderr
+
+
+def test_a_bad_row_is_told_by_the_rule_that_reads_it(unbuilt):
+    (unbuilt.path / "data" / "moods" / "dev.tsv").write_text("id\ttext\tmood\n1\thi\tgood\n")
+    run = unbuilt.snakemake("results/pico/datasets/moods")
+    assert run.returncode != 0
+    assert "no column 'label' (there is id, text, mood)" in run.stdout + run.stderr
+    assert "Traceback" not in run.stdout + run.stderr
+    assert not (unbuilt.path / "results" / "pico" / "datasets" / "moods").exists()
+
+
+def test_limit_caps_rows_and_every_table_says_so(unbuilt):
+    unbuilt.config = unbuilt.config | {"limit": 3}
+    run = unbuilt.snakemake("results/pico/scores/labels/base.csv")
+    assert run.returncode == 0, run.stdout + run.stderr
+    with open(unbuilt.path / "results" / "pico" / "scores" / "labels" / "base.csv") as handle:
+        rows = list(csv.DictReader(handle))
+    assert {row["limit"] for row in rows} == {"3"} and {row["n"] for row in rows} == {"3"}

@@ -1,0 +1,58 @@
+"""Kill -9 at a bad moment: the next run continues, and pays for no answer twice."""
+
+import os
+import signal
+import time
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.05)
+
+
+def kill_group(process):
+    """Kill the scheduler and every job it started, at once and without a word."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_training_continues_from_its_checkpoint(copied, built):
+    config = copied.config
+    config["models"][2]["finetune"] |= {"max_steps": 300, "evaluate_every": 20}
+    copied.config = config
+    target = "results/pico/adapters/moods_sft"
+    process = copied.start(target)
+    scratch = copied.path / "scratch" / "finetune_lora" / "moods_sft"
+    wait_for(lambda: any(scratch.rglob("whole.json")))
+    assert process.poll() is None, "it ended before it could be killed"
+    kill_group(process)
+    assert not (copied.path / target / "adapter_model.safetensors").exists()
+    copied.snakemake("--unlock")
+    run = copied.snakemake(target)
+    assert run.returncode == 0, run.stdout + run.stderr
+    log = (copied.path / "logs/pico/finetune_lora/moods_sft.log").read_text()
+    assert "resum" in log.lower()
+    assert not any(scratch.rglob("checkpoint-*"))
+
+
+def test_distillation_pays_for_no_answer_twice(copied):
+    rows = [f"Question {i}?\tBody of question number {i}." for i in range(40)]
+    (copied.path / "data" / "ml.tsv").write_text("\n".join(["title\tquestion_content", *rows]) + "\n")
+    asked, server = [], copied.server
+    server.delay = 0.1
+    before = len(server.asked)
+    try:
+        process = copied.start("results/pico/corpora/guidelines.jsonl")
+        wait_for(lambda: len(server.asked) - before >= 15)
+        kill_group(process)
+        copied.snakemake("--unlock")
+        run = copied.snakemake("results/pico/corpora/guidelines.jsonl")
+    finally:
+        server.delay = 0.0
+    assert run.returncode == 0, run.stdout + run.stderr
+    asked = [str(body["messages"]) for body in server.asked[before:]]
+    # Rows answered before were not asked; of those in flight when it was killed, at most `concurrency` are asked again.
+    assert len(set(asked)) == 40
+    assert len(asked) - 40 <= 2

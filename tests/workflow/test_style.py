@@ -1,0 +1,101 @@
+"""The project holds to its own rules: format, lint, one script per rule, the same pins everywhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+RULES = {
+    name: path
+    for path in (ROOT / "rules").glob("*.smk")
+    for name in re.findall(r"^rule (\w+):", path.read_text(), re.MULTILINE)
+}
+TARGETS = {"datasets", "corpora", "adapters", "models", "scores", "report"}
+
+
+def run(*command):
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def tool(name):
+    return str(Path(sys.executable).with_name(name))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [tool("ruff"), "check", "scripts", "tests", "benchmarks"],
+        [tool("ruff"), "format", "--check", "scripts", "tests", "benchmarks"],
+        [tool("snakefmt"), "--check", "Snakefile", "rules"],
+        [sys.executable, "-m", "snakemake", "--lint"],
+    ],
+    ids=lambda command: " ".join(Path(word).name for word in command[:2]),
+)
+def test_format_and_lint(command):
+    found = run(*command)
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_every_rule_has_its_script_and_every_script_its_rule():
+    assert {path.stem for path in (ROOT / "scripts").glob("*.py")} == set(RULES) - TARGETS
+
+
+def rule_text(name):
+    text = RULES[name].read_text()
+    return re.search(rf"^rule {name}:\n(.*?)(?=^rule |\Z)", text, re.MULTILINE | re.DOTALL)[1]
+
+
+@pytest.mark.parametrize("name", sorted(set(RULES) - TARGETS))
+def test_every_rule_has_log_benchmark_env_resources_and_its_own_script(name):
+    text = rule_text(name)
+    for directive in ("log:", "benchmark:", "conda:", "resources:", "message:"):
+        assert re.search(rf"^    {directive}", text, re.MULTILINE), directive
+    assert f'"../scripts/{name}.py"' in text
+    assert f'"<logs>/{name}' in text and f'"<benchmarks>/{name}' in text
+
+
+def pins(text):
+    return dict(re.findall(r"^\W*([A-Za-z][\w.-]*)==(\S+)", text.lower().replace("_", "-"), re.MULTILINE))
+
+
+def test_conda_environments_carry_the_pins_of_the_lock():
+    locked = pins((ROOT / "requirements.lock").read_text())
+    used = {name for rule in RULES for name in re.findall(r'"\.\./envs/(\w+)\.yaml"', RULES[rule].read_text())}
+    assert used == {path.stem for path in (ROOT / "envs").glob("*.yaml")}
+    for name in used:
+        packages = yaml.safe_load((ROOT / "envs" / f"{name}.yaml").read_text())["dependencies"][-1]["pip"]
+        for package, version in pins("\n".join(packages)).items():
+            assert locked[package] == version, f"{name}: {package}"
+
+
+def test_the_lock_holds_what_is_asked_for_and_nothing_local():
+    locked, wanted = (pins((ROOT / f"requirements.{end}").read_text()) for end in ("lock", "in"))
+    assert wanted.items() <= locked.items()
+    assert "+" not in locked["torch"]
+    assert not [name for name in locked if name.startswith(("nvidia", "triton", "torchvision"))]
+
+
+def test_parsing_the_workflow_imports_nothing_heavy():
+    found = run(
+        sys.executable,
+        "-c",
+        "import sys; sys.path.insert(0, 'scripts'); import moult.recipes, moult.needs, moult.config, moult.job\n"
+        "print([m for m in ('torch', 'transformers', 'pandas', 'sklearn', 'numpy', 'openai') if m in sys.modules])",
+    )
+    assert found.stdout.strip() == "[]", found.stdout + found.stderr
+
+
+def test_the_slurm_profile_plans_every_job_with_its_resources():
+    """By the literal words a user types, from the project's root, no cluster present."""
+    found = run(sys.executable, "-m", "snakemake", "--profile", "slurm", "--dry-run")
+    assert found.returncode == 0, found.stdout + found.stderr
+    text = found.stdout + found.stderr
+    blocks = [block for block in text.split("\n\n") if re.search(r"^rule \w+:", block, re.MULTILINE)]
+    assert len(blocks) > 30 or "Nothing to be done" in text
+    for block in blocks:
+        if not re.search(r"^(local)?rule (all|datasets)", block, re.MULTILINE):
+            assert "mem_mb=" in block and "runtime=" in block, block
