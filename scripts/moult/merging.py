@@ -14,16 +14,7 @@ from moult.models import check_model_folder, copy_files, tensor_headers
 # Raise when the same recipe would now give other weights.
 VERSION = 1
 
-TASK_VECTOR_METHODS = (
-    "task_arithmetic",
-    "ties",
-    "dare_ties",
-    "dare_linear",
-    "della",
-    "della_linear",
-    "breadcrumbs",
-    "breadcrumbs_ties",
-)
+TASK_VECTOR_METHODS = ("task_arithmetic", "ties", "dare_ties")
 TOKENIZER_FILES = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -55,6 +46,7 @@ _NOT_FOLDABLE = (
 _FOLDABLE_INITS = (True, False, None, "gaussian", "orthogonal", "eva")
 _LORA_KEY = re.compile(r"base_model\.model\.(.+)\.lora_(embedding_)?([AB])(\.weight)?")
 _HEAD = "lm_head.weight"
+_EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "word_embeddings.weight", "wte.weight")
 # What may differ between the configs of models that merge well.
 _FREE_CONFIG = {"_name_or_path", "dtype", "torch_dtype", "transformers_version", "use_cache"}
 
@@ -95,10 +87,10 @@ def fold_adapter(adapter, base, target):
     check_model_folder(adapter)
     check_model_folder(base)
     settings, config, held = _lora_settings(adapter), read_json(base / "config.json"), tensor_headers(base)
-    embedding = next((name for name in held if name.endswith("embed_tokens.weight")), None)
+    embedding = next((name for name in held if name.endswith(_EMBEDDINGS)), None)
     shapes = {name: shape for name, (_, _, shape) in held.items()}
-    if _is_tied(config):
-        shapes.setdefault(_HEAD, shapes.get(embedding))
+    if _is_tied(config) and embedding:
+        shapes.setdefault(_HEAD, shapes[embedding])
     loras, replaced = _read_adapter(adapter, base, shapes)
     changed = loras.keys() | replaced.keys()
     untied = _is_tied(config) and not changed.isdisjoint({_HEAD, embedding})
@@ -416,16 +408,22 @@ def _mergekit_path(folder):
 
 
 def _run_mergekit(config, folder, seed):
-    """Write the merged weights to a folder; all else is copied by the caller (mergekit takes it from a model
-    that it draws from an unordered set)."""
+    """Write the merged weights to a folder; what mergekit makes of a configuration it refuses is a UserError."""
     from mergekit.config import MergeConfiguration
     from mergekit.io.tasks import LoaderCache
     from mergekit.merge import run_merge
     from mergekit.options import MergeOptions
 
+    # Without a base mergekit copies config and tokenizer from a model that it draws from an unordered set, and its
+    # card asks the hub for every path that looks like a repository: the caller sees to both.
     options = MergeOptions(random_seed=seed, quiet=True, copy_tokenizer=False, write_model_card=False)
     try:
         run_merge(MergeConfiguration.model_validate(config), str(folder), options)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(
+            f"mergekit refuses this merge ({reason}); correct its parameters, or take models of a kind it knows."
+        ) from error
     finally:
         # It keeps the files of a path open for the next merge of this process, which may find others there.
         LoaderCache().loaders.clear()
@@ -435,7 +433,7 @@ def _check_merged(folder, reference):
     """UserError unless the result has every tensor of the reference, in its shape, and finite."""
     config = read_json(reference / "config.json")
     if _shapes(folder, config) != _shapes(reference, config):
-        raise UserError(f"{folder}: lacks tensors of {reference}; mergekit does not know this architecture whole.")
+        raise UserError(f"merge: lacks tensors of {reference}; mergekit does not know all of this architecture.")
     for name, (file, _, _) in tensor_headers(folder).items():
         remedy = "look for them in the parents, and for weights that sum to zero"
         _refuse_infinite(_tensor(folder / file, name), f"merge, {name}", remedy)

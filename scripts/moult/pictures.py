@@ -35,7 +35,7 @@ PALETTE = {
 SHAPES = {
     "datasets": "M0,5 a{rx},5 0 0 1 {w},0 V{low} a{rx},5 0 0 1 -{w},0 Z M{w},5 a{rx},5 0 0 1 -{w},0",
     "corpora": "M4,0 H{fold} L{w},12 V{h4} q0,4 -4,4 H4 q-4,0 -4,-4 V4 q0,-4 4,-4 Z M{fold},0 V12 H{w}",
-    "adapters": "M12,0 H{notch} L{w},{h2} L{notch},{h} H12 L0,{h2} Z",
+    "adapters": "M9,0 H{notch} L{w},{h2} L{notch},{h} H9 L0,{h2} Z",
     "models": "M8,0 H{w8} q8,0 8,8 V{h8} q0,8 -8,8 H8 q-8,0 -8,-8 V8 q0,-8 8,-8 Z",
     "suites": "M{h2},0 H{w_round} a{h2},{h2} 0 0 1 0,{h} H{h2} a{h2},{h2} 0 0 1 0,-{h} Z",
     "other": "M4,0 H{w4} q4,0 4,4 V{h4} q0,4 -4,4 H4 q-4,0 -4,-4 V4 q0,-4 4,-4 Z",
@@ -90,11 +90,11 @@ def shorten(name, length=28):
 # ---------------------------------------------------------------- graphs
 
 
-def draw_graph(nodes, edges, direction="LR"):
+def draw_graph(nodes, edges, dashed=(), direction="LR"):
     """Return a graph as SVG: graphviz places nodes and edges, the shapes are drawn here, so that fonts move nothing.
 
     nodes: key → {label, detail, kind (of SHAPES), href, title}; all but the label may be missing.
-    edges: (key, key) pairs; one that a longer path implies is not drawn.
+    edges: (key, key) pairs; one that a longer path implies is not drawn. dashed: pairs that are always drawn.
     """
     import pygraphviz
 
@@ -107,6 +107,7 @@ def draw_graph(nodes, edges, direction="LR"):
         graph.add_node(key, label="", shape="box", fixedsize="true", width=width, height=height)
     graph.add_edges_from(edges, arrowhead="none")
     graph.tred()
+    graph.add_edges_from(dashed, arrowhead="none", style="dashed")
     graph.layout(prog="dot")
     _, _, width, height = map(float, graph.graph_attr["bb"].split(","))
     parts = [
@@ -120,7 +121,8 @@ def draw_graph(nodes, edges, direction="LR"):
         points = [tuple(map(float, point.split(","))) for point in edge.attr["pos"].split()]
         first, *rest = (f"{x:.1f},{height - y:.1f}" for x, y in points)
         path = f"M{first} C{' '.join(rest)}"
-        parts.append(f'<path d="{path}" fill="none" stroke="{PALETTE["edge"]}" marker-end="url(#arrow)"/>')
+        dashes = ' stroke-dasharray="4 3" opacity="0.75"' if edge in set(dashed) else ""
+        parts.append(f'<path d="{path}" fill="none" stroke="{PALETTE["edge"]}"{dashes} marker-end="url(#arrow)"/>')
     for key, node in nodes.items():
         x, y = map(float, graph.get_node(key).attr["pos"].split(","))
         parts.append(_node(node, x, height - y, *sizes[key]))
@@ -146,7 +148,7 @@ def _node(node, x, y, width, height):
 def _shape(kind, x, y, w, h):
     """Return the outline of a kind of node as a path element with its upper left corner at (x, y)."""
     sizes = {"w4": w - 4, "w8": w - 8, "h4": h - 4, "h8": h - 8, "h2": h / 2, "rx": w / 2, "low": h - 5}
-    sizes |= {"w": w, "h": h, "fold": w - 12, "notch": w - 12, "w_round": w - h / 2}
+    sizes |= {"w": w, "h": h, "fold": w - 12, "notch": w - 9, "w_round": w - h / 2}
     path = SHAPES[kind].format(**{name: f"{size:g}" for name, size in sizes.items()})
     colours = f'fill="{PALETTE[kind]}" stroke="{PALETTE[f"{kind}-line"]}"'
     return f'<path transform="translate({x:g},{y:g})" d="{path}" {colours} stroke-width="1.2"/>'
@@ -170,7 +172,7 @@ def draw_rulegraph(dot):
         if label != "all"
     }
     edges = [(tail, head) for tail, head in graph.edges() if tail in nodes and head in nodes]
-    return draw_graph(nodes, edges, "TB")
+    return draw_graph(nodes, edges, direction="TB")
 
 
 # ---------------------------------------------------------------- plots
@@ -185,7 +187,9 @@ def draw_scores(rows):
     import matplotlib
 
     found = {
-        (row["dataset"], row["model"], row["method"]): [100 * float(row[name]) for name in ("value", "ci_low", "ci_high")]
+        (row["dataset"], row["model"], row["method"]): [
+            100 * float(row[name]) for name in ("value", "ci_low", "ci_high")
+        ]
         for row in rows
         if row["metric"] == "accuracy"
     }
@@ -203,7 +207,9 @@ def draw_scores(rows):
             if panel in majorities:
                 axis.axvline(majorities[panel], color=PALETTE["muted"], ls=(0, (4, 3)), lw=1, label="majority label")
             for (colour, marker), method, shift in zip(SERIES, methods, (-0.16, 0.16), strict=False):
-                _intervals(axis, found, panel, models, method, shift if len(methods) > 1 else 0, PALETTE[colour], marker)
+                _intervals(
+                    axis, found, panel, models, method, shift if len(methods) > 1 else 0, PALETTE[colour], marker
+                )
         _finish(figure, axes[: len(panels)], [shorten(name) for name in models])
         return _svg_of(figure)
 
@@ -221,7 +227,9 @@ def _grid(panels, models, methods):
 
 
 def _intervals(axis, found, panel, models, method, shift, colour, marker):
-    points = [(place, *found[panel, model, method]) for place, model in enumerate(models) if (panel, model, method) in found]
+    points = [
+        (place, *found[panel, model, method]) for place, model in enumerate(models) if (panel, model, method) in found
+    ]
     if points:
         places, values, lows, highs = zip(*points, strict=True)
         lines = [place + shift for place in places]
@@ -281,8 +289,12 @@ def inline_svg(svg, prefix, label):
     """Return an SVG file as an element of a page: a name for screen readers, ids of its own, the page's colours."""
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'\s+xmlns(:xlink)?="[^"]*"', "", svg)
-    for name in set(re.findall(r'\sid="([^"]+)"', svg)):
-        svg = re.sub(rf'(\sid="|href="#|url\(#){re.escape(name)}(["\)])', rf"\g<1>{prefix}-{name}\2", svg)
+    own = set(re.findall(r'\sid="([^"]+)"', svg))
+    svg = re.sub(
+        r'(\sid="|href="#|url\(#)([^")]+)',
+        lambda found: f"{found[1]}{prefix}-{found[2]}" if found[2] in own else found[0],
+        svg,
+    )
     for name, colour in PALETTE.items():
         svg = svg.replace(colour, f"var(--{name})")
     return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)

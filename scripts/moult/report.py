@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from moult import pictures, standings
+from moult import pictures, standings, tables
 from moult.files import digest, read_json, read_jsonl, write_text_atomic
 
 LOOKS = Path(__file__).parents[2] / "resources" / "report"
@@ -45,7 +45,7 @@ def write_report(target, *, summary, differences, plots, manifests, leakage, tit
         "limit": limit,
         "seed": seed,
         "build": digest({key: one["content"] for key, one in made.items()}),
-        "artefacts": list(made.values()),
+        "artefacts": made,
         "suites": suites,
         "plots": {Path(plot).stem: Path(plot).read_text(encoding="utf-8") for plot in plots},
         "verdicts": [standings.verdict(suite["name"], table) for suite in suites for table in suite["tables"]],
@@ -90,12 +90,15 @@ def _in_words(rule, recipe, facts):
     """Return what a manifest says of its artefact, in few words for a picture and in more for a table."""
     match rule:
         case "prepare_dataset":
-            rows = " · ".join(f"{one['rows']:,} {split}" for split, one in facts["splits"].items())
+            rows = " · ".join(f"{one['rows']:,} {split}" for split, one in _in_order(facts["splits"]).items())
             return rows, f"{recipe['format']} rows, task {recipe['task']}: {rows}"
         case "generate_guidelines" | "distill_answers":
             author = _author(recipe["endpoint"])
             decoding = f"temperature {recipe['decoding']['temperature']:g}, {recipe['decoding']['max_tokens']} tokens"
-            return f"{facts['rows']:,} rows by {author}", f"{facts['rows']:,} rows written by {author}, at most {decoding}"
+            return (
+                f"{facts['rows']:,} rows by {author}",
+                f"{facts['rows']:,} rows written by {author}, at most {decoding}",
+            )
         case "finetune_lora":
             lora = f"LoRA rank {recipe['lora']['rank']}"
             data = ", ".join(recipe["data"])
@@ -122,28 +125,42 @@ def _in_words(rule, recipe, facts):
             return "", ""
 
 
+def _in_order(splits):
+    """Return split → what it holds, train first; JSON sorts them by name."""
+    return {split: splits[split] for split in tables.SPLITS if split in splits}
+
+
 def _author(endpoint):
     return endpoint.get("model") or endpoint["serve"]
 
 
 def draw_lineage(made):
-    """Return the picture of what was built from what, raw files and predictions left out; None if it is too large."""
-    nodes, edges = {}, []
+    """Return the picture of what was built from what, raw files and predictions left out; None if it is too large.
+
+    A suite gets a dashed edge from each model that it measures, and from those of its datasets that serve nothing else.
+    """
+    nodes, edges, measured, datasets = {}, [], [], []
     for key, one in made.items():
+        parents = [parent for parent in one["parents"] if parent in made]
         if one["kind"] == "predictions":
-            suite = one["name"].split("/")[0]
-            target = f"suites/{suite}"
-            datasets = len(one["recipe"]["datasets"])
-            detail = f"{datasets} datasets" if datasets > 1 else next(iter(one["recipe"]["datasets"]))
-            nodes[target] = {"kind": "suites", "label": suite, "detail": detail, "href": f"#{target}"}
+            suite, model = one["name"].split("/")
+            names = list(one["recipe"]["datasets"])
+            detail = ", ".join(names) if len(names) < 4 else f"{len(names)} datasets"
+            title = f"{suite}: {', '.join(names)}"
+            nodes[f"suites/{suite}"] = {"kind": "suites", "label": suite, "detail": detail, "title": title}
+            measured.append((f"models/{model}", f"suites/{suite}"))
+            datasets += [(parent, f"suites/{suite}") for parent in parents if parent.startswith("datasets/")]
         elif one["kind"] != "scores":
-            target = key
-            nodes[key] = {"kind": one["kind"], "label": one["name"], "detail": one["short"], "href": f"#{key}"}
-            nodes[key]["title"] = f"{one['name']}: {one['long']}"
-        else:
-            continue
-        edges += [(parent, target) for parent in one["parents"] if parent in made]
-    return pictures.draw_graph(nodes, edges) if 1 < len(nodes) <= MOST_NODES else None
+            title = f"{one['name']}: {one['long']}"
+            nodes[key] = {"kind": one["kind"], "label": one["name"], "detail": one["short"], "title": title}
+            edges += [(parent, key) for parent in parents]
+    if not 1 < len(nodes) <= MOST_NODES:
+        return None
+    for key in nodes:
+        nodes[key]["href"] = f"#{key}"
+    used = {parent for parent, _ in edges}
+    measured += dict.fromkeys((dataset, suite) for dataset, suite in datasets if dataset not in used)
+    return pictures.draw_graph(nodes, edges, measured)
 
 
 def package_versions(made):
@@ -170,10 +187,10 @@ def stale_parents(made):
 
 def dataset_entry(one, leaks):
     """Return a dataset's profile with its leakage counts: (split, split, kind) → pairs."""
-    profile = one["facts"]
-    labels = dict.fromkeys(label for split in profile["splits"].values() for label in split["labels"])
+    labels = (one["recipe"]["label_set"] or {"labels": []})["labels"]
     found = Counter((row["split_a"], row["split_b"], row["kind"]) for row in leaks.get(one["name"], []))
-    return {"name": one["name"], "key": one["key"], **profile, "labels": list(labels), "leaks": sorted(found.items())}
+    entry = {"name": one["name"], "key": one["key"], "labels": labels, "leaks": sorted(found.items())}
+    return entry | {"splits": _in_order(one["facts"]["splits"]), "dev": one["facts"]["dev"]}
 
 
 def corpus_entry(one, root):
@@ -187,7 +204,7 @@ def corpus_entry(one, root):
         "url": one["recipe"]["endpoint"].get("url"),
         "usage": read_json(f"{path}.usage.json"),
         "rejects": Counter(row["reason"] for row in read_jsonl(f"{path}.rejects.jsonl")),
-        "splits": Counter(row["split"] for row in rows),
+        "splits": _in_order(Counter(row["split"] for row in rows)),
         "samples": rows[:SAMPLES],
     }
 
@@ -203,7 +220,9 @@ def loss_entry(one, root):
 def total_cost(corpora):
     """Return the sum of what all corpora took; `unknown` counts those whose price is not known."""
     usages = [corpus["usage"] for corpus in corpora]
-    totals = {key: sum(usage[key] for usage in usages) for key in ("calls", "failed", "prompt_tokens", "completion_tokens")}
+    totals = {
+        key: sum(usage[key] for usage in usages) for key in ("calls", "failed", "prompt_tokens", "completion_tokens")
+    }
     totals["cost_usd"] = sum(usage["cost_usd"] or 0 for usage in usages)
     return totals | {"unknown": sum(usage["cost_usd"] is None for usage in usages)}
 
@@ -271,6 +290,7 @@ def render(page):
         "words": lambda key: WORDS.get(key, key),
         "json": lambda value: json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True),
         "legible": _legible,
+        "breakable": lambda name: Markup("<wbr>").join(re.split(r"(?<=[-_./])", name)),
         "inline": lambda svg, prefix, label: Markup(pictures.inline_svg(svg, prefix, label)),
     }
     style = Markup((LOOKS / "style.css").read_text(encoding="utf-8"))

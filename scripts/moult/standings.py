@@ -36,23 +36,21 @@ def suite_tables(rows, differences):
 def _score_table(method, cells):
     models, names = (list(dict.fromkeys(key[place] for key in cells)) for place in (0, 1))
     datasets = [name for name in names if name not in MEANS]
-    columns = []
-    for name in names if len(datasets) > 1 else datasets:
+    columns = {}
+    # The means first: of many datasets they are what is looked for.
+    for name in [*MEANS, *datasets] if len(datasets) > 1 else datasets:
         column = [cells[model, name] for model in models if (model, name) in cells]
         majority = column[0].get("majority_accuracy")
-        columns.append({"name": name, "n": column[0]["accuracy"]["n"], "majority": majority and majority["value"]})
+        columns[name] = {"name": name, "n": column[0]["accuracy"]["n"], "majority": majority and majority["value"]}
         _mark_best(column)
         for cell in column:
             cell["unread"] = sum(cell[f"{status}_rate"]["value"] for status in STATUSES if f"{status}_rate" in cell)
-    known = [(column["majority"], column["n"]) for column in columns if column["name"] in datasets]
+    known = [(columns[name]["majority"], columns[name]["n"]) for name in datasets]
     if len(datasets) > 1 and all(majority is not None for majority, _ in known):
-        for column, weights in zip(columns[-2:], ([1] * len(known), [n for _, n in known]), strict=True):
-            total = sum(majority * weight for (majority, _), weight in zip(known, weights, strict=True))
-            column["majority"] = total / sum(weights)
-    rows = [
-        {"model": model, "cells": [cells.get((model, column["name"])) for column in columns]} for model in models
-    ]
-    return {"method": method, "datasets": datasets, "columns": columns, "rows": rows}
+        columns["mean"]["majority"] = sum(majority for majority, _ in known) / len(known)
+        columns["weighted_mean"]["majority"] = sum(majority * n for majority, n in known) / sum(n for _, n in known)
+    rows = [{"model": model, "cells": [cells.get((model, name)) for name in columns]} for model in models]
+    return {"method": method, "datasets": datasets, "columns": list(columns.values()), "rows": rows}
 
 
 def _mark_best(column):
@@ -77,9 +75,8 @@ def _differences(rows):
 
 def verdict(suite, table):
     """Return who leads a table by its mean (or its one dataset), and whether that is clear, as parts of a sentence."""
-    place = next((place for place, column in enumerate(table["columns"]) if column["name"] == "mean"), 0)
-    majority = table["columns"][place]["majority"]
-    ranked = [(row["model"], row["cells"][place]["accuracy"]) for row in table["rows"] if row["cells"][place]]
+    majority = table["columns"][0]["majority"]
+    ranked = [(row["model"], row["cells"][0]["accuracy"]) for row in table["rows"] if row["cells"][0]]
     ranked.sort(key=lambda one: -one[1]["value"])
     best, first = ranked[0]
     rivals = ranked[1:2]

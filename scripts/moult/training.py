@@ -4,7 +4,6 @@ import csv
 import logging
 import math
 import shutil
-import sys
 import time
 from pathlib import Path
 
@@ -206,10 +205,12 @@ def _run_trainer(recipe, base, rows, scratch, checkpoint):
         disable_tqdm=True,
         report_to=[],
     )
-    on_cpu = arguments.device.type == "cpu"
-    if on_cpu and recipe["dtype"] == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    x86 = arguments.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    if x86 and recipe["dtype"] == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         logger.warning("this CPU has no bfloat16 arithmetic: dtype float32 would be about 20 times faster")
     set_seed(recipe["seed"])
+    # The frozen base is in `dtype`; peft keeps the LoRA weights and their arithmetic in float32, so that small
+    # updates are not rounded away. Autocast would bring LoRA's own products down to bfloat16 and is left off.
     model = AutoModelForCausalLM.from_pretrained(
         base, dtype=recipe["dtype"], local_files_only=True, use_safetensors=True
     )
@@ -241,12 +242,17 @@ def _run_trainer(recipe, base, rows, scratch, checkpoint):
 
 def _import_trainer():
     """Import the Trainer without `datasets` (hence pandas) and scipy: a quarter of the time, and it meets neither."""
-    hidden = [name for name in ("datasets", "scipy") if sys.modules.setdefault(name, None) is None]
+    import transformers.utils
+
+    names = ("is_datasets_available", "is_scipy_available")
+    originals = [getattr(transformers.utils, name) for name in names]
+    for name in names:
+        setattr(transformers.utils, name, lambda: False)
     try:
         import transformers.trainer  # noqa: F401
     finally:
-        for name in hidden:
-            del sys.modules[name]
+        for name, original in zip(names, originals, strict=True):
+            setattr(transformers.utils, name, original)
 
 
 def _score_answers(logits, labels):

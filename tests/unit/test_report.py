@@ -9,7 +9,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-
 from moult.corpora import write_corpus
 from moult.files import read_json, write_jsonl, write_text_atomic
 from moult.labelling import COLUMNS, DIFFERENCES, differences, score_labels, write_csv
@@ -38,8 +37,12 @@ def add_dataset(root, name, files, **recipe):
     recipe["files"] = {split: [source.stem for source in sources] for split, sources in files.items()}
     add_manifest(root, f"raw/{name}", "fetch_dataset", [raw])
     facts = prepare_dataset(recipe, raw, root / "datasets" / name)
-    add_manifest(root, f"datasets/{name}", "prepare_dataset", [root / "datasets" / name], [f"raw/{name}"], recipe, facts)
-    write_csv(root / f"leakage/{name}.csv", [], ["dataset", "split_a", "split_b", "uid_a", "uid_b", "kind", "similarity"])
+    add_manifest(
+        root, f"datasets/{name}", "prepare_dataset", [root / "datasets" / name], [f"raw/{name}"], recipe, facts
+    )
+    write_csv(
+        root / f"leakage/{name}.csv", [], ["dataset", "split_a", "split_b", "uid_a", "uid_b", "kind", "similarity"]
+    )
 
 
 def add_manifest(root, key, rule, outputs, parents=(), recipe=None, facts=None):
@@ -132,7 +135,13 @@ def build_experiment(root, models=SKILLS):
     questions = [
         {"uid": f"questions:train:q{i}", "split": "train", "title": f"Why {i}?", "question": HOSTILE} for i in range(8)
     ]
-    served = {"endpoint": "student", "model": "smollm2", "prompt_tokens": 3000, "completion_tokens": 900, "cost_usd": 0.0}
+    served = {
+        "endpoint": "student",
+        "model": "smollm2",
+        "prompt_tokens": 3000,
+        "completion_tokens": 900,
+        "cost_usd": 0.0,
+    }
     parents = ["datasets/questions", "models/smollm2"]
     rows = add_corpus(root, "guidelines", "generate_guidelines", "guideline", parents, questions, 0, served)
     remote = served | {"endpoint": "teacher", "model": "gpt-4", "cost_usd": None, "url": "https://api.example.org/v1"}
@@ -142,7 +151,11 @@ def build_experiment(root, models=SKILLS):
     add_adapter(root, "advisor", ["corpora/distilled"], (4, 0), dropped)
     add_adapter(root, "acts_sft", ["datasets/acts"], (96, 24))
     add_adapter(root, "instruct", ["datasets/acts", "datasets/moods"], (192, 48))
-    merge = {"method": "ties", "base": "smollm2", "parents": [{"model": "acts_sft", "weight": 0.5}, {"model": "instruct"}]}
+    merge = {
+        "method": "ties",
+        "base": "smollm2",
+        "parents": [{"model": "acts_sft", "weight": 0.5}, {"model": "instruct"}],
+    }
     merged = ["models/acts_sft", "models/instruct", "models/smollm2"]
     add_model(root, "merged_ties", "merge_models", merged, merge, {"tokenizer_from": "smollm2"})
 
@@ -178,7 +191,7 @@ def experiment(tmp_path_factory):
 class Page(HTMLParser):
     """What a browser makes of a page: elements, ids, links, and texts by element."""
 
-    VOID = {"meta", "br", "img", "link", "input"}
+    VOID = {"meta", "br", "wbr", "img", "link", "input"}
 
     def __init__(self, text):
         super().__init__()
@@ -263,14 +276,14 @@ def test_an_experiment_without_corpora_and_evaluations_has_no_such_sections(expe
 def test_every_row_is_accounted_for_and_a_lost_one_is_found(experiment):
     root = Path("results/demo")
     made = read_manifests(experiment["manifests"], root)
-    kept = {"corpora/guidelines": 8, "corpora/distilled": 4}
+    known = {"corpora/guidelines": (8, 0), "corpora/distilled": (5, 2)}
     corpora = [
-        {"key": key, "splits": {"train": rows}, "rejects": {"cut": 8 - rows}, "usage": {"calls": 8}}
-        for key, rows in kept.items()
+        {"key": key, "splits": {"train": kept}, "rejects": {"cut": rejected}, "usage": {"calls": 8}}
+        for key, (kept, rejected) in known.items()
     ]
     accounts = {account["key"]: account for account in row_accounts(made, corpora, root)}
     assert {key for key, account in accounts.items() if account["missing"]} == {"corpora/distilled"}
-    assert accounts["adapters/advisor"]["given"] == 4 and accounts["adapters/advisor"]["rejected"] == 1
+    assert accounts["adapters/advisor"]["given"] == 5 and accounts["adapters/advisor"]["rejected"] == 1
 
 
 def test_a_parent_that_was_changed_afterwards_is_named(experiment, tmp_path):
@@ -309,5 +322,7 @@ def test_bold_needs_the_runner_up_outside_of_the_interval(values, bold, ahead):
 
 def test_a_model_that_was_not_measured_on_a_dataset_leaves_a_gap():
     rows = score_rows({"a": 0.5, "b": 0.7}) + score_rows({"a": 0.6}, "moods")
+    rows += score_rows({"a": 0.55}, "mean") + score_rows({"a": 0.55}, "weighted_mean")
     (suite,) = suite_tables(rows, [])
-    assert suite["tables"][0]["rows"][1]["cells"][1] is None
+    assert [column["name"] for column in suite["tables"][0]["columns"]] == ["mean", "weighted_mean", "acts", "moods"]
+    assert [cell is None for cell in suite["tables"][0]["rows"][1]["cells"]] == [True, True, False, True]

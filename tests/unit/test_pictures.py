@@ -1,0 +1,119 @@
+"""Pictures are well-formed SVG, the same bytes each time, and do not disturb each other on one page."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from moult import pictures
+
+RULES = """digraph snakemake_dag {
+    node[shape=box, style=rounded];
+    0[label = "all", color = "0.4 0.6 0.85", style="rounded"];
+    1[label = "fetch_dataset"];
+    2[label = "prepare_dataset"];
+    3[label = "some_other"];
+    1 -> 2
+    2 -> 3
+    1 -> 3
+    3 -> 0
+}"""
+
+
+def score_rows(models, datasets, methods=("generate", "likelihood")):
+    return [
+        {"dataset": dataset, "model": model, "method": method, "metric": metric}
+        | {"value": "0.5", "ci_low": "0.4", "ci_high": "0.6"}
+        for model in models
+        for dataset in datasets
+        for method in methods
+        for metric in ("accuracy", "macro_f1", *["majority_accuracy"] * (dataset != "mean"))
+    ]
+
+
+def texts(svg):
+    return [element.text for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+
+
+def paths(svg):
+    return [element for element in ElementTree.fromstring(svg) if "marker-end" in element.attrib]
+
+
+def test_graph_draws_every_node_and_only_the_edges_that_no_path_implies():
+    nodes = {name: {"label": name, "detail": "1 < 2 & 3", "kind": "models", "href": f"#{name}"} for name in "abc"}
+    edges = [("a", "b"), ("b", "c"), ("a", "c")]
+    svg = pictures.draw_graph(nodes, edges)
+    assert texts(svg) == ["a", "1 < 2 & 3", "b", "1 < 2 & 3", "c", "1 < 2 & 3"]
+    assert len(paths(svg)) == 2
+    assert len(paths(pictures.draw_graph(nodes, edges[:2], dashed=edges[2:]))) == 3
+    assert pictures.draw_graph(nodes, edges) == svg
+
+
+@pytest.mark.parametrize("kind", list(pictures.SHAPES))
+def test_every_kind_has_a_key(kind):
+    path = ElementTree.fromstring(pictures.draw_key(kind))[0]
+    assert path.attrib["fill"] == pictures.PALETTE[kind] and "{" not in path.attrib["d"]
+
+
+def test_rulegraph_from_the_command_line(tmp_path):
+    command = [sys.executable, pictures.__file__, "-", str(tmp_path / "rules.svg")]
+    run = subprocess.run(command, input=RULES, text=True, capture_output=True, check=True, cwd=tmp_path)
+    assert run.stderr == ""
+    svg = (tmp_path / "rules.svg").read_text(encoding="utf-8")
+    assert texts(svg) == ["fetch_dataset", "prepare_dataset", "some_other"]
+    assert pictures.PALETTE["datasets"] in svg and pictures.PALETTE["other"] in svg
+    assert len(paths(svg)) == 2
+
+
+@pytest.mark.parametrize("models", [1, 3, 40])
+def test_scores_have_a_panel_per_dataset_and_a_line_per_model(models):
+    names = [f"model_{index}" for index in range(models)]
+    svg = pictures.draw_scores(score_rows(names, ["acts", "moods", "mean", "weighted_mean"]))
+    shown = texts(svg)
+    assert {"acts", "moods", "mean of 2 datasets", "generate", "likelihood", "majority label", *names} <= set(shown)
+    assert svg == pictures.draw_scores(score_rows(names, ["acts", "moods", "mean", "weighted_mean"]))
+
+
+def test_scores_of_one_dataset_have_no_mean_and_a_suite_without_scores_says_so():
+    assert "mean" not in " ".join(texts(pictures.draw_scores(score_rows(["a"], ["acts", "mean"], ["generate"]))))
+    assert texts(pictures.draw_scores([])) == ["No model was measured on this suite."]
+
+
+@pytest.mark.parametrize("dev", [(), (2,), (1, 2)])
+def test_losses_with_and_without_dev(dev):
+    rows = [{"step": str(step), "split": "train", "loss": "1.5"} for step in (1, 2)]
+    rows += [{"step": str(step), "split": "dev", "loss": "1.2"} for step in dev]
+    shown = texts(pictures.draw_losses(rows, 2))
+    assert "kept: step 2" in shown and ("dev" in shown) == bool(dev)
+
+
+def test_pictures_on_one_page_share_no_id_and_take_its_colours():
+    svg = pictures.draw_losses([{"step": "1", "split": "train", "loss": "1.5"}], 1)
+    one, two = (pictures.inline_svg(svg, prefix, 'of "a" & b') for prefix in ("one", "two"))
+    ids = [re.findall(r'\sid="([^"]+)"', page) for page in (one, two)]
+    assert ids[0] and not set(ids[0]) & set(ids[1])
+    assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', one)) <= set(ids[0])
+    assert not set(pictures.PALETTE.values()) & set(re.findall(r"#\w{6}", one)) and "var(--ink)" in one
+    root = ElementTree.fromstring(one.replace("xlink:href", "href"))
+    assert root.attrib["aria-label"] == 'of "a" & b' and root.attrib["role"] == "img"
+
+
+def test_links_out_of_a_picture_stay():
+    svg = pictures.draw_graph({"a": {"label": "a", "href": "#models/a"}, "b": {"label": "b"}}, [("a", "b")])
+    inline = pictures.inline_svg(svg, "p", "x")
+    assert 'href="#models/a"' in inline and 'id="p-arrow"' in inline and "url(#p-arrow)" in inline
+
+
+def test_the_page_knows_every_colour_in_light_and_dark():
+    style = Path(pictures.__file__).parents[2] / "resources" / "report" / "style.css"
+    light, dark = style.read_text(encoding="utf-8").split("prefers-color-scheme: dark")
+    for name in pictures.PALETTE:
+        assert f"--{name}:" in light and f"--{name}:" in dark
+    assert len(set(pictures.PALETTE.values())) == len(pictures.PALETTE)
+
+
+def test_shorten_keeps_both_ends():
+    assert pictures.shorten("short") == "short"
+    assert pictures.shorten("a" * 20 + "b" * 20, 11) == "aaaaa…bbbbb"
