@@ -168,11 +168,6 @@ def suite_manifests(wildcards):
     return [manifest("datasets", name) for name in cfg.find("suites", wildcards.suite).labels.datasets]
 
 
-def suite_scores(wildcards):
-    """Return the score tables of a suite."""
-    return [f"<results>/scores/{suite}/{model}.csv" for suite, model in EVALUATED if suite == wildcards.suite]
-
-
 def report_manifests(wildcards):
     """Return the manifests of everything the config names: what the report tells of."""
     made = [("datasets", name) for name in cfg.names("datasets")]

@@ -7,5 +7,5 @@ if __name__ == "__main__":
     with job(snakemake) as running:
         source = running.recipe["source"] or {"path": snakemake.input.local[0]}
         facts = fetch_model(source, snakemake.output.model, running.recipe.get("dtype"))
-        write_model_card(snakemake.output.model, snakemake.params.card | {"recipe": running.recipe} | facts)
+        write_model_card(snakemake.output.model, running.card(snakemake.params.card) | facts)
         running.facts = facts

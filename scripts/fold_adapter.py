@@ -7,4 +7,4 @@ from moult.models import write_model_card
 if __name__ == "__main__":
     with job(snakemake) as running:
         running.facts = fold_adapter(snakemake.input.adapter, snakemake.input.base, snakemake.output.model)
-        write_model_card(snakemake.output.model, snakemake.params.card | running.facts)
+        write_model_card(snakemake.output.model, running.card(snakemake.params.card) | running.facts)

@@ -8,4 +8,4 @@ if __name__ == "__main__":
     with job(snakemake) as running:
         folders = dict(zip(snakemake.params.names, snakemake.input.models, strict=True))
         running.facts = merge_models(running.recipe, folders, snakemake.output.model)
-        write_model_card(snakemake.output.model, snakemake.params.card | running.facts)
+        write_model_card(snakemake.output.model, running.card(snakemake.params.card) | running.facts)

@@ -217,6 +217,7 @@ class Fetch(Section):
     package: str | None = None
     version: str | None = None
     file: str | None = Field(None, description="GGUF file inside the package.")
+    dtype: DType = Field("bfloat16", description="What a GGUF file is unpacked to; other models stay as they are.")
     sha256: Sha256 | None = None
     hub: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$")
     revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="40 hex digits; null until `make pin`.")
@@ -299,7 +300,7 @@ class Compute(Section):
     """How a model is run; it is part of the recipe, because it may change the last bits."""
 
     engine: Literal["transformers", "vllm"] = "transformers"
-    dtype: DType = "bfloat16"
+    dtype: DType = Field("float32", description="bfloat16 on a GPU, or on a CPU that has its arithmetic.")
     batch_size: int = Field(8, ge=1, description="Rows per forward pass in inference.")
     threads: int = Field(1, ge=1, description="CPU threads of one job.")
 

@@ -9,6 +9,10 @@ from pathlib import Path
 
 from moult.errors import UserError
 
+# Reading it means setting it: once, before there are threads.
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
 
 @contextlib.contextmanager
 def whole_file(path, mode="w", **options):
@@ -37,6 +41,9 @@ def whole_directory(path):
     partial.mkdir(parents=True)
     try:
         yield partial
+        # safetensors writes files that only their owner can read; a group shares these.
+        for file in partial.rglob("*"):
+            file.chmod(0o777 & ~_UMASK if file.is_dir() else 0o666 & ~_UMASK)
         shutil.rmtree(path, ignore_errors=True)
         os.replace(partial, path)
     finally:

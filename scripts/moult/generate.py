@@ -4,6 +4,7 @@ import inspect
 import json
 import logging
 import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -111,7 +112,7 @@ class Engine:
             yield list(zip(rows, values, strict=True))
 
     def _refusal(self, prompt, room):
-        reason = f"{len(prompt)} tokens of prompt and {room} of answer do not fit into the model's {self.limit}"
+        reason = f"a prompt of {len(prompt)} tokens leaves no room for {room} more in the model's {self.limit}"
         return Answer("", "error", prompt_tokens=len(prompt), error=reason)
 
     def _answer(self, prompt, ids, error):
@@ -331,9 +332,8 @@ def draw(scores, sampling, generator):
         mass = np.exp(ordered - ordered[0]).cumsum(dtype=np.float64)
         lowest = ordered[np.searchsorted(mass, sampling.top_p * mass[-1])]
         scores[scores < lowest] = -np.inf
-    uniform = generator.random(len(scores), dtype=np.float32)
-    with np.errstate(divide="ignore"):
-        return scores - np.log(-np.log(uniform))
+    uniform = generator.random(len(scores), dtype=np.float32).clip(np.finfo(np.float32).tiny)
+    return scores - np.log(-np.log(uniform))
 
 
 class VllmEngine(Engine):
@@ -343,6 +343,8 @@ class VllmEngine(Engine):
     batch_size = 512
 
     def __init__(self, folder, dtype):
+        # Scheduling in this process is reproducible.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         try:
             import vllm
         except ImportError:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from moult.errors import UserError
 from moult.files import digest
-from moult.manifest import check_manifest, write_manifest
+from moult.manifest import artefact, check_manifest, installed_versions, write_manifest
 
 
 class Job:
@@ -19,6 +19,11 @@ class Job:
     def __init__(self, rule, name, recipe, parents):
         self.rule, self.name, self.recipe, self.facts = rule, name, recipe, {}
         self.parents = {path: check_manifest(path)["content"] for path in parents}
+
+    def card(self, facts):
+        """Return the facts of a model card with what this job knows: parents by content hash, and versions."""
+        parents = [f"{artefact(path)}: {content}" for path, content in sorted(self.parents.items())]
+        return facts | {"parents": parents, "versions": installed_versions()}
 
     @property
     def scratch(self):

@@ -20,7 +20,8 @@ PACKAGES = (
 )
 
 
-def _installed():
+def installed_versions():
+    """Return the versions of Moult and of the packages that decide what an artefact holds."""
     versions = {"moult": __version__}
     for package in PACKAGES:
         try:
@@ -51,19 +52,20 @@ def write_manifest(path, *, rule, outputs, parents, recipe, facts):
     write_json(
         path,
         {
-            "name": _artefact(path),
+            "name": artefact(path),
             "rule": rule,
             "files": files,
             "content": digest(files),
-            "parents": {_artefact(parent): read_json(parent)["content"] for parent in sorted(parents)},
+            "parents": {artefact(parent): read_json(parent)["content"] for parent in sorted(parents)},
             "recipe": recipe,
-            "versions": _installed(),
+            "versions": installed_versions(),
             "facts": facts or {},
         },
     )
 
 
-def _artefact(path):
+def artefact(path):
+    """Return the name of what a manifest vouches for: its path without the ending."""
     return Path(path).as_posix().removesuffix(".manifest.json")
 
 

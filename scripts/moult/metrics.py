@@ -45,7 +45,7 @@ def label_metrics(gold, pred, labels, seed):
 
 
 def _from_tables(tables):
-    """Return metric name → array [B] from confusion tables [B, labels, labels + 1] (rows gold, last column no label)."""
+    """Return metric name → array [B] from confusion tables [B, labels, labels + 1] (rows gold; last column: none)."""
     import numpy as np
 
     def ratio(a, b):

@@ -184,7 +184,7 @@ def draw_scores(rows):
     A panel per dataset and, where there are several, one for their mean; a line per model, a mark per method, with the
     95% interval; the accuracy of the majority label as a dashed line.
     """
-    import matplotlib
+    from matplotlib import style
 
     found = {
         (row["dataset"], row["model"], row["method"]): [
@@ -200,7 +200,7 @@ def draw_scores(rows):
         if len(majorities) == len(panels):
             majorities["mean"] = sum(majorities.values()) / len(panels)
         panels.append("mean")
-    with matplotlib.rc_context(STYLE):
+    with style.context(["default", STYLE]):
         figure, axes = _grid(panels, len(models), len(methods))
         for axis, panel in zip(axes, panels, strict=False):
             axis.set_title(shorten(panel) if panel != "mean" else f"mean of {len(panels) - 1} datasets")
@@ -256,10 +256,10 @@ def _finish(figure, axes, models):
 
 def draw_losses(rows, best_step):
     """Return the loss curve of an adapter as SVG, out of the rows of its loss.csv: train, dev, and the step kept."""
-    import matplotlib
+    from matplotlib import style
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(STYLE):
+    with style.context(["default", STYLE]):
         figure = Figure(figsize=(5, 2.7), layout="constrained")
         axis = figure.subplots()
         for split, (colour, marker), width in zip(("train", "dev"), SERIES, (1.2, 1.6), strict=True):
@@ -297,7 +297,9 @@ def inline_svg(svg, prefix, label):
     )
     for name, colour in PALETTE.items():
         svg = svg.replace(colour, f"var(--{name})")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)
+    # An image has no parts for a screen reader; a picture with links has.
+    role = "group" if "<a " in svg else "img"
+    return svg.replace("<svg", f'<svg role="{role}" aria-label="{html.escape(label)}"', 1)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pins: revisions and checksums that a config leaves `null`, looked up once by `make pin`, recorded in config/pins.json.
+"""Pins: revisions and checksums that a config leaves `null`, found by `make pin`, recorded in config/pins.json.
 
 Looked up, never invented: until then planning warns and building refuses.
 """

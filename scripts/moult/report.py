@@ -14,7 +14,7 @@ WORDS = {
     "generate": "by generation",
     "likelihood": "by label likelihood",
     "mean": "mean",
-    "weighted_mean": "mean weighted by rows",
+    "weighted_mean": "weighted mean",
     "datasets": "dataset",
     "corpora": "corpus",
     "adapters": "adapter",
@@ -94,10 +94,11 @@ def _in_words(rule, recipe, facts):
             return rows, f"{recipe['format']} rows, task {recipe['task']}: {rows}"
         case "generate_guidelines" | "distill_answers":
             author = _author(recipe["endpoint"])
-            decoding = f"temperature {recipe['decoding']['temperature']:g}, {recipe['decoding']['max_tokens']} tokens"
+            decoding = recipe["decoding"]
+            limits = f"temperature {decoding['temperature']:g}, at most {decoding['max_tokens']} tokens"
             return (
                 f"{facts['rows']:,} rows by {author}",
-                f"{facts['rows']:,} rows written by {author}, at most {decoding}",
+                f"{facts['rows']:,} rows written by {author}, {limits}",
             )
         case "finetune_lora":
             lora = f"LoRA rank {recipe['lora']['rank']}"
@@ -121,6 +122,8 @@ def _in_words(rule, recipe, facts):
             return f"{recipe['method']} merge", f"{recipe['method']} of {'; '.join(parents)}{onto}"
         case "predict_labels":
             return "", f"{' and '.join(recipe['methods'])} on {recipe['split']}, {recipe['compute']['engine']}"
+        case "score_labels":
+            return "", "metrics of those predictions, with intervals"
         case _:
             return "", ""
 
@@ -270,7 +273,7 @@ def render(page):
     from markupsafe import Markup
 
     def signed(value):
-        return f"{100 * value:+.1f}".replace("-", "−")
+        return f"{100 * value:+.1f}".replace("-", "−") if abs(value) >= 0.0005 else "0.0"
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(LOOKS),

@@ -205,8 +205,8 @@ def _run_trainer(recipe, base, rows, scratch, checkpoint):
         disable_tqdm=True,
         report_to=[],
     )
-    x86 = arguments.device.type == "cpu" and torch.backends.mkldnn.is_available()
-    if x86 and recipe["dtype"] == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    onednn = arguments.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    if onednn and recipe["dtype"] == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         logger.warning("this CPU has no bfloat16 arithmetic: dtype float32 would be about 20 times faster")
     set_seed(recipe["seed"])
     # The frozen base is in `dtype`; peft keeps the LoRA weights and their arithmetic in float32, so that small

@@ -4,11 +4,10 @@ import json
 import sqlite3
 
 import pytest
-from openai_server import OpenAIServer
-
 from moult import chat
 from moult.chat import Answer, ChatRequest, Journal, RemoteEndpoint, Sampling, ask_all, usage_of
 from moult.errors import UserError
+from openai_server import OpenAIServer
 
 
 def request(text, **more):
@@ -55,7 +54,12 @@ def test_equal_requests_are_asked_once(tmp_path):
 
 
 def test_seed_schema_and_decoding_are_part_of_the_key(tmp_path):
-    variants = [request("q"), request("q", seed=1), request("q", choices=("a", "b")), request("q", schema={"type": "object"})]
+    variants = [
+        request("q"),
+        request("q", seed=1),
+        request("q", choices=("a", "b")),
+        request("q", schema={"type": "object"}),
+    ]
     variants.append(ChatRequest(variants[0].messages, Sampling(max_tokens=7)))
     with OpenAIServer(lambda body: '{"choice": "a"}') as server:
         ask(tmp_path / "j.sqlite", variants, server)
@@ -91,9 +95,9 @@ def test_a_wrong_key_or_address_stops_at_once(tmp_path, status):
 
 
 def test_an_empty_account_stops_at_once(tmp_path):
-    with OpenAIServer(lambda body: (429, {"error": {"message": "no", "code": "insufficient_quota"}})) as server:
-        with pytest.raises(UserError, match="no quota"):
-            ask(tmp_path / "j.sqlite", [request("q")], server)
+    empty = {"error": {"message": "no", "code": "insufficient_quota"}}
+    with OpenAIServer(lambda body: (429, empty)) as server, pytest.raises(UserError, match="no quota"):
+        ask(tmp_path / "j.sqlite", [request("q")], server)
 
 
 def test_an_unreachable_server_is_one_sentence(tmp_path):

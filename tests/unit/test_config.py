@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from moult import config, pins, recipes
 from moult.config import expand, load, load_file, schema
 from moult.errors import UserError
@@ -71,18 +70,38 @@ def change(raw, where, value):
     ("where", "value", "sentence"),
     [
         (["sead"], 1, "sead: unknown key; did you mean 'seed'?"),
-        (["models", 1, "finetune", "learnin_rate"], 1, "models, entry 2 (tuned), finetune, learnin_rate: unknown key; did you mean 'learning_rate'?"),
+        (
+            ["models", 1, "finetune", "learnin_rate"],
+            1,
+            "models, entry 2 (tuned), finetune, learnin_rate: unknown key; did you mean 'learning_rate'?",
+        ),
         (["models", 1, "finetune", "lora"], {"ranc": 4}, "lora, ranc: unknown key; did you mean 'rank'?"),
         (["corpora", 0, "promt"], "x", "corpora, entry 1 (guidelines), promt: unknown key; did you mean 'prompt'?"),
-        (["models", 1, "finetune", "base"], "bsae", "models 'tuned', base or parents: 'bsae' is not there; did you mean 'base'?"),
-        (["models", 1, "finetune", "data"], ["distiled"], "models 'tuned', data: 'distiled' is not there; did you mean 'distilled'?"),
+        (
+            ["models", 1, "finetune", "base"],
+            "bsae",
+            "models 'tuned', base or parents: 'bsae' is not there; did you mean 'base'?",
+        ),
+        (
+            ["models", 1, "finetune", "data"],
+            ["distiled"],
+            "models 'tuned', data: 'distiled' is not there; did you mean 'distilled'?",
+        ),
         (["models", 1, "finetune", "data"], ["guidelines"], "models 'tuned', data: 'guidelines' is not there"),
-        (["corpora", 0, "endpoint"], "studnet", "corpora 'guidelines', endpoint: 'studnet' is not there; did you mean 'student'?"),
+        (
+            ["corpora", 0, "endpoint"],
+            "studnet",
+            "corpora 'guidelines', endpoint: 'studnet' is not there; did you mean 'student'?",
+        ),
         (["corpora", 0, "dataset"], "moods", "corpora 'guidelines', dataset: 'moods' is not there"),
         (["corpora", 0, "prompt"], "meteor/guidline", "did you mean 'meteor/guideline'?"),
         (["datasets", 1, "labels"], "MOSY", "labels: 'MOSY' is not in resources/labels/; did you mean 'MOSI'?"),
         (["datasets", 1, "columns"], {"txt": "t"}, "columns: 'txt' is not a field of mmla; did you mean 'text'?"),
-        (["datasets", 1, "files"], {"train": "a.tsv"}, "suites 'labels', split: dataset 'moods' has no file for 'test'"),
+        (
+            ["datasets", 1, "files"],
+            {"train": "a.tsv"},
+            "suites 'labels', split: dataset 'moods' has no file for 'test'",
+        ),
         (["datasets", 1, "name"], "distilled", "datasets and corpora: the name 'distilled' stands twice"),
         (["datasets", 1, "name"], "a/b", "datasets, entry 2 (a/b), name: String should match pattern"),
         (["models", 1, "name"], "tuned.manifest", "a name may not end in .manifest"),
@@ -91,7 +110,11 @@ def change(raw, where, value):
         (["models", 2, "merge", "base"], "other", "other is base and parent: its task vector is zero"),
         (["models", 2, "merge", "method"], "linear", "linear takes no `base`"),
         (["models", 2, "merge", "method"], "tease", "method: Input should be 'linear', 'slerp'"),
-        (["models", 1, "merge"], {"method": "linear", "parents": [{"model": "a"}, {"model": "b"}]}, "write exactly one of fetch, finetune, merge"),
+        (
+            ["models", 1, "merge"],
+            {"method": "linear", "parents": [{"model": "a"}, {"model": "b"}]},
+            "write exactly one of fetch, finetune, merge",
+        ),
         (["models", 0, "parameters"], None, "say how many billions a fetched model has"),
         (["models", 1, "finetune", "learning_rate"], -1, "learning_rate: Input should be greater than 0 (here: -1)"),
         (["seed"], "x", "seed: Input should be a valid integer"),

@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 import shutil
+import sys
 from collections import Counter
 
 import pytest
@@ -243,6 +244,12 @@ def test_pickled_weights_are_refused(pico_model, tmp_path):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(UserError, match="pickle"):
         load_engine(folder)
+
+
+def test_vllm_is_asked_for_only_where_it_is(pico_model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(UserError, match="engine: transformers"):
+        load_engine(pico_model, engine="vllm")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import random
 
 import pytest
-
 from moult import metrics
 
 LABELS = ["a", "b", "c", "never"]
@@ -51,7 +50,10 @@ def test_interval_agrees_with_resampling_rows():
 
 
 def test_means_plain_and_weighted():
-    results = [metrics.label_metrics(["a"] * 10, ["a"] * 10, LABELS, 0), metrics.label_metrics(["a"] * 30, ["b"] * 30, LABELS, 0)]
+    results = [
+        metrics.label_metrics(["a"] * 10, ["a"] * 10, LABELS, 0),
+        metrics.label_metrics(["a"] * 30, ["b"] * 30, LABELS, 0),
+    ]
     assert metrics.mean_of(results)["accuracy"].value == 0.5
     assert metrics.mean_of(results, [10, 30])["accuracy"].value == 0.25
 

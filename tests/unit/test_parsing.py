@@ -1,7 +1,6 @@
 """The label parser reads what models write, and nothing else."""
 
 import pytest
-
 from moult.parsing import parse_label
 
 EMOTIONS = ["neutral", "surprise", "fear", "sadness", "joy", "anger", "disgust"]

@@ -5,7 +5,6 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from moult.errors import UserError
 from moult.files import read_jsonl
 from moult.tables import check_leakage, fetch_dataset, find_leakage, prepare_dataset, read_rows, read_tsv
@@ -155,7 +154,7 @@ def test_json_that_is_no_list_is_told(tmp_path):
 
 def leaking(tmp_path):
     raw = raw_file(tmp_path, "id\ttext\tlabel\n1\tI never said that to anyone\tjoy\n2\tcompletely different\tjoy\n")
-    test = "id\ttext\tlabel\n1\ti never said that, to anyone!\tjoy\n2\tI never said that to anyone ever\tjoy\n3\tzzz\tjoy\n"
+    test = "id\ttext\tlabel\n1\ti never said that, to anyone!\tjoy\n2\tI never said that to anyone ever\tjoy\n"
     raw_file(tmp_path, test, split="test", name="test.tsv")
     prepare_dataset(recipe(files={"train": ["train"], "test": ["test"]}), raw, tmp_path / "out")
     return tmp_path / "out"

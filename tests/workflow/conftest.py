@@ -12,7 +12,12 @@ from openai_server import OpenAIServer
 from pico import build_pico_model
 
 ROOT = Path(__file__).parents[2]
-QUESTIONS = [("ml", "scaling features"), ("ml", "choosing a metric"), ("cv", "cropping images"), ("nlp", "counting tokens")]
+QUESTIONS = [
+    ("ml", "scaling features"),
+    ("ml", "choosing a metric"),
+    ("cv", "cropping images"),
+    ("nlp", "counting tokens"),
+]
 MOODS = {"train": 16, "dev": 4, "test": 8}
 
 
@@ -121,25 +126,17 @@ class Folder:
         )
 
     def planned(self, *arguments):
-        """Return the jobs of a dry run, as {"rule wildcards"}."""
-        run = self.snakemake("--dry-run", "--quiet", "rules", *arguments)
-        assert run.returncode == 0, run.stderr
-        return self._jobs(arguments)
-
-    def _jobs(self, arguments):
-        run = self.snakemake("--dry-run", "--nocolor", *arguments)
-        jobs, rule, output = set(), None, run.stdout + run.stderr
-        for line in output.splitlines():
-            if line.startswith(("rule ", "localrule ")):
-                rule = line.split()[1].rstrip(":")
-            elif line.strip().startswith("wildcards:") and rule:
-                values = [part.split("=")[1] for part in line.split(":", 1)[1].split(",")]
-                jobs.add(" ".join([rule, *values]))
-                rule = None
-            elif line.strip().startswith("resources:") and rule:
-                jobs.add(rule)
-                rule = None
-        return jobs
+        """Return the jobs that would run, as {"rule/name"}."""
+        run = self.snakemake("--summary", *arguments)
+        assert run.returncode == 0, run.stdout + run.stderr
+        rows = [line.split("\t") for line in run.stdout.splitlines() if "\t" in line]
+        column = {name: index for index, name in enumerate(rows[0])}
+        prefix = f"logs/{self.config['name']}/"
+        return {
+            row[column["log-file(s)"]].removeprefix(prefix).removesuffix(".log")
+            for row in rows[1:]
+            if row[column["plan"]] == "update pending"
+        }
 
     def manifests(self):
         """Return every manifest of the results as {path: bytes}."""
@@ -154,7 +151,10 @@ def write_inputs(folder, model, url):
         lines = [f"How to go about {topic}?\tI am {topic} and stuck." for name, topic in QUESTIONS if name == category]
         (folder / "data" / f"{category}.tsv").write_text("\n".join(["title\tquestion_content", *lines]) + "\n")
     for split, n in MOODS.items():
-        lines = [f"{split}{i}\t{split} {'sun' if i % 2 else 'rain'} number {i}\t{'good' if i % 2 else 'bad'}" for i in range(n)]
+        lines = [
+            f"{split}{i}\t{split} {'sun' if i % 2 else 'rain'} number {i}\t{'good' if i % 2 else 'bad'}"
+            for i in range(n)
+        ]
         (folder / "data" / "moods" / f"{split}.tsv").write_text("\n".join(["id\ttext\tlabel", *lines]) + "\n")
     shutil.copytree(model, folder / "models" / "base")
     (folder / "pico.yaml").write_text(yaml.safe_dump(pico_config(url)))

@@ -3,16 +3,12 @@
 import shutil
 
 
-def rename(jobs, *rules):
-    return {job for job in jobs if job.split()[0] in rules}
-
-
 def test_one_edited_question_is_one_new_call_of_each_kind(copied):
     path = copied.path / "data" / "ml.tsv"
     path.write_text(path.read_text().replace("I am scaling features and stuck.", "I scale features and I am stuck."))
     jobs = copied.planned()
-    assert "finetune_lora advisor" in jobs and "merge_models merged" in jobs
-    assert not {"finetune_lora moods_sft", "fold_adapter moods_sft", "prepare_dataset moods", "fetch_model base"} & jobs
+    assert "finetune_lora/advisor" in jobs and "merge_models/merged" in jobs
+    assert not {"finetune_lora/moods_sft", "fold_adapter/moods_sft", "prepare_dataset/moods", "fetch_model/base"} & jobs
     before = len(copied.server.asked)
     run = copied.snakemake("results/pico/corpora/distilled.jsonl")
     assert run.returncode == 0, run.stdout + run.stderr
@@ -37,15 +33,14 @@ def test_a_rank_retrains_its_adapter_and_what_follows(copied):
     config["models"][2]["finetune"]["lora"]["rank"] = 4
     copied.config = config
     assert copied.planned() == {
-        "finetune_lora moods_sft",
-        "fold_adapter moods_sft",
-        "merge_models merged",
-        "predict_labels labels merged",
-        "score_labels labels merged",
+        "finetune_lora/moods_sft",
+        "fold_adapter/moods_sft",
+        "merge_models/merged",
+        "predict_labels/labels/merged",
+        "score_labels/labels/merged",
         "tabulate_scores",
-        "plot_scores labels",
+        "plot_scores/labels",
         "write_report",
-        "all",
     }
 
 
@@ -67,11 +62,11 @@ def test_touched_data_rerun_nothing(copied):
 def test_a_deleted_model_is_rebuilt_when_somebody_needs_it(copied):
     results = copied.path / "results" / "pico"
     shutil.rmtree(results / "models" / "moods_sft")
-    assert "fold_adapter moods_sft" in copied.planned("results/pico/models/moods_sft")
+    assert "fold_adapter/moods_sft" in copied.planned("results/pico/models/moods_sft")
     run = copied.snakemake("results/pico/models/moods_sft")
     assert run.returncode == 0, run.stdout + run.stderr
-    # Rebuilt to the same bytes: a later build sees nothing to do but what the manifest's new time asks to look at.
-    assert "finetune_lora moods_sft" not in copied.planned()
+    # Rebuilt to the same bytes, so that what was made of it stays.
+    assert copied.planned() == set()
 
 
 def test_a_cut_file_is_refused_by_name(copied):
