@@ -15,6 +15,8 @@ rule generate_guidelines:
         "<benchmarks>/generate_guidelines/{corpus}.tsv"
     wildcard_constraints:
         corpus=one_of(GUIDELINES),
+    # The longest chain of a build starts here: what waits for it waits for everything.
+    priority: 10
     retries: 2
     conda:
         "../envs/models.yaml"
@@ -46,6 +48,8 @@ rule distill_answers:
         "<benchmarks>/distill_answers/{corpus}.tsv"
     wildcard_constraints:
         corpus=one_of(DISTILLED),
+    # The longest chain of a build starts here: what waits for it waits for everything.
+    priority: 10
     retries: 2
     conda:
         "../envs/models.yaml"

@@ -17,6 +17,7 @@ rule finetune_lora:
         "<benchmarks>/finetune_lora/{model}.tsv"
     wildcard_constraints:
         model=one_of(FINETUNED),
+    priority: 5
     retries: 2
     conda:
         "../envs/models.yaml"

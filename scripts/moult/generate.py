@@ -5,13 +5,13 @@ import json
 import logging
 import math
 import os
-import sys
 import time
 from pathlib import Path
 
 from moult.chat import Answer
 from moult.errors import UserError
 from moult.files import digest, read_json
+from moult.imports import without
 from moult.models import check_model_folder
 from moult.prompts import end_of_turn_id, prompt_ids
 
@@ -26,9 +26,9 @@ def load_engine(model, *, engine="transformers", dtype="float32", batch_size=8, 
     `dtype` is torch's name. `batch_size` and `threads` are those of `transformers`; vLLM sees to both itself.
     UserError when the folder is no whole model in safetensors, or vLLM is wanted and not installed.
     """
-    if engine == "vllm":
-        return VllmEngine(model, dtype)
-    return TransformersEngine(model, dtype, batch_size, threads)
+    loaded = VllmEngine(model, dtype) if engine == "vllm" else TransformersEngine(model, dtype, batch_size, threads)
+    logger.info("ready: %s is loaded", model)
+    return loaded
 
 
 class Engine:
@@ -131,12 +131,8 @@ class TransformersEngine(Engine):
     def __init__(self, folder, dtype, batch_size, threads):
         import torch
 
-        # transformers imports scipy for the losses of its detection models: a tenth of the time of a load.
-        hidden = sys.modules.setdefault("scipy", None)
-        import transformers.modeling_utils
-
-        if hidden is None:
-            del sys.modules["scipy"]
+        with without("scipy"):
+            import transformers.modeling_utils
         from transformers import AutoModelForCausalLM, GenerationConfig
 
         super().__init__(folder)

@@ -416,6 +416,7 @@ def _run_mergekit(config, folder, seed):
 
     # Without a base mergekit copies config and tokenizer from a model that it draws from an unordered set, and its
     # card asks the hub for every path that looks like a repository: the caller sees to both.
+    logger.info("ready: mergekit is loaded")
     options = MergeOptions(random_seed=seed, quiet=True, copy_tokenizer=False, write_model_card=False)
     try:
         run_merge(MergeConfiguration.model_validate(config), str(folder), options)

@@ -233,8 +233,8 @@ def _intervals(axis, found, panel, models, method, shift, colour, marker):
     if points:
         places, values, lows, highs = zip(*points, strict=True)
         lines = [place + shift for place in places]
-        axis.hlines(lines, lows, highs, color=colour, lw=1.6, alpha=0.55)
-        axis.plot(values, lines, marker, color=colour, ms=5, label=method)
+        axis.hlines(lines, lows, highs, color=colour, lw=1.6, alpha=0.55, clip_on=False)
+        axis.plot(values, lines, marker, color=colour, ms=5, label=method, clip_on=False)
 
 
 def _finish(figure, axes, models):
@@ -268,7 +268,6 @@ def draw_losses(rows, best_step):
                 every = marker if split == "dev" or len(curve) == 1 else None
                 axis.plot(*zip(*curve, strict=True), color=PALETTE[colour], lw=width, marker=every, ms=4.5, label=split)
         axis.axvline(best_step, color=PALETTE["muted"], lw=1, ls=(0, (4, 3)), label=f"kept: step {best_step}")
-        axis.set_ylim(bottom=0)
         axis.set_xlabel("step")
         axis.xaxis.get_major_locator().set_params(integer=True)
         figure.legend(loc="outside upper right", ncols=3)

@@ -109,7 +109,8 @@ def _in_words(rule, recipe, facts):
             source = recipe["source"]
             place = source.get("hub") or source.get("package") or "a local folder"
             pin = source.get("revision") or source.get("version") or "as it was"
-            size = f"{facts['parameters'] / 1e9:.3g} B parameters"
+            count = facts["parameters"]
+            size = f"{count / 1e9:.3g} B parameters" if count >= 1e9 else f"{count / 1e6:.3g} M parameters"
             return size, f"{place}, {pin}: {size}"
         case "fold_adapter":
             return "adapter folded in", f"the adapter folded into {recipe['base']}"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from moult.errors import UserError
 from moult.files import read_json, sha256_file, whole_directory, write_json
+from moult.imports import without
 from moult.prompts import Example, end_of_turn_id, prompt_ids
 
 logger = logging.getLogger(__name__)
@@ -164,7 +165,8 @@ class GroupedRows:
 
 def _run_trainer(recipe, base, rows, scratch, checkpoint):
     """Train from `checkpoint` (None: from the start) to the end, leaving whole checkpoints in `scratch`."""
-    _import_trainer()
+    with without("datasets", "scipy"):
+        import transformers.trainer  # noqa: F401
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, PrinterCallback, Trainer, TrainingArguments, set_seed
@@ -237,22 +239,10 @@ def _run_trainer(recipe, base, rows, scratch, checkpoint):
         callbacks=[_watch()],
     )
     trainer.remove_callback(PrinterCallback)
+    logger.info("ready: training on %d rows, %d for selection", len(rows["train"]), len(rows["dev"]))
+    if checkpoint:
+        logger.info("resuming after %s", checkpoint.name)
     trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
-
-
-def _import_trainer():
-    """Import the Trainer without `datasets` (hence pandas) and scipy: a quarter of the time, and it meets neither."""
-    import transformers.utils
-
-    names = ("is_datasets_available", "is_scipy_available")
-    originals = [getattr(transformers.utils, name) for name in names]
-    for name in names:
-        setattr(transformers.utils, name, lambda: False)
-    try:
-        import transformers.trainer  # noqa: F401
-    finally:
-        for name, original in zip(names, originals, strict=True):
-            setattr(transformers.utils, name, original)
 
 
 def _score_answers(logits, labels):
