@@ -1,0 +1,110 @@
+"""Whole files or none; manifests that vouch for files; jobs that tell their mistakes in one sentence."""
+
+import json
+import os
+import stat
+
+import pytest
+from moult.errors import UserError
+from moult.files import derive_seed, digest, read_jsonl, whole_directory, whole_file, write_json, write_jsonl
+from moult.job import Job
+from moult.manifest import check_manifest, write_manifest
+from moult.timing import table
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "out.txt"
+    with pytest.raises(RuntimeError), whole_file(target) as handle:
+        handle.write("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with whole_file(target) as handle:
+        handle.write("whole")
+    assert target.read_text() == "whole" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_failed_directory_leaves_the_old_one(tmp_path):
+    target = tmp_path / "model"
+    with whole_directory(target) as folder:
+        (folder / "weights").write_text("old")
+    with pytest.raises(RuntimeError), whole_directory(target) as folder:
+        (folder / "weights").write_text("new")
+        raise RuntimeError
+    assert (target / "weights").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_group_may_read_what_was_made(tmp_path):
+    with whole_directory(tmp_path / "model") as folder:
+        (folder / "weights").write_text("x")
+        os.chmod(folder / "weights", 0o600)
+    mask = os.umask(0)
+    os.umask(mask)
+    assert stat.S_IMODE((tmp_path / "model" / "weights").stat().st_mode) == 0o666 & ~mask
+
+
+def test_rows_with_hostile_text_survive(tmp_path):
+    rows = [{"text": 'tab\t newline\n quote" null\x00 \u2028 <|im_end|> $(rm) {wildcard}'}, {"text": "日本"}]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert read_jsonl(tmp_path / "rows.jsonl") == rows
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a": \n')
+    with pytest.raises(UserError, match="line 2: not a JSON object"):
+        read_jsonl(tmp_path / "rows.jsonl")
+
+
+def test_digests_and_seeds_do_not_depend_on_the_order_of_keys():
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1}) != digest({"a": 1, "b": [2, 1]})
+    assert derive_seed(1, "x") == derive_seed(1, "x") != derive_seed(2, "x")
+    assert 0 <= derive_seed(10**9, "x") < 2**31
+
+
+def manifest(folder, text="abc"):
+    (folder / "m").mkdir(exist_ok=True)
+    (folder / "m" / "weights").write_text(text)
+    (folder / "m" / ".snakemake_timestamp").write_text(str(os.urandom(4)))
+    path = folder / "m.manifest.json"
+    write_manifest(path, rule="r", outputs=[folder / "m"], parents=[], recipe={"a": 1}, facts={"rows": 3})
+    return path
+
+
+def test_a_manifest_is_the_same_for_the_same_work(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    documents = [json.loads(manifest(tmp_path / name).read_text()) for name in "ab"]
+    assert documents[0]["content"] == documents[1]["content"]
+    assert list(documents[0]["files"]) == ["m/weights"]
+
+
+def test_a_manifest_knows_a_cut_and_a_missing_file(tmp_path):
+    path = manifest(tmp_path)
+    assert check_manifest(path)["facts"] == {"rows": 3}
+    (tmp_path / "m" / "weights").write_text("ab")
+    with pytest.raises(UserError, match="weights: has 2 bytes, .* says 3"):
+        check_manifest(path)
+    (tmp_path / "m" / "weights").unlink()
+    with pytest.raises(UserError, match="weights: is missing"):
+        check_manifest(path)
+    path.write_text("{")
+    with pytest.raises(UserError, match="cannot be read as JSON"):
+        check_manifest(path)
+
+
+def test_scratch_is_named_by_recipe_and_data(tmp_path):
+    path = manifest(tmp_path)
+    places = {Job("train", "x", {"lr": 1}, [path]).scratch, Job("train", "x", {"lr": 2}, [path]).scratch}
+    manifest(tmp_path, "other data")
+    places.add(Job("train", "x", {"lr": 1}, [path]).scratch)
+    assert len(places) == 3
+    assert len({place.parent for place in places}) == 1
+
+
+def test_timing_reads_the_logs(tmp_path):
+    (tmp_path / "train").mkdir()
+    text = "10:00:00 +0.1 s train x\n10:00:05 +5.0 s ready: go\n10:00:20 +20.0 s done in 19.9 s\n"
+    (tmp_path / "train" / "x.log").write_text(text)
+    (tmp_path / "train" / "killed.log").write_text("10:00:00 +0.1 s train y\n")
+    assert table(tmp_path)[1].split() == ["train", "1", "20.0", "25%"]
+
+
+def test_json_is_sorted(tmp_path):
+    write_json(tmp_path / "a.json", {"b": 1, "a": 2})
+    assert (tmp_path / "a.json").read_text() == '{\n  "a": 2,\n  "b": 1\n}\n'

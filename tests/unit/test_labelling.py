@@ -1,0 +1,95 @@
+"""Predictions and scores of a pico model: one load, nothing unparsed scored, published values beside ours."""
+
+import csv
+
+import pytest
+from moult import labelling
+from moult.files import write_json, write_jsonl
+from moult.labelling import COLUMNS, DIFFERENCES, differences, predict_labels, score_labels, write_csv
+from moult.prompts import load_template
+from moult.tables import prepare_dataset
+
+LABELS = {"dataset": "MOSI", "task": "sentiment", "task_words": "sentiment", "language": "en"}
+LABELS |= {"labels": ["positive", "negative"]}
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for split, n in (("train", 6), ("test", 4)):
+        raw = tmp_path / "raw" / split / f"00-{split}.tsv"
+        raw.parent.mkdir(parents=True)
+        rows = [f"{i}\tline {split} {i}\t{'positive' if i % 3 else 'negative'}" for i in range(n)]
+        raw.write_text("\n".join(["id\ttext\tlabel", *rows]) + "\n")
+    recipe = {"name": "d", "format": "mmla", "columns": {}, "label_set": LABELS, "task": "sentiment", "seed": 1}
+    recipe |= {"files": {"train": ["a"], "test": ["b"]}, "language": "en", "dev_fraction": 0, "limit": None}
+    prepare_dataset(recipe, tmp_path / "raw", tmp_path / "d")
+    return {"d": tmp_path / "d"}
+
+
+def recipe(**more):
+    plain = {"suite": "s", "model": "pico", "split": "test", "methods": ["generate", "likelihood"], "max_tokens": 4}
+    plain |= {"datasets": {"d": load_template("mmla/text")}, "limit": None, "reference": None, "seed": 0}
+    compute = {"engine": "transformers", "dtype": "float32", "batch_size": 3, "threads": 1}
+    return plain | {"compute": compute} | more
+
+
+def test_predictions_are_made_in_one_load_and_kept(tmp_path, folders, pico_model, monkeypatch):
+    loads = []
+    load = labelling.generate.load_engine
+    monkeypatch.setattr(labelling.generate, "load_engine", lambda *a, **k: loads.append(1) or load(*a, **k))
+    write_json(tmp_path / "m.json", {"content": "abc"})
+    arguments = (recipe(), pico_model, tmp_path / "m.json", folders, tmp_path / "j.sqlite")
+    first = predict_labels(*arguments)
+    assert [row["method"] for row in first] == ["generate"] * 4 + ["likelihood"] * 4
+    assert all(row["pred"] in LABELS["labels"] and len(row["raw"]) == 2 for row in first[4:])
+    assert predict_labels(*arguments) == first
+    assert len(loads) == 1
+
+
+def predictions(preds, method="generate"):
+    golds = ["negative", "positive", "positive", "negative"]
+    rows = []
+    for i, (gold, pred) in enumerate(zip(golds, preds, strict=True)):
+        status = pred if pred in ("unknown", "multi", "error") else "ok"
+        label = pred if status == "ok" else None
+        rows.append({"uid": f"d:{i}", "dataset": "d", "method": method, "gold": gold, "pred": label, "status": status})
+    return rows
+
+
+def test_what_was_not_read_is_wrong_but_no_class(folders):
+    rows = score_labels(recipe(methods=["generate"]), predictions(["negative", "unknown", "multi", "error"]), folders)
+    found = {(row["dataset"], row["metric"]): row["value"] for row in rows}
+    assert found["d", "accuracy"] == 0.25
+    assert found["d", "unknown_rate"] == found["d", "multi_rate"] == found["d", "error_rate"] == 0.25
+    # Two classes, not four or five: negative has precision 1 and recall 1/2, positive nothing.
+    assert found["d", "macro_f1"] == pytest.approx((2 / 3 + 0) / 2, abs=1e-6)
+    assert found["d", "majority_accuracy"] == 0.5
+    assert found["mean", "accuracy"] == found["weighted_mean", "accuracy"] == 0.25
+
+
+def test_published_values_stand_beside_generated_scores(folders):
+    reference = {"table": "mmla", "source": "reproduction", "model": "Qwen2-1.5B", "setting": "zero-shot"}
+    preds = ["negative", "positive", "positive", "negative"]
+    both = predictions(preds) + predictions(preds, "likelihood")
+    rows = score_labels(recipe(reference=reference), both, folders)
+    beside = {(row["dataset"], row["method"], row["metric"]): row["delta"] for row in rows if row["reference"]}
+    assert beside["d", "generate", "accuracy"] == pytest.approx(1 - 0.8061)
+    # Nothing beside likelihood, and no mean over other tasks than the published one.
+    assert {(dataset, method) for dataset, method, _ in beside} == {("d", "generate")}
+    limited = score_labels(recipe(reference=reference, limit=4), both, folders)
+    assert not any(row["reference"] for row in limited)
+
+
+def test_differences_are_paired_by_row(tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", predictions(["negative", "positive", "positive", "negative"]))
+    write_jsonl(tmp_path / "b.jsonl", predictions(["negative", "positive", "negative", "unknown"])[::-1])
+    paths = {("s", "a"): tmp_path / "a.jsonl", ("s", "b"): tmp_path / "b.jsonl"}
+    rows = differences({"pairs": [["s", "a", "b"]], "seed": 0}, paths)
+    assert [(row["difference"], row["n"]) for row in rows] == [(0.5, 4)]
+    write_csv(tmp_path / "d.csv", rows, DIFFERENCES)
+    with open(tmp_path / "d.csv") as handle:
+        assert next(csv.reader(handle)) == DIFFERENCES
+
+
+def test_columns_are_those_that_readers_rely_on():
+    assert {"model", "suite", "dataset", "metric", "value", "n", "ci_low", "ci_high"} <= set(COLUMNS)
