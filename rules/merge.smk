@@ -14,6 +14,7 @@ rule merge_models:
         "<benchmarks>/merge_models/{model}.tsv"
     wildcard_constraints:
         model=one_of(MERGED),
+    priority: 5
     conda:
         "../envs/models.yaml"
     threads: threads_of

@@ -50,6 +50,7 @@ rule fold_adapter:
         "<benchmarks>/fold_adapter/{model}.tsv"
     wildcard_constraints:
         model=one_of(FINETUNED),
+    priority: 5
     conda:
         "../envs/models.yaml"
     threads: threads_of
