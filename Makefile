@@ -35,7 +35,7 @@ demo: .venv/ready
 	@echo "Open $(RESULTS)/report/index.html"
 
 test: .venv/ready
-	python -m pytest
+	python -m pytest -n 2 --dist loadgroup
 
 check: .venv/ready
 	ruff check scripts tests benchmarks

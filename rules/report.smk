@@ -67,9 +67,7 @@ rule write_report:
         mem_mb=need("tables", "mem_mb"),
         runtime=need("tables", "runtime"),
     params:
-        title=cfg.title or cfg.name,
-        limit=cfg.limit,
-        seed=cfg.seed,
+        recipe=recipes.write_report(cfg),
     message:
         "Writing the report"
     script:

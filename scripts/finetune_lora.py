@@ -7,8 +7,10 @@ from moult.training import finetune_lora
 if __name__ == "__main__":
     with job(snakemake) as running:
         templates = running.recipe["data"]
-        train = training_examples(snakemake.input.data, templates, "train")
-        dev = training_examples(snakemake.input.data, templates, "dev")
-        running.facts = finetune_lora(
+        (train, no_train), (dev, no_dev) = (
+            training_examples(snakemake.input.data, templates, split) for split in ("train", "dev")
+        )
+        facts = finetune_lora(
             running.recipe, snakemake.input.base, train, dev, running.scratch, snakemake.output.adapter
         )
+        running.facts = facts | {"dropped": no_train + no_dev + facts["dropped"]}

@@ -4,7 +4,7 @@ from moult.job import job
 from moult.report import write_report
 
 if __name__ == "__main__":
-    with job(snakemake):
+    with job(snakemake) as running:
         write_report(
             snakemake.output.report,
             summary=snakemake.input.summary,
@@ -12,7 +12,7 @@ if __name__ == "__main__":
             plots=snakemake.input.plots,
             manifests=snakemake.input.manifests,
             leakage=snakemake.input.leakage,
-            title=snakemake.params.title,
-            limit=snakemake.params.limit,
-            seed=snakemake.params.seed,
+            title=running.recipe["title"],
+            limit=running.recipe["limit"],
+            seed=running.recipe["seed"],
         )

@@ -540,6 +540,8 @@ def _repeated_names(cfg):
         for name in sorted({name for name in names if names.count(name) > 1}):
             yield f"{' and '.join(kinds)}: the name {name!r} stands twice; a name is a path, give each its own"
         for name in names:
+            if name in ("mean", "weighted_mean"):
+                yield f"{kinds[0]} {name!r}: the score tables call their means so; take another name"
             if name.endswith(SUFFIXES):
                 yield f"{kinds[0]} {name!r}: a name may not end in {', '.join(SUFFIXES)}"
     pairs = [(evaluation.suite, name) for evaluation in cfg.evaluations for name in evaluation.models]

@@ -4,7 +4,7 @@ remakes what depends on it and a new field with a default remakes nothing that d
 No path, no time, no section of the config as a whole. Each job derives its seed from the experiment's and its name.
 """
 
-from moult import corpora, labelling, merging, models, tables, training
+from moult import corpora, labelling, merging, models, report, tables, training
 from moult.files import derive_seed
 from moult.prompts import load_template
 
@@ -271,3 +271,8 @@ def tabulate_scores(cfg):
         if model != entry.against
     ]
     return {"pairs": pairs, "seed": derive_seed(cfg.seed, "tabulate_scores"), "version": labelling.VERSION}
+
+
+def write_report(cfg):
+    """What stands over the report; `version` makes a changed template rewrite it."""
+    return {"title": cfg.title or cfg.name, "limit": cfg.limit, "seed": cfg.seed, "version": report.VERSION}

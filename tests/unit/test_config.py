@@ -104,6 +104,7 @@ def change(raw, where, value):
         ),
         (["datasets", 1, "name"], "distilled", "datasets and corpora: the name 'distilled' stands twice"),
         (["datasets", 1, "name"], "a/b", "datasets, entry 2 (a/b), name: String should match pattern"),
+        (["datasets", 1, "name"], "mean", "the score tables call their means so"),
         (["models", 1, "name"], "tuned.manifest", "a name may not end in .manifest"),
         (["evaluations", 0, "against"], "other", "against: 'other' must be one of its models too"),
         (["evaluations", 0, "models"], ["base", "base"], "model 'base' stands twice under suite 'labels'"),

@@ -70,22 +70,33 @@ def test_examples_of_several_sources_have_unique_uids(tmp_path):
     row = {"uid": "d:train:1", "split": "train", "title": "t", "question": "q", "answer": "a"}
     write_jsonl(tmp_path / "c.jsonl", [row, row | {"uid": "x", "split": "dev"}])
     templates = {"d": load_template("mmla/text"), "c": load_template("meteor/answer")}
-    train = training_examples([folder, tmp_path / "c.jsonl"], templates, "train")
+    train, dropped = training_examples([folder, tmp_path / "c.jsonl"], templates, "train")
+    assert dropped == []
     assert [example.uid for example in train] == ["d/d:train:1", "d/d:train:2", "c/d:train:1"]
     assert train[-1].answer == "a"
-    assert [one.uid for one in training_examples([folder, tmp_path / "c.jsonl"], templates, "dev")] == ["c/x"]
+    assert [one.uid for one in training_examples([folder, tmp_path / "c.jsonl"], templates, "dev")[0]] == ["c/x"]
 
 
-def test_questions_without_answers_cannot_be_trained_on(tmp_path):
-    raw = tmp_path / "raw" / "train" / "00-ml.tsv"
+def questions(folder, *rows):
+    raw = folder / "raw" / "train" / "00-ml.tsv"
     raw.parent.mkdir(parents=True)
-    raw.write_text("title\tquestion_content\nt\tq\n")
+    raw.write_text("\n".join(["id\ttitle\tquestion_content\tanswer", *rows]) + "\n")
     recipe = {"name": "q", "format": "stackoverflow", "columns": {}, "files": {"train": ["ml"]}, "label_set": None}
     recipe |= {"task": "qa", "language": "en", "dev_fraction": 0, "limit": None, "seed": 1}
-    prepare_dataset(recipe, tmp_path / "raw", tmp_path / "q")
+    prepare_dataset(recipe, folder / "raw", folder / "q")
+    return training_examples([folder / "q"], {"q": load_template("meteor/answer")}, "train")
+
+
+def test_questions_without_answers_are_told_not_lost(tmp_path):
+    examples, dropped = questions(tmp_path, "1\tt\tq\tbecause", "2\tt\tq\t")
+    assert [one.answer for one in examples] == ["because"]
+    assert dropped == [{"split": "train", "uid": "q/q:train:2", "reason": "no answer"}]
+
+
+def test_a_dataset_without_any_answer_cannot_be_trained_on(tmp_path):
     with pytest.raises(UserError, match="no row has an answer"):
-        training_examples([tmp_path / "q"], {"q": load_template("meteor/answer")}, "train")
+        questions(tmp_path, "1\tt\tq\t")
 
 
 def test_a_dataset_without_the_split_gives_no_examples(tmp_path):
-    assert training_examples([dataset(tmp_path)], {"d": load_template("mmla/text")}, "dev") == []
+    assert training_examples([dataset(tmp_path)], {"d": load_template("mmla/text")}, "dev") == ([], [])

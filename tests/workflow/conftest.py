@@ -160,6 +160,13 @@ def write_inputs(folder, model, url):
     (folder / "pico.yaml").write_text(yaml.safe_dump(pico_config(url)))
 
 
+def pytest_collection_modifyitems(items):
+    """Keep what shares the one build in one process, when tests run in several."""
+    for item in items:
+        if "workflow" in item.path.parts:
+            item.add_marker(pytest.mark.xdist_group("workflow"))
+
+
 @pytest.fixture(scope="session")
 def server():
     """An OpenAI-compatible teacher on loopback; `server.asked` is what it was asked."""
