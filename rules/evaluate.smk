@@ -26,7 +26,8 @@ rule predict_labels:
     params:
         recipe=recipe_of(recipes.predict_labels),
     message:
-        "Predicting the labels of {wildcards.suite} with {wildcards.model}"
+        "predict_labels: predicting the labels of {wildcards.suite} with {wildcards.model} "
+        "({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
         "../scripts/predict_labels.py"
 
@@ -52,7 +53,8 @@ rule score_labels:
     params:
         recipe=recipe_of(recipes.score_labels),
     message:
-        "Scoring {wildcards.model} on {wildcards.suite}"
+        "score_labels: scoring {wildcards.model} on {wildcards.suite} "
+        "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
         "../scripts/score_labels.py"
 

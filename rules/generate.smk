@@ -29,7 +29,8 @@ rule generate_guidelines:
     params:
         recipe=recipe_of(recipes.corpus),
     message:
-        "Writing the guidelines {wildcards.corpus}"
+        "generate_guidelines: writing the guidelines {wildcards.corpus} "
+        "({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
         "../scripts/generate_guidelines.py"
 
@@ -62,7 +63,8 @@ rule distill_answers:
     params:
         recipe=recipe_of(recipes.corpus),
     message:
-        "Distilling the answers {wildcards.corpus}"
+        "distill_answers: distilling the answers {wildcards.corpus} "
+        "({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
         "../scripts/distill_answers.py"
 

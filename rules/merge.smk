@@ -26,7 +26,8 @@ rule merge_models:
         names=parent_names,
         card=card_of,
     message:
-        "Merging {params.names} into {wildcards.model}"
+        "merge_models: merging {params.names} into {wildcards.model} "
+        "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
         "../scripts/merge_models.py"
 

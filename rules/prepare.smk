@@ -20,7 +20,8 @@ rule fetch_dataset:
     params:
         recipe=recipe_of(recipes.fetch_dataset),
     message:
-        "Fetching the raw files of {wildcards.dataset}"
+        "fetch_dataset: fetching the raw files of {wildcards.dataset} "
+        "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
         "../scripts/fetch_dataset.py"
 
@@ -44,7 +45,8 @@ rule prepare_dataset:
     params:
         recipe=recipe_of(recipes.prepare_dataset),
     message:
-        "Preparing {wildcards.dataset}: canonical rows, rejects, profile"
+        "prepare_dataset: preparing {wildcards.dataset}: canonical rows, rejects, profile "
+        "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
         "../scripts/prepare_dataset.py"
 
@@ -67,7 +69,8 @@ rule check_leakage:
     params:
         recipe=recipe_of(recipes.check_leakage),
     message:
-        "Looking for rows of {wildcards.dataset} that stand in two splits"
+        "check_leakage: looking for rows of {wildcards.dataset} that stand in two splits "
+        "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
         "../scripts/check_leakage.py"
 
@@ -95,7 +98,8 @@ rule fetch_model:
         recipe=recipe_of(recipes.fetch_model),
         card=card_of,
     message:
-        "Fetching the model {wildcards.model}"
+        "fetch_model: fetching the model {wildcards.model} "
+        "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
         "../scripts/fetch_model.py"
 

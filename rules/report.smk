@@ -23,7 +23,7 @@ rule tabulate_scores:
         recipe=recipes.tabulate_scores(cfg),
         evaluated=EVALUATED,
     message:
-        "Tabulating all scores"
+        "tabulate_scores: tabulating all scores " "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
         "../scripts/tabulate_scores.py"
 
@@ -43,7 +43,8 @@ rule plot_scores:
         mem_mb=need("tables", "mem_mb"),
         runtime=need("tables", "runtime"),
     message:
-        "Plotting the scores of {wildcards.suite}"
+        "plot_scores: plotting the scores of {wildcards.suite} "
+        "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
         "../scripts/plot_scores.py"
 
@@ -69,7 +70,7 @@ rule write_report:
     params:
         recipe=recipes.write_report(cfg),
     message:
-        "Writing the report"
+        "write_report: writing the report " "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
         "../scripts/write_report.py"
 

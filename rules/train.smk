@@ -30,7 +30,8 @@ rule finetune_lora:
     params:
         recipe=recipe_of(recipes.finetune),
     message:
-        "Training the adapter of {wildcards.model}"
+        "finetune_lora: training the adapter of {wildcards.model} "
+        "({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
         "../scripts/finetune_lora.py"
 
@@ -61,7 +62,8 @@ rule fold_adapter:
         recipe=recipe_of(recipes.fold_adapter),
         card=card_of,
     message:
-        "Folding the adapter of {wildcards.model} into full weights"
+        "fold_adapter: folding the adapter of {wildcards.model} into full weights "
+        "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
         "../scripts/fold_adapter.py"
 

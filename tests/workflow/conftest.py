@@ -1,5 +1,6 @@
 """A pico build through the real Snakefile: built once per session, copied for each edit."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -86,6 +87,11 @@ def pico_config(url):
     }
 
 
+def write_config(path, config):
+    """Write YAML without anchors, so that to edit one entry is not to edit another."""
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(config))))
+
+
 class Folder:
     """A working directory of its own, and Snakemake run in it."""
 
@@ -98,7 +104,7 @@ class Folder:
 
     @config.setter
     def config(self, config):
-        (self.path / "pico.yaml").write_text(yaml.safe_dump(config))
+        write_config(self.path / "pico.yaml", config)
 
     def command(self, *arguments):
         base = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
@@ -126,17 +132,22 @@ class Folder:
         )
 
     def planned(self, *arguments):
-        """Return the jobs that would run, as {"rule/name"}."""
+        """Return what would be made, as paths below the results: artefacts without their manifests and side files."""
         run = self.snakemake("--summary", *arguments)
         assert run.returncode == 0, run.stdout + run.stderr
         rows = [line.split("\t") for line in run.stdout.splitlines() if "\t" in line]
-        column = {name: index for index, name in enumerate(rows[0])}
-        prefix = f"logs/{self.config['name']}/"
-        return {
-            row[column["log-file(s)"]].removeprefix(prefix).removesuffix(".log")
-            for row in rows[1:]
-            if row[column["plan"]] == "update pending"
+        place = rows[0].index("plan")
+        made = {
+            row[0].removeprefix(f"results/{self.config['name']}/") for row in rows[1:] if row[place] == "update pending"
         }
+        return {path for path in made if not path.endswith((".manifest.json", ".rejects.jsonl", ".usage.json"))}
+
+    def planned_rules(self, *arguments):
+        """Return the rules of a dry run, from its table of jobs."""
+        run = self.snakemake("--dry-run", *arguments)
+        assert run.returncode == 0, run.stdout + run.stderr
+        table = run.stdout.split("Job stats:")[1].split("\ntotal")[0]
+        return {line.split()[0] for line in table.splitlines()[3:] if line.strip()}
 
     def manifests(self):
         """Return every manifest of the results as {path: bytes}."""
@@ -157,7 +168,7 @@ def write_inputs(folder, model, url):
         ]
         (folder / "data" / "moods" / f"{split}.tsv").write_text("\n".join(["id\ttext\tlabel", *lines]) + "\n")
     shutil.copytree(model, folder / "models" / "base")
-    (folder / "pico.yaml").write_text(yaml.safe_dump(pico_config(url)))
+    write_config(folder / "pico.yaml", pico_config(url))
 
 
 def pytest_collection_modifyitems(items):

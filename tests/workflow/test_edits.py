@@ -7,8 +7,8 @@ def test_one_edited_question_is_one_new_call_of_each_kind(copied):
     path = copied.path / "data" / "ml.tsv"
     path.write_text(path.read_text().replace("I am scaling features and stuck.", "I scale features and I am stuck."))
     jobs = copied.planned()
-    assert "finetune_lora/advisor" in jobs and "merge_models/merged" in jobs
-    assert not {"finetune_lora/moods_sft", "fold_adapter/moods_sft", "prepare_dataset/moods", "fetch_model/base"} & jobs
+    assert {"adapters/advisor", "models/merged", "scores/labels/merged.csv"} <= jobs
+    assert not {"adapters/moods_sft", "models/moods_sft", "datasets/moods", "models/base"} & jobs
     before = len(copied.server.asked)
     run = copied.snakemake("results/pico/corpora/distilled.jsonl")
     assert run.returncode == 0, run.stdout + run.stderr
@@ -33,14 +33,15 @@ def test_a_rank_retrains_its_adapter_and_what_follows(copied):
     config["models"][2]["finetune"]["lora"]["rank"] = 4
     copied.config = config
     assert copied.planned() == {
-        "finetune_lora/moods_sft",
-        "fold_adapter/moods_sft",
-        "merge_models/merged",
-        "predict_labels/labels/merged",
-        "score_labels/labels/merged",
-        "tabulate_scores",
-        "plot_scores/labels",
-        "write_report",
+        "adapters/moods_sft",
+        "models/moods_sft",
+        "models/merged",
+        "predictions/labels/merged.jsonl",
+        "scores/labels/merged.csv",
+        "scores/summary.csv",
+        "scores/differences.csv",
+        "plots/labels.svg",
+        "report/index.html",
     }
 
 
@@ -62,7 +63,7 @@ def test_touched_data_rerun_nothing(copied):
 def test_a_deleted_model_is_rebuilt_when_somebody_needs_it(copied):
     results = copied.path / "results" / "pico"
     shutil.rmtree(results / "models" / "moods_sft")
-    assert "fold_adapter/moods_sft" in copied.planned("results/pico/models/moods_sft")
+    assert copied.planned("results/pico/models/moods_sft") == {"models/moods_sft"}
     run = copied.snakemake("results/pico/models/moods_sft")
     assert run.returncode == 0, run.stdout + run.stderr
     # Rebuilt to the same bytes, so that what was made of it stays.
