@@ -186,12 +186,18 @@ def server():
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory, server):
-    """The whole pico build, made once."""
-    folder = tmp_path_factory.mktemp("built")
+def inputs(tmp_path_factory, server):
+    """A folder with config, data and model of the pico build."""
+    folder = tmp_path_factory.mktemp("inputs")
     model = build_pico_model(tmp_path_factory.mktemp("model") / "base", max_position_embeddings=2048)
     write_inputs(folder, model, server.url)
-    made = Folder(folder, server)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory, inputs, server):
+    """The whole pico build, made once."""
+    made = Folder(shutil.copytree(inputs, tmp_path_factory.mktemp("built") / "work"), server)
     run = made.snakemake()
     assert run.returncode == 0, run.stdout + run.stderr
     return made
@@ -200,14 +206,10 @@ def built(tmp_path_factory, server):
 @pytest.fixture
 def copied(built, tmp_path, server):
     """A copy of the whole build, to be edited; modification times kept."""
-    shutil.copytree(built.path, tmp_path / "copy", symlinks=True)
-    return Folder(tmp_path / "copy", server)
+    return Folder(shutil.copytree(built.path, tmp_path / "copy", symlinks=True), server)
 
 
 @pytest.fixture
-def unbuilt(built, tmp_path, server):
+def unbuilt(inputs, tmp_path, server):
     """The inputs of the pico build, nothing made of them."""
-    for name in ("data", "models", "pico.yaml"):
-        copy = shutil.copytree if (built.path / name).is_dir() else shutil.copy
-        copy(built.path / name, tmp_path / name)
-    return Folder(tmp_path, server)
+    return Folder(shutil.copytree(inputs, tmp_path / "work"), server)
