@@ -1,7 +1,7 @@
 """Fold a LoRA adapter into the full weights of its base."""
 
+from moult.folding import fold_adapter
 from moult.job import job
-from moult.merging import fold_adapter
 from moult.models import write_model_card
 
 if __name__ == "__main__":

@@ -1,27 +1,23 @@
 """The config as types. A wrong config stops here, before the graph, with sentences that say what to write instead."""
 
-import difflib
-import itertools
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from moult import pins
-from moult.errors import UserError
+from moult import checks, pins
+from moult.errors import UserError, nearest
+from moult.expansion import expand
 from moult.prompts import template_names
 
 LABELS = Path(__file__).parents[2] / "resources" / "labels"
 REFERENCE = LABELS.parent / "reference"
 SPLITS = ("train", "dev", "test")
-LISTS = ("datasets", "endpoints", "corpora", "models", "suites", "evaluations")
 
 Split = Literal["train", "dev", "test"]
-# A name is a wildcard, a path and a target; the suffixes are those of the files beside an artefact.
+# A name is a wildcard, a path and a target.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
-SUFFIXES = (".manifest", ".rejects", ".usage", ".recipe")
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$", description="Name of an environment variable.")]
 DType = Literal["float32", "bfloat16", "float16"]
@@ -440,165 +436,6 @@ def shipped_labels():
     return sorted(path.stem for path in LABELS.glob("*.yaml"))
 
 
-def nearest(word, known):
-    """Return `; did you mean 'x'?` or the list of what there is."""
-    close = difflib.get_close_matches(str(word), sorted(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; there is {', '.join(sorted(known)) or 'none'}"
-
-
-# ---------------------------------------------------------------- expansion
-
-
-def _substitute(value, axes):
-    if isinstance(value, dict):
-        return {key: _substitute(item, axes) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_substitute(item, axes) for item in value]
-    if not isinstance(value, str):
-        return value
-    for axis, chosen in axes.items():
-        if value == f"{{{axis}}}":
-            return chosen
-        value = value.replace(f"{{{axis}}}", str(chosen))
-    return value
-
-
-def expand(raw):
-    """Return the raw config with every entry that has `for:` written out, one entry per combination. Pure."""
-    expanded = dict(raw)
-    for kind in LISTS:
-        entries = raw.get(kind) or []
-        if not isinstance(entries, list):
-            continue
-        written = []
-        for entry in entries:
-            axes = entry.get("for") if isinstance(entry, dict) else None
-            if axes is None:
-                written.append(entry)
-                continue
-            if not isinstance(axes, dict) or not all(isinstance(values, list) and values for values in axes.values()):
-                raise UserError(f"{kind}: `for` maps each axis to a list, e.g. `for: {{dataset: [a, b]}}`.")
-            rest = {key: value for key, value in entry.items() if key != "for"}
-            for axis in axes:
-                if f"{{{axis}}}" not in str(rest):
-                    raise UserError(
-                        f"{kind} {rest.get('name', '')!r}: `for` has the axis {axis!r}, but no {{{axis}}} uses it."
-                    )
-            for combination in itertools.product(*axes.values()):
-                written.append(_substitute(rest, dict(zip(axes, combination, strict=True))))
-        expanded[kind] = written
-    return expanded
-
-
-# ---------------------------------------------------------------- checks across entries
-
-
-def _known(kind, entry, field, name, known):
-    if name not in known:
-        return [f"{kind} {entry!r}, {field}: {name!r} is not there{nearest(name, known)}"]
-    return []
-
-
-def _unknown_names(cfg):
-    """Yield a sentence for every name that no entry has, and for every entry that cannot be what it is used as."""
-    models, datasets, corpora = (set(cfg.names(kind)) for kind in ("models", "datasets", "corpora"))
-    endpoints, suites = set(cfg.names("endpoints")), set(cfg.names("suites"))
-    for endpoint in cfg.endpoints:
-        if endpoint.serve:
-            yield from _known("endpoints", endpoint.name, "serve", endpoint.serve, models)
-    for corpus in cfg.corpora:
-        yield from _known("corpora", corpus.name, "endpoint", corpus.endpoint, endpoints)
-        if corpus.dataset:
-            questions = {entry.name for entry in cfg.datasets if entry.format == "stackoverflow"}
-            yield from _known("corpora", corpus.name, "dataset", corpus.dataset, questions)
-        if getattr(corpus, "guidelines", None):
-            guidelines = {entry.name for entry in cfg.corpora if entry.kind == "guidelines"}
-            yield from _known("corpora", corpus.name, "guidelines", corpus.guidelines, guidelines)
-    trainable = datasets | {corpus.name for corpus in cfg.corpora if corpus.kind == "distilled"}
-    for model in cfg.models:
-        for parent in model.parents:
-            yield from _known("models", model.name, "base or parents", parent, models)
-        for name in model.finetune.data if model.finetune else []:
-            yield from _known("models", model.name, "data", name, trainable)
-    labelled = {entry.name for entry in cfg.datasets if entry.labels is not None}
-    for suite in cfg.suites:
-        for name in suite.labels.datasets:
-            yield from _known("suites", suite.name, "datasets", name, labelled)
-            if name in labelled and suite.labels.split not in cfg.find("datasets", name).files:
-                yield f"suites {suite.name!r}, split: dataset {name!r} has no file for {suite.labels.split!r}"
-    for evaluation in cfg.evaluations:
-        yield from _known("evaluations", evaluation.suite, "suite", evaluation.suite, suites)
-        for name in [*evaluation.models, *([evaluation.against] if evaluation.against else [])]:
-            yield from _known("evaluations", evaluation.suite, "models", name, models)
-        if evaluation.against and evaluation.against not in evaluation.models:
-            yield f"evaluations {evaluation.suite!r}, against: {evaluation.against!r} must be one of its models too"
-
-
-def _repeated_names(cfg):
-    for kinds in (["datasets", "corpora"], ["endpoints"], ["models"], ["suites"]):
-        names = [name for kind in kinds for name in cfg.names(kind)]
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            yield f"{' and '.join(kinds)}: the name {name!r} stands twice; a name is a path, give each its own"
-        for name in names:
-            if name in ("mean", "weighted_mean"):
-                yield f"{kinds[0]} {name!r}: the score tables call their means so; take another name"
-            if name.endswith(SUFFIXES):
-                yield f"{kinds[0]} {name!r}: a name may not end in {', '.join(SUFFIXES)}"
-    pairs = [(evaluation.suite, name) for evaluation in cfg.evaluations for name in evaluation.models]
-    for suite, name in sorted({pair for pair in pairs if pairs.count(pair) > 1}):
-        yield f"evaluations: model {name!r} stands twice under suite {suite!r}"
-
-
-def _cycle(cfg):
-    """Yield one sentence for a cycle models → corpora → endpoints → models."""
-    edges = {}
-    for endpoint in cfg.endpoints:
-        edges[f"endpoint {endpoint.name}"] = [f"model {endpoint.serve}"] if endpoint.serve else []
-    for corpus in cfg.corpora:
-        edges[f"corpus {corpus.name}"] = [f"endpoint {corpus.endpoint}"] + (
-            [f"corpus {corpus.guidelines}"] if getattr(corpus, "guidelines", None) else []
-        )
-    for model in cfg.models:
-        data = model.finetune.data if model.finetune else []
-        edges[f"model {model.name}"] = [f"model {name}" for name in model.parents] + [
-            f"corpus {name}" for name in data if f"corpus {name}" in edges
-        ]
-    done, path = set(), []
-
-    def visit(node):
-        if node in path:
-            return path[path.index(node) :] + [node]
-        if node in done:
-            return None
-        path.append(node)
-        found = next((cycle for target in edges.get(node, []) if (cycle := visit(target))), None)
-        path.pop()
-        done.add(node)
-        return found
-
-    for node in edges:
-        if cycle := visit(node):
-            yield f"a cycle, nothing could be built first: {' ← '.join(cycle)}"
-            return
-
-
-SECRET = re.compile(r"^(sk-|hf_|ghp_|github_pat_|gsk_|xai-|AKIA)[A-Za-z0-9_-]{12,}$|://[^/@\s]+:[^/@\s]+@")
-SECRET_KEYS = {"api_key", "apikey", "token_value", "password", "secret", "access_token", "hf_token"}
-
-
-def _secrets(value, where):
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if str(key).lower() in SECRET_KEYS:
-                yield f"{where}.{key}: keys do not stand in a config; write `key: MY_VARIABLE` and export MY_VARIABLE"
-            yield from _secrets(item, f"{where}.{key}" if where else str(key))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _secrets(item, f"{where}[{index}]")
-    elif isinstance(value, str) and SECRET.search(value):
-        yield f"{where}: looks like a secret (not shown); keep it in an environment variable and name that here"
-
-
 def _sentence(error, raw):
     """Return pydantic's error as `entry, field: what is wrong`, with the nearest known key for a typo."""
     location, where, node = list(error["loc"]), [], raw
@@ -646,7 +483,7 @@ def _section_in(annotation):
 
 def load(raw, source="config"):
     """Return the Config of a raw mapping; UserError with a sentence per mistake, each naming entry and field."""
-    if secrets := list(_secrets(raw, "")):
+    if secrets := list(checks.secrets(raw)):
         raise UserError(_listed(source, secrets))
     try:
         expanded = expand(raw)
@@ -657,9 +494,7 @@ def load(raw, source="config"):
         cfg = Config.model_validate(expanded)
     except ValidationError as error:
         raise UserError(_listed(source, [_sentence(one, expanded) for one in error.errors()])) from None
-    if problems := [*_repeated_names(cfg), *_unknown_names(cfg)]:
-        raise UserError(_listed(source, problems))
-    if problems := list(_cycle(cfg)):
+    if problems := [*checks.repeated_names(cfg), *checks.unknown_names(cfg)] or list(checks.cycle(cfg)):
         raise UserError(_listed(source, problems))
     return cfg
 

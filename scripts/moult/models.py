@@ -20,6 +20,17 @@ VERSION = 1
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt", "README*", "LICENSE*")
 # Copies of the weights for other programs (`original/`, `onnx/`, Mistral's own format).
 OTHER_FORMATS = ("*/*", "consolidated*")
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.tiktoken",
+    "chat_template*",
+)
+OTHER_FILES = ("generation_config.json", "*processor_config.json", "LICENSE*")
+HEAD = "lm_head.weight"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
 
@@ -269,6 +280,17 @@ def _stated_license(folder):
         return (yaml.safe_load(matter[1]) or {}).get("license") if matter else None
     except (yaml.YAMLError, AttributeError):
         return None
+
+
+def is_tied(config):
+    """Whether a model's config says that its head is its embeddings."""
+    return bool(config.get("tie_word_embeddings", config.get("text_config", {}).get("tie_word_embeddings")))
+
+
+def refuse_infinite(tensor, where, remedy):
+    """Raise a UserError when a tensor holds NaN or infinite values."""
+    if not tensor.isfinite().all():
+        raise UserError(f"{where}: holds NaN or infinite values; {remedy}.")
 
 
 def write_model_card(folder, facts):

@@ -7,6 +7,7 @@ import hashlib
 import sys
 from pathlib import Path
 
+from moult.expansion import expand
 from moult.files import read_json, write_json
 
 PINS = Path(__file__).parents[2] / "config" / "pins.json"
@@ -63,8 +64,6 @@ def main(path):
     """Look up every pin that a config file lacks and record it; return the number that could not be had."""
     import yaml
 
-    from moult.config import expand
-
     raw = expand(yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})
     pins, failed = (read_json(PINS) if PINS.exists() else {}), 0
     for key, field, kind, source in _sources(raw):
@@ -76,7 +75,8 @@ def main(path):
         except Exception as error:  # any of several network libraries' errors: told, counted, and the rest goes on
             failed += 1
             print(f"{key}: cannot be looked up ({str(error).strip().splitlines()[0]})", file=sys.stderr)
-    write_json(PINS, pins)
+    if pins:
+        write_json(PINS, pins)
     return failed
 
 

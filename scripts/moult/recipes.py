@@ -4,7 +4,7 @@ remakes what depends on it and a new field with a default remakes nothing that d
 No path, no time, no section of the config as a whole. Each job derives its seed from the experiment's and its name.
 """
 
-from moult import corpora, labelling, merging, models, report, tables, training
+from moult import corpora, folding, labelling, merging, models, report, tables, training
 from moult.files import derive_seed
 from moult.prompts import load_template
 
@@ -173,7 +173,7 @@ def training_dataset(cfg, source):
 
 def fold_adapter(cfg, name):
     """Folding has no settings of its own."""
-    return {"base": cfg.find("models", name).finetune.base, "version": merging.VERSION}
+    return {"base": cfg.find("models", name).finetune.base, "version": folding.VERSION}
 
 
 def merge(cfg, name):

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 from moult import config, pins, recipes
-from moult.config import expand, load, load_file, schema
+from moult.config import load, load_file, schema
 from moult.errors import UserError
+from moult.expansion import expand
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted([ROOT / "config" / "config.yaml", *(ROOT / "config").glob("*/*.yaml")])

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from moult.compatibility import check_compatible
 from moult.errors import UserError
-from moult.merging import check_compatible, fold_adapter, merge_models, mergekit_config
+from moult.folding import fold_adapter
+from moult.merging import merge_models, mergekit_config
 from moult.models import check_model_folder, tensor_headers
 from pico import build_pico_model
 

@@ -1,0 +1,116 @@
+"""What pydantic cannot see: names that no entry has, names twice, cycles, secrets. Each mistake is one sentence."""
+
+import re
+
+from moult.errors import nearest
+
+# The files beside an artefact end so; a name may not.
+SUFFIXES = (".manifest", ".rejects", ".usage", ".recipe")
+
+
+def _known(kind, entry, field, name, known):
+    if name not in known:
+        return [f"{kind} {entry!r}, {field}: {name!r} is not there{nearest(name, known)}"]
+    return []
+
+
+def unknown_names(cfg):
+    """Yield a sentence for every name that no entry has, and for every entry that cannot be what it is used as."""
+    models, datasets, corpora = (set(cfg.names(kind)) for kind in ("models", "datasets", "corpora"))
+    endpoints, suites = set(cfg.names("endpoints")), set(cfg.names("suites"))
+    for endpoint in cfg.endpoints:
+        if endpoint.serve:
+            yield from _known("endpoints", endpoint.name, "serve", endpoint.serve, models)
+    for corpus in cfg.corpora:
+        yield from _known("corpora", corpus.name, "endpoint", corpus.endpoint, endpoints)
+        if corpus.dataset:
+            questions = {entry.name for entry in cfg.datasets if entry.format == "stackoverflow"}
+            yield from _known("corpora", corpus.name, "dataset", corpus.dataset, questions)
+        if getattr(corpus, "guidelines", None):
+            guidelines = {entry.name for entry in cfg.corpora if entry.kind == "guidelines"}
+            yield from _known("corpora", corpus.name, "guidelines", corpus.guidelines, guidelines)
+    trainable = datasets | {corpus.name for corpus in cfg.corpora if corpus.kind == "distilled"}
+    for model in cfg.models:
+        for parent in model.parents:
+            yield from _known("models", model.name, "base or parents", parent, models)
+        for name in model.finetune.data if model.finetune else []:
+            yield from _known("models", model.name, "data", name, trainable)
+    labelled = {entry.name for entry in cfg.datasets if entry.labels is not None}
+    for suite in cfg.suites:
+        for name in suite.labels.datasets:
+            yield from _known("suites", suite.name, "datasets", name, labelled)
+            if name in labelled and suite.labels.split not in cfg.find("datasets", name).files:
+                yield f"suites {suite.name!r}, split: dataset {name!r} has no file for {suite.labels.split!r}"
+    for evaluation in cfg.evaluations:
+        yield from _known("evaluations", evaluation.suite, "suite", evaluation.suite, suites)
+        for name in [*evaluation.models, *([evaluation.against] if evaluation.against else [])]:
+            yield from _known("evaluations", evaluation.suite, "models", name, models)
+        if evaluation.against and evaluation.against not in evaluation.models:
+            yield f"evaluations {evaluation.suite!r}, against: {evaluation.against!r} must be one of its models too"
+
+
+def repeated_names(cfg):
+    """Yield a sentence for every name that stands twice or that the files of a build need for themselves."""
+    for kinds in (["datasets", "corpora"], ["endpoints"], ["models"], ["suites"]):
+        names = [name for kind in kinds for name in cfg.names(kind)]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield f"{' and '.join(kinds)}: the name {name!r} stands twice; a name is a path, give each its own"
+        for name in names:
+            if name in ("mean", "weighted_mean"):
+                yield f"{kinds[0]} {name!r}: the score tables call their means so; take another name"
+            if name.endswith(SUFFIXES):
+                yield f"{kinds[0]} {name!r}: a name may not end in {', '.join(SUFFIXES)}"
+    pairs = [(evaluation.suite, name) for evaluation in cfg.evaluations for name in evaluation.models]
+    for suite, name in sorted({pair for pair in pairs if pairs.count(pair) > 1}):
+        yield f"evaluations: model {name!r} stands twice under suite {suite!r}"
+
+
+def cycle(cfg):
+    """Yield one sentence for a cycle models → corpora → endpoints → models."""
+    edges = {}
+    for endpoint in cfg.endpoints:
+        edges[f"endpoint {endpoint.name}"] = [f"model {endpoint.serve}"] if endpoint.serve else []
+    for corpus in cfg.corpora:
+        edges[f"corpus {corpus.name}"] = [f"endpoint {corpus.endpoint}"] + (
+            [f"corpus {corpus.guidelines}"] if getattr(corpus, "guidelines", None) else []
+        )
+    for model in cfg.models:
+        data = model.finetune.data if model.finetune else []
+        edges[f"model {model.name}"] = [f"model {name}" for name in model.parents] + [
+            f"corpus {name}" for name in data if f"corpus {name}" in edges
+        ]
+    done, path = set(), []
+
+    def visit(node):
+        if node in path:
+            return path[path.index(node) :] + [node]
+        if node in done:
+            return None
+        path.append(node)
+        found = next((cycle for target in edges.get(node, []) if (cycle := visit(target))), None)
+        path.pop()
+        done.add(node)
+        return found
+
+    for node in edges:
+        if cycle := visit(node):
+            yield f"a cycle, nothing could be built first: {' ← '.join(cycle)}"
+            return
+
+
+SECRET = re.compile(r"^(sk-|hf_|ghp_|github_pat_|gsk_|xai-|AKIA)[A-Za-z0-9_-]{12,}$|://[^/@\s]+:[^/@\s]+@")
+SECRET_KEYS = {"api_key", "apikey", "token_value", "password", "secret", "access_token", "hf_token"}
+
+
+def secrets(value, where=""):
+    """Yield a sentence for whatever in a raw config looks like a key or a password; it is not repeated."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if str(key).lower() in SECRET_KEYS:
+                yield f"{where}.{key}: keys do not stand in a config; write `key: MY_VARIABLE` and export MY_VARIABLE"
+            yield from secrets(item, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from secrets(item, f"{where}[{index}]")
+    elif isinstance(value, str) and SECRET.search(value):
+        yield f"{where}: looks like a secret (not shown); keep it in an environment variable and name that here"
