@@ -129,4 +129,4 @@ def read_tensor(file, name):
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as weights:
-        return weights.getread_tensor(name)
+        return weights.get_tensor(name)

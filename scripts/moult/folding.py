@@ -87,7 +87,7 @@ def fold_adapter(adapter, base, target):
     with whole_directory(target) as folder:
         for shard in sorted({file for file, _, _ in held.values()}):
             with safe_open(base / shard, framework="pt") as stored:
-                weights = {name: stored.getread_tensor(name) for name in stored.keys()}  # noqa: SIM118
+                weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
                 metadata = stored.metadata()
             if untied and embedding in weights:
                 weights.setdefault(HEAD, weights[embedding].clone())
@@ -136,9 +136,9 @@ def _read_adapter(adapter, base, shapes):
                 raise UserError(f"{path}: {key} has no weight in {base}; fold it into the base it was trained on.")
             if part:
                 lora = loras.setdefault(name, _Lora(part[1], bool(part[2])))
-                lora.factors[part[3]] = tensors.getread_tensor(key)
+                lora.factors[part[3]] = tensors.get_tensor(key)
             else:
-                replaced[name] = tensors.getread_tensor(key)
+                replaced[name] = tensors.get_tensor(key)
     for name, lora in loras.items():
         if len(lora.factors) != 2:
             raise UserError(f"{path}: {name} has only one of its two LoRA factors; save the adapter again.")
