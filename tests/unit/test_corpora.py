@@ -1,0 +1,67 @@
+"""A row of a corpus ends as an answer or as a reject with its reason."""
+
+import pytest
+from moult.corpora import generate_corpus, write_corpus
+from moult.errors import UserError
+from moult.files import read_json, read_jsonl
+from moult.prompts import load_template
+from openai_server import OpenAIServer
+
+ROWS = [
+    {"uid": f"q:{i}", "split": "train", "field": "machine learning", "title": f"title {i}", "question": f"body {i}"}
+    for i in range(4)
+]
+
+
+def recipe(server, **more):
+    endpoint = {"name": "teacher", "url": server.url, "model": "big", "key": None, "concurrency": 2, "timeout": 5}
+    endpoint |= {"retries": 0, "price": {"input": 1.0, "output": 1.0}}
+    plain = {"endpoint": endpoint, "prompt": load_template("meteor/distill"), "cut": "reject", "seed": 1}
+    return plain | {"decoding": {"temperature": 0.7, "top_p": 1.0, "top_k": 0, "max_tokens": 9}} | more
+
+
+def reply(body):
+    """Answer by what the row says: fail, say nothing, stop for length, or answer."""
+    text = body["messages"][-1]["content"]
+    if "body 1" in text:
+        return 400, {"error": {"message": "content policy"}}
+    return "" if "body 2" in text else f"answer, seed {body['seed']}"
+
+
+def test_every_row_is_an_answer_or_a_reject_with_a_reason(tmp_path):
+    with OpenAIServer(reply) as server:
+        kept, rejects, usage = generate_corpus(recipe(server), ROWS, "answer", journal=tmp_path / "j.sqlite")
+    assert [row["uid"] for row in kept] == ["q:0", "q:3"]
+    assert all(row["answer_by"] == "big" and row["title"] for row in kept)
+    assert {reject["uid"]: reject["reason"][:12] for reject in rejects} == {
+        "q:1": "error: HTTP ",
+        "q:2": "empty answer",
+    }
+    assert usage["calls"] == 4 and usage["failed"] == 1
+    # Each row samples with a seed of its own.
+    assert kept[0]["answer"] != kept[1]["answer"]
+
+
+def test_a_guideline_is_in_the_prompt(tmp_path):
+    rows = [ROWS[0] | {"guideline": "Scale after the split."}]
+    with OpenAIServer() as server:
+        generate_corpus(recipe(server), rows, "answer", journal=tmp_path / "j.sqlite")
+    assert "Guideline: Scale after the split." in server.asked[0]["messages"][-1]["content"]
+    assert server.asked[0]["max_tokens"] == 9 and server.asked[0]["temperature"] == 0.7
+
+
+def test_the_three_files_agree(tmp_path):
+    with OpenAIServer(reply) as server:
+        result = generate_corpus(recipe(server), ROWS, "answer", journal=tmp_path / "j.sqlite")
+    paths = [tmp_path / name for name in ("c.jsonl", "c.rejects.jsonl", "c.usage.json")]
+    assert write_corpus(*paths, result) == {"rows": 2, "rejects": 2}
+    assert len(read_jsonl(paths[0])) + len(read_jsonl(paths[1])) == read_json(paths[2])["calls"]
+
+
+def test_a_corpus_without_a_row_stops_the_build(tmp_path):
+    with OpenAIServer(lambda body: "") as server:
+        result = generate_corpus(recipe(server), ROWS, "answer", journal=tmp_path / "j.sqlite")
+    with pytest.raises(UserError, match="every row was rejected, the first for 'empty answer'"):
+        write_corpus(tmp_path / "c.jsonl", tmp_path / "r.jsonl", tmp_path / "u.json", result)
+    with pytest.raises(UserError, match="no rows to ask about"):
+        generate_corpus(recipe(server), [], "answer", journal=tmp_path / "j.sqlite")
