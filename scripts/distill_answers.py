@@ -1,6 +1,6 @@
 """A stronger endpoint answers each question, following its guideline where there is one."""
 
-from moult.corpora import generate_corpus, question_rows, write_corpus
+from moult.corpora import make_corpus, question_rows
 from moult.files import read_jsonl
 from moult.job import job
 
@@ -11,13 +11,4 @@ if __name__ == "__main__":
             rows = [row for row in read_jsonl(snakemake.input.guidelines) if row["split"] in splits]
         else:
             rows = question_rows(snakemake.input.questions, splits)
-        result = generate_corpus(
-            running.recipe,
-            rows,
-            "answer",
-            journal=running.journal,
-            endpoint_model=snakemake.input.get("served"),
-            endpoint_manifest=snakemake.input.get("served_manifest"),
-        )
-        out = snakemake.output
-        running.facts = write_corpus(out.corpus, out.rejects, out.usage, result)
+        running.facts = make_corpus(running, rows, "answer", snakemake.input, snakemake.output)

@@ -51,6 +51,19 @@ def question_rows(folder, splits):
     ]
 
 
+def make_corpus(running, rows, field, inputs, outputs):
+    """Generate a corpus and write its three files, as a job with its inputs and outputs; return the counts."""
+    result = generate_corpus(
+        running.recipe,
+        rows,
+        field,
+        journal=running.journal,
+        endpoint_model=inputs.get("served"),
+        endpoint_manifest=inputs.get("served_manifest"),
+    )
+    return write_corpus(outputs.corpus, outputs.rejects, outputs.usage, result)
+
+
 def generate_corpus(recipe, rows, field, *, journal, endpoint_model=None, endpoint_manifest=None):
     """Ask for one text per row; return (rows with `field`, rejects, usage).
 
