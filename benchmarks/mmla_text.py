@@ -61,7 +61,7 @@ def table(rows):
     ]
     lines[0] += "zero-shot excludes 0 |"
     lines.append("|---|---|---|---|---|---|")
-    for model, dataset in dict.fromkeys((row["model"], row["dataset"]) for row in rows):
+    for model, dataset in dict.fromkeys((row["model"], row["dataset"]) for row in rows if row["majority"]):
         mine = [row for row in rows if (row["model"], row["dataset"]) == (model, dataset)]
         each = [
             f"{float(row['accuracy']):.1%} [{float(row['ci_low']):.0%}, {float(row['ci_high']):.0%}]" for row in mine
