@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 from moult import recipes
 from moult.config import load
 from moult.errors import UserError
+from moult.guard import clear_stale_locks
 from moult.needs import needs
 
 
@@ -40,6 +41,9 @@ def checked_config():
 
 
 cfg = checked_config()
+
+if workflow.is_main_process and not workflow.dryrun:
+    scheduler_lock = clear_stale_locks(".snakemake")
 
 
 def one_of(names):
@@ -188,6 +192,11 @@ def recipe_of(build):
         return build(cfg, *wildcards)
 
     return recipe
+
+
+def client_of(wildcards, threads):
+    """Return how the endpoint of a corpus is dealt with. Params that depend on `threads` are no reason to rerun."""
+    return recipes.client(cfg, wildcards.corpus)
 
 
 def card_of(wildcards):

@@ -28,6 +28,7 @@ rule generate_guidelines:
         runtime=need("inference", "runtime"),
     params:
         recipe=recipe_of(recipes.corpus),
+        client=client_of,
     message:
         "generate_guidelines: writing the guidelines {wildcards.corpus} "
         "({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"
@@ -62,6 +63,7 @@ rule distill_answers:
         runtime=need("inference", "runtime"),
     params:
         recipe=recipe_of(recipes.corpus),
+        client=client_of,
     message:
         "distill_answers: distilling the answers {wildcards.corpus} "
         "({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"

@@ -3,10 +3,13 @@
 import logging
 from pathlib import Path
 
-from moult.chat import ChatRequest, Journal, RemoteEndpoint, Sampling, ask_all, usage_of
+from moult.chat import ChatRequest, Sampling, ask_all
+from moult.endpoints import RemoteEndpoint
 from moult.errors import UserError
 from moult.files import derive_seed, read_json, write_json, write_jsonl
+from moult.journal import Journal
 from moult.prompts import render
+from moult.spending import usage_of
 from moult.tables import read_rows
 
 # Raise when the same recipe would now ask something else.
@@ -24,11 +27,11 @@ def served_identity(model_manifest, compute, version):
     }
 
 
-def open_endpoint(endpoint, model, model_manifest):
+def open_endpoint(endpoint, client, model, model_manifest):
     """Return (identity, opener) of an endpoint's recipe: `opener()` loads the model or opens the client."""
     if "url" in endpoint:
         identity = {"url": endpoint["url"], "model": endpoint["model"]}
-        return identity, lambda: RemoteEndpoint(endpoint)
+        return identity, lambda: RemoteEndpoint(endpoint | client)
     from moult import generate
 
     identity = served_identity(model_manifest, endpoint["compute"], generate.VERSION)
@@ -57,6 +60,7 @@ def make_corpus(running, rows, field, inputs, outputs):
         running.recipe,
         rows,
         field,
+        client=running.client,
         journal=running.journal,
         endpoint_model=inputs.get("served"),
         endpoint_manifest=inputs.get("served_manifest"),
@@ -64,10 +68,11 @@ def make_corpus(running, rows, field, inputs, outputs):
     return write_corpus(outputs.corpus, outputs.rejects, outputs.usage, result)
 
 
-def generate_corpus(recipe, rows, field, *, journal, endpoint_model=None, endpoint_manifest=None):
+def generate_corpus(recipe, rows, field, *, client=None, journal, endpoint_model=None, endpoint_manifest=None):
     """Ask for one text per row; return (rows with `field`, rejects, usage).
 
     recipe: prompt (template), decoding, endpoint, seed, cut ("keep" or "reject" what stopped for length), version.
+    client: how a remote endpoint is dealt with (see `recipes.client`).
     A row's seed comes from its own request, so that neither order nor neighbours change its answer.
     """
     if not rows:
@@ -77,7 +82,7 @@ def generate_corpus(recipe, rows, field, *, journal, endpoint_model=None, endpoi
     for row in rows:
         messages = tuple(render(recipe["prompt"], **({"guideline": ""} | row)))
         requests.append(ChatRequest(messages, sampling, seed=derive_seed(recipe["seed"], list(messages))))
-    identity, opener = open_endpoint(recipe["endpoint"], endpoint_model, endpoint_manifest)
+    identity, opener = open_endpoint(recipe["endpoint"], client, endpoint_model, endpoint_manifest)
     with Journal(journal) as answers:
         values = ask_all(requests, identity=identity, open_answerer=opener, journal=answers)
     kept, rejects = [], []
@@ -88,7 +93,7 @@ def generate_corpus(recipe, rows, field, *, journal, endpoint_model=None, endpoi
         else:
             kept.append(row | {field: value["text"], f"{field}_by": _author(recipe["endpoint"])})
     logger.info("%d rows in, %d out, %d rejected", len(rows), len(kept), len(rejects))
-    return kept, rejects, usage_of(values, recipe["endpoint"])
+    return kept, rejects, usage_of(values, recipe["endpoint"] | (client or {}))
 
 
 def _author(endpoint):

@@ -10,14 +10,19 @@ from pathlib import Path
 
 from moult.errors import UserError
 from moult.files import digest
+from moult.guard import die_with_scheduler, only_writer
 from moult.manifest import artefact, check_manifest, installed_versions, write_manifest
 
 
 class Job:
-    """One run of a rule: its recipe, its place for checkpoints, its journal, and the facts for its manifest."""
+    """One run of a rule: its recipe, its place for checkpoints, its journal, and the facts for its manifest.
 
-    def __init__(self, rule, name, recipe, parents):
-        self.rule, self.name, self.recipe, self.facts = rule, name, recipe, {}
+    `client` says how a remote endpoint is to be dealt with; it is no part of the recipe, since it changes no answer.
+    """
+
+    def __init__(self, rule, name, params, parents):
+        self.rule, self.name, self.facts = rule, name, {}
+        self.recipe, self.client = params.get("recipe", {}), params.get("client")
         self.parents = {path: check_manifest(path)["content"] for path in parents}
 
     def card(self, facts):
@@ -44,28 +49,33 @@ def job(snakemake):
     checked against their files. Unless the body fails, the output `manifest` is written, after all other outputs.
     """
     begun = time.monotonic()
+    die_with_scheduler()
     name = "/".join(snakemake.wildcards) or "all"
     terminal = _log_to(snakemake.log[0])
     logging.info("%s %s", snakemake.rule, name)
+
+    def tell(sentence):
+        logging.info("%s", sentence)
+        print(f"{snakemake.rule} {name}: {sentence}", file=terminal, flush=True)
+
     try:
-        parents = [path for path in snakemake.input if str(path).endswith(".manifest.json")]
-        recipe = snakemake.params.get("recipe", {})
-        running = Job(snakemake.rule, name, recipe, parents)
-        yield running
-        if "manifest" in snakemake.output.keys():
-            others = [path for path in snakemake.output if path != snakemake.output.manifest]
-            write_manifest(
-                snakemake.output.manifest,
-                rule=snakemake.rule,
-                outputs=others,
-                parents=parents,
-                recipe=recipe,
-                facts=running.facts,
-            )
-        shutil.rmtree(running.scratch, ignore_errors=True)
+        with only_writer(Path("scratch", "locks", snakemake.rule, f"{name}.lock"), tell):
+            parents = [path for path in snakemake.input if str(path).endswith(".manifest.json")]
+            running = Job(snakemake.rule, name, snakemake.params, parents)
+            yield running
+            if "manifest" in snakemake.output.keys():
+                others = [path for path in snakemake.output if path != snakemake.output.manifest]
+                write_manifest(
+                    snakemake.output.manifest,
+                    rule=snakemake.rule,
+                    outputs=others,
+                    parents=parents,
+                    recipe=running.recipe,
+                    facts=running.facts,
+                )
+            shutil.rmtree(running.scratch, ignore_errors=True)
     except UserError as error:
-        logging.error("%s", error)
-        print(f"{snakemake.rule} {name}: {error}", file=terminal, flush=True)
+        tell(error)
         sys.exit(1)
     logging.info("done in %.1f s", time.monotonic() - begun)
 

@@ -6,10 +6,11 @@ import logging
 from collections import Counter
 
 from moult import generate, metrics
-from moult.chat import ChatRequest, Journal, LabelRequest, Sampling, ask_all
+from moult.chat import ChatRequest, LabelRequest, Sampling, ask_all
 from moult.config import REFERENCE
 from moult.corpora import served_identity
 from moult.files import read_json, read_jsonl, whole_file
+from moult.journal import Journal
 from moult.parsing import parse_label
 from moult.prompts import Example, render, render_answer
 from moult.tables import read_rows

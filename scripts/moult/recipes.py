@@ -94,14 +94,22 @@ def compute(cfg, model):
 
 
 def endpoint(cfg, name):
-    """Who answers; of a served model the name and how it is run, of a remote one everything but the key."""
+    """Who answers, as far as it decides the answer: a served model and how it is run, or a remote address."""
     entry = cfg.find("endpoints", name)
     if entry.serve:
         return {"name": name, "serve": entry.serve, "compute": compute(cfg, entry.serve)}
+    return {"name": name, "url": entry.url, "model": entry.model}
+
+
+def client(cfg, corpus):
+    """How the remote endpoint of a corpus is dealt with, None if a model of this build answers.
+
+    No answer depends on it, so it is not in the recipe: another limit or another price remakes nothing.
+    """
+    entry = cfg.find("endpoints", cfg.find("corpora", corpus).endpoint)
+    if entry.serve:
+        return None
     return {
-        "name": name,
-        "url": entry.url,
-        "model": entry.model,
         "key": entry.key,
         "concurrency": entry.concurrency,
         "timeout": entry.timeout,

@@ -5,8 +5,11 @@ import sqlite3
 
 import pytest
 from moult import chat
-from moult.chat import Answer, ChatRequest, Journal, RemoteEndpoint, Sampling, ask_all, usage_of
+from moult.chat import Answer, ChatRequest, Sampling, ask_all
+from moult.endpoints import RemoteEndpoint
 from moult.errors import UserError
+from moult.journal import Journal
+from moult.spending import usage_of
 from openai_server import OpenAIServer
 
 

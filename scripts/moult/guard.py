@@ -1,0 +1,93 @@
+"""One writer at a time: jobs die with their scheduler, wait for each other, and locks of the dead are cleared."""
+
+import contextlib
+import fcntl
+import os
+import select
+import shutil
+import signal
+import socket
+import threading
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def only_writer(path, tell):
+    """Hold the lock file `path` while the block runs; first wait for a process that holds it, and `tell` of it.
+
+    The lock ends with the process, however that ends. Two machines see each other where the shared disk passes
+    flock on (NFS 4, Lustre with `-o flock`); where a disk knows no locks, the block runs without one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as handle:
+        try:
+            _lock(handle, tell)
+        except OSError as error:
+            tell(f"{path}: cannot be locked ({error.strerror}); see to it that nothing else builds this meanwhile")
+        handle.truncate(0)
+        handle.write(f"process {os.getpid()} on {socket.gethostname()}")
+        handle.flush()
+        yield
+
+
+def _lock(handle, tell):
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.seek(0)
+        tell(f"waiting for {handle.read() or 'another process'}, which is at work on the same; stop it, or be patient")
+        fcntl.flock(handle, fcntl.LOCK_EX)
+
+
+def die_with_scheduler():
+    """Let this process be killed as soon as the Snakemake process that started it is gone.
+
+    A scheduler that is killed outright cannot stop its jobs: they would write on, into a build that the next one
+    has begun again. Needs Linux; elsewhere `only_writer` makes the next job wait for the orphan.
+    """
+    scheduler = _scheduler()
+    if scheduler is None:
+        return
+    try:
+        watched = os.pidfd_open(scheduler)
+    except ProcessLookupError:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def watch():
+        select.select([watched], [], [])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _scheduler():
+    """Return the process id of the nearest ancestor that is Snakemake, None if there is none to be seen."""
+    process = os.getppid()
+    while process > 1 and hasattr(os, "pidfd_open"):
+        try:
+            words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+            # After the name, which stands in brackets and may hold anything: state, then the parent.
+            parent = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            return None
+        if any(word == b"snakemake" or word.endswith(b"/snakemake") for word in words):
+            return process
+        process = parent
+    return None
+
+
+def clear_stale_locks(home):
+    """Remove Snakemake's locks from `home` (`.snakemake`) if no scheduler is alive there; be seen as one from now on.
+
+    Snakemake's own locks outlive a scheduler that was killed, and would keep its successor from going on.
+    """
+    home = Path(home)
+    home.mkdir(exist_ok=True)
+    alive = open(home / "alive.lock", "w")  # noqa: SIM115 - it is held until this process ends
+    with contextlib.suppress(OSError):
+        fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(home / "locks", ignore_errors=True)
+    with contextlib.suppress(OSError):
+        fcntl.flock(alive, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return alive
