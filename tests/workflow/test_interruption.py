@@ -4,6 +4,8 @@ import os
 import signal
 import time
 
+import pytest
+
 
 def wait_for(condition, seconds=120):
     end = time.monotonic() + seconds
@@ -18,7 +20,14 @@ def kill_group(process):
     process.wait()
 
 
-def test_training_continues_from_its_checkpoint(copied, built):
+def kill_scheduler(process):
+    """Kill the scheduler alone: its job must not train on beside the next one."""
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("kill", [kill_group, kill_scheduler])
+def test_training_continues_from_its_checkpoint(copied, kill):
     config = copied.config
     config["models"][2]["finetune"] |= {"max_steps": 300, "evaluate_every": 20}
     copied.config = config
@@ -27,9 +36,8 @@ def test_training_continues_from_its_checkpoint(copied, built):
     scratch = copied.path / "scratch" / "finetune_lora" / "moods_sft"
     wait_for(lambda: any(scratch.rglob("whole.json")))
     assert process.poll() is None, "it ended before it could be killed"
-    kill_group(process)
+    kill(process)
     assert not (copied.path / target / "adapter_model.safetensors").exists()
-    copied.snakemake("--unlock")
     run = copied.snakemake(target)
     assert run.returncode == 0, run.stdout + run.stderr
     log = (copied.path / "logs/pico/finetune_lora/moods_sft.log").read_text()
@@ -47,7 +55,6 @@ def test_distillation_pays_for_no_answer_twice(copied):
         process = copied.start("results/pico/corpora/guidelines.jsonl")
         wait_for(lambda: len(server.asked) - before >= 15)
         kill_group(process)
-        copied.snakemake("--unlock")
         run = copied.snakemake("results/pico/corpora/guidelines.jsonl")
     finally:
         server.delay = 0.0
@@ -56,3 +63,16 @@ def test_distillation_pays_for_no_answer_twice(copied):
     # Rows answered before were not asked; of those in flight when it was killed, at most `concurrency` are asked again.
     assert len(set(asked)) == 40
     assert len(asked) - 40 <= 2
+
+
+def test_a_second_scheduler_is_refused_while_the_first_is_at_work(copied):
+    config = copied.config
+    config["models"][2]["finetune"] |= {"max_steps": 300, "evaluate_every": 20}
+    copied.config = config
+    target = "results/pico/adapters/moods_sft"
+    first = copied.start(target)
+    wait_for(lambda: any((copied.path / "scratch").rglob("whole.json")))
+    second = copied.snakemake(target)
+    assert second.returncode != 0 and "cannot be locked" in second.stdout + second.stderr
+    assert first.wait() == 0
+    assert (copied.path / target / "adapter_model.safetensors").exists()

@@ -1,0 +1,150 @@
+"""Kill the pico build at seeded moments, again and again, and see that the next run makes the same files.
+
+    PYTHONPATH=scripts python tests/soak/kills.py [--builds 50] [--seed 0] [--csv tests/soak/kills.csv]
+
+Each build starts from nothing (every second one with the answers of the one before it), is killed once with SIGKILL,
+and is then run again, by the same command. What is killed is drawn with the seed: the scheduler and all its jobs, the
+scheduler alone, or one job. Afterwards every manifest must be byte-equal to that of an undisturbed build, no process may be left
+at work, nothing half-made may lie about, and of the questions asked at most `concurrency` may have been paid twice.
+Exit status 1 and the seed if not. Takes a minute or two per build and core.
+"""
+
+import argparse
+import csv
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS / "workflow"), str(TESTS)]
+
+from conftest import Folder, write_inputs  # noqa: E402
+from openai_server import OpenAIServer  # noqa: E402
+from pico import build_pico_model  # noqa: E402
+
+CONCURRENCY = 2
+COLUMNS = "seed answers_kept killed after_s running repeats remade_s equal".split()
+
+
+def processes_in(folder):
+    """Return {process id: command line} of whatever runs with this folder as its working directory."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if (entry / "cwd").resolve() == folder and " Z " not in (entry / "stat").read_text():
+                found[int(entry.name)] = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+    return found
+
+
+def jobs_in(folder):
+    """Return {process id: script name} of the jobs at work: the Python processes, not the shells around them."""
+    scripts = {
+        pid: [word for word in words[1:3] if "/.snakemake/scripts/" in word]
+        for pid, words in processes_in(folder).items()
+    }
+    return {pid: found[0].rsplit(".", 2)[1] for pid, found in scripts.items() if found}
+
+
+def kill_once(work, process, moment, kind, rng):
+    """Kill at a moment (s) if the build still runs then; return what was killed and what was running."""
+    end = time.monotonic() + moment
+    while time.monotonic() < end and process.poll() is None:
+        time.sleep(0.02)
+    running = jobs_in(work.path)
+    if process.poll() is not None:
+        return "nothing: it was done", {}
+    if kind == "all":
+        os.killpg(process.pid, signal.SIGKILL)
+    elif kind == "scheduler" or not running:
+        kind = "scheduler"
+        process.kill()
+    else:
+        os.kill(rng.choice(sorted(running)), signal.SIGKILL)
+    process.wait()
+    return kind, running
+
+
+def clean(work, answers_kept):
+    """Remove everything that was built."""
+    for name in ("results", "logs", "scratch", ".snakemake", *([] if answers_kept else ["journal"])):
+        shutil.rmtree(work.path / name, ignore_errors=True)
+
+
+def build_and_kill(work, server, seed, reference, seconds):
+    """Return the CSV row of one killed build; RuntimeError if it did not end as the reference did."""
+    rng = random.Random(seed)
+    answers_kept = seed % 2 == 1
+    clean(work, answers_kept)
+    asked = len(server.asked)
+    kind = rng.choice(["all", "scheduler", "job"])
+    process = work.start("--retries", "0")
+    moment = rng.uniform(0.05, 0.95) * seconds[answers_kept]
+    killed, running = kill_once(work, process, moment, kind, rng)
+    begun = time.monotonic()
+    run = work.snakemake()
+    row = {
+        "seed": seed,
+        "answers_kept": answers_kept,
+        "killed": killed,
+        "after_s": round(moment, 1),
+        "running": " ".join(sorted(running.values())),
+        "repeats": sum(count - 1 for count in Counter(map(str, server.asked[asked:])).values()),
+        "remade_s": round(time.monotonic() - begun, 1),
+        "equal": work.manifests() == reference,
+    }
+    halves = [path for path in (work.path / "results").rglob("*") if "partial" in path.name]
+    left = processes_in(work.path)
+    if run.returncode or not row["equal"] or row["repeats"] > CONCURRENCY or left or halves:
+        raise RuntimeError(f"{row}\nleft at work: {left}\nhalf-made: {halves}\n{run.stdout}{run.stderr}")
+    return row
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--builds", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0, help="of the first build; the others follow")
+    parser.add_argument("--csv", type=Path, help="where to write a line per build")
+    arguments = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as place, OpenAIServer(delay=0.05) as server:
+        home = Path(place).resolve()
+        model = build_pico_model(home / "model", max_position_embeddings=2048)
+        (home / "work").mkdir()
+        write_inputs(home / "work", model, server.url)
+        work = Folder(home / "work", server)
+        seconds = {}
+        for answers_kept in (False, True):
+            clean(work, answers_kept)
+            begun = time.monotonic()
+            run = work.snakemake()
+            seconds[answers_kept] = time.monotonic() - begun
+            if run.returncode:
+                sys.exit(run.stdout + run.stderr)
+            reference = work.manifests()
+        alone, kept = seconds[False], seconds[True]
+        print(f"undisturbed: {len(reference)} manifests, {alone:.0f} s; with its answers kept {kept:.0f} s", flush=True)
+        for seed in range(arguments.seed, arguments.seed + arguments.builds):
+            try:
+                rows.append(build_and_kill(work, server, seed, reference, seconds))
+            except RuntimeError as error:
+                sys.exit(f"seed {seed}: not as undisturbed: {error}")
+            print(rows[-1], flush=True)
+            if arguments.csv:
+                with open(arguments.csv, "w", encoding="utf-8", newline="") as handle:
+                    writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
+                    writer.writeheader()
+                    writer.writerows(rows)
+    kinds = Counter(row["killed"] for row in rows)
+    print(f"{len(rows)} builds killed ({dict(kinds)}): every one ended with the same {len(reference)} manifests")
+
+
+if __name__ == "__main__":
+    main()
