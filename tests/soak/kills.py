@@ -4,9 +4,9 @@
 
 Each build starts from nothing (every second one with the answers of the one before it), is killed once with SIGKILL,
 and is then run again, by the same command. What is killed is drawn with the seed: the scheduler and all its jobs, the
-scheduler alone, or one job. Afterwards every manifest must be byte-equal to that of an undisturbed build, no process may be left
-at work, nothing half-made may lie about, and of the questions asked at most `concurrency` may have been paid twice.
-Exit status 1 and the seed if not. Takes a minute or two per build and core.
+scheduler alone, or one job. Afterwards every manifest must be byte-equal to that of an undisturbed build, no process
+may be left at work, nothing half-made may lie about, and of the questions asked at most `concurrency` may have been
+paid twice. Exit status 1 and the seed if not. Takes a minute or two per build.
 """
 
 import argparse
