@@ -163,26 +163,21 @@ def _told_apart(records, width, delimiter, path):
     """Yield (line, cells) of the rows behind the header; take lines apart that a pair of stray quotes put together.
 
     `"I never said` in one row and `I would go"` in a later one look like one quoted cell with line ends in it. What
-    writes such cells puts all quotes in quotes: where the file elsewhere has quotes that quote nothing, and the first
-    and last of the lines are rows by themselves, rows they are. And where the whole has other than `width` fields, it
-    is no row anyway: its lines are tried one by one as soon as one of them is a row.
+    writes such cells puts all quotes in quotes: where the file elsewhere has quotes that quote nothing, and most of the
+    lines are rows by themselves, rows they are. And where the whole has other than `width` fields, it is no row anyway:
+    its lines are tried one by one as soon as one of them is a row.
     """
     mixed = any(record.stray for record in records)
     for line, cells, lines, _ in records[1:]:
-        if not lines:
-            yield line, cells
-            continue
         numbered = enumerate(lines, start=line)
         apart = [(number, alone.cells) for number, text in numbered for alone in _records(text, delimiter)]
-        fit = [len(alone) == width for _, alone in apart]
-        ends_fit = fit[0] and fit[-1]
-        if mixed and ends_fit if len(cells) == width else any(fit):
+        rows = sum(len(alone) == width for _, alone in apart)
+        most = 2 * rows > len(apart)
+        if (mixed and most) or (rows and len(cells) != width):
             yield from apart
         else:
-            if ends_fit:
-                logger.warning(
-                    "%s, line %d: read as one row for its quotes; each of its lines could be one", path, line
-                )
+            if most:
+                logger.warning("%s, line %d: read as one row for its quotes, its lines look like rows", path, line)
             yield line, cells
 
 
@@ -236,7 +231,8 @@ def read_json_list(path):
             remedy = "it ends too early, as if cut: fetch or export it again"
         raise UserError(f"{path}: not JSON ({error}); {remedy}.") from error
     if not isinstance(values, list):
-        raise UserError(f"{path}: holds {type(values).__name__}, not a list of objects.")
+        kind = "an object" if isinstance(values, dict) else "one value"
+        raise UserError(f"{path}: holds {kind}, not a list of objects.")
     for number, value in enumerate(values, start=1):
         yield number, *_row_of(value)
 
