@@ -283,6 +283,6 @@ def _as_json(value):
         return "nested too deeply to be shown"
 
 
-def printable(text):
-    """Return the first 40 characters of a text for a message, control characters escaped."""
-    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text[:40])
+def printable(text, most=40):
+    """Return the first `most` characters of a text for a message or a table, control characters escaped."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text[:most])

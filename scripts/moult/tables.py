@@ -357,7 +357,9 @@ def check_leakage(recipe, folder, target):
     with whole_file(target) as handle:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(["dataset", "split_a", "split_b", "uid_a", "uid_b", "kind", "similarity"])
-        writer.writerows([recipe["name"], *pair] for pair in pairs)
+        for a, b, *uids, kind, value in pairs:
+            # An id may be of any length and hold line ends, which what reads CSV elsewhere does not take.
+            writer.writerow([recipe["name"], a, b, *(printable(uid, 1000) for uid in uids), kind, value])
     counts = Counter((pair[0], pair[1], pair[4]) for pair in pairs)
     for (a, b, kind), count in sorted(counts.items()):
         logger.warning("%s: %d rows of %s stand in %s too (%s)", recipe["name"], count, b, a, kind)

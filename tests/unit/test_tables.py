@@ -1,5 +1,6 @@
 """Rows in = rows out + rejects; splits, limits and leakage are what the recipe says."""
 
+import csv
 import json
 
 import pytest
@@ -172,6 +173,16 @@ def test_leakage_fails_only_when_asked_to(tmp_path):
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 3
     with pytest.raises(UserError, match="2 rows leak between splits, first d:test:1"):
         check_leakage(told | {"found": "fail"}, tmp_path / "out", tmp_path / "table.csv")
+
+
+def test_leaking_ids_of_any_kind_fit_a_csv(tmp_path):
+    head = "id\ttext\tlabel\n"
+    raw = raw_file(tmp_path, f"{head}{'x' * 200_000}\tI never said that\tjoy\n")
+    raw_file(tmp_path, f'{head}"a\r\nb\0"\tI never said that\tjoy\n', split="test", name="test.tsv")
+    prepare_dataset(recipe(files={"train": ["train"], "test": ["test"]}), raw, tmp_path / "out")
+    check_leakage({"name": "d", "near": 0.8, "found": "report"}, tmp_path / "out", tmp_path / "table.csv")
+    rows = list(csv.DictReader((tmp_path / "table.csv").open(newline="")))
+    assert [(len(row["uid_a"]), row["uid_b"]) for row in rows] == [(1000, "d:test:a\\r\\nb\\x00")]
 
 
 def test_a_wrong_checksum_names_the_file_and_both_sums(tmp_path):
