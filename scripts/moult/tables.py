@@ -1,4 +1,4 @@
-"""Raw tables into canonical parquet: fetching, reading, rejects, profile, leakage."""
+"""Raw tables into canonical parquet: fetching, canonical rows, rejects, profile, leakage."""
 
 import json
 import logging
@@ -9,10 +9,16 @@ from pathlib import Path
 
 from moult.errors import UserError
 from moult.files import derive_seed, digest, sha256_file, whole_directory, write_json, write_jsonl
+from moult.readers import WITHOUT_HEADER, excerpt, printable, read_raw
 
 # Raise when the same raw files would now give other rows.
-VERSION = 1
+VERSION = 2
 SPLITS = ("train", "dev", "test")
+# What a row of each format needs, and what it may have.
+FORMATS = {
+    "stackoverflow": (("title", "question_content"), ("id", "answer", "tags")),
+    "mmla": (("text", "label"), ("id", "video")),
+}
 FIELDS = {
     "ml": "machine learning",
     "dl": "deep learning",
@@ -85,147 +91,105 @@ def _fetch_hub(source, place):
     shutil.copyfile(found, place)
 
 
-# ---------------------------------------------------------------- reading
-
-
-def read_tsv(path):
-    """Yield (row number, fields or None, reason or None) of a tab-separated file with a header line."""
-    raw = Path(path).read_bytes()
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line}: not UTF-8; save the file as UTF-8 and run again.") from error
-    lines = re.split(r"\r\n|\n|\r", text)
-    header = [_unquoted(cell) for cell in lines[0].split("\t")]
-    for number, line in enumerate(lines[1:], start=2):
-        if not line.strip():
-            continue
-        cells = [_unquoted(cell) for cell in line.split("\t")]
-        if len(cells) != len(header):
-            yield number, None, f"has {len(cells)} fields, the header has {len(header)}"
-        else:
-            yield number, dict(zip(header, cells, strict=True)), None
-
-
-def _unquoted(cell):
-    """Return a cell without the quotes that a spreadsheet put around it; other quotes belong to the text."""
-    cell = cell.strip()
-    if len(cell) >= 2 and cell[0] == cell[-1] == '"' and '"' not in cell[1:-1].replace('""', ""):
-        return cell[1:-1].replace('""', '"')
-    return cell
-
-
-def read_json_list(path):
-    """Yield (entry number, fields or None, reason or None) of a JSON list of objects."""
-    try:
-        rows = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); give a list of objects.") from error
-    if not isinstance(rows, list):
-        raise UserError(f"{path}: holds {type(rows).__name__}, not a list of objects.")
-    for number, row in enumerate(rows, start=1):
-        if isinstance(row, dict):
-            yield number, {key: "" if value is None else value for key, value in row.items()}, None
-        else:
-            yield number, None, "is not an object"
-
-
-def _rows_of(path, columns, needed):
-    """Yield rows of one raw file with canonical field names; UserError when a needed column is not there."""
-    reader = read_json_list if path.suffix == ".json" else read_tsv
-    for number, row, reason in reader(path):
-        if row is not None:
-            renamed = {field: row[column] for field, column in columns.items() if column in row}
-            row = row | renamed
-            if missing := [field for field in needed if field not in row]:
-                raise UserError(
-                    f"{path.name}, row {number}: no column {columns.get(missing[0], missing[0])!r} (there is "
-                    f"{', '.join(map(str, row))}); map it with `columns: {{{missing[0]}: <your column>}}`."
-                )
-        yield number, row, reason
-
-
 # ---------------------------------------------------------------- canonical rows
 
 
+def _rows_of(path, recipe):
+    """Yield (number, row, reason) of one raw file, the fields of its format under their own names and as text.
+
+    UserError when a header lacks a needed column; where each row names its columns, that row alone is rejected.
+    """
+    columns, (needed, others) = recipe["columns"], FORMATS[recipe["format"]]
+    for number, row, reason in read_raw(path):
+        if reason is None:
+            row = row | {field: row[column] for field, column in columns.items() if column in row}
+            if missing := next((field for field in needed if field not in row), None):
+                reason = f"no column {columns.get(missing, missing)!r}"
+                remedy = f"map it with `columns: {{{missing}: <your column>}}`"
+                if path.suffix.lower() not in WITHOUT_HEADER:
+                    there = ", ".join(map(printable, row))
+                    raise UserError(f"{path.name}, row {number}: {reason} (there is {there}); {remedy}.")
+                reason = f"{reason}; {remedy}"
+        if reason is None:
+            texts = {field: _as_text(field, row[field]) for field in (*needed, *others) if field in row}
+            nested = next((field for field, text in texts.items() if text is None), None)
+            reason = f"{nested} is nested, not text" if nested else None
+            row |= texts if nested is None else {}
+        yield number, row, reason
+
+
+def _as_text(field, value):
+    """Return a cell as text, or None where it is nested; a list of tags is text."""
+    if field == "tags" and isinstance(value, list) and all(isinstance(tag, str) for tag in value):
+        value = ";".join(value)
+    return value.strip() if isinstance(value, str) else None
+
+
 def _stackoverflow(row, category):
-    text, title = str(row["question_content"]).strip(), str(row["title"]).strip()
-    if not text or not title:
-        return None, "empty " + ("question_content" if title else "title")
+    if empty := next((field for field in ("question_content", "title") if not row[field]), None):
+        return None, f"empty {empty}"
     meta = {"category": category, "field": FIELDS.get(category, category)}
-    meta |= {key: str(row[key]).strip() for key in ("answer", "tags") if row.get(key)}
-    return {"text": text, "title": title, "meta": meta}, None
+    meta |= {key: row[key] for key in ("answer", "tags") if row.get(key)}
+    return {"text": row["question_content"], "title": row["title"], "meta": meta}, None
 
 
 def _mmla(row, label_of):
-    text = str(row["text"]).strip()
-    if not text:
+    if not row["text"]:
         return None, "empty text"
-    written = str(row["label"]).strip()
-    label = label_of.get(written.lower())
+    label = label_of.get(row["label"].lower())
     if label is None:
-        return None, f"label {written!r} is not in the label set"
-    return {"text": text, "label": label, "meta": {key: row[key] for key in ("video",) if row.get(key)}}, None
+        return None, f"label {row['label'][:40]!r} is not in the label set"
+    return {"text": row["text"], "label": label, "meta": {key: row[key] for key in ("video",) if row.get(key)}}, None
 
 
-def _identity(row, prepared):
-    """Return the row's own id, or one made of its content, so that reordering a file renames nothing."""
-    return str(row.get("id") or "").strip() or digest([prepared.get("title"), prepared["text"]])[:12]
-
-
-def _prepare_file(path, split, category, recipe, label_of):
-    """Yield (canonical row or None, reject or None) for every row of a raw file."""
-    needed = ["title", "question_content"] if recipe["format"] == "stackoverflow" else ["text", "label"]
-    for number, row, reason in _rows_of(path, recipe["columns"], needed):
-        prepared = None
-        if reason is None and recipe["format"] == "stackoverflow":
-            prepared, reason = _stackoverflow(row, category)
-        elif reason is None:
-            prepared, reason = _mmla(row, label_of)
-        source = f"{path.name.split('-', 1)[1]}:{number}"
-        if prepared is None:
-            yield (
-                None,
-                {"dataset": recipe["name"], "split": split, "source": source, "reason": reason, "row": row},
-            )
-        else:
-            uid = f"{recipe['name']}:{split}:{_identity(row, prepared)}"
-            yield {"uid": uid, "split": split, "source": source} | prepared, None
+def _read_split(split, paths, recipe, label_of):
+    """Return (canonical rows, rejects, number of rows read) of the raw files of one split."""
+    rows, rejects, seen, count = [], [], set(), 0
+    for path, category in zip(paths, recipe["files"][split], strict=True):
+        for number, row, reason in _rows_of(path, recipe):
+            count += 1
+            source = f"{path.name.split('-', 1)[1]}:{number}"
+            if reason is None and recipe["format"] == "stackoverflow":
+                prepared, reason = _stackoverflow(row, category)
+            elif reason is None:
+                prepared, reason = _mmla(row, label_of)
+            if reason is None:
+                # Named by its content where it has no id, so that reordering a file renames nothing.
+                own = row.get("id") or digest([prepared.get("title"), prepared["text"]])[:12]
+                uid = f"{recipe['name']}:{split}:{own}"
+                reason = "duplicate id" if uid in seen else None
+            if reason is None:
+                seen.add(uid)
+                rows.append({"uid": uid, "split": split, "source": source} | prepared)
+            else:
+                told = {"dataset": recipe["name"], "split": split, "source": source, "reason": reason}
+                rejects.append(told | excerpt(row))
+    return rows, rejects, count
 
 
 def prepare_dataset(recipe, raw, target):
     """Write `<target>/<split>.parquet`, rejects.jsonl, profile.json and labels.json; return the profile.
 
     recipe: name, format, columns, files (split → categories of its files), label_set, task, dev_fraction, limit, seed.
-    Rows in = rows out + rejects; the rows that `limit` leaves out are counted, not rejected.
+    Rows in = rows out + rejects + what `limit` leaves out, which is counted, not rejected. Texts lose the blanks around
+    them; what stands in them otherwise is the row's own affair.
     """
     labels = recipe["label_set"]["labels"] if recipe["label_set"] else []
     label_of = {label.lower(): label for label in labels}
-    splits, rejects, seen, unused = {}, [], set(), {}
-    for split, categories in recipe["files"].items():
-        rows = []
-        for path, category in zip(sorted((Path(raw) / split).iterdir()), categories, strict=True):
-            for row, reject in _prepare_file(path, split, category, recipe, label_of):
-                if row is not None and row["uid"] in seen:
-                    reject = {"dataset": recipe["name"], "split": split, "source": row["source"]}
-                    reject |= {"reason": "duplicate id", "row": row}
-                if reject is not None:
-                    rejects.append(reject)
-                    continue
-                seen.add(row["uid"])
-                rows.append(row)
-        if not rows:
-            raise UserError(
-                f"dataset {recipe['name']}, {split}: no usable row, all were rejected or the file is empty."
-            )
-        splits[split] = rows
-    if "dev" not in splits and "train" in splits and recipe["dev_fraction"]:
+    splits, rejects, rows_in, unused = {}, [], {}, {}
+    for split in recipe["files"]:
+        paths = sorted((Path(raw) / split).iterdir(), key=lambda path: int(path.name.split("-")[0]))
+        splits[split], rejected, rows_in[split] = _read_split(split, paths, recipe, label_of)
+        if not splits[split]:
+            raise UserError(f"dataset {recipe['name']}, {split}: no usable row, {_why_none(rejected)}.")
+        rejects += rejected
+    if "dev" not in splits and len(splits.get("train", ())) > 1 and recipe["dev_fraction"]:
         splits["train"], splits["dev"] = _carve_dev(splits["train"], recipe)
     for split, rows in splits.items():
         splits[split] = _limited(rows, recipe)
         unused[split] = len(rows) - len(splits[split])
-    profile = _profile(splits, rejects, unused, recipe)
+    profile = _profile(splits, rejects, rows_in, unused, recipe)
+    _check_sums(profile, rejects)
     with whole_directory(target) as folder:
         for split, rows in splits.items():
             _write_parquet(folder / f"{split}.parquet", rows, recipe, label_of)
@@ -236,6 +200,23 @@ def prepare_dataset(recipe, raw, target):
     return profile
 
 
+def _why_none(rejects):
+    if not rejects:
+        return "the file is empty or has a header only; give one with rows"
+    reason, count = Counter(reject["reason"] for reject in rejects).most_common(1)[0]
+    return f"all {len(rejects)} were rejected, {count} of them for: {reason}"
+
+
+def _check_sums(profile, rejects):
+    """Raise where a split's rows in are not its rows out, rejects and rows left out: a bug here, not in the file."""
+    found = Counter(reject["split"] for reject in rejects)
+    for split, told in profile["splits"].items():
+        origin = split if split in profile["rows_in"] else "train"
+        found[origin] += told["rows"] + told["left_out_by_limit"]
+    if found != Counter(profile["rows_in"]):
+        raise AssertionError(f"dataset {profile['dataset']}: rows in {profile['rows_in']}, accounted for {dict(found)}")
+
+
 def _by_chance(rows, seed):
     """Return rows in an order that depends on the seed and on each row's uid alone, not on the file's order."""
     return sorted(rows, key=lambda row: digest([seed, row["uid"]]))
@@ -243,7 +224,7 @@ def _by_chance(rows, seed):
 
 def _carve_dev(rows, recipe):
     """Return (train, dev): selection rows drawn from train with the seed, never from test."""
-    count = max(1, round(len(rows) * recipe["dev_fraction"])) if len(rows) > 1 else 0
+    count = min(max(1, round(len(rows) * recipe["dev_fraction"])), len(rows) - 1)
     chosen = {row["uid"] for row in _by_chance(rows, derive_seed(recipe["seed"], "dev"))[:count]}
     train = [row for row in rows if row["uid"] not in chosen]
     return train, [row | {"split": "dev"} for row in rows if row["uid"] in chosen]
@@ -284,14 +265,15 @@ def _write_parquet(path, rows, recipe, label_of):
     pq.write_table(pa.Table.from_pylist(full, schema=pa.schema(fields)), path, compression="zstd")
 
 
-def _profile(splits, rejects, unused, recipe):
-    """Return counts, label distribution, lengths and duplicates per split."""
+def _profile(splits, rejects, rows_in, unused, recipe):
+    """Return counts (`rows_in` per split of the raw files), label distribution, lengths and duplicates per split."""
     import numpy as np
 
     profile = {
         "dataset": recipe["name"],
         "limit": recipe["limit"],
         "dev": "carved out of train" if "dev" in splits and "dev" not in recipe["files"] else "as given",
+        "rows_in": rows_in,
         "rejects": dict(sorted(Counter(reject["reason"] for reject in rejects).items())),
         "splits": {},
     }
@@ -375,14 +357,17 @@ def check_leakage(recipe, folder, target):
     with whole_file(target) as handle:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(["dataset", "split_a", "split_b", "uid_a", "uid_b", "kind", "similarity"])
-        writer.writerows([recipe["name"], *pair] for pair in pairs)
+        for a, b, *uids, kind, value in pairs:
+            # An id may be of any length and hold line ends, which what reads CSV elsewhere does not take.
+            writer.writerow([recipe["name"], a, b, *(printable(uid, 1000) for uid in uids), kind, value])
     counts = Counter((pair[0], pair[1], pair[4]) for pair in pairs)
     for (a, b, kind), count in sorted(counts.items()):
         logger.warning("%s: %d rows of %s stand in %s too (%s)", recipe["name"], count, b, a, kind)
     if pairs and recipe["found"] == "fail":
         a, b, uid_a, uid_b, kind, value = pairs[0]
         raise UserError(
-            f"dataset {recipe['name']}: {len(pairs)} rows leak between splits, first {uid_b} ({b}) and {uid_a} ({a}), "
-            f"{kind}, {value}; remove them from the file, or set `leakage: {{found: report}}`."
+            f"dataset {recipe['name']}: {len(pairs)} rows leak between splits, first {printable(uid_b)} ({b}) and "
+            f"{printable(uid_a)} ({a}), {kind}, {value}; "
+            "remove them from the file, or set `leakage: {found: report}`."
         )
     return {"pairs": len(pairs)}

@@ -1,13 +1,13 @@
 """Rows in = rows out + rejects; splits, limits and leakage are what the recipe says."""
 
+import csv
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from moult import tables
 from moult.errors import UserError
 from moult.files import read_jsonl
-from moult.tables import check_leakage, fetch_dataset, find_leakage, prepare_dataset, read_rows, read_tsv
+from moult.tables import check_leakage, fetch_dataset, find_leakage, prepare_dataset, read_rows
 
 LABELS = {"dataset": "d", "task": "emotion", "task_words": "emotion", "language": "en", "labels": ["joy", "anger"]}
 
@@ -52,31 +52,7 @@ def test_every_bad_row_has_its_reason(tmp_path):
         "has 4 fields, the header has 3",
     ]
     assert [reject["source"] for reject in rejects] == [f"train.tsv:{line}" for line in range(3, 8)]
-    assert sum(profile["rejects"].values()) == 5
-
-
-CELL = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\t\n\r"), max_size=12)
-
-
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rows=st.lists(st.lists(CELL, min_size=1, max_size=4), min_size=1, max_size=8))
-def test_rows_in_are_rows_out_and_rejects(tmp_path_factory, rows):
-    folder = tmp_path_factory.mktemp("t")
-    lines = ["\t".join(row) for row in rows]
-    text = "\n".join(["id\ttext\tlabel", "sure\tfine\tjoy", *lines])
-    out, rejects, _ = prepare(folder, text)
-    assert len(out) + len(rejects) == 1 + sum(bool(line.strip()) for line in lines)
-
-
-def test_bom_crlf_and_spreadsheet_quotes(tmp_path):
-    text = b'\xef\xbb\xbfid\ttext\tlabel\r\n1\t"She said ""no"""\tjoy\r\n2\t"No," he said\tjoy\r\n'
-    rows, _, _ = prepare(tmp_path, text)
-    assert [row["text"] for row in rows] == ['She said "no"', '"No," he said']
-
-
-def test_not_utf8_names_file_and_line(tmp_path):
-    with pytest.raises(UserError, match="train.tsv, line 2: not UTF-8"):
-        prepare(tmp_path, b"id\ttext\tlabel\n1\tcaf\xe9\tjoy\n")
+    assert sum(profile["rejects"].values()) == 5 and profile["rows_in"] == {"train": 6}
 
 
 def test_a_missing_column_is_told_with_the_remedy(tmp_path):
@@ -86,9 +62,40 @@ def test_a_missing_column_is_told_with_the_remedy(tmp_path):
     assert rows[0]["text"] == "hi"
 
 
-def test_nothing_usable_stops(tmp_path):
-    with pytest.raises(UserError, match="no usable row"):
-        prepare(tmp_path, "id\ttext\tlabel\n1\thi\tboredom\n")
+def test_nothing_usable_stops_with_the_most_frequent_reason(tmp_path):
+    with pytest.raises(UserError, match="train: no usable row, all 3 were rejected, 2 of them for: empty text"):
+        prepare(tmp_path, "id\ttext\tlabel\n1\thi\tboredom\n2\t\tjoy\n3\t\tjoy\n")
+
+
+def test_a_json_row_without_a_column_leaves_the_others_alone(tmp_path):
+    raw = raw_file(tmp_path, '[{"text": "hi", "label": "joy"}, {"label": "joy"}]', name="train.json")
+    prepare_dataset(recipe(), raw, tmp_path / "out")
+    assert len(read_rows(tmp_path / "out", "train")) == 1
+    rejects = read_jsonl(tmp_path / "out" / "rejects.jsonl")
+    assert rejects[0]["reason"] == "no column 'text'; map it with `columns: {text: <your column>}`"
+
+
+def test_rows_that_vanish_are_our_error_not_the_users(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "_limited", lambda rows, recipe: [])
+    monkeypatch.setattr(tables, "_profile", lambda *parts: {"dataset": "d", "rows_in": parts[2], "splits": {}})
+    with pytest.raises(AssertionError, match="rows in {'train': 1}, accounted for {}"):
+        prepare(tmp_path, "id\ttext\tlabel\n1\thi\tjoy\n")
+
+
+def test_a_single_row_stays_in_train(tmp_path):
+    rows, _, profile = prepare(tmp_path, "id\ttext\tlabel\n1\thi\tjoy\n", dev_fraction=0.5)
+    assert len(rows) == 1 and list(profile["splits"]) == ["train"]
+    rows, _, profile = prepare(tmp_path, table(2), dev_fraction=0.9)
+    assert {split: told["rows"] for split, told in profile["splits"].items()} == {"train": 1, "dev": 1}
+    assert profile["rows_in"] == {"train": 2}
+
+
+def test_a_hundred_files_keep_their_categories(tmp_path):
+    names = [f"f{index}" for index in range(102)]
+    for index, name in enumerate(names):
+        raw = raw_file(tmp_path, f"title\tquestion_content\n{name}\tq\n", name=f"{name}.tsv", index=index)
+    prepare_dataset(recipe(**QUESTIONS | {"files": {"train": names}}), raw, tmp_path / "out")
+    assert all(row["title"] == row["meta"]["category"] for row in read_rows(tmp_path / "out", "train"))
 
 
 def table(n):
@@ -146,12 +153,6 @@ def test_rows_without_an_id_are_named_by_their_content(tmp_path):
     assert uids[0] == uids[1][::-1]
 
 
-def test_json_that_is_no_list_is_told(tmp_path):
-    raw = raw_file(tmp_path, "{}", name="ml_data.json")
-    with pytest.raises(UserError, match="holds dict, not a list"):
-        prepare_dataset(recipe(**QUESTIONS), raw, tmp_path / "out")
-
-
 def leaking(tmp_path):
     raw = raw_file(tmp_path, "id\ttext\tlabel\n1\tI never said that to anyone\tjoy\n2\tcompletely different\tjoy\n")
     test = "id\ttext\tlabel\n1\ti never said that, to anyone!\tjoy\n2\tI never said that to anyone ever\tjoy\n"
@@ -174,14 +175,19 @@ def test_leakage_fails_only_when_asked_to(tmp_path):
         check_leakage(told | {"found": "fail"}, tmp_path / "out", tmp_path / "table.csv")
 
 
+def test_leaking_ids_of_any_kind_fit_a_csv(tmp_path):
+    head = "id\ttext\tlabel\n"
+    raw = raw_file(tmp_path, f"{head}{'x' * 200_000}\tI never said that\tjoy\n")
+    raw_file(tmp_path, f'{head}"a\r\nb\0"\tI never said that\tjoy\n', split="test", name="test.tsv")
+    prepare_dataset(recipe(files={"train": ["train"], "test": ["test"]}), raw, tmp_path / "out")
+    check_leakage({"name": "d", "near": 0.8, "found": "report"}, tmp_path / "out", tmp_path / "table.csv")
+    rows = list(csv.DictReader((tmp_path / "table.csv").open(newline="")))
+    assert [(len(row["uid_a"]), row["uid_b"]) for row in rows] == [(1000, "d:test:a\\r\\nb\\x00")]
+
+
 def test_a_wrong_checksum_names_the_file_and_both_sums(tmp_path):
     (tmp_path / "a.tsv").write_text("x")
     source = {"kind": "path", "split": "train", "index": 0, "basename": "a.tsv", "sha256": "0" * 64}
     with pytest.raises(UserError, match="a.tsv: SHA-256 is 2d71.*the config says 0000"):
         fetch_dataset([source], [tmp_path / "a.tsv"], tmp_path / "raw")
     assert not (tmp_path / "raw").exists()
-
-
-def test_an_empty_file_has_no_rows(tmp_path):
-    (tmp_path / "e.tsv").write_text("")
-    assert list(read_tsv(tmp_path / "e.tsv")) == []
