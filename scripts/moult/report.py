@@ -242,7 +242,7 @@ def row_accounts(made, corpora, root):
     for one in datasets:
         splits = one["facts"]["splits"].values()
         unused = sum(split["left_out_by_limit"] for split in splits)
-        given = sum(split["rows"] for split in splits) + unused + sum(one["facts"]["rejects"].values())
+        given = sum(one["facts"]["rows_in"].values())
         reasons = Counter(row["reason"] for row in read_jsonl(root / one["key"] / "rejects.jsonl"))
         accounts.append(_account(one, given, sum(given_by[one["key"]].values()), reasons, unused))
     for corpus in corpora:
