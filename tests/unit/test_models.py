@@ -10,14 +10,8 @@ import zipfile
 import pytest
 import yaml
 from moult.errors import UserError
-from moult.models import (
-    check_model_folder,
-    fetch_model,
-    package_file,
-    parameter_count,
-    tensor_headers,
-    write_model_card,
-)
+from moult.models import fetch_model, package_file, write_model_card
+from moult.weights import check_model_folder, parameter_count, tensor_headers
 from pico import build_pico_tokenizer
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
