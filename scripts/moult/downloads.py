@@ -74,7 +74,5 @@ def check_hub_file(file):
     else:
         return blob
     if name not in found:
-        raise UserError(
-            f"{blob}: is not what the hub sent for {file.name} (its hash differs); delete it and run again."
-        )
+        raise UserError(f"{blob}: is not the {file.name} of the hub (its hash differs); delete it and run again.")
     return blob

@@ -169,7 +169,7 @@ def read_jsonl(path):
             try:
                 rows.append(json.loads(line))
             except ValueError as error:
-                raise UserError(f"{path}, line {number}: not a JSON object ({error}).") from error
+                raise UserError(f"{path}, line {number}: not a JSON object ({error}); make it again.") from error
     return rows
 
 

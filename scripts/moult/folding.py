@@ -87,9 +87,8 @@ def fold_adapter(adapter, base, target):
                 refuse_infinite(weight, f"{base / shard}, {name}", "fetch or make the base again")
             for name in changed & weights.keys():
                 weights[name] = _folded(weights[name], replaced.get(name), loras.get(name), settings)
-                refuse_infinite(
-                    weights[name], f"{adapter}, {name} folded", "its update is too large for the base's dtype"
-                )
+                remedy = "its update is too large for the dtype of the base, or for any"
+                refuse_infinite(weights[name], f"{adapter}, {name} folded", remedy)
             save_file(weights, folder / shard, metadata=metadata or {"format": "pt"})
         _write_folded_config(base, folder, config, untied, held.get(embedding))
         owner = adapter if (adapter / "tokenizer_config.json").exists() else base

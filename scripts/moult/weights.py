@@ -97,10 +97,8 @@ def _weight_map(folder):
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index}: holds no weight_map; {_AGAIN}.")
     for name, shard in weight_map.items():
-        if not isinstance(shard, str) or Path(shard).name != shard:
-            raise UserError(
-                f"{index}: tensor {name} lies in {shard!r}, outside of its folder; get the model elsewhere."
-            )
+        if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise UserError(f"{index}: {shard!r} of {name} is no weight file of its folder; get the model elsewhere.")
     return weight_map
 
 
