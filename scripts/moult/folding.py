@@ -87,7 +87,7 @@ def fold_adapter(adapter, base, target):
                 refuse_infinite(weight, f"{base / shard}, {name}", "fetch or make the base again")
             for name in changed & weights.keys():
                 weights[name] = _folded(weights[name], replaced.get(name), loras.get(name), settings)
-                remedy = "its update is too large for the dtype of the base, or for any"
+                remedy = "fold it into a base in bfloat16 or float32, or train it again"
                 refuse_infinite(weights[name], f"{adapter}, {name} folded", remedy)
             save_file(weights, folder / shard, metadata=metadata or {"format": "pt"})
         _write_folded_config(base, folder, config, untied, held.get(embedding))

@@ -31,9 +31,8 @@ def test_code_that_is_not_needed_is_neither_copied_nor_run(originals, tmp_path):
     (model / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     hostile_files.edit(model / "config.json", auto_map={"AutoModelForCausalLM": "code.Model"})
     facts = fetch_model({"path": str(model)}, tmp_path / "target", None)
-    assert facts["warnings"] == [
-        "config.json names code (auto_map), which is never run: transformers' own class is taken"
-    ]
+    sentence = "config.json names code (auto_map), which is never run: transformers' own classes are used"
+    assert facts["warnings"] == [sentence]
     assert not (tmp_path / "ran").exists() and not (tmp_path / "target/code.py").exists()
     assert "auto_map" in json.loads((tmp_path / "target/config.json").read_text())
 
