@@ -27,7 +27,7 @@ def explain(error, log, places):
         return str(error)
     if is_disk_full(error):
         return no_space(places)
-    if isinstance(error, MemoryError) or _said(error, _MEMORY) or _number(error) == errno.ENOMEM:
+    if is_memory_short(error):
         return (
             f"memory is too small ({type(error).__name__}: {message}); lower batch_size (of finetune, and raise "
             "accumulation for it, or of compute), or ask for more by the model's `needs: {mem_gb, gpu_mem_gb}`; "
@@ -44,16 +44,20 @@ def explain(error, log, places):
 def is_disk_full(error):
     """Whether an exception, or one that it came of, says that a disk or a quota is full."""
     while error is not None:
-        full = _number(error) in (errno.ENOSPC, errno.EDQUOT) or _said(error, _FULL)
-        if full and not isinstance(error, UserError):
+        if _number(error) in (errno.ENOSPC, errno.EDQUOT) or _said(error, _FULL):
             return True
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return False
 
 
+def is_memory_short(error):
+    """Whether an exception says that there is too little memory, of the machine or of a GPU."""
+    return isinstance(error, MemoryError) or _said(error, _MEMORY) or _number(error) == errno.ENOMEM
+
+
 def no_space(places):
     """Return which disk is full, of those that these paths, the build and temporary files are on, as a sentence."""
-    folders = [_existing(Path(place)) for place in (*places, ".", tempfile.gettempdir())]
+    folders = [_existing(Path(place)) for place in (*places, Path.cwd(), tempfile.gettempdir())]
     fullest = min(folders, key=lambda folder: shutil.disk_usage(folder).free)
     free = shutil.disk_usage(fullest).free / 1e6
     return f"no space left on {fullest} ({free:.1f} MB free); free some and run again, it continues."

@@ -95,7 +95,7 @@ def _remove(path):
 def _put_in_place(partial, path):
     """Rename `partial` to `path`; what stood there is moved away first, since no half of it may be seen there."""
     old = partial.with_suffix(".old.partial")
-    for attempt in range(3):
+    for attempt in range(10):
         with contextlib.suppress(FileNotFoundError):
             os.rename(path, old)
         try:
@@ -103,7 +103,7 @@ def _put_in_place(partial, path):
             return
         except OSError:
             # Another process put its own there in between.
-            if attempt == 2 or not path.exists():
+            if attempt == 9 or not path.exists():
                 raise
         finally:
             _remove(old)
@@ -126,11 +126,12 @@ def _naming(path, partial):
     """Let sentences speak of `path`, not of unfinished work on it; a full disk, whoever met it, becomes one."""
     try:
         yield
+    except UserError as error:
+        raise UserError(str(error).replace(str(partial), str(path))) from error
     except Exception as error:
-        # Asked while the half file still fills the disk.
-        sentence = f"{path}: {no_space([path.parent])}" if is_disk_full(error) else str(error)
-        if isinstance(error, UserError) or is_disk_full(error):
-            raise UserError(sentence.replace(str(partial), str(path))) from error
+        if is_disk_full(error):
+            # Asked while the half file still fills the disk.
+            raise UserError(f"{path}: {no_space([path.parent])}") from error
         raise
 
 

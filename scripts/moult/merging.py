@@ -6,6 +6,7 @@ from pathlib import Path
 
 from moult.compatibility import chat_template, check_compatible, tensor_shapes
 from moult.errors import UserError
+from moult.failures import is_disk_full, is_memory_short
 from moult.files import read_json, whole_directory, write_json, write_text_atomic
 from moult.models import OTHER_FILES, TOKENIZER_FILES, copy_files
 from moult.weights import check_finite, check_model_folder
@@ -110,6 +111,8 @@ def _run_mergekit(config, folder, seed):
     try:
         run_merge(MergeConfiguration.model_validate(config), str(folder), options)
     except (RuntimeError, ValueError) as error:
+        if is_disk_full(error) or is_memory_short(error):
+            raise
         reason = str(error).strip().splitlines()[-1]
         raise UserError(
             f"mergekit refuses this merge ({reason}); correct its parameters, or take models of a kind it knows."
