@@ -261,6 +261,14 @@ def _(model):
     change(model / WEIGHTS, lambda _: {})
 
 
+@model_case("weight file without one of the layers")
+def _(model):
+    change(
+        model / WEIGHTS,
+        lambda tensors: {name: tensor for name, tensor in tensors.items() if ".layers.1." not in name},
+    )
+
+
 @model_case("pickles only (pytorch_model.bin)")
 def _(model):
     (model / WEIGHTS).rename(model / "pytorch_model.bin")

@@ -1,6 +1,7 @@
 """Weight files: what the folder of a model or an adapter must hold, checked before anything else reads it."""
 
 import os
+import re
 from pathlib import Path
 
 from moult.errors import UserError
@@ -13,6 +14,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 _LFS_POINTER = b"version https://git-lfs"
 _WEB_PAGE = (b"<!doctype html", b"<html")
 _AGAIN = "fetch or make it again"
+_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)\.")
 
 
 def check_model_folder(folder):
@@ -22,7 +24,8 @@ def check_model_folder(folder):
         if not file.name.startswith("."):
             _refuse_wrong_file(file)
     configs = [folder / name for name in ("config.json", "adapter_config.json") if (folder / name).exists()]
-    if not [read_object(config) for config in configs if read_object(config)]:
+    settings = [read_object(config) for config in configs]
+    if not any(settings):
         raise UserError(f"{folder}: holds no config.json; it is no model in Hugging Face layout.")
     held = tensor_headers(folder)
     if not held:
@@ -36,6 +39,17 @@ def check_model_folder(folder):
     for name, shard in _weight_map(folder).items():
         if name not in held or held[name][0] != shard:
             raise UserError(f"{folder / shard}: lacks tensor {name} of {INDEX}; fetch the model again.")
+    _refuse_missing_layer(folder, settings[0], held)
+
+
+def _refuse_missing_layer(folder, config, held):
+    """Raise a UserError for a layer that the config counts and no tensor is of: transformers makes one up at random."""
+    count = config.get("num_hidden_layers")
+    numbers = {int(found[1]) for name in held if (found := _LAYER.search(name))}
+    if isinstance(count, int) and numbers:
+        lacking = next((number for number in range(count) if number not in numbers), None)
+        if lacking is not None:
+            raise UserError(f"{folder}: no tensor is of layer {lacking}, config.json counts {count} layers; {_AGAIN}.")
 
 
 def _refuse_wrong_file(file):
