@@ -2,7 +2,7 @@
 
 from moult.errors import UserError
 from moult.files import read_json
-from moult.models import HEAD, is_tied, tensor_headers
+from moult.weights import HEAD, is_tied, read_tensor, tensor_headers
 
 # What may differ between the configs of models that merge well.
 _FREE_CONFIG = {"_name_or_path", "dtype", "torch_dtype", "transformers_version", "use_cache"}
@@ -122,11 +122,3 @@ def _equal_weights(folder, reference):
         read_tensor(folder / ours[name][0], name).float().equal(read_tensor(reference / theirs[name][0], name).float())
         for name in sorted(ours.keys() & theirs.keys())
     )
-
-
-def read_tensor(file, name):
-    """Return one tensor of a safetensors file."""
-    from safetensors import safe_open
-
-    with safe_open(file, framework="pt") as weights:
-        return weights.get_tensor(name)

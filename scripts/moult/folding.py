@@ -7,16 +7,8 @@ from pathlib import Path
 
 from moult.errors import UserError
 from moult.files import read_json, whole_directory, write_json
-from moult.models import (
-    HEAD,
-    OTHER_FILES,
-    TOKENIZER_FILES,
-    check_model_folder,
-    copy_files,
-    is_tied,
-    refuse_infinite,
-    tensor_headers,
-)
+from moult.models import OTHER_FILES, TOKENIZER_FILES, copy_files
+from moult.weights import HEAD, check_model_folder, is_tied, refuse_infinite, tensor_headers
 
 # Raise when the same adapter and base would now give other weights.
 VERSION = 1
@@ -91,9 +83,12 @@ def fold_adapter(adapter, base, target):
                 metadata = stored.metadata()
             if untied and embedding in weights:
                 weights.setdefault(HEAD, weights[embedding].clone())
+            for name, weight in weights.items():
+                refuse_infinite(weight, f"{base / shard}, {name}", "fetch or make the base again")
             for name in changed & weights.keys():
                 weights[name] = _folded(weights[name], replaced.get(name), loras.get(name), settings)
-                refuse_infinite(weights[name], f"{adapter}, {name}", "its training diverged; train it again")
+                remedy = "fold it into a base in bfloat16 or float32, or train it again"
+                refuse_infinite(weights[name], f"{adapter}, {name} folded", remedy)
             save_file(weights, folder / shard, metadata=metadata or {"format": "pt"})
         _write_folded_config(base, folder, config, untied, held.get(embedding))
         owner = adapter if (adapter / "tokenizer_config.json").exists() else base
@@ -109,6 +104,8 @@ def _lora_settings(adapter):
     settings = read_json(path)
     if settings.get("peft_type") != "LORA":
         raise UserError(f"{path}: peft_type {settings.get('peft_type')} cannot be folded; only LORA can.")
+    if not isinstance(settings.get("lora_alpha"), int | float):
+        raise UserError(f"{path}: lora_alpha is {settings.get('lora_alpha')!r}, not a number; save the adapter again.")
     for name in _NOT_FOLDABLE:
         if settings.get(name):
             raise UserError(f"{path}: {name} cannot be folded; train the adapter without it.")
@@ -134,15 +131,19 @@ def _read_adapter(adapter, base, shapes):
             name = names.get(_stored_name(plain.replace(".base_layer.", ".")))
             if name is None:
                 raise UserError(f"{path}: {key} has no weight in {base}; fold it into the base it was trained on.")
+            tensor = tensors.get_tensor(key)
+            refuse_infinite(tensor, f"{path}, {key}", "its training diverged; train it again")
             if part:
-                lora = loras.setdefault(name, _Lora(part[1], bool(part[2])))
-                lora.factors[part[3]] = tensors.get_tensor(key)
+                loras.setdefault(name, _Lora(part[1], bool(part[2]))).factors[part[3]] = tensor
             else:
-                replaced[name] = tensors.get_tensor(key)
+                replaced[name] = tensor
     for name, lora in loras.items():
         if len(lora.factors) != 2:
             raise UserError(f"{path}: {name} has only one of its two LoRA factors; save the adapter again.")
-        rows, columns = lora.factors["B"].shape[0], lora.factors["A"].shape[1]
+        shape_a, shape_b = (list(lora.factors[factor].shape) for factor in "AB")
+        if len(shape_a) != 2 or len(shape_b) != 2 or shape_a[0] != shape_b[1]:
+            raise UserError(f"{path}: {name} has LoRA factors {shape_a} and {shape_b}; save the adapter again.")
+        rows, columns = shape_b[0], shape_a[1]
         _refuse_shape(path, base, name, (columns, rows) if lora.embedding else (rows, columns), shapes)
     for name, tensor in replaced.items():
         _refuse_shape(path, base, name, tuple(tensor.shape), shapes)
@@ -181,6 +182,6 @@ def _write_folded_config(base, folder, config, untied, embedding):
         content = read_json(index)
         if untied:
             shard, dtype, shape = embedding
-            if content["weight_map"].setdefault(HEAD, shard) == shard:
+            if content["weight_map"].setdefault(HEAD, shard) == shard and "total_size" in content.get("metadata", {}):
                 content["metadata"]["total_size"] += math.prod(shape) * int(dtype.strip("BF")) // 8
         write_json(folder / index.name, content)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from moult.errors import UserError
+from moult.failures import explain
 from moult.files import digest
 from moult.guard import die_with_scheduler, only_writer
 from moult.manifest import artefact, check_manifest, installed_versions, write_manifest
@@ -45,20 +46,24 @@ class Job:
 def job(snakemake):
     """Run the body as one job of `snakemake.rule`; everything printed goes to the rule's log.
 
-    A UserError becomes its sentence on the terminal and in the log, and exit status 1. Inputs that are manifests are
-    checked against their files. Unless the body fails, the output `manifest` is written, after all other outputs.
+    Whatever the body raises becomes one sentence on the terminal and in the log, and exit status 1; unless it was a
+    UserError, the log has the traceback too. Inputs that are manifests are checked against their files. Unless the
+    body fails, the output `manifest` is written, after all other outputs.
     """
     begun = time.monotonic()
     die_with_scheduler()
     name = "/".join(snakemake.wildcards) or "all"
-    terminal = _log_to(snakemake.log[0])
-    logging.info("%s %s", snakemake.rule, name)
+    terminal = os.fdopen(os.dup(2), "w")
 
-    def tell(sentence):
-        logging.info("%s", sentence)
+    def tell(sentence, traceback=False):
+        # Where the log's own disk is full, the terminal has the sentence still.
+        with contextlib.suppress(OSError):
+            logging.info("%s", sentence, exc_info=traceback)
         print(f"{snakemake.rule} {name}: {sentence}", file=terminal, flush=True)
 
     try:
+        _log_to(snakemake.log[0])
+        logging.info("%s %s", snakemake.rule, name)
         with only_writer(Path("scratch", "locks", snakemake.rule, f"{name}.lock"), tell):
             parents = [path for path in snakemake.input if str(path).endswith(".manifest.json")]
             running = Job(snakemake.rule, name, snakemake.params, parents)
@@ -74,22 +79,30 @@ def job(snakemake):
                     facts=running.facts,
                 )
             shutil.rmtree(running.scratch, ignore_errors=True)
-    except UserError as error:
-        tell(error)
+        logging.info("done in %.1f s", time.monotonic() - begun)
+    except Exception as error:
+        places = [*snakemake.output, Path("scratch"), Path("journal"), snakemake.log[0]]
+        tell(explain(error, snakemake.log[0], places), traceback=not isinstance(error, UserError))
         sys.exit(1)
-    logging.info("done in %.1f s", time.monotonic() - begun)
 
 
 def _log_to(path):
-    """Send logging, standard output and standard error of this process to a file; return the old standard error."""
+    """Send logging, standard output and standard error of this process to a file."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    terminal = os.fdopen(os.dup(2), "w")
     log = open(path, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 - it stays open as this process's output
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
-    logging.basicConfig(stream=log, level=logging.INFO, force=True)
+    logging.basicConfig(handlers=[_Strict(log)], level=logging.INFO, force=True)
     logging.root.handlers[0].setFormatter(_SinceStart("%(asctime)s +%(since).1f s %(message)s", "%H:%M:%S"))
-    return terminal
+
+
+class _Strict(logging.StreamHandler):
+    """Fails where a line cannot be written, as on a full disk; logging would go on in silence."""
+
+    def handleError(self, record):
+        if isinstance(sys.exception(), OSError):
+            raise
+        super().handleError(record)
 
 
 class _SinceStart(logging.Formatter):

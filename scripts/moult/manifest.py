@@ -19,6 +19,10 @@ PACKAGES = (
     "scikit-learn",
 )
 
+# Bytes up to which a file is hashed again by each job that reads it, some 40 ms at the most: every table, corpus,
+# adapter and tokenizer. Weights of gigabytes would cost each of the many jobs that load them seconds per gigabyte.
+HASHED = 64 * 1024**2
+
 
 def installed_versions():
     """Return the versions of Moult and of the packages that decide what an artefact holds."""
@@ -70,15 +74,21 @@ def artefact(path):
 
 
 def check_manifest(path):
-    """Return a manifest after comparing the sizes of its files; UserError when one was cut, changed or removed."""
+    """Return a manifest after comparing its files; UserError when one was cut, changed or removed since.
+
+    All sizes are compared, and the hashes of files up to `HASHED` bytes.
+    """
     manifest = read_json(path)
+    if not isinstance(manifest, dict) or digest(manifest.get("files")) != manifest.get("content"):
+        raise UserError(f"{path}: is no whole manifest, or was edited; delete it and run again.")
+    again = f"it was changed or cut after it was made: delete {path} and run again."
     for name, expected in manifest["files"].items():
         file = Path(path).parent / name
         if not file.is_file():
             raise UserError(f"{file}: is missing, {path} lists it; delete {path} and run again, it will be rebuilt.")
-        if file.stat().st_size != expected["size"]:
-            raise UserError(
-                f"{file}: has {file.stat().st_size} bytes, {path} says {expected['size']}; it was changed or cut "
-                f"after it was made: delete {path} and run again."
-            )
+        size = file.stat().st_size
+        if size != expected["size"]:
+            raise UserError(f"{file}: has {size} bytes, {path} says {expected['size']}; {again}")
+        if size <= HASHED and sha256_file(file) != expected["sha256"]:
+            raise UserError(f"{file}: has other bytes than {path} says; {again}")
     return manifest

