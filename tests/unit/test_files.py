@@ -157,9 +157,12 @@ def test_a_manifest_knows_other_bytes_of_equal_size_in_small_files(tmp_path, mon
 
 def test_scratch_is_named_by_recipe_and_data(tmp_path):
     path = manifest(tmp_path)
-    places = {Job("train", "x", {"lr": 1}, [path]).scratch, Job("train", "x", {"lr": 2}, [path]).scratch}
+    places = {
+        Job("train", "x", {"recipe": {"lr": 1}}, [path]).scratch,
+        Job("train", "x", {"recipe": {"lr": 2}}, [path]).scratch,
+    }
     manifest(tmp_path, "other data")
-    places.add(Job("train", "x", {"lr": 1}, [path]).scratch)
+    places.add(Job("train", "x", {"recipe": {"lr": 1}}, [path]).scratch)
     assert len(places) == 3
     assert len({place.parent for place in places}) == 1
 
