@@ -84,8 +84,9 @@ def error_of(reply):
     error = reply.get("error", reply) if isinstance(reply, dict) else reply
     if not isinstance(error, dict):
         return None, " ".join(str(error).split())
-    codes = {str(error.get(name)) for name in ("code", "type")}
-    code = next(iter(NO_QUOTA & codes), None) or error.get("code") or error.get("type")
+    # A code is a word at OpenAI; where it is but the status again, the type says more.
+    words = [word for word in (error.get("code"), error.get("type")) if isinstance(word, str)]
+    code = next((word for word in words if word in NO_QUOTA), next(iter(words), None))
     return code, str(error.get("message") or error.get("detail") or "")
 
 
