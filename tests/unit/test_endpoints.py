@@ -118,6 +118,14 @@ def test_sloppy_servers_break_nothing():
     assert (no_usage.text, no_usage.prompt_tokens) == ("fine", 0)
 
 
+def test_as_many_are_in_flight_as_were_asked_for():
+    with OpenAIServer(delay=0.3) as server:
+        ask(server, [request(f"q{i}") for i in range(12)], concurrency=4)
+    # A slot asks again when its answer is there, 0.3 s later: never a fifth before that.
+    assert all(later - earlier > 0.29 for earlier, later in zip(server.times, server.times[4:], strict=False))
+    assert server.times[-1] - server.times[0] < 6 * 0.3
+
+
 def test_a_slow_drip_ends_at_the_timeout():
     begun = time.monotonic()
     with OpenAIServer(MISBEHAVIOURS["drip"]) as server:
