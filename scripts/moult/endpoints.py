@@ -162,10 +162,10 @@ class RemoteEndpoint:
 
     def _noted(self, answer, in_vain=False):
         """Return the answer, or stop the run where the endpoint has failed too often in a row. What it will not take
-        (HTTP 400) is the fault of a row once it has taken another."""
-        if not answer.error:
+        (HTTP 400) is the fault of the row, once it has taken another."""
+        if answer.prompt_tokens or not answer.error:
             self.answered, self.unanswered = True, 0
-        elif in_vain or not (self.answered or answer.prompt_tokens):
+        elif in_vain or not self.answered:
             self.unanswered += 1
             if self.unanswered >= HOPELESS:
                 raise self._fault(f"{self.unanswered} requests in a row failed, the last with {answer.error!r}")
