@@ -2,6 +2,7 @@
 #   make demo            build the demo: tables → data → adapters → models → scores → report
 #   make demo NAME=x     build config/demo/x.yaml
 #   make test            all tests that need no GPU and no network
+#   make test-server     the client against llama.cpp's server with a real model; fetches the model once (93 MB)
 #   make check           formatting and lint
 #   make dag             the rule graph as a picture, docs/rulegraph.svg
 #   make pin CONFIG=...  look up unknown revisions and checksums, and record them in the config
@@ -20,7 +21,7 @@ export PYTHONHASHSEED := 0
 CONFIGFILE := $(if $(NAME),--configfile config/demo/$(NAME).yaml)
 RESULTS := results/$(or $(NAME),demo)
 
-.PHONY: demo test check dag pin schema clean
+.PHONY: demo test test-server check dag pin schema clean
 
 # torch first, on its own: with it there, nothing asks for a build with CUDA where a CPU build is offered.
 .venv/ready: requirements.lock
@@ -36,6 +37,9 @@ demo: .venv/ready
 
 test: .venv/ready
 	python -m pytest -n 2 --dist loadgroup
+
+test-server: .venv/ready
+	MOULT_TEST_CACHE=$${MOULT_TEST_CACHE:-scratch/models} python -m pytest tests/server
 
 check: .venv/ready
 	ruff check scripts tests benchmarks

@@ -85,7 +85,7 @@ class OpenAIServer:
     def run(self):
         """Serve until the loop is stopped."""
         try:
-            self.loop.run_until_complete(asyncio.start_server(self._serve, sock=self.socket, backlog=1024))
+            self.started = self.loop.create_task(asyncio.start_server(self._serve, sock=self.socket, backlog=1024))
             self.loop.run_forever()
         finally:
             for task in asyncio.all_tasks(self.loop):

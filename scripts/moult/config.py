@@ -149,8 +149,10 @@ class Endpoint(Section):
     model: str | None = Field(None, description="The model's name at the remote API.")
     key: Variable | None = None
     concurrency: int = Field(8, ge=1)
-    timeout: float = Field(120, gt=0, description="Seconds per request.")
+    timeout: float = Field(120, gt=0, description="Seconds for a whole request.")
     retries: int = Field(5, ge=0, description="After connection errors, timeouts, 429 and 5xx.")
+    requests_per_minute: int | None = Field(None, ge=1, description="Of one job; null: no limit.")
+    tokens_per_minute: int | None = Field(None, ge=1, description="Of one job, prompts and answers; null: no limit.")
     price: Price | None = None
 
     @model_validator(mode="after")
@@ -160,6 +162,8 @@ class Endpoint(Section):
             raise ValueError("a remote endpoint needs `model`: the name that the API knows it by")
         if self.serve and (self.model or self.key or self.price):
             raise ValueError("model, key and price belong to a remote endpoint; `serve` needs none of them")
+        if self.serve and (self.requests_per_minute or self.tokens_per_minute):
+            raise ValueError("limits per minute belong to a remote endpoint; `serve` needs none")
         return self
 
 

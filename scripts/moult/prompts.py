@@ -1,6 +1,7 @@
 """Prompts: templates in `resources/prompts/`, and their tokens. The same code serves training and inference."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from moult.errors import UserError
@@ -35,12 +36,18 @@ def load_template(name):
         raise UserError(f"prompt {name!r} is not in resources/prompts/; write one of {template_names()}.") from None
 
 
+@cache
+def _compiled(text):
+    import jinja2
+
+    return jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False).from_string(text)
+
+
 def _fill(text, fields):
     import jinja2
 
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
     try:
-        return environment.from_string(text).render(fields).strip()
+        return _compiled(text).render(fields).strip()
     except jinja2.UndefinedError as error:
         raise UserError(f"prompt template: {error.message}; the row has {sorted(fields)}.") from error
 

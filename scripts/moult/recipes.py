@@ -114,6 +114,8 @@ def client(cfg, corpus):
         "concurrency": entry.concurrency,
         "timeout": entry.timeout,
         "retries": entry.retries,
+        "requests_per_minute": entry.requests_per_minute,
+        "tokens_per_minute": entry.tokens_per_minute,
         "price": {"input": entry.price.input, "output": entry.price.output} if entry.price else None,
     }
 

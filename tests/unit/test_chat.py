@@ -2,15 +2,17 @@
 
 import json
 import sqlite3
+from dataclasses import asdict
 
 import pytest
 from moult import chat
-from moult.chat import Answer, ChatRequest, Sampling, ask_all
+from moult.chat import Answer, ChatRequest, LabelRequest, Sampling, ask_all, request_key
 from moult.endpoints import RemoteEndpoint
 from moult.errors import UserError
+from moult.files import digest
 from moult.journal import Journal
 from moult.spending import usage_of
-from openai_server import OpenAIServer
+from openai_server import MISBEHAVIOURS, OpenAIServer
 
 
 def request(text, **more):
@@ -80,6 +82,39 @@ def test_failed_rows_are_told_and_asked_again_next_time(tmp_path):
         asked = len(server.asked)
         assert ask(tmp_path / "j.sqlite", requests, server)[3]["text"] == "fine"
         assert len(server.asked) == asked + 1
+
+
+def test_what_failed_but_was_paid_for_is_kept_with_its_reason(tmp_path):
+    requests = [request(f"question {i}") for i in range(3)]
+    with OpenAIServer(MISBEHAVIOURS["refusal"]) as server:
+        first = ask(tmp_path / "j.sqlite", requests, server)
+        assert all("refused" in value["error"] and value["prompt_tokens"] for value in first)
+        assert ask(tmp_path / "j.sqlite", requests, server) == first
+        assert len(server.asked) == 3
+
+
+def test_keys_are_those_of_journals_that_exist():
+    plain = request("é", seed=3, choices=("a", "b"))
+    assert request_key(plain, {"url": "u"}) == digest({"request": asdict(plain), "identity": {"url": "u"}})
+    labels = LabelRequest(plain.messages, ("a", "b"))
+    assert request_key(labels, {}) == digest({"request": asdict(labels), "identity": {}})
+
+
+def test_the_log_tells_the_way_in_few_lines(tmp_path, caplog):
+    class Answering:
+        price = {"input": 2.0, "output": 4.0}
+
+        def answer(self, requests, missing):
+            for index in missing:
+                failed = {"finish_reason": "error", "error": "no"} if index % 100 == 0 else {}
+                yield [(index, Answer("", prompt_tokens=10, completion_tokens=5, **failed))]
+
+    caplog.set_level("INFO")
+    with Journal(tmp_path / "j.sqlite") as journal:
+        ask_all([request(str(i)) for i in range(1000)], identity={}, open_answerer=Answering, journal=journal)
+    lines = [record.getMessage() for record in caplog.records]
+    assert 20 <= len(lines) <= 24
+    assert lines[-1].startswith("1000 of 1000 answered, ") and "10 failed, $0.0400 so far" in lines[-1]
 
 
 def test_a_server_error_is_retried(tmp_path):
