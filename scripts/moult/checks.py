@@ -98,6 +98,19 @@ def cycle(cfg):
             return
 
 
+def budget_without_price(cfg):
+    """Yield a sentence for every remote endpoint whose answers a budget could not count."""
+    if cfg.budget is None:
+        return
+    for name in dict.fromkeys(corpus.endpoint for corpus in cfg.corpora):
+        endpoint = cfg.find("endpoints", name)
+        if endpoint.url and not endpoint.price:
+            yield (
+                f"endpoints {name!r}, price: is missing, but there is a `budget`; write `price: {{input: ..., output: "
+                "...}`, US dollars per million tokens"
+            )
+
+
 SECRET = re.compile(r"^(sk-|hf_|ghp_|github_pat_|gsk_|xai-|AKIA)[A-Za-z0-9_-]{12,}$|://[^/@\s]+:[^/@\s]+@")
 SECRET_KEYS = {"api_key", "apikey", "token_value", "password", "secret", "access_token", "hf_token"}
 

@@ -1,5 +1,6 @@
 """The journal: every answer of every model, kept for ever."""
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -8,6 +9,12 @@ from moult.errors import UserError
 
 # Seconds after which what was kept is brought to the disk itself.
 SYNC_EVERY = 1.0
+TABLES = (
+    "answers (key TEXT PRIMARY KEY, request TEXT, answer TEXT)",
+    # What the Batch API was sent, and which batch each unanswered request is in: in one at most (see batches.py).
+    "batches (tag TEXT PRIMARY KEY, experiment TEXT, file TEXT, batch TEXT, dollars REAL)",
+    "in_batch (key TEXT PRIMARY KEY, tag TEXT)",
+)
 
 
 class Journal:
@@ -28,9 +35,8 @@ class Journal:
             self.connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             self.connection.execute("PRAGMA journal_mode=WAL")
             self.connection.execute("PRAGMA synchronous=NORMAL")
-            self.connection.execute(
-                "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, request TEXT, answer TEXT)"
-            )
+            for table in TABLES:
+                self.connection.execute(f"CREATE TABLE IF NOT EXISTS {table}")
             self.connection.commit()
         except sqlite3.OperationalError as error:
             raise UserError(
@@ -58,13 +64,19 @@ class Journal:
 
     def keep(self, entries):
         """Store (key, request, answer) triples of plain JSON; a kill after this returns cannot lose them."""
+        rows = [(key, json.dumps(request, ensure_ascii=False), json.dumps(answer)) for key, request, answer in entries]
+        with self.writing() as connection:
+            connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
+
+    @contextlib.contextmanager
+    def writing(self, sync=False):
+        """Yield the connection for one transaction; with `sync` it is on the disk itself when the block ends."""
         import sqlite3
 
-        rows = [(key, json.dumps(request, ensure_ascii=False), json.dumps(answer)) for key, request, answer in entries]
         try:
             with self.connection:
-                self.connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
-            if time.monotonic() - self.synced > SYNC_EVERY:
+                yield self.connection
+            if sync or time.monotonic() - self.synced > SYNC_EVERY:
                 self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 self.synced = time.monotonic()
         except sqlite3.OperationalError as error:

@@ -115,7 +115,16 @@ def client(cfg, corpus):
         "timeout": entry.timeout,
         "retries": entry.retries,
         "price": {"input": entry.price.input, "output": entry.price.output} if entry.price else None,
+        "mode": entry.mode,
+        "poll": entry.poll,
+        "budget": cfg.budget,
+        "spending": spending_folder(cfg),
     }
+
+
+def spending_folder(cfg):
+    """Return where the jobs of an experiment count what they spend, beside the journals of what it bought."""
+    return f"journal/spending/{cfg.name}"
 
 
 def corpus(cfg, name):
