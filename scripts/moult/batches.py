@@ -13,8 +13,8 @@ import time
 from collections import Counter
 
 from moult.chat import Answer, request_key
-from moult.endpoints import _answer_of, _openai_request
 from moult.errors import UserError
+from moult.openai_format import NO_QUOTA, answer_of, chat_body, error_of, usage_of
 
 # Limits of the API for one batch; a line is never cut, so that the file stays under its 200 MB.
 MAX_ROWS = 50_000
@@ -82,6 +82,7 @@ class BatchEndpoint:
 
     def __init__(self, settings, budget, journal, identity):
         self.settings, self.budget, self.identity = settings, budget, identity
+        self.price = settings["price"]
         self.underway = Underway(journal, settings.get("spending"))
         self.name = f"endpoint {settings['name']} ({settings['url']})"
         self.max_rows, self.queue_full = MAX_ROWS, False
@@ -119,13 +120,14 @@ class BatchEndpoint:
         import openai
 
         variable = self.settings["key"]
-        if variable and not os.environ.get(variable):
+        key = os.environ.get(variable, "").strip() if variable else "none"
+        if not key:
             raise UserError(
                 f"endpoint {self.settings['name']}: the variable {variable} is not set; export it and run again."
             )
         return openai.OpenAI(
             base_url=self.settings["url"],
-            api_key=os.environ[variable] if variable else "none",
+            api_key=key,
             max_retries=self.settings["retries"],
             timeout=self.settings["timeout"],
         )
@@ -143,7 +145,7 @@ class BatchEndpoint:
                 f"{self.name}: refused ({error.status_code}: {error.message}); check key, url and model; {kept}."
             ) from None
         except openai.APIStatusError as error:
-            if error.code == "insufficient_quota":
+            if error.code in NO_QUOTA:
                 raise UserError(f"{self.name}: the account has no quota left; {kept}.") from None
             raise UserError(f"{self.name}: HTTP {error.status_code}: {error.message}; {kept}.") from None
         except openai.APIConnectionError as error:
@@ -218,8 +220,7 @@ class BatchEndpoint:
         return lines, dollars, False
 
     def _line(self, key, request):
-        body = {"model": self.settings["model"], **_openai_request(request)}
-        body |= body.pop("extra_body", {})
+        body = chat_body(request, self.settings["model"])
         entry = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
         return json.dumps(entry, ensure_ascii=False).encode() + b"\n"
 
@@ -258,7 +259,7 @@ class BatchEndpoint:
         doubtful = isinstance(error, openai.APIConnectionError | openai.InternalServerError)
         if doubtful and (batch := self._find(tag)):
             return batch
-        busy = isinstance(error, openai.RateLimitError) and error.code != "insufficient_quota"
+        busy = isinstance(error, openai.RateLimitError) and error.code not in NO_QUOTA
         # An uploaded file may take a moment to be seen by the rest of the API.
         unseen = getattr(error, "param", None) == "file_id"
         if not last and (doubtful or busy or unseen):
@@ -337,8 +338,7 @@ class BatchEndpoint:
                 odd["for a request that has an answer already"] += 1
             elif key in self.wanted:
                 answers[key] = _answer_in(entry, self.wanted[key])
-            usage = _object(_object(_object(entry.get("response")).get("body")).get("usage"))
-            dollars += self.budget.cost(usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0)
+            dollars += self.budget.cost(**usage_of(_object(entry.get("response")).get("body")))
         self.underway.note(tag, dollars=dollars)
         self._count()
         for what, count in odd.items():
@@ -380,15 +380,11 @@ def _object(value):
 
 def _answer_in(entry, request):
     """Return the Answer in a line of an output or error file, None where the request was not put to the model."""
-    from openai.types.chat import ChatCompletion
-
-    error, response = _object(entry.get("error")), _object(entry.get("response"))
-    if error.get("code") in UNANSWERED:
-        return None
+    response = _object(entry.get("response"))
     if entry.get("error"):
-        return Answer("", "error", error=f"{error.get('code')}: {error.get('message') or entry['error']}"[:300])
-    body = _object(response.get("body"))
-    if response.get("status_code") != 200:
-        said = _object(body.get("error")).get("message") or body
-        return Answer("", "error", error=f"HTTP {response.get('status_code')}: {said}"[:300])
-    return _answer_of(ChatCompletion.construct(**body), request)
+        code, message = error_of(entry)
+        return None if code in UNANSWERED else Answer("", "error", error=f"{code}: {message}"[:300])
+    if response.get("status_code") == 200:
+        return answer_of(response.get("body"), request)
+    _, message = error_of(response.get("body"))
+    return Answer("", "error", error=f"HTTP {response.get('status_code')}: {message}"[:300])

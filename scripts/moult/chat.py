@@ -58,11 +58,6 @@ class Answer:
     error: str | None = None
 
 
-def request_key(request, identity):
-    """Return what an answer is kept under: the hash of the request and of who answers."""
-    return digest({"request": request.as_dict(), "identity": identity})
-
-
 def ask_all(requests, *, identity, open_answerer, journal, method="answer"):
     """Return one stored value per request (see `as_stored`), asking only for what the journal lacks.
 
@@ -71,7 +66,7 @@ def ask_all(requests, *, identity, open_answerer, journal, method="answer"):
     which yields lists of (index, value) as they are done. Each list is on disk before the next one is awaited.
     Failed answers are returned but not kept: a later build asks again.
     """
-    keys = [request_key(request, identity) for request in requests]
+    keys = [digest({"request": request.as_dict(), "identity": identity}) for request in requests]
     stored = journal.known(keys)
     first = {key: index for index, key in reversed(list(enumerate(keys)))}
     missing = sorted(index for key, index in first.items() if key not in stored)

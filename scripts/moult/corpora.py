@@ -28,13 +28,23 @@ def served_identity(model_manifest, compute, version):
     }
 
 
+def identity_of(endpoint, model_manifest):
+    """Return who answers, as plain JSON: a remote model by its address, a model of this build by its weights."""
+    if "url" in endpoint:
+        return {"url": endpoint["url"], "model": endpoint["model"]}
+    from moult import generate
+
+    return served_identity(model_manifest, endpoint["compute"], generate.VERSION)
+
+
 def open_endpoint(endpoint, client, model, model_manifest, journal):
     """Return (identity, opener) of an endpoint's recipe: `opener()` loads the model or opens the client.
 
     journal: the open Journal; its name is what the job's spending is counted under, and it knows of batches under way.
     """
+    identity = identity_of(endpoint, model_manifest)
     if "url" in endpoint:
-        identity, settings = {"url": endpoint["url"], "model": endpoint["model"]}, endpoint | client
+        settings = endpoint | client
         budget = Budget.of(client, journal.path)
         if client.get("mode") == "batch":
             return identity, lambda: BatchEndpoint(settings, budget, journal, identity)
@@ -43,7 +53,6 @@ def open_endpoint(endpoint, client, model, model_manifest, journal):
         return identity, lambda: RemoteEndpoint(settings, budget)
     from moult import generate
 
-    identity = served_identity(model_manifest, endpoint["compute"], generate.VERSION)
     return identity, lambda: generate.load_engine(Path(model), **endpoint["compute"])
 
 

@@ -1,7 +1,10 @@
 """The journal: every answer of every model, kept for ever."""
 
 import contextlib
+import fcntl
 import json
+import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -9,6 +12,8 @@ from moult.errors import UserError
 
 # Seconds after which what was kept is brought to the disk itself.
 SYNC_EVERY = 1.0
+# What SQLite locks of a file while it writes to it (its file format: PENDING_BYTE + 2).
+LOCKED_BYTE = 0x40000002
 TABLES = (
     "answers (key TEXT PRIMARY KEY, request TEXT, answer TEXT)",
     # What the Batch API was sent, and which batch each unanswered request is in: in one at most (see batches.py).
@@ -83,3 +88,21 @@ class Journal:
             raise UserError(
                 f"{self.path}: cannot be written ({error}); what was kept before is safe: mend that and run again."
             ) from error
+
+
+@contextlib.contextmanager
+def copy_of(path):
+    """Yield a Journal on a copy of the file, so that looking changes nothing, not even beside it.
+
+    BlockingIOError while a build holds the journal, FileNotFoundError where there is none.
+    """
+    path = Path(path)
+    with tempfile.TemporaryDirectory() as folder:
+        with open(path, "rb") as held:
+            fcntl.lockf(held, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, LOCKED_BYTE)
+            shutil.copy(path, folder)
+            with contextlib.suppress(FileNotFoundError):
+                # What a killed build left in the log counts too.
+                shutil.copy(f"{path}-wal", folder)
+        with Journal(Path(folder, path.name)) as journal:
+            yield journal

@@ -19,7 +19,7 @@ from moult.spending import spending_in
 from openai_batches import BatchServer
 from openai_server import error
 
-CLIENT = {"key": None, "concurrency": 2, "timeout": 5, "retries": 1, "poll": 0.02, "mode": "batch"}
+CLIENT = {"key": None, "concurrency": 2, "timeout": 5, "retries": 1, "poll": 0.02, "price": None, "mode": "batch"}
 PRICE = {"input": 1.0, "output": 2.0}
 
 
@@ -109,11 +109,24 @@ def test_lines_are_read_one_by_one(server, journal, caplog):
 
 
 def test_a_line_that_failed_is_an_error_with_its_reason(server, journal):
-    said = {"question 1": (400, {"error": {"message": "content policy"}}), "question 2": ""}
+    said = {
+        "question 1": (400, {"error": {"message": "content policy"}}),
+        "question 2": (500, "<html>"),
+        "question 3": "",
+    }
     server.reply = lambda body: said.get(body["messages"][-1]["content"], "fine")
-    found = ask(server.url, journal, requests(4))
-    assert texts(found) == ["fine", "HTTP 400: content policy", None, "fine"]
-    assert found[2]["finish_reason"] != "error" or found[2]["error"]
+    found = ask(server.url, journal, requests(5))
+    assert [value["error"] for value in found] == [None, "HTTP 400: content policy", "HTTP 500: <html>", None, None]
+    assert [value["text"] for value in found] == ["fine", "", "", "", "fine"]
+
+
+def test_refusals_and_cut_json_read_as_in_chat_mode(server, journal, tmp_path):
+    wanted = requests(3, choices=("yes", "no"))
+    said = {"question 1": '{"choice": "ye', "question 2": '{"choice": "perhaps"}'}
+    server.reply = lambda body: said.get(body["messages"][-1]["content"], '{"choice": "yes"}')
+    found = ask(server.url, journal, wanted)
+    assert found == ask(server.url, tmp_path / "chat.sqlite", wanted, mode="chat")
+    assert [value["finish_reason"] for value in found] == ["stop", "error", "error"]
 
 
 @pytest.mark.parametrize("status", ["expired", "cancelled", "failed"])
