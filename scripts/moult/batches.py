@@ -386,5 +386,5 @@ def _answer_in(entry, request):
         return None if code in UNANSWERED else Answer("", "error", error=f"{code}: {message}"[:300])
     if response.get("status_code") == 200:
         return answer_of(response.get("body"), request)
-    _, message = error_of(response.get("body"))
-    return Answer("", "error", error=f"HTTP {response.get('status_code')}: {message}"[:300])
+    (_, message), counts = error_of(response.get("body")), usage_of(response.get("body"))
+    return Answer("", "error", error=f"HTTP {response.get('status_code')}: {message}"[:300], **counts)

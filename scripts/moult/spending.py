@@ -108,8 +108,9 @@ class Budget:
         """Return the UserError that says what was spent, what is kept, and how it goes on."""
         place = f" (counted in {self.path.parent}/)" if self.path else ""
         return UserError(
-            f"the budget of ${self.limit:,.4f} is spent: ${self.spent():,.4f}{place}{why}. Every answer that was paid "
-            "for is in journal/ and no row was rejected: raise `budget` in the config and run again, it goes on."
+            f"the budget of ${self.limit:,.4f} is spent: ${self.spent():,.4f} is paid or promised to batches under "
+            f"way{place}{why}. Every answer that was paid for is in journal/ and no row was rejected: raise `budget` "
+            "in the config and run again, it goes on."
         )
 
     def add(self, answer):

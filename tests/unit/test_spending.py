@@ -6,7 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from moult import recipes
 from moult.chat import Answer
+from moult.config import load
 from moult.corpora import generate_corpus
 from moult.errors import UserError
 from moult.prompts import load_template
@@ -20,7 +22,9 @@ WORKERS = 4
 
 JOB = """
 import sys, threading, time
+from moult import recipes
 from moult.chat import Answer
+from moult.config import load
 from moult.errors import UserError
 from moult.spending import Budget
 
@@ -139,3 +143,35 @@ def test_a_corpus_stops_at_its_budget_and_goes_on_when_it_is_raised(tmp_path):
         assert len(kept) == 40 and not rejects and server.paid_twice() == 0
         # The same bill from both: what was counted on the way, and what the answers say.
         assert spending_in(tmp_path / "spending") == pytest.approx(usage["cost_usd"])
+
+
+def config(**endpoint):
+    plain = {"name": "teacher", "url": "http://127.0.0.1:9/v1", "model": "big"}
+    return {
+        "name": "x",
+        "datasets": [{"name": "q", "format": "stackoverflow", "files": {"train": "q.tsv"}}],
+        "endpoints": [plain | endpoint, plain | {"name": "unused"}],
+        "corpora": [{"name": "d", "kind": "distilled", "dataset": "q", "endpoint": "teacher"}],
+    }
+
+
+def test_a_budget_needs_the_price_of_every_endpoint_that_is_used():
+    with pytest.raises(UserError, match="endpoints 'teacher', price: is missing, but there is a `budget`") as raised:
+        load(config() | {"budget": 5})
+    assert "unused" not in str(raised.value)
+    assert load(config(price={"input": 1, "output": 2}) | {"budget": 5}).budget == 5
+    load(config())
+
+
+def test_budget_price_and_mode_decide_no_answer_and_remake_nothing():
+    one = load(config(price=PRICE) | {"budget": 5})
+    other = load(config(price=PRICE | {"input": 9.0}, mode="batch", poll=1))
+    assert recipes.corpus(one, "d") == recipes.corpus(other, "d")
+    assert recipes.client(one, "d")["budget"] == 5 and recipes.client(other, "d")["mode"] == "batch"
+
+
+def test_a_served_model_has_no_batch_mode():
+    raw = config() | {"models": [{"name": "m", "fetch": {"path": "m"}, "parameters": 1}]}
+    raw["endpoints"][0] = {"name": "teacher", "serve": "m", "mode": "batch"}
+    with pytest.raises(UserError, match="mode: batch belongs to a remote endpoint"):
+        load(raw)
