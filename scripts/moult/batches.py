@@ -119,6 +119,7 @@ class BatchEndpoint:
 
         import openai
 
+        logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs a line per request
         variable = self.settings["key"]
         key = os.environ.get(variable, "").strip() if variable else "none"
         if not key:
