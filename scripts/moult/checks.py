@@ -65,6 +65,19 @@ def repeated_names(cfg):
         yield f"evaluations: model {name!r} stands twice under suite {suite!r}"
 
 
+def budget_without_price(cfg):
+    """Yield a sentence for every remote endpoint whose answers a budget could not count."""
+    if cfg.budget is None:
+        return
+    for name in dict.fromkeys(corpus.endpoint for corpus in cfg.corpora):
+        endpoint = cfg.find("endpoints", name)
+        if endpoint.url and not endpoint.price:
+            yield (
+                f"endpoints {name!r}, price: is missing, but there is a `budget`; write `price: {{input: ..., output: "
+                "...}`, US dollars per million tokens"
+            )
+
+
 def cycle(cfg):
     """Yield one sentence for a cycle models → corpora → endpoints → models."""
     edges = {}
@@ -96,19 +109,6 @@ def cycle(cfg):
         if cycle := visit(node):
             yield f"a cycle, nothing could be built first: {' ← '.join(cycle)}"
             return
-
-
-def budget_without_price(cfg):
-    """Yield a sentence for every remote endpoint whose answers a budget could not count."""
-    if cfg.budget is None:
-        return
-    for name in dict.fromkeys(corpus.endpoint for corpus in cfg.corpora):
-        endpoint = cfg.find("endpoints", name)
-        if endpoint.url and not endpoint.price:
-            yield (
-                f"endpoints {name!r}, price: is missing, but there is a `budget`; write `price: {{input: ..., output: "
-                "...}`, US dollars per million tokens"
-            )
 
 
 SECRET = re.compile(r"^(sk-|hf_|ghp_|github_pat_|gsk_|xai-|AKIA)[A-Za-z0-9_-]{12,}$|://[^/@\s]+:[^/@\s]+@")

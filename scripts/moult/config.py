@@ -158,12 +158,12 @@ class Endpoint(Section):
     @model_validator(mode="after")
     def local_or_remote(self):
         exactly_one(self, "serve", "url")
+        if self.serve and self.mode == "batch":
+            raise ValueError("mode: batch belongs to a remote endpoint; a served model always answers in batches")
         if self.url and not self.model:
             raise ValueError("a remote endpoint needs `model`: the name that the API knows it by")
         if self.serve and (self.model or self.key or self.price):
             raise ValueError("model, key and price belong to a remote endpoint; `serve` needs none of them")
-        if self.serve and self.mode == "batch":
-            raise ValueError("mode: batch belongs to a remote endpoint; a served model always answers in batches")
         return self
 
 

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from moult.batches import BatchEndpoint
+from moult.batch_api import BatchEndpoint
 from moult.chat import ChatRequest, Sampling, ask_all
 from moult.endpoints import RemoteEndpoint
 from moult.errors import UserError
