@@ -5,6 +5,7 @@
 #   make test-server     the client against llama.cpp's server with a real model; fetches the model once (93 MB)
 #   make check           formatting and lint
 #   make dag             the rule graph as a picture, docs/rulegraph.svg
+#   make estimate CONFIG=...  what the remote answers would cost, before anything is spent (or NAME=, as for the demo)
 #   make pin CONFIG=...  look up unknown revisions and checksums, and record them in the config
 #   make clean           remove results, logs and checkpoints; the journal of paid answers stays
 
@@ -21,7 +22,7 @@ export PYTHONHASHSEED := 0
 CONFIGFILE := $(if $(NAME),--configfile config/demo/$(NAME).yaml)
 RESULTS := results/$(or $(NAME),demo)
 
-.PHONY: demo test test-server check dag pin schema clean
+.PHONY: demo test test-server check dag estimate pin schema clean
 
 # torch first, on its own: with it there, nothing asks for a build with CUDA where a CPU build is offered.
 .venv/ready: requirements.lock
@@ -50,6 +51,9 @@ check: .venv/ready
 dag: .venv/ready
 	mkdir -p docs
 	snakemake --rulegraph dot all 2>/dev/null | PYTHONPATH=scripts python -m moult.pictures - docs/rulegraph.svg
+
+estimate: .venv/ready
+	@PYTHONPATH=scripts python -m moult.estimate $(if $(NAME),config/demo/$(NAME).yaml,$(CONFIG))
 
 pin: .venv/ready
 	PYTHONPATH=scripts python -m moult.pins $(CONFIG)

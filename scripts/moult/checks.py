@@ -65,6 +65,19 @@ def repeated_names(cfg):
         yield f"evaluations: model {name!r} stands twice under suite {suite!r}"
 
 
+def budget_without_price(cfg):
+    """Yield a sentence for every remote endpoint whose answers a budget could not count."""
+    if cfg.budget is None:
+        return
+    for name in dict.fromkeys(corpus.endpoint for corpus in cfg.corpora):
+        endpoint = cfg.find("endpoints", name)
+        if endpoint.url and not endpoint.price:
+            yield (
+                f"endpoints {name!r}, price: is missing, but there is a `budget`; write `price: {{input: ..., output: "
+                "...}`, US dollars per million tokens"
+            )
+
+
 def cycle(cfg):
     """Yield one sentence for a cycle models → corpora → endpoints → models."""
     edges = {}

@@ -154,10 +154,14 @@ class Endpoint(Section):
     requests_per_minute: int | None = Field(None, ge=1, description="Of one job; null: no limit.")
     tokens_per_minute: int | None = Field(None, ge=1, description="Of one job, prompts and answers; null: no limit.")
     price: Price | None = None
+    mode: Literal["chat", "batch"] = Field("chat", description="batch: the Batch API, cheaper, within 24 hours.")
+    poll: float = Field(60, gt=0, description="Longest wait between two looks at a batch, in seconds.")
 
     @model_validator(mode="after")
     def local_or_remote(self):
         exactly_one(self, "serve", "url")
+        if self.serve and self.mode == "batch":
+            raise ValueError("mode: batch belongs to a remote endpoint; a served model always answers in batches")
         if self.url and not self.model:
             raise ValueError("a remote endpoint needs `model`: the name that the API knows it by")
         if self.serve and (self.model or self.key or self.price):
@@ -385,6 +389,7 @@ class Config(Section):
     title: str | None = Field(None, description="Heading of the report.")
     seed: int = 0
     limit: int | None = Field(None, ge=1, description="Rows per split, for a smoke run; every table says so.")
+    budget: float | None = Field(None, ge=0, description="US dollars for all remote answers of all runs together.")
     compute: Compute = Compute()
     datasets: list[Dataset] = []
     endpoints: list[Endpoint] = []
@@ -498,7 +503,10 @@ def load(raw, source="config"):
         cfg = Config.model_validate(expanded)
     except ValidationError as error:
         raise UserError(_listed(source, [_sentence(one, expanded) for one in error.errors()])) from None
-    if problems := [*checks.repeated_names(cfg), *checks.unknown_names(cfg)] or list(checks.cycle(cfg)):
+    if problems := [*checks.repeated_names(cfg), *checks.unknown_names(cfg)] or [
+        *checks.cycle(cfg),
+        *checks.budget_without_price(cfg),
+    ]:
         raise UserError(_listed(source, problems))
     return cfg
 

@@ -3,13 +3,14 @@
 import logging
 from pathlib import Path
 
+from moult.batch_api import BatchEndpoint
 from moult.chat import ChatRequest, Sampling, ask_all
 from moult.endpoints import RemoteEndpoint
 from moult.errors import UserError
 from moult.files import derive_seed, read_json, write_json, write_jsonl
 from moult.journal import Journal
 from moult.prompts import render
-from moult.spending import usage_of
+from moult.spending import Budget, usage_of
 from moult.tables import read_rows
 
 # Raise when the same recipe would now ask something else.
@@ -27,14 +28,31 @@ def served_identity(model_manifest, compute, version):
     }
 
 
-def open_endpoint(endpoint, client, model, model_manifest):
-    """Return (identity, opener) of an endpoint's recipe: `opener()` loads the model or opens the client."""
+def identity_of(endpoint, model_manifest):
+    """Return who answers, as plain JSON: a remote model by its address, a model of this build by its weights."""
     if "url" in endpoint:
-        identity = {"url": endpoint["url"], "model": endpoint["model"]}
-        return identity, lambda: RemoteEndpoint(endpoint | client)
+        return {"url": endpoint["url"], "model": endpoint["model"]}
     from moult import generate
 
-    identity = served_identity(model_manifest, endpoint["compute"], generate.VERSION)
+    return served_identity(model_manifest, endpoint["compute"], generate.VERSION)
+
+
+def open_endpoint(endpoint, client, model, model_manifest, journal):
+    """Return (identity, opener) of an endpoint's recipe: `opener()` loads the model or opens the client.
+
+    journal: the open Journal; its name is what the job's spending is counted under, and it knows of batches under way.
+    """
+    identity = identity_of(endpoint, model_manifest)
+    if "url" in endpoint:
+        settings = endpoint | client
+        budget = Budget.of(client, journal.path)
+        if client.get("mode") == "batch":
+            return identity, lambda: BatchEndpoint(settings, budget, journal, identity)
+        if underway := journal.connection.execute("SELECT COUNT(*) FROM in_batch").fetchone()[0]:
+            logger.warning("%d requests are in batches: in mode chat they are asked, and paid, once more", underway)
+        return identity, lambda: RemoteEndpoint(settings, budget)
+    from moult import generate
+
     return identity, lambda: generate.load_engine(Path(model), **endpoint["compute"])
 
 
@@ -68,6 +86,15 @@ def make_corpus(running, rows, field, inputs, outputs):
     return write_corpus(outputs.corpus, outputs.rejects, outputs.usage, result)
 
 
+def corpus_requests(recipe, rows):
+    """Return what a corpus asks, a request per row, each with a seed of its own."""
+    sampling, requests = Sampling(**recipe["decoding"]), []
+    for row in rows:
+        messages = tuple(render(recipe["prompt"], **({"guideline": ""} | row)))
+        requests.append(ChatRequest(messages, sampling, seed=derive_seed(recipe["seed"], list(messages))))
+    return requests
+
+
 def generate_corpus(recipe, rows, field, *, client=None, journal, endpoint_model=None, endpoint_manifest=None):
     """Ask for one text per row; return (rows with `field`, rejects, usage).
 
@@ -77,13 +104,9 @@ def generate_corpus(recipe, rows, field, *, client=None, journal, endpoint_model
     """
     if not rows:
         raise UserError("the corpus has no rows to ask about: the stage before it rejected all of them.")
-    sampling = Sampling(**recipe["decoding"])
-    requests = []
-    for row in rows:
-        messages = tuple(render(recipe["prompt"], **({"guideline": ""} | row)))
-        requests.append(ChatRequest(messages, sampling, seed=derive_seed(recipe["seed"], list(messages))))
-    identity, opener = open_endpoint(recipe["endpoint"], client, endpoint_model, endpoint_manifest)
+    requests = corpus_requests(recipe, rows)
     with Journal(journal) as answers:
+        identity, opener = open_endpoint(recipe["endpoint"], client, endpoint_model, endpoint_manifest, answers)
         values = ask_all(requests, identity=identity, open_answerer=opener, journal=answers)
     kept, rejects = [], []
     for row, value in zip(rows, values, strict=True):

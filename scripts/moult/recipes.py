@@ -117,7 +117,16 @@ def client(cfg, corpus):
         "requests_per_minute": entry.requests_per_minute,
         "tokens_per_minute": entry.tokens_per_minute,
         "price": {"input": entry.price.input, "output": entry.price.output} if entry.price else None,
+        "mode": entry.mode,
+        "poll": entry.poll,
+        "budget": cfg.budget,
+        "spending": spending_folder(cfg),
     }
+
+
+def spending_folder(cfg):
+    """Return where the jobs of an experiment count what they spend, beside the journals of what it bought."""
+    return f"journal/spending/{cfg.name}"
 
 
 def corpus(cfg, name):

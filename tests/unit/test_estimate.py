@@ -1,0 +1,168 @@
+"""The estimate counts what a build would ask, by the build's own keys, and touches nothing."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from moult import estimate, tables
+from moult.config import load
+from moult.corpora import generate_corpus, question_rows
+from moult.files import write_json, write_jsonl
+from moult.journal import Journal
+from moult.manifest import write_manifest
+from moult.recipes import client, corpus, prepare_dataset
+from openai_server import OpenAIServer
+
+ROOT = Path(__file__).parents[2]
+ROWS = 12
+
+
+def config(url="http://127.0.0.1:9/v1", **more):
+    return {
+        "name": "x",
+        "datasets": [{"name": "q", "format": "stackoverflow", "files": {"train": "q.tsv"}, "dev_fraction": 0.25}],
+        "endpoints": [
+            {"name": "student", "serve": "base"},
+            {"name": "teacher", "url": url, "model": "big", "price": {"input": 1, "output": 2}},
+        ],
+        "models": [{"name": "base", "fetch": {"path": "weights"}, "parameters": 0.1}],
+        "corpora": [
+            {"name": "g", "kind": "guidelines", "dataset": "q", "endpoint": "student", "decoding": {"max_tokens": 10}},
+            {
+                "name": "d",
+                "kind": "distilled",
+                "guidelines": "g",
+                "endpoint": "teacher",
+                "decoding": {"max_tokens": 20},
+            },
+            {"name": "e", "kind": "distilled", "dataset": "q", "endpoint": "teacher", "decoding": {"max_tokens": 30}},
+        ],
+    } | more
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"Question {number}?\tBody of question number {number}." for number in range(ROWS)]
+    Path("q.tsv").write_text("\n".join(["title\tquestion_content", *rows]) + "\n")
+    return tmp_path
+
+
+def files():
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in Path().rglob("*")}
+
+
+def estimated(capsys, raw):
+    Path("x.yaml").write_text(yaml.safe_dump(raw))
+    before = files()
+    estimate.main(["x.yaml", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    estimate.main(["x.yaml"])
+    assert files() == before
+    lines = capsys.readouterr().out.splitlines()
+    return {entry["corpus"]: entry for entry in found["corpora"]}, found["total"], lines
+
+
+def prepared(cfg):
+    """Prepare the dataset where a build would; return its rows."""
+    source = {"kind": "path", "split": "train", "index": 0, "basename": "q.tsv", "sha256": None}
+    tables.fetch_dataset([source], ["q.tsv"], "results/x/raw/q")
+    tables.prepare_dataset(prepare_dataset(cfg, "q"), "results/x/raw/q", "results/x/datasets/q")
+    write_json("results/x/datasets/q.manifest.json", {})
+    return question_rows("results/x/datasets/q", ["train", "dev"])
+
+
+def test_from_raw_files_before_anything_is_built(place, capsys):
+    found, total, lines = estimated(capsys, config(budget=0.0005))
+    assert [found[name]["rows"] for name in "gde"] == [ROWS] * 3
+    assert [found[name]["answered"] for name in "gde"] == [None, None, 0]
+    assert found["g"]["dollars_high"] == 0 and found["e"]["answer_tokens_high"] == ROWS * 30
+    # d: its guidelines are unknown; e: known to the token but for the tokenizer.
+    e, d = found["e"], found["d"]
+    assert e["dollars_low"] == pytest.approx(e["prompt_tokens"] / 1e6)
+    assert e["dollars_high"] == pytest.approx((e["prompt_tokens"] + ROWS * 30 * 2) / 1e6)
+    assert d["dollars_high"] == pytest.approx((d["prompt_tokens"] + ROWS * 10 + ROWS * 20 * 2) / 1e6)
+    assert total["dollars_high"] == pytest.approx(d["dollars_high"] + e["dollars_high"])
+    assert "which does not suffice" in lines[-1] or "which may not suffice" in lines[-1]
+    assert any("the guidelines g are not written yet: counted with 0 to 10 tokens" in line for line in lines)
+    assert any("about 4 characters a token" in line for line in lines)
+    assert len({len(line) for line in lines[:4]}) == 1
+
+
+def test_a_built_model_counts_its_own_tokens(place, capsys, pico_model):
+    shutil.copytree(pico_model, "results/x/models/base")
+    write_manifest(
+        "results/x/models/base.manifest.json",
+        rule="fetch_model",
+        outputs=["results/x/models/base"],
+        parents=[],
+        recipe={},
+        facts={},
+    )
+    found, _, _ = estimated(capsys, config())
+    assert found["g"]["answered"] == 0 and not any("characters" in note for note in found["g"]["notes"])
+    # A byte-level tokenizer of 512 tokens makes more than one of each four characters.
+    assert found["g"]["prompt_tokens"] > 2 * found["e"]["prompt_tokens"] / 3
+
+
+def test_what_the_journal_holds_is_not_counted_again(place, capsys):
+    with OpenAIServer(lambda body: "four words of answer") as server:
+        cfg = load(config(server.url))
+        rows = prepared(cfg)
+        more = {"client": client(cfg, "e"), "journal": "journal/distill_answers/e.sqlite"}
+        generate_corpus(corpus(cfg, "e"), rows[:5], "answer", **more)
+    found, total, lines = estimated(capsys, config(server.url, budget=1))
+    e = found["e"]
+    assert (e["rows"], e["answered"], e["ask"]) == (ROWS, 5, ROWS - 5)
+    # Four words are four tokens to this server.
+    assert (e["answer_tokens_low"], e["answer_tokens_high"]) == (4 * (ROWS - 5), 30 * (ROWS - 5))
+    assert "budget: $1.0000, which suffices" in lines[-1]
+
+
+def test_guidelines_that_are_written_are_read(place, capsys):
+    rows = [{"uid": f"q:{i}", "split": "train", "field": "ml", "title": "t", "question": "q"} for i in range(3)]
+    write_jsonl("results/x/corpora/g.jsonl", [row | {"guideline": "Look twice."} for row in rows])
+    found, _, _ = estimated(capsys, config())
+    assert found["d"]["rows"] == 3 and found["d"]["answered"] == 0
+
+
+def test_what_is_unknown_says_so(place, capsys):
+    raw = config()
+    del raw["endpoints"][1]["price"]
+    raw["datasets"][0]["files"] = {"train": {"url": "http://127.0.0.1:9/q.tsv", "sha256": "0" * 64}}
+    found, total, lines = estimated(capsys, raw)
+    assert found["e"]["rows"] is None and total["dollars_low"] is None
+    assert any("rows unknown: dataset q is not fetched" in line for line in lines)
+    assert any("price unknown: set `price` of the endpoint teacher" in line for line in lines)
+    assert lines[-1].startswith("To pay: unknown")
+
+
+def test_a_journal_in_use_is_not_waited_for_and_one_of_a_killed_build_is_read(place, capsys):
+    cfg = load(config())
+    prepared(cfg)
+    program = "import sys, time; from moult.journal import Journal; j = Journal(sys.argv[1]); "
+    program += "j.keep([('k', {}, {'completion_tokens': 7})]); print('held', flush=True); time.sleep(600)"
+    arguments = [sys.executable, "-c", program, "journal/distill_answers/e.sqlite"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "scripts")}
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment) as build:
+        assert build.stdout.readline() == "held\n"
+        found, _, lines = estimated(capsys, config())
+        assert any("e.sqlite is in use by a running build, not counted" in line for line in lines)
+        assert found["e"]["ask"] == ROWS
+        build.kill()
+    assert Path("journal/distill_answers/e.sqlite-wal").exists()
+    found, _, _ = estimated(capsys, config())
+    assert found["e"]["answer_tokens_low"] == 7 * ROWS
+    with Journal("journal/distill_answers/e.sqlite") as journal:
+        assert len(journal.known(["k"])) == 1
+
+
+def test_a_wrong_config_is_a_sentence(place):
+    Path("x.yaml").write_text("name: x\nbudgett: 3\n")
+    with pytest.raises(SystemExit, match="did you mean 'budget'"):
+        estimate.main(["x.yaml"])
