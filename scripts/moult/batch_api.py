@@ -15,6 +15,7 @@ from collections import Counter
 from moult.chat import Answer, request_key
 from moult.errors import UserError
 from moult.openai_format import NO_QUOTA, answer_of, chat_body, error_of, usage_of
+from moult.secrets import hidden, key_of
 
 # Limits of the API for one batch; a line is never cut, so that the file stays under its 200 MB.
 MAX_ROWS = 50_000
@@ -115,20 +116,12 @@ class BatchEndpoint:
         return sorted(set(self.underway.of(self.wanted).values()))
 
     def _client(self):
-        import os
-
         import openai
 
         logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs a line per request
-        variable = self.settings["key"]
-        key = os.environ.get(variable, "").strip() if variable else "none"
-        if not key:
-            raise UserError(
-                f"endpoint {self.settings['name']}: the variable {variable} is not set; export it and run again."
-            )
         return openai.OpenAI(
             base_url=self.settings["url"],
-            api_key=key,
+            api_key=key_of(self.settings["key"], f"endpoint {self.settings['name']}") or "none",
             max_retries=self.settings["retries"],
             timeout=self.settings["timeout"],
         )
@@ -362,7 +355,7 @@ class BatchEndpoint:
         """Yield the JSON objects of the output file and of the error file; count in `odd` what is none."""
         for file in filter(None, (batch.output_file_id, batch.error_file_id)):
             with self._sentences():
-                data = self.api.files.content(file).content
+                data = hidden(self.api.files.content(file).content, self.settings["key"])
             for line in data.split(b"\n"):
                 try:
                     entry = json.loads(line)

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import os
 import random
 import time
 
@@ -11,6 +10,7 @@ from moult.chat import Answer
 from moult.errors import UserError
 from moult.limits import Limits, retry_after
 from moult.openai_format import NO_QUOTA, answer_of, chat_body, error_of, usage_of
+from moult.secrets import hidden, key_of
 
 # Seconds. Before the n-th further try of a request: a random time up to FIRST_WAIT * 2^(n-1), at most LONGEST_WAIT.
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
@@ -45,21 +45,9 @@ class RemoteEndpoint:
     def __init__(self, settings, budget=None):
         self.settings, self.budget, self.price = settings, budget, settings.get("price")
         self.name = f"endpoint {settings['name']} ({settings['url']})"
-        self.headers = {"Content-Type": "application/json"} | self._authorization()
+        key = key_of(settings["key"], f"endpoint {settings['name']}")
+        self.headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self.random = random.Random(0)
-
-    def _authorization(self):
-        variable = self.settings["key"]
-        if not variable:
-            return {}
-        key = os.environ.get(variable, "").strip()
-        if not key:
-            raise UserError(
-                f"endpoint {self.settings['name']}: the variable {variable} is not set; export it and run again."
-            )
-        if not (key.isascii() and key.isprintable()):
-            raise UserError(f"endpoint {self.settings['name']}: the variable {variable} holds no key: not plain ASCII.")
-        return {"Authorization": f"Bearer {key}"}
 
     def answer(self, requests, missing):
         """Yield lists of (index, Answer) as they arrive. No slot asks again before its last answer was taken.
@@ -202,10 +190,12 @@ class RemoteEndpoint:
     def _judged(self, response, request):
         """Return the Answer that an HTTP response is. One that reports tokens was paid for: it is never asked again."""
         status = response.status_code
+        # Some servers send the key back in their error messages.
+        content = hidden(response.content, self.settings["key"])
         try:
-            reply = json.loads(response.content)
+            reply = json.loads(content)
         except ValueError:
-            reply = response.text
+            reply = content.decode(errors="replace")
         if status == 200 and not isinstance(reply, str):
             return answer_of(reply, request)
         code, message = error_of(reply)

@@ -13,6 +13,7 @@ from moult.failures import explain
 from moult.files import digest
 from moult.guard import die_with_scheduler, only_writer
 from moult.manifest import artefact, check_manifest, installed_versions, write_manifest
+from moult.secrets import hidden, variables_in
 
 
 class Job:
@@ -55,14 +56,16 @@ def job(snakemake):
     name = "/".join(snakemake.wildcards) or "all"
     terminal = os.fdopen(os.dup(2), "w")
 
+    variables = list(variables_in(dict(snakemake.params.items())))
+
     def tell(sentence, traceback=False):
         # Where the log's own disk is full, the terminal has the sentence still.
         with contextlib.suppress(OSError):
             logging.info("%s", sentence, exc_info=traceback)
-        print(f"{snakemake.rule} {name}: {sentence}", file=terminal, flush=True)
+        print(hidden(f"{snakemake.rule} {name}: {sentence}", *variables), file=terminal, flush=True)
 
     try:
-        _log_to(snakemake.log[0])
+        _log_to(snakemake.log[0], variables)
         logging.info("%s %s", snakemake.rule, name)
         with only_writer(Path("scratch", "locks", snakemake.rule, f"{name}.lock"), tell):
             parents = [path for path in snakemake.input if str(path).endswith(".manifest.json")]
@@ -86,14 +89,14 @@ def job(snakemake):
         sys.exit(1)
 
 
-def _log_to(path):
-    """Send logging, standard output and standard error of this process to a file."""
+def _log_to(path, variables):
+    """Send logging, standard output and standard error of this process to a file; hide the values of variables."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     log = open(path, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 - it stays open as this process's output
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     logging.basicConfig(handlers=[_Strict(log)], level=logging.INFO, force=True)
-    logging.root.handlers[0].setFormatter(_SinceStart("%(asctime)s +%(since).1f s %(message)s", "%H:%M:%S"))
+    logging.root.handlers[0].setFormatter(_Line(variables))
 
 
 class _Strict(logging.StreamHandler):
@@ -105,9 +108,13 @@ class _Strict(logging.StreamHandler):
         super().handleError(record)
 
 
-class _SinceStart(logging.Formatter):
-    """Adds `since`: seconds since logging was imported, next to nothing after the process began."""
+class _Line(logging.Formatter):
+    """Time, seconds since logging was imported (next to nothing after the process began), message without keys."""
+
+    def __init__(self, variables):
+        super().__init__("%(asctime)s +%(since).1f s %(message)s", "%H:%M:%S")
+        self.variables = variables
 
     def format(self, record):
         record.since = record.relativeCreated / 1000
-        return super().format(record)
+        return hidden(super().format(record), *self.variables)

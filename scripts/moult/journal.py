@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from moult.errors import UserError
+from moult.failures import is_disk_full
 
 # Seconds after which what was kept is brought to the disk itself.
 SYNC_EVERY = 1.0
@@ -85,6 +86,8 @@ class Journal:
                 self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 self.synced = time.monotonic()
         except sqlite3.OperationalError as error:
+            if is_disk_full(error):
+                raise
             raise UserError(
                 f"{self.path}: cannot be written ({error}); what was kept before is safe: mend that and run again."
             ) from error

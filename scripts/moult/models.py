@@ -17,6 +17,7 @@ from moult.downloads import check_hub_file
 from moult.errors import UserError
 from moult.failures import is_disk_full, no_space
 from moult.files import read_json, whole_directory, write_text_atomic
+from moult.secrets import key_of
 from moult.weights import check_finite, check_model_folder, parameter_count
 
 # Raise when the same source would now give other files.
@@ -212,7 +213,7 @@ def _fetch_hub(source, folder, dtype):
         snapshot = snapshot_download(
             name,
             revision=revision,
-            token=_token(source) or False,
+            token=key_of(source.get("token"), name) or False,
             allow_patterns=list(MODEL_FILES),
             ignore_patterns=list(OTHER_FORMATS),
         )
@@ -240,14 +241,6 @@ def _fetch_hub(source, folder, dtype):
         if not file.match("consolidated*"):
             _link(check_hub_file(file), folder / file.name)
     return {"source": {"hub": name, "revision": revision}}
-
-
-def _token(source):
-    """Return the hub token from the environment variable that the source names, None without one."""
-    variable = source.get("token")
-    if variable and not os.environ.get(variable):
-        raise UserError(f"{source['hub']}: variable {variable} is not set; put your hub token into it.")
-    return os.environ[variable] if variable else None
 
 
 def _link(file, target):

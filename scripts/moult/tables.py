@@ -12,6 +12,7 @@ from moult.errors import UserError
 from moult.failures import is_disk_full, no_space
 from moult.files import derive_seed, digest, sha256_file, whole_directory, write_json, write_jsonl
 from moult.readers import WITHOUT_HEADER, excerpt, printable, read_raw
+from moult.secrets import key_of
 from moult.weights import begins_as_web_page
 
 # Raise when the same raw files would now give other rows.
@@ -67,8 +68,6 @@ def _fetch_url(source, place):
 
 
 def _fetch_hub(source, place):
-    import os
-
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -80,7 +79,7 @@ def _fetch_hub(source, place):
             source["file"],
             repo_type="dataset",
             revision=source["revision"],
-            token=os.environ.get(source["token"]) if source["token"] else None,
+            token=key_of(source["token"], f"hub dataset {source['hub']}") or False,
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         if is_disk_full(error):
