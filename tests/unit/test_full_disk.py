@@ -10,10 +10,10 @@ from pathlib import Path
 
 import hostile_files
 import pytest
-from moult.chat import Journal
 from moult.files import whole_directory, write_json, write_jsonl, write_text_atomic
 from moult.folding import fold_adapter
 from moult.job import job
+from moult.journal import Journal
 from moult.labelling import write_csv
 from moult.manifest import write_manifest
 from moult.merging import merge_models
