@@ -42,7 +42,9 @@ def collate(rows):
     from torch.nn.utils.rnn import pad_sequence
 
     def padded(values, padding):
-        return pad_sequence([torch.tensor(value) for value in values], batch_first=True, padding_value=padding)
+        return pad_sequence(
+            [torch.tensor(value, dtype=torch.long) for value in values], batch_first=True, padding_value=padding
+        )
 
     labels = padded([row["input_ids"][row["start"] :] for row in rows], -100)
     return {
