@@ -53,6 +53,8 @@ def one_of(names):
 
 FETCHED = cfg.names("models", "fetch")
 FINETUNED = cfg.names("models", "finetune")
+LORA = [name for name in FINETUNED if cfg.find("models", name).finetune.method == "lora"]
+FULL = [name for name in FINETUNED if name not in LORA]
 MERGED = cfg.names("models", "merge")
 GUIDELINES = [corpus.name for corpus in cfg.corpora if corpus.kind == "guidelines"]
 DISTILLED = [corpus.name for corpus in cfg.corpora if corpus.kind == "distilled"]
@@ -176,7 +178,7 @@ def report_manifests(wildcards):
     """Return the manifests of everything the config names: what the report tells of."""
     made = [("datasets", name) for name in cfg.names("datasets")]
     made += [("corpora", name) for name in cfg.names("corpora")]
-    made += [("adapters", name) for name in FINETUNED]
+    made += [("adapters", name) for name in LORA]
     made += [("models", name) for name in cfg.names("models")]
     made += [(kind, f"{suite}/{model}") for kind in ("predictions", "scores") for suite, model in EVALUATED]
     return [manifest(kind, name) for kind, name in made]
@@ -221,13 +223,16 @@ def need(stage, resource):
         name = model_at_work(wildcards)
         if name is None:
             return needs("tables", attempt=attempt)[resource]
+        model = cfg.find("models", name)
+        together = (model.finetune.devices, model.finetune.zero) if stage in ("lora", "full") else ()
         return needs(
             stage,
             cfg.inherited(name, "parameters"),
             cfg.compute_of(name).dtype,
             attempt,
-            cfg.find("models", name).needs.model_dump(exclude_none=True),
-            len(cfg.find("models", name).parents),
+            model.needs.model_dump(exclude_none=True),
+            len(model.parents),
+            *together,
         )[resource]
 
     return amount
@@ -237,3 +242,8 @@ def threads_of(wildcards):
     """Return the CPU threads of a job that loads a model; they are in its recipe too."""
     name = model_at_work(wildcards)
     return cfg.compute_of(name).threads if name else 1
+
+
+def training_threads(wildcards):
+    """Return the CPU threads of a training job: those of a model, for each device."""
+    return threads_of(wildcards) * cfg.find("models", wildcards.model).finetune.devices

@@ -1,4 +1,4 @@
-# One adapter per job, then full weights out of it.
+# One adapter per job, then full weights out of it; or full weights at once.
 
 
 rule finetune_lora:
@@ -16,12 +16,12 @@ rule finetune_lora:
     benchmark:
         "<benchmarks>/finetune_lora/{model}.tsv"
     wildcard_constraints:
-        model=one_of(FINETUNED),
+        model=one_of(LORA),
     priority: 5
     retries: 2
     conda:
         "../envs/models.yaml"
-    threads: threads_of
+    threads: training_threads
     resources:
         gpu=need("lora", "gpu"),
         gpu_mem_gb=need("lora", "gpu_mem_gb"),
@@ -34,6 +34,42 @@ rule finetune_lora:
         "({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
         "../scripts/finetune_lora.py"
+
+
+rule finetune_full:
+    input:
+        base=ancient(base_model),
+        base_manifest=base_manifest,
+        data=training_data,
+        data_manifests=training_manifests,
+        leakage=training_leakage,
+    output:
+        model=directory("<results>/models/{model}"),
+        manifest="<results>/models/{model}.manifest.json",
+    log:
+        "<logs>/finetune_full/{model}.log",
+    benchmark:
+        "<benchmarks>/finetune_full/{model}.tsv"
+    wildcard_constraints:
+        model=one_of(FULL),
+    priority: 5
+    retries: 2
+    conda:
+        "../envs/models.yaml"
+    threads: training_threads
+    resources:
+        gpu=need("full", "gpu"),
+        gpu_mem_gb=need("full", "gpu_mem_gb"),
+        mem_mb=need("full", "mem_mb"),
+        runtime=need("full", "runtime"),
+    params:
+        recipe=recipe_of(recipes.finetune),
+        card=card_of,
+    message:
+        "finetune_full: training all weights of {wildcards.model} "
+        "({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"
+    script:
+        "../scripts/finetune_full.py"
 
 
 rule fold_adapter:
@@ -50,7 +86,7 @@ rule fold_adapter:
     benchmark:
         "<benchmarks>/fold_adapter/{model}.tsv"
     wildcard_constraints:
-        model=one_of(FINETUNED),
+        model=one_of(LORA),
     priority: 5
     conda:
         "../envs/models.yaml"
@@ -70,4 +106,4 @@ rule fold_adapter:
 
 rule adapters:
     input:
-        collect("<results>/adapters/{model}", model=FINETUNED),
+        collect("<results>/adapters/{model}", model=LORA),

@@ -111,6 +111,16 @@ def cycle(cfg):
             return
 
 
+def precision(cfg):
+    """Yield a sentence for each training whose dtype would round small updates away or overflow."""
+    for model in cfg.models:
+        tuned = model.finetune
+        if not tuned or cfg.compute_of(model.name).dtype != "float16":
+            continue
+        if tuned.method == "full" or (tuned.devices > 1 and tuned.zero == 3):
+            yield f"models {model.name!r}: float16 would need loss scaling; set compute.dtype to bfloat16 or float32"
+
+
 SECRET = re.compile(r"^(sk-|hf_|ghp_|github_pat_|gsk_|xai-|AKIA)[A-Za-z0-9_-]{12,}$|://[^/@\s]+:[^/@\s]+@")
 SECRET_KEYS = {"api_key", "apikey", "token_value", "password", "secret", "access_token", "hf_token"}
 

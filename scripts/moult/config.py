@@ -250,6 +250,7 @@ class Finetune(Section):
 
     base: str
     data: list[str] = Field(min_length=1, description="Datasets with labels or answers, and corpora.")
+    method: Literal["lora", "full"] = Field("lora", description="Train an adapter, or every weight.")
     lora: Lora = Lora()
     learning_rate: float = Field(2e-4, gt=0)
     epochs: float | None = Field(1, gt=0)
@@ -258,12 +259,20 @@ class Finetune(Section):
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
-    batch_size: int = Field(8, ge=1, description="Rows per device and step.")
-    accumulation: int = Field(1, ge=1)
+    batch_size: int = Field(8, ge=1, description="Rows per device and forward pass.")
+    accumulation: int = Field(1, ge=1, description="Forward passes per step; rows per step: times devices, too.")
     max_length: int = Field(768, ge=16, description="Tokens; a longer row loses the beginning of its prompt.")
     evaluate_every: int | None = Field(None, ge=1, description="Optimiser steps; null: each epoch.")
     selection: Literal["nll", "accuracy"] = Field("nll", description="What the best checkpoint is chosen by, on dev.")
     gradient_checkpointing: bool = False
+    devices: int = Field(1, ge=1, description="GPUs, or processes on a CPU, that train this model together.")
+    zero: Literal[2, 3] = Field(2, description="DeepSpeed's ZeRO stage where there are several devices.")
+
+    @model_validator(mode="after")
+    def lora_fits_method(self):
+        if self.method == "full" and "lora" in self.model_fields_set:
+            raise ValueError("lora: with `method: full` there is no adapter; leave out one of the two")
+        return self
 
 
 class Parent(Section):
@@ -506,6 +515,7 @@ def load(raw, source="config"):
     if problems := [*checks.repeated_names(cfg), *checks.unknown_names(cfg)] or [
         *checks.cycle(cfg),
         *checks.budget_without_price(cfg),
+        *checks.precision(cfg),
     ]:
         raise UserError(_listed(source, problems))
     return cfg

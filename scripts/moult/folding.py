@@ -32,7 +32,7 @@ _NOT_FOLDABLE = (
 # The other initialisations (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) change the base's own weights as well.
 _FOLDABLE_INITS = (True, False, None, "gaussian", "orthogonal", "eva")
 _LORA_KEY = re.compile(r"base_model\.model\.(.+)\.lora_(embedding_)?([AB])(\.weight)?")
-_EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "word_embeddings.weight", "wte.weight")
+EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "word_embeddings.weight", "wte.weight")
 
 
 @dataclass
@@ -69,7 +69,7 @@ def fold_adapter(adapter, base, target):
     check_model_folder(adapter)
     check_model_folder(base)
     settings, config, held = _lora_settings(adapter), read_json(base / "config.json"), tensor_headers(base)
-    embedding = next((name for name in held if name.endswith(_EMBEDDINGS)), None)
+    embedding = next((name for name in held if name.endswith(EMBEDDINGS)), None)
     shapes = {name: shape for name, (_, _, shape) in held.items()}
     if is_tied(config) and embedding:
         shapes.setdefault(HEAD, shapes[embedding])

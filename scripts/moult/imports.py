@@ -1,4 +1,4 @@
-"""Importing transformers without what a job never uses: start-up is what small jobs wait for."""
+"""Importing libraries without what a job never uses: start-up is what small jobs wait for."""
 
 import contextlib
 
@@ -21,3 +21,10 @@ def without(*packages):
     finally:
         for name, original in originals.items():
             setattr(transformers.utils, name, original)
+
+
+def without_deepspeed():
+    """Let accelerate believe for good that DeepSpeed is not installed: it imports all of it to ask about a wrapper."""
+    import accelerate.utils.other
+
+    accelerate.utils.other.is_deepspeed_available = lambda: False

@@ -47,6 +47,7 @@ RULE_KINDS = {
     "guidelines": "corpora",
     "answers": "corpora",
     "lora": "adapters",
+    "full": "models",
     "adapter": "models",
     "model": "models",
     "models": "models",

@@ -151,18 +151,21 @@ def corpus(cfg, name):
 
 
 def finetune(cfg, name):
-    """What the trainer is told, and the prompt template of each data source."""
+    """What the trainer is told, and the prompt template of each data source; `lora` where an adapter is trained."""
     entry = cfg.find("models", name).finetune
     settings = cfg.compute_of(name)
+    lora = {
+        "rank": entry.lora.rank,
+        "alpha": entry.lora.alpha,
+        "dropout": entry.lora.dropout,
+        "targets": entry.lora.targets if isinstance(entry.lora.targets, str) else list(entry.lora.targets),
+    }
+    together = {"devices": entry.devices, "zero": entry.zero}
     return {
         "base": entry.base,
         "data": {source: load_template(training_dataset(cfg, source).template) for source in entry.data},
-        "lora": {
-            "rank": entry.lora.rank,
-            "alpha": entry.lora.alpha,
-            "dropout": entry.lora.dropout,
-            "targets": entry.lora.targets if isinstance(entry.lora.targets, str) else list(entry.lora.targets),
-        },
+        **({"lora": lora} if entry.method == "lora" else {}),
+        **(together if entry.devices > 1 else {}),
         "learning_rate": entry.learning_rate,
         "epochs": entry.epochs,
         "max_steps": entry.max_steps,
@@ -220,9 +223,10 @@ def card(cfg, name):
     if model.fetch:
         summary, recipe, data = "Fetched, not changed.", fetch_model(cfg, name), []
     elif model.finetune:
-        summary = (
-            f"{model.finetune.base}, fine-tuned by LoRA on {', '.join(model.finetune.data)}; the adapter is folded in."
-        )
+        lora = model.finetune.method == "lora"
+        way = "by LoRA" if lora else "in all its weights"
+        summary = f"{model.finetune.base}, fine-tuned {way} on {', '.join(model.finetune.data)}"
+        summary += "; the adapter is folded in." if lora else "."
         recipe, data = finetune(cfg, name), [_data_line(cfg, source) for source in model.finetune.data]
     else:
         summary = f"A merge by {model.merge.method} of {', '.join(parent.model for parent in model.merge.parents)}."

@@ -25,6 +25,8 @@ WORDS = {
     "predictions": "predictions",
     "scores": "scores",
 }
+# Rules whose artefacts hold train.json and loss.csv.
+TRAINERS = ("finetune_lora", "finetune_full")
 # A larger graph is told by the table below it.
 MOST_NODES = 60
 SAMPLES = 3
@@ -53,7 +55,7 @@ def write_report(target, *, summary, differences, plots, manifests, leakage, tit
         "verdicts": [standings.verdict(suite["name"], table) for suite in suites for table in suite["tables"]],
         "unread": [line for suite in suites for line in standings.unread_answers(suite)],
         "lineage": draw_lineage(made),
-        "adapters": [loss_entry(one, root) for one in made.values() if one["kind"] == "adapters"],
+        "trained": [loss_entry(one, root) for one in made.values() if one["rule"] in TRAINERS],
         "datasets": [dataset_entry(one, leaks) for one in made.values() if one["kind"] == "datasets"],
         "corpora": corpora,
         "cost": total_cost(corpora),
@@ -102,6 +104,10 @@ def _in_words(rule, recipe, facts):
                 f"{facts['rows']:,} rows by {author}",
                 f"{facts['rows']:,} rows written by {author}, {limits}",
             )
+        case "finetune_full":
+            steps = f"all weights, {facts['steps']:,} steps"
+            data = ", ".join(recipe["data"])
+            return steps, f"all weights, learning rate {recipe['learning_rate']:g}, {facts['steps']:,} steps on {data}"
         case "finetune_lora":
             lora = f"LoRA rank {recipe['lora']['rank']}"
             data = ", ".join(recipe["data"])
@@ -216,7 +222,7 @@ def corpus_entry(one, root):
 
 
 def loss_entry(one, root):
-    """Return what training an adapter came to, with the picture of its losses."""
+    """Return what training an adapter or a model came to, with the picture of its losses."""
     rows = read_csv(root / one["key"] / "loss.csv")
     picture = pictures.draw_losses(rows, one["facts"]["best_step"])
     ends = [float(row["loss"]) for row in rows if row["split"] == "train"]
@@ -234,7 +240,7 @@ def total_cost(corpora):
 
 
 def row_accounts(made, corpora, root):
-    """Return where every row went, per dataset, corpus and adapter; `missing` counts those that nothing explains."""
+    """Return where every row went, per dataset, corpus and training; `missing` counts those that nothing explains."""
     datasets = [one for one in made.values() if one["kind"] == "datasets"]
     given_by = {corpus["key"]: corpus["splits"] for corpus in corpora}
     given_by |= {one["key"]: {split: at["rows"] for split, at in one["facts"]["splits"].items()} for one in datasets}
@@ -249,7 +255,7 @@ def row_accounts(made, corpora, root):
         one = made[corpus["key"]]
         accounts.append(_account(one, corpus["usage"]["calls"], one["facts"]["rows"], corpus["rejects"]))
     for one in made.values():
-        if one["kind"] == "adapters":
+        if one["rule"] in TRAINERS:
             sources = [parent for parent in one["parents"] if parent in given_by]
             given = sum(given_by[source].get(split, 0) for source in sources for split in ("train", "dev"))
             kept = one["facts"]["n_train"] + one["facts"]["n_dev"]

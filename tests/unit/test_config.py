@@ -77,6 +77,20 @@ def change(raw, where, value):
             "models, entry 2 (tuned), finetune, learnin_rate: unknown key; did you mean 'learning_rate'?",
         ),
         (["models", 1, "finetune", "lora"], {"ranc": 4}, "lora, ranc: unknown key; did you mean 'rank'?"),
+        (
+            ["models", 1, "finetune"],
+            {"base": "base", "data": ["moods"], "method": "full", "lora": {"rank": 4}},
+            "lora: with `method: full` there is no adapter; leave out one of the two",
+        ),
+        (
+            ["models", 1],
+            {
+                "name": "tuned",
+                "finetune": {"base": "base", "data": ["moods"], "method": "full"},
+                "compute": {"dtype": "float16"},
+            },
+            "models 'tuned': float16 would need loss scaling",
+        ),
         (["corpora", 0, "promt"], "x", "corpora, entry 1 (guidelines), promt: unknown key; did you mean 'prompt'?"),
         (
             ["models", 1, "finetune", "base"],
@@ -212,3 +226,13 @@ def test_labels_of_every_shipped_set_are_distinct_and_lower_case():
         assert set(labels) == {"dataset", "task", "task_words", "language", "labels"}, name
         assert all(isinstance(one, str) and one == one.lower() for one in labels["labels"]), name
         assert len(set(labels["labels"])) == len(labels["labels"]), name
+
+
+def test_new_keys_of_training_change_no_recipe_that_does_not_use_them(raw):
+    before = recipes.finetune(load(raw), "tuned")
+    assert not {"method", "devices", "zero"} & before.keys()
+    finetune = {key: value for key, value in raw["models"][1]["finetune"].items() if key != "lora"}
+    full = recipes.finetune(load(change(raw, ["models", 1, "finetune"], finetune | {"method": "full"})), "tuned")
+    assert before.keys() - full.keys() == {"lora"}
+    two = recipes.finetune(load(change(raw, ["models", 1, "finetune"], finetune | {"devices": 2})), "tuned")
+    assert (two["devices"], two["zero"]) == (2, 2)

@@ -16,6 +16,18 @@ def test_training_needs_more_than_inference_and_full_more_than_lora():
     assert memory[0] <= 25 and memory[1] <= 40
 
 
+def test_devices_share_what_zero_shards():
+    alone, two, three = (needs("full", 8, devices=n, zero=zero) for n, zero in ((1, 2), (4, 2), (4, 3)))
+    assert (alone["gpu"], two["gpu"], three["gpu"]) == (1, 4, 4)
+    assert alone["gpu_mem_gb"] > two["gpu_mem_gb"] > three["gpu_mem_gb"] > alone["gpu_mem_gb"] / 4
+    assert needs("full", 8, zero=3) == alone
+    # LoRA has little to share but the frozen weights, which ZeRO-2 leaves on every device.
+    assert needs("lora", 8, devices=4)["gpu_mem_gb"] == needs("lora", 8)["gpu_mem_gb"]
+    assert needs("lora", 8, devices=4, zero=3)["gpu_mem_gb"] < needs("lora", 8)["gpu_mem_gb"]
+    # On a CPU every process has its own memory.
+    assert needs("lora", 0.1, devices=2)["mem_mb"] == 2 * needs("lora", 0.1)["mem_mb"]
+
+
 def test_a_retry_asks_for_more():
     first, second = needs("lora", 1.5), needs("lora", 1.5, attempt=2)
     assert second["mem_mb"] > first["mem_mb"] and second["runtime"] > first["runtime"]

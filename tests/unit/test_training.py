@@ -1,4 +1,4 @@
-"""LoRA training on pico models: what is learnt, what is kept, and that a killed run ends like any other."""
+"""Fine-tuning pico models, LoRA and full: what is learnt, what is kept, and that a killed run ends like any other."""
 
 import csv
 import json
@@ -8,10 +8,11 @@ import subprocess
 import sys
 
 import pytest
-from moult import training
+from moult import checkpoints, training
+from moult.batches import collate, encode_examples
 from moult.errors import UserError
 from moult.prompts import Example, end_of_turn_id, prompt_ids
-from moult.training import collate, encode_examples, finetune_lora
+from moult.training import finetune_full, finetune_lora
 from pico import build_pico_model
 
 RECIPE = {
@@ -34,6 +35,7 @@ RECIPE = {
     "seed": 7,
     "threads": 1,
 }
+FULL = {key: value for key, value in RECIPE.items() if key != "lora"} | {"learning_rate": 1e-3}
 
 
 def example(number, answer=None):
@@ -58,9 +60,10 @@ def tokenizer(pico_model):
 def finetune(pico_model, tmp_path):
     """Return a function that trains in a folder of its own and returns (train.json, the adapter's folder)."""
 
-    def run(name, train=TRAIN, dev=DEV, base=pico_model, **changes):
+    def run(name, train=TRAIN, dev=DEV, base=pico_model, recipe=RECIPE, **changes):
         folder = tmp_path / name
-        report = finetune_lora(RECIPE | changes, base, train, dev, folder / "scratch", folder / "adapter")
+        train_it = finetune_lora if "lora" in recipe else finetune_full
+        report = train_it(recipe | changes, base, train, dev, folder / "scratch", folder / "adapter")
         return report, folder / "adapter"
 
     return run
@@ -196,32 +199,38 @@ CHILD = """
 import json, logging, os, signal, sys
 from pathlib import Path
 import test_training
-from moult.training import finetune_lora
+from moult.training import finetune_full, finetune_lora
 
 class Killer(logging.Handler):
     def emit(self, record):
         if record.getMessage().startswith("step 7 of 10: loss"):
-            assert "datasets" not in sys.modules and "scipy" not in sys.modules
+            assert not {"datasets", "scipy", "deepspeed"} & set(sys.modules)
             os.kill(os.getpid(), signal.SIGKILL)
 
 logging.getLogger("moult.training").setLevel(logging.INFO)
 logging.getLogger("moult.training").addHandler(Killer())
-base, scratch, adapter = map(Path, sys.argv[1:])
-finetune_lora(test_training.RECIPE, base, test_training.TRAIN, test_training.DEV, scratch, adapter)
+base, scratch, adapter = map(Path, sys.argv[2:])
+work = test_training.TRAIN, test_training.DEV, scratch, adapter
+if sys.argv[1] == "lora":
+    finetune_lora(test_training.RECIPE, base, *work)
+else:
+    finetune_full(test_training.FULL, base, *work)
 """
 
 
-def test_a_killed_run_ends_in_the_same_bytes(finetune, pico_model, tmp_path, caplog):
-    _, whole = finetune("whole")
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_killed_run_ends_in_the_same_bytes(finetune, pico_model, tmp_path, caplog, method):
+    recipe = {"lora": RECIPE, "full": FULL}[method]
+    _, whole = finetune("whole", recipe=recipe)
     scratch, adapter = tmp_path / "killed" / "scratch", tmp_path / "killed" / "adapter"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "5"}
-    command = [sys.executable, "-c", CHILD, pico_model, scratch, adapter]
+    command = [sys.executable, "-c", CHILD, method, pico_model, scratch, adapter]
     assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
     assert not adapter.exists()
     # Steps 1 to 5 are the first epoch: the checkpoint of step 6 lies in the middle of the second.
     assert (scratch / "checkpoint-6" / "whole.json").exists()
     with caplog.at_level("INFO", logger="moult.training"):
-        _, resumed = finetune("killed")
+        _, resumed = finetune("killed", recipe=recipe)
     assert content(resumed) == content(whole)
     steps = [text.split()[1] for text in caplog.messages if "learning rate" in text]
     assert steps == ["7", "8", "9", "10"]
@@ -242,7 +251,7 @@ def test_a_half_saved_checkpoint_is_not_resumed(finetune, tmp_path, monkeypatch)
     assert content(whole) == expected
 
     # With the last checkpoint whole, nothing is trained again.
-    monkeypatch.setattr(training, "_run_trainer", None)
+    monkeypatch.setattr(training, "run_trainer", None)
     finetune("run")
     assert content(whole) == expected
 
@@ -253,9 +262,9 @@ def test_a_checkpoint_whose_best_one_is_lost_is_not_resumed(tmp_path):
     for step, best in ((2, 2), (4, 4), (6, 2), (8, 4)):
         checkpoint = tmp_path / f"checkpoint-{step}"
         write_json(checkpoint / "trainer_state.json", {"best_global_step": best})
-        write_json(checkpoint / training.MARKER, training._listing(checkpoint))
-    (tmp_path / "checkpoint-4" / training.MARKER).unlink()
-    assert training._last_whole_checkpoint(tmp_path).name == "checkpoint-6"
+        write_json(checkpoint / checkpoints.MARKER, checkpoints._listing(checkpoint))
+    (tmp_path / "checkpoint-4" / checkpoints.MARKER).unlink()
+    assert checkpoints.last_whole(tmp_path).name == "checkpoint-6"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-6"]
 
 
@@ -328,3 +337,65 @@ def test_a_diverging_run_names_the_remedy(finetune):
 def test_unknown_targets_are_named(finetune):
     with pytest.raises(UserError, match="lora.targets"):
         finetune("targets", lora=RECIPE["lora"] | {"targets": ["no_such_layer"]})
+
+
+@pytest.fixture(scope="module")
+def bfloat16_base(pico_model, tmp_path_factory):
+    """The pico model as most are published: stored in bfloat16."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = tmp_path_factory.mktemp("bfloat16") / "base"
+    AutoModelForCausalLM.from_pretrained(pico_model, dtype="bfloat16").save_pretrained(path)
+    AutoTokenizer.from_pretrained(pico_model).save_pretrained(path)
+    return path
+
+
+def test_a_full_model_is_complete_and_stored_as_its_base(finetune, bfloat16_base, tmp_path):
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    report, folder = finetune("full", base=bfloat16_base, recipe=FULL)
+    files, base = content(folder), content(bfloat16_base)
+    assert {"model.safetensors", "config.json", "generation_config.json", "train.json", "loss.csv"} < set(files)
+    assert {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} < set(files)
+    assert not [name for name, value in files.items() if str(tmp_path.parent).encode() in value]
+    assert files["config.json"] == base["config.json"]
+    assert json.loads(files["train.json"]) == report
+    assert losses(folder, "dev")[-1] < losses(folder, "dev")[0]
+    before, after = (load_file(path / "model.safetensors") for path in (bfloat16_base, folder))
+    assert before.keys() == after.keys() and {str(weight.dtype) for weight in after.values()} == {"torch.bfloat16"}
+    assert not any(before[name].equal(after[name]) for name in before if "norm" not in name)
+    AutoModelForCausalLM.from_pretrained(folder)
+
+
+def test_bfloat16_training_keeps_float32_weights(finetune, bfloat16_base, tmp_path):
+    """Steps of 1e-6 on weights of about 0.02: each is far below what bfloat16 can hold."""
+    from safetensors.torch import load_file
+
+    small = {"learning_rate": 1e-6, "warmup_ratio": 0.0, "schedule": "constant", "dtype": "bfloat16"}
+    finetune("small", base=bfloat16_base, recipe=FULL, max_steps=2, **small)
+    before = load_file(bfloat16_base / "model.safetensors")
+    after = load_file(tmp_path / "small" / "scratch" / "checkpoint-2" / "model.safetensors")
+    for name, weight in after.items():
+        assert str(weight.dtype) == "torch.float32"
+        moved = (weight - before[name].float()).abs()
+        assert 0 < moved.max() < 1e-5, name
+
+
+def test_weights_that_were_not_gathered_are_refused(finetune, pico_model, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    for recipe, file in ((RECIPE, "adapter_model.safetensors"), (FULL, "model.safetensors")):
+        finetune(file, recipe=recipe, max_steps=2)
+        checkpoint = tmp_path / file / "scratch" / "checkpoint-2"
+        weights = load_file(checkpoint / file)
+        name = sorted(weights)[0]
+        save_file(weights | {name: weights[name].flatten()[:0]}, checkpoint / file)
+        checkpoints.mark_whole(checkpoint)
+        with pytest.raises(UserError, match=f"{name} is"):
+            finetune(file, recipe=recipe, max_steps=2)
+
+
+def test_a_diverging_full_run_names_the_remedy(finetune):
+    with pytest.raises(UserError, match="lower learning_rate"):
+        finetune("diverges", recipe=FULL, learning_rate=1e30, warmup_ratio=0.0)

@@ -24,7 +24,8 @@ MOODS = {"train": 16, "dev": 4, "test": 8}
 
 def pico_config(url):
     """Every list and every rule, at the smallest scale there is."""
-    small = {"max_steps": 4, "batch_size": 2, "evaluate_every": 2, "lora": {"rank": 2, "alpha": 4}, "max_length": 256}
+    small = {"max_steps": 4, "batch_size": 2, "evaluate_every": 2, "max_length": 256}
+    lora = small | {"lora": {"rank": 2, "alpha": 4}}
     return {
         "name": "pico",
         "seed": 7,
@@ -67,8 +68,8 @@ def pico_config(url):
         ],
         "models": [
             {"name": "base", "fetch": {"path": "models/base"}, "parameters": 0.001, "license": "CC0-1.0"},
-            {"name": "advisor", "finetune": {"base": "base", "data": ["distilled"], **small}},
-            {"name": "moods_sft", "finetune": {"base": "base", "data": ["moods"], "selection": "accuracy", **small}},
+            {"name": "advisor", "finetune": {"base": "base", "data": ["distilled"], **lora}},
+            {"name": "moods_sft", "finetune": {"base": "base", "data": ["moods"], "selection": "accuracy", **lora}},
             {
                 "name": "merged",
                 "merge": {
@@ -81,6 +82,7 @@ def pico_config(url):
                     ],
                 },
             },
+            {"name": "moods_full", "finetune": {"base": "base", "data": ["moods"], "method": "full", **small}},
         ],
         "suites": [{"name": "labels", "labels": {"datasets": ["moods"], "max_tokens": 4}}],
         "evaluations": [{"suite": "labels", "models": ["base", "merged"], "against": "base"}],

@@ -14,6 +14,7 @@ RULES = {
     "generate_guidelines",
     "distill_answers",
     "finetune_lora",
+    "finetune_full",
     "fold_adapter",
     "merge_models",
     "predict_labels",
@@ -30,7 +31,7 @@ def test_the_pico_build_passes_through_every_rule(unbuilt):
 
 def test_everything_is_there(built):
     results = built.path / "results" / "pico"
-    for name in ("base", "advisor", "moods_sft", "merged"):
+    for name in ("base", "advisor", "moods_sft", "merged", "moods_full"):
         assert (results / "models" / name / "model.safetensors").stat().st_size > 0
         assert (results / "models" / name / "README.md").read_text().startswith("---")
     for name in ("guidelines", "distilled", "own_words"):
@@ -95,6 +96,13 @@ def test_single_targets_plan_what_they_need_and_no_more(unbuilt):
         "models/base",
         "adapters/moods_sft",
         "models/moods_sft",
+    }
+    assert unbuilt.planned("results/pico/models/moods_full") == {
+        "raw/moods",
+        "datasets/moods",
+        "leakage/moods.csv",
+        "models/base",
+        "models/moods_full",
     }
     assert unbuilt.planned("results/pico/scores/labels/base.csv") == {
         "raw/moods",

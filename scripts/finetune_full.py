@@ -1,0 +1,16 @@
+"""Train every weight of a model, resuming from the last whole checkpoint of the same work."""
+
+from moult.examples import training_examples
+from moult.job import job
+from moult.models import write_model_card
+from moult.training import finetune_full
+
+if __name__ == "__main__":
+    with job(snakemake) as running:
+        templates = running.recipe["data"]
+        (train, no_train), (dev, no_dev) = (
+            training_examples(snakemake.input.data, templates, split) for split in ("train", "dev")
+        )
+        facts = finetune_full(running.recipe, snakemake.input.base, train, dev, running.scratch, snakemake.output.model)
+        running.facts = facts | {"dropped": no_train + no_dev + facts["dropped"]}
+        write_model_card(snakemake.output.model, running.card(snakemake.params.card))

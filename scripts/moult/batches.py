@@ -1,0 +1,93 @@
+"""Rows of tokens: examples encoded, put into an order, and padded into batches."""
+
+from moult.prompts import end_of_turn_id, prompt_ids
+
+# A row without an answer: it counts nowhere.
+BLANK = {"input_ids": [0], "start": 1}
+
+
+def encode_examples(tokenizer, examples, max_length):
+    """Return (rows, number of truncated prompts, dropped) for chat examples.
+
+    A row has `input_ids` (prompt, answer, end of turn) and `start`, the index of the answer's first token. A prompt
+    that is too long loses its oldest tokens, save a leading BOS that many models lean on; an answer is never cut:
+    one that leaves no room for a token of prompt is dropped as {uid, reason}.
+    """
+    end = end_of_turn_id(tokenizer)
+    rows, truncated, dropped = [], 0, []
+    for example in examples:
+        prompt = prompt_ids(tokenizer, example.messages)
+        # Control tokens are spelt out, as in prompts: an answer must not teach the model to end or open a turn.
+        answer = tokenizer(example.answer, add_special_tokens=False, split_special_tokens=True)["input_ids"] + [end]
+        room = max_length - len(answer)
+        if room < 1:
+            reason = f"the answer and its end are {len(answer)} tokens, max_length is {max_length}"
+            dropped.append({"uid": example.uid, "reason": reason})
+            continue
+        if len(prompt) > room:
+            truncated += 1
+            head = [token for token in prompt[:1] if token == tokenizer.bos_token_id]
+            prompt = head + prompt[len(prompt) - room + len(head) :]
+        rows.append({"input_ids": prompt + answer, "start": len(prompt)})
+    return rows, truncated, dropped
+
+
+def collate(rows):
+    """Return a batch (rows, longest row) padded on the right, with the answers as labels.
+
+    `logits_to_keep` names, row by row, the positions that predict the answer, so that the model computes logits
+    there alone; `labels`, and `shift_labels` since they need no shift any more, are the tokens to be predicted.
+    """
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    def padded(values, padding):
+        return pad_sequence(
+            [torch.tensor(value, dtype=torch.long) for value in values], batch_first=True, padding_value=padding
+        )
+
+    labels = padded([row["input_ids"][row["start"] :] for row in rows], -100)
+    return {
+        "input_ids": padded([row["input_ids"] for row in rows], 0),
+        "attention_mask": padded([[1] * len(row["input_ids"]) for row in rows], 0),
+        "logits_to_keep": padded([range(row["start"] - 1, len(row["input_ids"]) - 1) for row in rows], 0),
+        "labels": labels,
+        "shift_labels": labels,
+    }
+
+
+class GroupedRows:
+    """Rows in an order of their own each epoch, rows of like length side by side.
+
+    The order depends on seed and epoch alone, so that a resumed run meets the same batches; the Trainer's own
+    length-grouped sampler draws it from a generator whose state no checkpoint holds.
+    """
+
+    def __init__(self, rows, batch, accumulation, seed, devices=1):
+        """Take the rows of one optimiser step, over all devices, as the group that is put together and shuffled."""
+        self.rows, self.seed, self.devices = rows, seed, devices
+        self.batch = batch
+        self.group = batch * accumulation * devices
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch):
+        """Draw the order of an epoch; the data loader calls this."""
+        import torch
+        from transformers.trainer_pt_utils import get_length_grouped_indices
+
+        generator = torch.Generator().manual_seed(self.seed + epoch)
+        lengths = [len(row["input_ids"]) for row in self.rows]
+        order = get_length_grouped_indices(lengths, self.group, generator=generator)
+        # The library runs from long to short within each of a few large blocks, which the loss would follow. The
+        # first group keeps its place, it has the longest row and fails early if memory is short; so does the last.
+        groups = [order[i : i + self.group] for i in range(0, len(order), self.group)]
+        middle = [groups[i + 1] for i in torch.randperm(max(len(groups) - 2, 0), generator=generator)]
+        self.order = [index for group in groups[:1] + middle + groups[1:][-1:] for index in group]
+
+    def __len__(self):
+        """Rows of an epoch; several devices get equal shares, which the loader would make up with rows seen already."""
+        share = self.batch * self.devices if self.devices > 1 else 1
+        return -(-len(self.rows) // share) * share
+
+    def __getitem__(self, index):
+        return self.rows[self.order[index]] if index < len(self.rows) else BLANK
