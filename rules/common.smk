@@ -77,14 +77,14 @@ def manifest(kind, name):
 
 def data_path(name):
     """Return a data source as a path: a dataset's folder or a corpus' file."""
-    if name in cfg.names("corpora"):
+    if name in cfg.by_name["corpora"]:
         return f"<results>/corpora/{name}.jsonl"
     return artefact("datasets", name)
 
 
 def data_manifest(name):
     """Return the manifest of a data source."""
-    return manifest("corpora" if name in cfg.names("corpora") else "datasets", name)
+    return manifest("corpora" if name in cfg.by_name["corpora"] else "datasets", name)
 
 
 def local_sources(wildcards):

@@ -1,6 +1,7 @@
 """Prompts: templates in `resources/prompts/`, and their tokens. The same code serves training and inference."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from moult.errors import UserError
@@ -22,6 +23,7 @@ def template_names():
     return sorted(path.relative_to(PROMPTS).with_suffix("").as_posix() for path in PROMPTS.rglob("*.yaml"))
 
 
+@cache
 def load_template(name):
     """Return a prompt template as a plain dict of `system`, `user` and `answer` to Jinja text.
 
