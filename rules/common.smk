@@ -1,6 +1,5 @@
 # Checks the config, and answers the questions that rules ask: which files, which settings, how much. No rules here.
 
-import re
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 from moult import recipes
 from moult.config import load
 from moult.errors import UserError
+from moult.expansion import one_of
 from moult.needs import needs
 
 
@@ -40,11 +40,6 @@ def checked_config():
 
 
 cfg = checked_config()
-
-
-def one_of(names):
-    """Return a wildcard constraint that matches these names and nothing else, not even when there are none."""
-    return "|".join(map(re.escape, names)) or "(?!)"
 
 
 FETCHED = cfg.names("models", "fetch")
