@@ -182,7 +182,7 @@ def compare(jobs, repeats, work):
     yield from report("plan", planned, medians, "bare")
 
     empty = Side(work / f"empty-{jobs}", work / "empty.smk", {}, caches)
-    empty.snakefile.write_text("rule all:\n    default_target: True\n    input:\n        \"config.yaml\",\n")
+    empty.snakefile.write_text('rule all:\n    default_target: True\n    input:\n        "config.yaml",\n')
     for side in sides.values():
         side.make_everything()
     medians, texts = measured({**sides, "empty": empty}, repeats, "-n")

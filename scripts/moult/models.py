@@ -12,6 +12,7 @@ from pathlib import Path
 
 from moult.errors import UserError
 from moult.files import read_json, whole_directory, write_text_atomic
+from moult.imports import without_deepspeed
 
 # Raise when the same source would now give other files.
 VERSION = 1
@@ -104,6 +105,7 @@ def _convert_gguf(gguf, folder, dtype):
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
     from transformers.integrations.gguf.reader import read_gguf_metadata
 
+    without_deepspeed()
     transformers.logging.disable_progress_bar()
     metadata, _ = read_gguf_metadata(str(gguf))
     place = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}

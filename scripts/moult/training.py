@@ -9,7 +9,7 @@ from pathlib import Path
 
 from moult.errors import UserError
 from moult.files import read_json, sha256_file, whole_directory, write_json
-from moult.imports import without
+from moult.imports import without, without_deepspeed
 from moult.prompts import Example, end_of_turn_id, prompt_ids
 
 logger = logging.getLogger(__name__)
@@ -172,6 +172,7 @@ def _run_trainer(recipe, base, rows, scratch, checkpoint):
     from transformers import AutoModelForCausalLM, PrinterCallback, Trainer, TrainingArguments, set_seed
     from transformers.utils.logging import disable_progress_bar
 
+    without_deepspeed()
     disable_progress_bar()
     torch.set_num_threads(recipe["threads"])
     rhythm = "steps" if recipe["evaluate_every"] else "epoch"
