@@ -1,6 +1,5 @@
 # Checks the config, and answers the questions that rules ask: which files, which settings, how much. No rules here.
 
-import re
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 from moult import recipes
 from moult.config import load
 from moult.errors import UserError
+from moult.expansion import one_of
 from moult.guard import clear_stale_locks
 from moult.needs import needs
 
@@ -46,11 +46,6 @@ if workflow.is_main_process and not workflow.dryrun:
     scheduler_lock = clear_stale_locks(".snakemake")
 
 
-def one_of(names):
-    """Return a wildcard constraint that matches these names and nothing else, not even when there are none."""
-    return "|".join(map(re.escape, names)) or "(?!)"
-
-
 FETCHED = cfg.names("models", "fetch")
 FINETUNED = cfg.names("models", "finetune")
 LORA = [name for name in FINETUNED if cfg.find("models", name).finetune.method == "lora"]
@@ -83,14 +78,14 @@ def manifest(kind, name):
 
 def data_path(name):
     """Return a data source as a path: a dataset's folder or a corpus' file."""
-    if name in cfg.names("corpora"):
+    if name in cfg.by_name["corpora"]:
         return f"<results>/corpora/{name}.jsonl"
     return artefact("datasets", name)
 
 
 def data_manifest(name):
     """Return the manifest of a data source."""
-    return manifest("corpora" if name in cfg.names("corpora") else "datasets", name)
+    return manifest("corpora" if name in cfg.by_name["corpora"] else "datasets", name)
 
 
 def local_sources(wildcards):

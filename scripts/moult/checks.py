@@ -1,6 +1,7 @@
 """What pydantic cannot see: names that no entry has, names twice, cycles, secrets. Each mistake is one sentence."""
 
 import re
+from collections import Counter
 
 from moult.errors import nearest
 
@@ -21,13 +22,13 @@ def unknown_names(cfg):
     for endpoint in cfg.endpoints:
         if endpoint.serve:
             yield from _known("endpoints", endpoint.name, "serve", endpoint.serve, models)
+    questions = {entry.name for entry in cfg.datasets if entry.format == "stackoverflow"}
+    guidelines = {entry.name for entry in cfg.corpora if entry.kind == "guidelines"}
     for corpus in cfg.corpora:
         yield from _known("corpora", corpus.name, "endpoint", corpus.endpoint, endpoints)
         if corpus.dataset:
-            questions = {entry.name for entry in cfg.datasets if entry.format == "stackoverflow"}
             yield from _known("corpora", corpus.name, "dataset", corpus.dataset, questions)
         if getattr(corpus, "guidelines", None):
-            guidelines = {entry.name for entry in cfg.corpora if entry.kind == "guidelines"}
             yield from _known("corpora", corpus.name, "guidelines", corpus.guidelines, guidelines)
     trainable = datasets | {corpus.name for corpus in cfg.corpora if corpus.kind == "distilled"}
     for model in cfg.models:
@@ -53,16 +54,19 @@ def repeated_names(cfg):
     """Yield a sentence for every name that stands twice or that the files of a build need for themselves."""
     for kinds in (["datasets", "corpora"], ["endpoints"], ["models"], ["suites"]):
         names = [name for kind in kinds for name in cfg.names(kind)]
-        for name in sorted({name for name in names if names.count(name) > 1}):
+        for name in _repeated(names):
             yield f"{' and '.join(kinds)}: the name {name!r} stands twice; a name is a path, give each its own"
         for name in names:
             if name in ("mean", "weighted_mean"):
                 yield f"{kinds[0]} {name!r}: the score tables call their means so; take another name"
             if name.endswith(SUFFIXES):
                 yield f"{kinds[0]} {name!r}: a name may not end in {', '.join(SUFFIXES)}"
-    pairs = [(evaluation.suite, name) for evaluation in cfg.evaluations for name in evaluation.models]
-    for suite, name in sorted({pair for pair in pairs if pairs.count(pair) > 1}):
+    for suite, name in _repeated((entry.suite, name) for entry in cfg.evaluations for name in entry.models):
         yield f"evaluations: model {name!r} stands twice under suite {suite!r}"
+
+
+def _repeated(values):
+    return sorted(value for value, count in Counter(values).items() if count > 1)
 
 
 def budget_without_price(cfg):

@@ -1,5 +1,6 @@
 """The config as types. A wrong config stops here, before the graph, with sentences that say what to write instead."""
 
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from moult import checks, pins
 from moult.errors import UserError, nearest
-from moult.expansion import expand
+from moult.expansion import LISTS, expand
 from moult.prompts import template_names
 
 LABELS = Path(__file__).parents[2] / "resources" / "labels"
@@ -23,6 +24,7 @@ Variable = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$", description="Name 
 DType = Literal["float32", "bfloat16", "float16"]
 
 
+@cache
 def _shipped_prompt(name):
     if name not in template_names():
         raise ValueError(f"prompt {name!r} is not in resources/prompts/{nearest(name, template_names())}")
@@ -117,7 +119,7 @@ class Dataset(Section):
         if self.labels is None:
             return None
         if isinstance(self.labels, str):
-            return yaml.safe_load((LABELS / f"{self.labels}.yaml").read_text(encoding="utf-8"))
+            return _shipped_label_set(self.labels)
         words = self.task.replace("_", " ")
         return {
             "dataset": self.name,
@@ -407,9 +409,23 @@ class Config(Section):
     suites: list[Suite] = []
     evaluations: list[Evaluation] = []
 
+    @cached_property
+    def by_name(self):
+        """The entries of every list that has names, as kind → name → entry; of a repeated name the first."""
+        return {
+            kind: {entry.name: entry for entry in reversed(getattr(self, kind))}
+            for kind in LISTS
+            if kind != "evaluations"
+        }
+
+    @cached_property
+    def evaluation_of(self):
+        """The evaluation that measures a model under a suite, by (suite, model)."""
+        return {(entry.suite, model): entry for entry in reversed(self.evaluations) for model in entry.models}
+
     def find(self, kind, name):
         """Return the entry of a list by its name, e.g. `find("models", "base")`."""
-        return next(entry for entry in getattr(self, kind) if entry.name == name)
+        return self.by_name[kind][name]
 
     def names(self, kind, having=None):
         """Return the names of a list, e.g. `names("models", having="merge")`."""
@@ -449,9 +465,15 @@ class Config(Section):
         return self.corpus_dataset(corpus.guidelines)
 
 
+@cache
 def shipped_labels():
     """Return the names of the label sets in resources/labels."""
     return sorted(path.stem for path in LABELS.glob("*.yaml"))
+
+
+@cache
+def _shipped_label_set(name):
+    return yaml.safe_load((LABELS / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def _sentence(error, raw):

@@ -1,6 +1,7 @@
 """`for:` in a raw config, written out."""
 
 import itertools
+import re
 
 from moult.errors import UserError
 
@@ -46,3 +47,29 @@ def expand(raw):
                 written.append(_substitute(rest, dict(zip(axes, combination, strict=True))))
         expanded[kind] = written
     return expanded
+
+
+def one_of(names):
+    """Return a regular expression that matches these names and nothing else, not even when there are none.
+
+    Common beginnings stand once: Snakemake compiles and scans such a constraint with every pattern of every rule, and
+    plainly listed names would make planning quadratic.
+    """
+    tree = {}
+    for name in names:
+        node = tree
+        for letter in [*name, ""]:
+            node = node.setdefault(letter, {})
+    return _alternatives(tree) if tree else "(?!)"
+
+
+def _alternatives(node):
+    """Return the expression for what may follow here; letters after which the same may follow share a class."""
+    letters = {}
+    for letter, following in sorted(node.items()):
+        if letter:
+            letters.setdefault(_alternatives(following), []).append(re.escape(letter))
+    ways = [f"[{''.join(one)}]{rest}" if len(one) > 1 else one[0] + rest for rest, one in letters.items()]
+    if "" in node and ways:
+        return f"(?:{'|'.join(ways)})?"
+    return ways[0] if len(ways) == 1 else f"(?:{'|'.join(ways)})" if ways else ""

@@ -11,7 +11,7 @@ from pathlib import Path
 from moult.chat import Answer
 from moult.errors import UserError
 from moult.files import digest, read_json
-from moult.imports import without
+from moult.imports import without, without_compiler
 from moult.models import check_model_folder
 from moult.prompts import end_of_turn_id, prompt_ids
 
@@ -131,16 +131,18 @@ class TransformersEngine(Engine):
     def __init__(self, folder, dtype, batch_size, threads):
         import torch
 
-        with without("scipy"):
+        with without("scipy", "torch_distributed"), without_compiler():
+            import transformers.masking_utils
             import transformers.modeling_utils
         from transformers import AutoModelForCausalLM, GenerationConfig
 
         super().__init__(folder)
         torch.set_num_threads(threads)
         transformers.logging.disable_progress_bar()
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True
-        )
+        with without_compiler():
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True
+            )
         # generate() fills what a request leaves open from here: the model's own sampling must not leak in.
         model.generation_config = GenerationConfig()
         self.model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()

@@ -17,6 +17,7 @@ from moult.downloads import check_hub_file
 from moult.errors import UserError
 from moult.failures import is_disk_full, no_space
 from moult.files import read_json, whole_directory, write_text_atomic
+from moult.imports import without_deepspeed
 from moult.secrets import key_of
 from moult.weights import check_finite, check_model_folder, parameter_count
 
@@ -168,6 +169,7 @@ def _convert_gguf(gguf, folder, dtype):
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
     from transformers.integrations.gguf.reader import read_gguf_metadata
 
+    without_deepspeed()
     transformers.logging.disable_progress_bar()
     metadata, _ = read_gguf_metadata(str(gguf))
     place = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}

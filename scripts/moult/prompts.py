@@ -23,6 +23,7 @@ def template_names():
     return sorted(path.relative_to(PROMPTS).with_suffix("").as_posix() for path in PROMPTS.rglob("*.yaml"))
 
 
+@cache
 def load_template(name):
     """Return a prompt template as a plain dict of `system`, `user` and `answer` to Jinja text.
 

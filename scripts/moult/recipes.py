@@ -188,7 +188,7 @@ def finetune(cfg, name):
 
 def training_dataset(cfg, source):
     """Return the dataset behind a data source: itself, or the one whose questions a corpus answers."""
-    if source in cfg.names("datasets"):
+    if source in cfg.by_name["datasets"]:
         return cfg.find("datasets", source)
     return cfg.corpus_dataset(source)
 
@@ -266,7 +266,7 @@ def predict_labels(cfg, suite, model):
 def score_labels(cfg, suite, model):
     """What is scored, and which published values stand beside it."""
     entry = cfg.find("suites", suite).labels
-    reference = evaluation_of(cfg, suite, model).reference
+    reference = cfg.evaluation_of[suite, model].reference
     return {
         "suite": suite,
         "model": model,
@@ -277,11 +277,6 @@ def score_labels(cfg, suite, model):
         "seed": derive_seed(cfg.seed, "score_labels", suite),
         "version": labelling.VERSION,
     }
-
-
-def evaluation_of(cfg, suite, model):
-    """Return the evaluation that measures a model under a suite."""
-    return next(entry for entry in cfg.evaluations if entry.suite == suite and model in entry.models)
 
 
 def tabulate_scores(cfg):

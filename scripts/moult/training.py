@@ -124,8 +124,7 @@ def run_trainer(recipe, base, rows, scratch, checkpoint):
     from transformers import PrinterCallback, Trainer, set_seed
     from transformers.utils.logging import disable_progress_bar
 
-    if recipe.get("devices", 1) == 1:
-        without_deepspeed()
+    without_deepspeed()
     disable_progress_bar()
     torch.set_num_threads(recipe["threads"])
     arguments = _arguments(recipe, scratch, selecting=bool(rows["dev"]), starting=checkpoint is None)
