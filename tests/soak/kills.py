@@ -1,12 +1,13 @@
-"""Kill the pico build at seeded moments, again and again, and see that the next run makes the same files.
+"""Kill a pico build at seeded moments, again and again, and see that the next run makes the same files.
 
     PYTHONPATH=scripts python tests/soak/kills.py [--builds 50] [--seed 0] [--csv tests/soak/kills.csv]
 
-Each build starts from nothing (every second one with the answers of the one before it), is killed once with SIGKILL,
-and is then run again, by the same command. What is killed is drawn with the seed: the scheduler and all its jobs, the
-scheduler alone, or one job. Afterwards every manifest must be byte-equal to that of an undisturbed build, no process
-may be left at work, nothing half-made may lie about, and of the questions asked at most `concurrency` may have been
-paid twice. Exit status 1 and the seed if not. Takes a minute or two per build.
+Each build starts from nothing, from the answers that the one before it was given, or from a whole build of which one
+artefact and all that follows from it is gone; it is killed once with SIGKILL, and is then run again, by the same
+command. What is gone, what is killed (the scheduler and all its jobs, the scheduler alone, or one job) and when is
+drawn with the seed. Afterwards every manifest must be byte-equal to that of an undisturbed build, no process may be
+left at work, nothing half-made may lie about, and of the questions asked at most `concurrency` may have been paid
+twice. Exit status 1 and the seed if not. Takes about a minute per build.
 """
 
 import argparse
@@ -29,7 +30,21 @@ from openai_server import OpenAIServer  # noqa: E402
 from pico import build_pico_model  # noqa: E402
 
 CONCURRENCY = 2
-COLUMNS = "seed answers_kept killed after_s running repeats remade_s equal".split()
+COLUMNS = "seed begun_from killed after_s running repeats remade_s equal".split()
+# What may be gone: an artefact, and what follows from it.
+FOLLOWING = {
+    "corpora/guidelines": ["corpora", "adapters", "models/advisor", "models/merged", "predictions", "scores", "report"],
+    "adapters/moods_sft": [
+        "adapters/moods_sft",
+        "models/moods_sft",
+        "models/merged",
+        "predictions",
+        "scores",
+        "report",
+    ],
+    "models/merged": ["models/merged", "predictions/labels/merged", "scores", "report"],
+    "datasets": ["datasets", "leakage", "corpora", "adapters", "models/advisor", "predictions", "scores", "report"],
+}
 
 
 def processes_in(folder):
@@ -72,27 +87,46 @@ def kill_once(work, process, moment, kind, rng):
     return kind, running
 
 
-def clean(work, answers_kept):
-    """Remove everything that was built."""
-    for name in ("results", "logs", "scratch", ".snakemake", *([] if answers_kept else ["journal"])):
+def smaller(config):
+    """Return the config of the pico build without what makes it longer and adds no kind of work to be killed."""
+    without = {"own_words", "moods_full"}
+    lists = {
+        kind: [entry for entry in config[kind] if entry.get("name") not in without] for kind in ("corpora", "models")
+    }
+    evaluations = [
+        entry | {"models": [name for name in entry["models"] if name not in without]} for entry in config["evaluations"]
+    ]
+    return config | lists | {"evaluations": evaluations}
+
+
+def remove(work, begun_from):
+    """Remove what this build does not begin with."""
+    if begun_from in FOLLOWING:
+        for place in FOLLOWING[begun_from]:
+            for path in (work.path / "results" / work.config["name"]).glob(f"{place}*"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return
+    for name in ("results", "logs", "scratch", ".snakemake", *(["journal"] if begun_from == "nothing" else [])):
         shutil.rmtree(work.path / name, ignore_errors=True)
 
 
 def build_and_kill(work, server, seed, reference, seconds):
-    """Return the CSV row of one killed build; RuntimeError if it did not end as the reference did."""
+    """Return the CSV row of one killed build; RuntimeError if it did not end as the reference did.
+
+    seconds: what an undisturbed build took from each beginning.
+    """
     rng = random.Random(seed)
-    answers_kept = seed % 2 == 1
-    clean(work, answers_kept)
+    begun_from = rng.choice(sorted(seconds))
+    remove(work, begun_from)
     asked = len(server.asked)
-    kind = rng.choice(["all", "scheduler", "job"])
     process = work.start("--retries", "0")
-    moment = rng.uniform(0.05, 0.95) * seconds[answers_kept]
-    killed, running = kill_once(work, process, moment, kind, rng)
+    moment = rng.uniform(0.05, 0.95) * seconds[begun_from]
+    killed, running = kill_once(work, process, moment, rng.choice(["all", "scheduler", "job"]), rng)
     begun = time.monotonic()
     run = work.snakemake()
     row = {
         "seed": seed,
-        "answers_kept": answers_kept,
+        "begun_from": begun_from,
         "killed": killed,
         "after_s": round(moment, 1),
         "running": " ".join(sorted(running.values())),
@@ -120,17 +154,18 @@ def main():
         (home / "work").mkdir()
         write_inputs(home / "work", model, server.url)
         work = Folder(home / "work", server)
-        seconds = {}
-        for answers_kept in (False, True):
-            clean(work, answers_kept)
+        work.config = smaller(work.config)
+        seconds, reference = {}, None
+        for begun_from in ("nothing", "answers", *FOLLOWING):
+            remove(work, begun_from)
             begun = time.monotonic()
             run = work.snakemake()
-            seconds[answers_kept] = time.monotonic() - begun
-            if run.returncode:
-                sys.exit(run.stdout + run.stderr)
+            seconds[begun_from] = time.monotonic() - begun
+            if run.returncode or reference not in (None, work.manifests()):
+                sys.exit(f"undisturbed, from {begun_from}: failed or unequal\n{run.stdout}{run.stderr}")
             reference = work.manifests()
-        alone, kept = seconds[False], seconds[True]
-        print(f"undisturbed: {len(reference)} manifests, {alone:.0f} s; with its answers kept {kept:.0f} s", flush=True)
+        times = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
+        print(f"undisturbed: {len(reference)} manifests; from {times}", flush=True)
         for seed in range(arguments.seed, arguments.seed + arguments.builds):
             try:
                 rows.append(build_and_kill(work, server, seed, reference, seconds))
