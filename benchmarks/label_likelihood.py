@@ -90,12 +90,16 @@ def generated(engine, requests):
     from transformers import GenerationConfig
 
     settings = GenerationConfig(
-        max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=engine.stops
+        max_new_tokens=NEW_TOKENS,
+        min_new_tokens=NEW_TOKENS,
+        do_sample=False,
+        eos_token_id=engine.stops,
+        pad_token_id=engine.pad,
     )
     for request in requests:
         ids = torch.tensor([prompt_ids(engine.tokenizer, list(request.messages))])
         with torch.inference_mode():
-            engine.model.generate(ids, generation_config=settings, pad_token_id=engine.pad)
+            engine.model.generate(ids, generation_config=settings)
 
 
 def timed(function, *arguments):

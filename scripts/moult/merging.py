@@ -8,6 +8,7 @@ from moult.compatibility import chat_template, check_compatible, tensor_shapes
 from moult.errors import UserError
 from moult.failures import is_disk_full, is_memory_short
 from moult.files import read_json, whole_directory, write_json, write_text_atomic
+from moult.imports import without, without_compiler
 from moult.models import OTHER_FILES, TOKENIZER_FILES, copy_files
 from moult.weights import check_finite, check_model_folder
 
@@ -99,10 +100,11 @@ def _mergekit_path(folder):
 
 def _run_mergekit(config, folder, seed):
     """Write the merged weights to a folder; what mergekit makes of a configuration it refuses is a UserError."""
-    from mergekit.config import MergeConfiguration
-    from mergekit.io.tasks import LoaderCache
-    from mergekit.merge import run_merge
-    from mergekit.options import MergeOptions
+    with without("scipy", "torch_distributed"), without_compiler():
+        from mergekit.config import MergeConfiguration
+        from mergekit.io.tasks import LoaderCache
+        from mergekit.merge import run_merge
+        from mergekit.options import MergeOptions
 
     # Without a base mergekit copies config and tokenizer from a model that it draws from an unordered set, and its
     # card asks the hub for every path that looks like a repository: the caller sees to both.
