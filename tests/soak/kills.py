@@ -33,17 +33,9 @@ CONCURRENCY = 2
 COLUMNS = "seed begun_from killed after_s running repeats remade_s equal".split()
 # What may be gone: an artefact, and what follows from it.
 FOLLOWING = {
-    "corpora/guidelines": ["corpora", "adapters", "models/advisor", "models/merged", "predictions", "scores", "report"],
-    "adapters/moods_sft": [
-        "adapters/moods_sft",
-        "models/moods_sft",
-        "models/merged",
-        "predictions",
-        "scores",
-        "report",
-    ],
-    "models/merged": ["models/merged", "predictions/labels/merged", "scores", "report"],
     "datasets": ["datasets", "leakage", "corpora", "adapters", "models/advisor", "predictions", "scores", "report"],
+    "corpora": ["corpora", "adapters", "models/advisor", "predictions/labels/advisor", "scores", "report"],
+    "adapters": ["adapters", "models/advisor", "predictions/labels/advisor", "scores", "report"],
 }
 
 
@@ -88,15 +80,10 @@ def kill_once(work, process, moment, kind, rng):
 
 
 def smaller(config):
-    """Return the config of the pico build without what makes it longer and adds no kind of work to be killed."""
-    without = {"own_words", "moods_full"}
-    lists = {
-        kind: [entry for entry in config[kind] if entry.get("name") not in without] for kind in ("corpora", "models")
-    }
-    evaluations = [
-        entry | {"models": [name for name in entry["models"] if name not in without]} for entry in config["evaluations"]
-    ]
-    return config | lists | {"evaluations": evaluations}
+    """Return the config of the pico build with one chain of models: what adds no kind of writing to be killed is out."""
+    keep = {"corpora": {"guidelines", "distilled"}, "models": {"base", "advisor"}}
+    lists = {kind: [entry for entry in config[kind] if entry["name"] in names] for kind, names in keep.items()}
+    return config | lists | {"evaluations": [config["evaluations"][0] | {"models": ["base", "advisor"]}]}
 
 
 def remove(work, begun_from):
