@@ -80,7 +80,7 @@ def kill_once(work, process, moment, kind, rng):
 
 
 def smaller(config):
-    """Return the config of the pico build with one chain of models: what adds no kind of writing to be killed is out."""
+    """Return the config of the pico build with one chain of models: what is left out writes in no other way."""
     keep = {"corpora": {"guidelines", "distilled"}, "models": {"base", "advisor"}}
     lists = {kind: [entry for entry in config[kind] if entry["name"] in names] for kind, names in keep.items()}
     return config | lists | {"evaluations": [config["evaluations"][0] | {"models": ["base", "advisor"]}]}
