@@ -14,7 +14,6 @@ rule predict_labels:
         "<logs>/predict_labels/{suite}/{model}.log",
     benchmark:
         "<benchmarks>/predict_labels/{suite}/{model}.tsv"
-    retries: 2
     conda:
         "../envs/models.yaml"
     threads: threads_of

@@ -17,7 +17,6 @@ rule generate_guidelines:
         corpus=one_of(GUIDELINES),
     # The longest chain of a build starts here: what waits for it waits for everything.
     priority: 10
-    retries: 2
     conda:
         "../envs/models.yaml"
     threads: threads_of
@@ -52,7 +51,6 @@ rule distill_answers:
         corpus=one_of(DISTILLED),
     # The longest chain of a build starts here: what waits for it waits for everything.
     priority: 10
-    retries: 2
     conda:
         "../envs/models.yaml"
     threads: threads_of

@@ -11,7 +11,6 @@ rule fetch_dataset:
         "<logs>/fetch_dataset/{dataset}.log",
     benchmark:
         "<benchmarks>/fetch_dataset/{dataset}.tsv"
-    retries: 2
     conda:
         "../envs/tables.yaml"
     resources:
@@ -87,7 +86,6 @@ rule fetch_model:
         "<benchmarks>/fetch_model/{model}.tsv"
     wildcard_constraints:
         model=one_of(FETCHED),
-    retries: 2
     conda:
         "../envs/models.yaml"
     threads: threads_of

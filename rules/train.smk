@@ -18,7 +18,6 @@ rule finetune_lora:
     wildcard_constraints:
         model=one_of(LORA),
     priority: 5
-    retries: 2
     conda:
         "../envs/models.yaml"
     threads: training_threads
@@ -53,7 +52,6 @@ rule finetune_full:
     wildcard_constraints:
         model=one_of(FULL),
     priority: 5
-    retries: 2
     conda:
         "../envs/models.yaml"
     threads: training_threads

@@ -106,7 +106,7 @@ def build_and_kill(work, server, seed, reference, seconds):
     begun_from = rng.choice(sorted(seconds))
     remove(work, begun_from)
     asked = len(server.asked)
-    process = work.start("--retries", "0")
+    process = work.start()
     moment = rng.uniform(0.05, 0.95) * seconds[begun_from]
     killed, running = kill_once(work, process, moment, rng.choice(["all", "scheduler", "job"]), rng)
     begun = time.monotonic()

@@ -135,7 +135,7 @@ def test_a_hub_token_is_sent_and_kept_nowhere(unbuilt, tmp_path, monkeypatch):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as hub, Watch() as watch:
         threading.Thread(target=hub.serve_forever, daemon=True).start()
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{hub.server_address[1]}")
-        run = unbuilt.snakemake("results/pico/models/base", "--verbose", "--retries", "0")
+        run = unbuilt.snakemake("results/pico/models/base", "--verbose")
         hub.shutdown()
     assert run.returncode != 0 and re.search("fetch_model base: owner/gated: ", run.stderr), run.stderr
     assert f"Bearer {CANARY}" in sent
