@@ -3,6 +3,7 @@
 #   make demo NAME=x     build config/demo/x.yaml
 #   make test            all tests that need no GPU and no network
 #   make test-server     the client against llama.cpp's server with a real model; fetches the model once (93 MB)
+#   make test-soak       fifty builds, each killed at a seeded moment and run again (about an hour)
 #   make check           formatting and lint
 #   make dag             the rule graph as a picture, docs/rulegraph.svg
 #   make estimate CONFIG=...  what the remote answers would cost, before anything is spent (or NAME=, as for the demo)
@@ -22,7 +23,7 @@ export PYTHONHASHSEED := 0
 CONFIGFILE := $(if $(NAME),--configfile config/demo/$(NAME).yaml)
 RESULTS := results/$(or $(NAME),demo)
 
-.PHONY: demo test test-server check dag estimate pin schema clean
+.PHONY: demo test test-server test-soak check dag estimate pin schema clean
 
 # torch first, on its own: with it there, nothing asks for a build with CUDA where a CPU build is offered.
 .venv/ready: requirements.lock
@@ -41,6 +42,9 @@ test: .venv/ready
 
 test-server: .venv/ready
 	MOULT_TEST_CACHE=$${MOULT_TEST_CACHE:-scratch/models} python -m pytest tests/server
+
+test-soak: .venv/ready
+	PYTHONPATH=scripts python tests/soak/kills.py --csv tests/soak/kills.csv
 
 check: .venv/ready
 	ruff check scripts tests benchmarks
