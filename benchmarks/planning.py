@@ -1,8 +1,8 @@
 """What Moult adds to Snakemake's planning: `python benchmarks/planning.py [--jobs 1000 10000] [--repeats 3]`.
 
 Plans (`snakemake -n`) an experiment of so many jobs with the real Snakefile, and the same jobs with planning.smk, which
-says them in plain strings; same profiles, same job table, alternating. Then, with every file made and recorded by
-`--touch`, asks what is left to do, beside a workflow that has no jobs. Writes benchmarks/planning.csv.
+says them in plain strings; same profiles, same job table, alternating. Then, of the smaller size, with every file made
+and recorded by `--touch`, asks what is left to do, beside a workflow with no jobs. Writes benchmarks/planning.csv.
 
 Seconds are of CPU (user and system), which neighbours on a machine disturb less than the clock; the clock stands
 beside them. Bytecode is cached, as it is where pip installed the packages. About ten minutes on one core.
@@ -164,8 +164,8 @@ def measured(sides, repeats, *arguments):
     return medians, {name: kept[-1][2] for name, kept in runs.items()}
 
 
-def compare(jobs, repeats, work):
-    """Yield the rows of one size of experiment."""
+def compare(jobs, made, repeats, work):
+    """Yield the rows of one size of experiment; with `made` also those of finding nothing to do."""
     units = round(jobs / JOBS_PER_UNIT)
     caches = work / "caches"
     sides = {
@@ -180,6 +180,8 @@ def compare(jobs, repeats, work):
         raise SystemExit(f"not the same jobs: {tables}")
     planned = tables["moult"]["total"]
     yield from report("plan", planned, medians, "bare")
+    if not made:
+        return
 
     empty = Side(work / f"empty-{jobs}", work / "empty.smk", {}, caches)
     empty.snakefile.write_text('rule all:\n    default_target: True\n    input:\n        "config.yaml",\n')
@@ -203,13 +205,16 @@ def report(task, jobs, medians, reference):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, nargs="+", default=[1000, 10000], help="sizes of experiment")
+    parser.add_argument("--made", type=int, nargs="*", default=[1000], help="sizes to make as well, 0.1 s a job")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each side after the warm-up")
     parser.add_argument("--work", type=Path, help="keep the folders here (default: a temporary one)")
     options = parser.parse_args()
     work = options.work or Path(tempfile.mkdtemp(prefix="planning-"))
     work.mkdir(parents=True, exist_ok=True)
     try:
-        rows = [row for jobs in options.jobs for row in compare(jobs, options.repeats, work.resolve())]
+        rows = [
+            row for jobs in options.jobs for row in compare(jobs, jobs in options.made, options.repeats, work.resolve())
+        ]
     finally:
         if not options.work:
             shutil.rmtree(work)
