@@ -228,6 +228,8 @@ def main(arguments=None):
         total = estimator.total(corpora)
     except UserError as error:
         sys.exit(str(error))
+    finally:
+        logging.disable(logging.NOTSET)
     if options.json:
         print(json.dumps({"experiment": estimator.cfg.name, "corpora": corpora, "total": total}, indent=2))
     else:
