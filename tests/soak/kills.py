@@ -14,6 +14,7 @@ import argparse
 import csv
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -30,7 +31,7 @@ from openai_server import OpenAIServer  # noqa: E402
 from pico import build_pico_model  # noqa: E402
 
 CONCURRENCY = 2
-COLUMNS = "seed begun_from killed after_s running repeats remade_s equal".split()
+COLUMNS = "seed begun_from killed jobs_done running repeats remade_s equal".split()
 # What may be gone: an artefact, and what follows from it.
 FOLLOWING = {
     "datasets": ["datasets", "leakage", "corpora", "adapters", "models/advisor", "predictions", "scores", "report"],
@@ -60,10 +61,19 @@ def jobs_in(folder):
     return {pid: found[0].rsplit(".", 2)[1] for pid, found in scripts.items() if found}
 
 
-def kill_once(work, process, moment, kind, rng):
-    """Kill at a moment (s) if the build still runs then; return what was killed and what was running."""
-    end = time.monotonic() + moment
-    while time.monotonic() < end and process.poll() is None:
+def share_done(log):
+    """Return which part of its jobs a build has finished, by what Snakemake says of it."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    total = re.search(r"^total +(\d+)$", text, re.MULTILINE)
+    return text.count("Finished jobid:") / int(total[1]) if total else 0.0
+
+
+def kill_once(work, process, share, delay, kind, rng):
+    """Kill `delay` s after a share of the jobs was finished; return what was killed and what was running."""
+    while process.poll() is None and share_done(work.path / "run.log") < share:
+        time.sleep(0.05)
+    end = time.monotonic() + delay
+    while process.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
     running = jobs_in(work.path)
     if process.poll() is not None:
@@ -97,25 +107,22 @@ def remove(work, begun_from):
         shutil.rmtree(work.path / name, ignore_errors=True)
 
 
-def build_and_kill(work, server, seed, reference, seconds):
-    """Return the CSV row of one killed build; RuntimeError if it did not end as the reference did.
-
-    seconds: what an undisturbed build took from each beginning.
-    """
+def build_and_kill(work, server, seed, reference):
+    """Return the CSV row of one killed build; RuntimeError if it did not end as the reference did."""
     rng = random.Random(seed)
-    begun_from = rng.choice(sorted(seconds))
+    begun_from = rng.choice(["nothing", "answers", *FOLLOWING])
     remove(work, begun_from)
     asked = len(server.asked)
     process = work.start()
-    moment = rng.uniform(0.05, 0.95) * seconds[begun_from]
-    killed, running = kill_once(work, process, moment, rng.choice(["all", "scheduler", "job"]), rng)
+    share, delay = rng.uniform(0, 0.9), rng.uniform(0, 5)
+    killed, running = kill_once(work, process, share, delay, rng.choice(["all", "scheduler", "job"]), rng)
     begun = time.monotonic()
     run = work.snakemake()
     row = {
         "seed": seed,
         "begun_from": begun_from,
         "killed": killed,
-        "after_s": round(moment, 1),
+        "jobs_done": f"{share:.0%}",
         "running": " ".join(sorted(running.values())),
         "repeats": sum(count - 1 for count in Counter(map(str, server.asked[asked:])).values()),
         "remade_s": round(time.monotonic() - begun, 1),
@@ -142,20 +149,14 @@ def main():
         write_inputs(home / "work", model, server.url)
         work = Folder(home / "work", server)
         work.config = smaller(work.config)
-        seconds, reference = {}, None
-        for begun_from in ("nothing", "answers", *FOLLOWING):
-            remove(work, begun_from)
-            begun = time.monotonic()
-            run = work.snakemake()
-            seconds[begun_from] = time.monotonic() - begun
-            if run.returncode or reference not in (None, work.manifests()):
-                sys.exit(f"undisturbed, from {begun_from}: failed or unequal\n{run.stdout}{run.stderr}")
-            reference = work.manifests()
-        times = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
-        print(f"undisturbed: {len(reference)} manifests; from {times}", flush=True)
+        run = work.snakemake()
+        if run.returncode:
+            sys.exit(run.stdout + run.stderr)
+        reference = work.manifests()
+        print(f"undisturbed: {len(reference)} manifests", flush=True)
         for seed in range(arguments.seed, arguments.seed + arguments.builds):
             try:
-                rows.append(build_and_kill(work, server, seed, reference, seconds))
+                rows.append(build_and_kill(work, server, seed, reference))
             except RuntimeError as error:
                 sys.exit(f"seed {seed}: not as undisturbed: {error}")
             print(rows[-1], flush=True)
