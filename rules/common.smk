@@ -32,6 +32,10 @@ def checked_config():
         f"model {model.name}: the folder {model.fetch.path} does not exist"
         for model in checked.models
         if model.fetch and model.fetch.path and not Path(model.fetch.path).is_dir()
+    ] + [
+        f"dataset {dataset.name}: the folder {dataset.videos.path} of its videos does not exist"
+        for dataset in checked.datasets
+        if dataset.videos and dataset.videos.path and not Path(dataset.videos.path).is_dir()
     ]
     if absent:
         raise WorkflowError("\n".join(f"{source}: {line}; put it there or correct the path." for line in absent))
@@ -46,6 +50,7 @@ if workflow.is_main_process and not workflow.dryrun:
     scheduler_lock = clear_stale_locks(".snakemake")
 
 
+FETCHED_VIDEOS = [dataset.name for dataset in cfg.datasets if dataset.videos and dataset.videos.hub]
 FETCHED = cfg.names("models", "fetch")
 FINETUNED = cfg.names("models", "finetune")
 LORA = [name for name in FINETUNED if cfg.find("models", name).finetune.method == "lora"]
@@ -92,6 +97,18 @@ def local_sources(wildcards):
     """Return the local raw files of a dataset, in the order of its recipe."""
     sources = recipes.raw_sources(cfg.find("datasets", wildcards.dataset))
     return [source.path for _, _, source in sources if source.path]
+
+
+def prepared_from(wildcards):
+    """Return what a dataset is prepared from: its raw files, and its videos where it has some."""
+    inputs = {"raw": ancient(f"<results>/raw/{wildcards.dataset}"), "raw_manifest": manifest("raw", wildcards.dataset)}
+    videos = cfg.find("datasets", wildcards.dataset).videos
+    if videos and videos.path:
+        inputs["videos"] = videos.path
+    elif videos:
+        inputs["videos"] = ancient(artefact("videos", wildcards.dataset))
+        inputs["videos_manifest"] = manifest("videos", wildcards.dataset)
+    return inputs
 
 
 def local_model(wildcards):
