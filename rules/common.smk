@@ -23,20 +23,24 @@ def checked_config():
         checked = load(config, source)
     except UserError as error:
         raise WorkflowError(str(error)) from None
-    absent = [
-        f"dataset {dataset.name}: {source.path} does not exist"
-        for dataset in checked.datasets
-        for _, _, source in recipes.raw_sources(dataset)
-        if source.path and not Path(source.path).exists()
-    ] + [
-        f"model {model.name}: the folder {model.fetch.path} does not exist"
-        for model in checked.models
-        if model.fetch and model.fetch.path and not Path(model.fetch.path).is_dir()
-    ] + [
-        f"dataset {dataset.name}: the folder {dataset.videos.path} of its videos does not exist"
-        for dataset in checked.datasets
-        if dataset.videos and dataset.videos.path and not Path(dataset.videos.path).is_dir()
-    ]
+    absent = (
+        [
+            f"dataset {dataset.name}: {source.path} does not exist"
+            for dataset in checked.datasets
+            for _, _, source in recipes.raw_sources(dataset)
+            if source.path and not Path(source.path).exists()
+        ]
+        + [
+            f"model {model.name}: the folder {model.fetch.path} does not exist"
+            for model in checked.models
+            if model.fetch and model.fetch.path and not Path(model.fetch.path).is_dir()
+        ]
+        + [
+            f"dataset {dataset.name}: the folder {dataset.videos.path} of its videos does not exist"
+            for dataset in checked.datasets
+            if dataset.videos and dataset.videos.path and not Path(dataset.videos.path).is_dir()
+        ]
+    )
     if absent:
         raise WorkflowError("\n".join(f"{source}: {line}; put it there or correct the path." for line in absent))
     for place in checked.unpinned():
@@ -248,6 +252,21 @@ def need(stage, resource):
         )[resource]
 
     return amount
+
+
+def preparing(resource):
+    """Return how much of a resource a dataset's preparation needs: videos take longer than tables."""
+
+    def amount(wildcards, attempt):
+        stage = "videos" if cfg.find("datasets", wildcards.dataset).videos else "tables"
+        return needs(stage, attempt=attempt)[resource]
+
+    return amount
+
+
+def decoding_threads(wildcards):
+    """Return the processes that decode a dataset's videos; what they decode does not depend on their number."""
+    return 4 if cfg.find("datasets", wildcards.dataset).videos else 1
 
 
 def threads_of(wildcards):

@@ -61,9 +61,10 @@ rule prepare_dataset:
         "<benchmarks>/prepare_dataset/{dataset}.tsv"
     conda:
         "../envs/tables.yaml"
+    threads: decoding_threads
     resources:
-        mem_mb=need("tables", "mem_mb"),
-        runtime=need("tables", "runtime"),
+        mem_mb=preparing("mem_mb"),
+        runtime=preparing("runtime"),
     params:
         recipe=recipe_of(recipes.prepare_dataset),
     message:
