@@ -67,7 +67,7 @@ def build_pico_model(path, seed=0, **config):
     return Path(path)
 
 
-def build_pico_vlm(path, seed=0, texts=()):
+def build_pico_vlm(path, seed=0, texts=(), sizes=None):
     """Save a Qwen2-VL of two layers and a seeing part of two in Hugging Face layout; return its path."""
     import torch
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
@@ -90,10 +90,13 @@ def build_pico_vlm(path, seed=0, texts=()):
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
-        # Dimensions of a head (16, so 8 pairs) that turn with time, height and width.
-        "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
-    }
-    vision = {"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2, "patch_size": 14}
+    } | (sizes or {})
+    # Pairs of dimensions of a head that turn with time, height and width.
+    pairs = text["hidden_size"] // text["num_attention_heads"] // 2
+    section = [pairs // 4, (pairs - pairs // 4) // 2, (pairs - pairs // 4 + 1) // 2]
+    text["rope_scaling"] = {"type": "mrope", "mrope_section": section}
+    vision = {"depth": 2, "embed_dim": 32, "hidden_size": text["hidden_size"], "num_heads": 2}
+    vision |= {"mlp_ratio": 2, "patch_size": 14}
     config = Qwen2VLConfig(
         text_config=text, vision_config=vision, **{f"{name}_token_id": number for name, number in ids.items()}
     )

@@ -2,7 +2,9 @@
 
 import io
 import multiprocessing
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,8 +107,17 @@ def test_the_same_rows_give_the_same_bytes(folder):
     assert built() == first and any(name.endswith(".arrow") for name in first)
 
 
+PAGE = (Path(__file__).parents[2] / "docs" / "hostile-data.md").read_text(encoding="utf-8")
+
+
+def documented():
+    """Return the reasons of the page's table, in order."""
+    section = PAGE.split("## Videos")[1]
+    return re.findall(r"^\| .* \| \.\w+ \| `(.*)` \|$", section, re.MULTILINE)
+
+
 def broken(folder):
-    """Write one file of each kind that is no usable clip; return name → what its row is rejected for."""
+    """Write one file of each kind that is no usable clip; return their names, in the order of the page's table."""
     place = folder / "video"
     whole = (place / "D_0.mp4").read_bytes()
     write_clip(place / "zero.mp4", light_pictures("red", "steady", 1)[:0])
@@ -120,22 +131,12 @@ def broken(folder):
     start, end = garbled.find(b"mdat") + 4, garbled.find(b"moov") - 4
     garbled[start:end] = b"\xff" * (end - start)
     (place / "garbled.mp4").write_bytes(bytes(garbled))
-    return {
-        "zero.mp4": "the video holds no video that can be decoded, or no frame",
-        "empty.mp4": "the video is empty",
-        "cut.mp4": "the video holds no video that can be decoded, or no frame",
-        "page.mp4": "the video is a web page, no video",
-        "pointer.mp4": "the video is a pointer of Git LFS, not the video itself",
-        "picture.mp4": "the video is a picture (PNG), no video",
-        "clip.txt": "the video holds no video that can be decoded, or no frame",
-        "garbled.mp4": "the video holds no video that can be decoded, or no frame",
-        "absent.mp4": "the video is missing",
-        "../video/D_1.mp4": "the video lies outside of the folder of videos",
-    }
+    whole = ["zero.mp4", "empty.mp4", "cut.mp4", "garbled.mp4", "page.mp4", "pointer.mp4", "picture.mp4", "clip.txt"]
+    return [*whole, "absent.mp4", "../video/D_1.mp4"]
 
 
 def test_every_row_without_a_usable_video_is_rejected_with_its_reason(folder):
-    reasons = broken(folder)
+    reasons = dict(zip(broken(folder), documented(), strict=True))
     bad = [f"bad{number}\tLook.\tred\t{name}" for number, name in enumerate(reasons)]
     rows, rejects, profile = prepare(folder, GOOD[:3] + bad + GOOD[3:])
     assert len(rows) == 6 and [row["uid"][-1] for row in rows] == list("012345")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 from clips import light_pictures, write_clip
@@ -41,8 +42,8 @@ def filmed(tmp_path_factory):
     (folder / "video").mkdir()
     (folder / "data").mkdir()
     for split, numbers in {"train": range(6), "test": range(6, 10)}.items():
-        lines = [f"{number}\tLook.\t{('red', 'green')[number % 2]}" for number in numbers]
-        (folder / "data" / f"{split}.tsv").write_text("\n".join(["id\ttext\tlabel", *lines]) + "\n")
+        lines = [f"{number}\tLook.\t{('red', 'green')[number % 2]}\tlamps_{number}.mp4" for number in numbers]
+        (folder / "data" / f"{split}.tsv").write_text("\n".join(["id\ttext\tlabel\tvideo", *lines]) + "\n")
         for number in numbers:
             pictures = light_pictures(("red", "green")[number % 2], "steady", seed=number)
             write_clip(folder / "video" / f"lamps_{number}.mp4", pictures)
@@ -84,6 +85,40 @@ def test_nothing_is_left_to_do_until_a_clip_comes(filmed):
     assert run.returncode == 0, run.stdout + run.stderr
     log = (filmed.path / "logs" / "clips" / "predict_labels" / "labels" / "eyes.log").read_text()
     assert "4 requests, 3 of them answered before, 1 to ask" in log
+
+
+def test_a_broken_dataset_stops_itself_alone(filmed, tmp_path):
+    """A wrong column, rows of train in test, no video at all: each ends in its sentence, and the sound one is made."""
+    leave = shutil.ignore_patterns("results", "models")
+    copy = Folder(shutil.copytree(filmed.path, tmp_path / "copy", ignore=leave), None)
+    config = copy.config
+    lamps = config["datasets"][0]
+    rows = (copy.path / "data" / "train.tsv").read_text()
+    (copy.path / "data" / "columns.tsv").write_text(rows.replace("text", "utterance"))
+    (copy.path / "data" / "labels.tsv").write_text(rows.replace("red", "crimson").replace("green", "lime"))
+    (copy.path / "nothing").mkdir()
+    config["datasets"] += [
+        lamps | {"name": "columns", "files": {"train": "data/columns.tsv"}},
+        lamps | {"name": "labels", "files": {"train": "data/labels.tsv"}},
+        lamps | {"name": "unfilmed", "videos": {"path": "nothing"}},
+        lamps
+        | {"name": "leaky", "files": {"train": "data/train.tsv", "test": "data/train.tsv"}}
+        | {"leakage": {"found": "fail"}},
+    ]
+    copy.config = config | {"models": [], "suites": [], "evaluations": []}
+    run = copy.snakemake("--keep-going", "datasets")
+    told = run.stdout + run.stderr
+    assert run.returncode != 0
+    for sentence in (
+        "prepare_dataset columns: 00-columns.tsv, row 2: no column 'text'",
+        "prepare_dataset labels: dataset labels, train: no usable row, all 6 were rejected",
+        "prepare_dataset unfilmed: dataset unfilmed, test: no usable row, all 4 were rejected, 4 of them for: the video",
+        "check_leakage leaky: dataset leaky:",
+    ):
+        assert sentence in told, told
+    results = copy.path / "results" / "clips"
+    assert {path.name for path in (results / "datasets").iterdir() if path.is_dir()} == {"lamps", "leaky"}
+    assert (results / "leakage" / "lamps.csv").exists() and not (results / "leakage" / "leaky.csv").exists()
 
 
 def test_an_absent_folder_of_videos_stops_before_the_graph(filmed, tmp_path):
