@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from moult import checks, pins
+from moult import checks, llamafactory, pins
 from moult.errors import UserError, nearest
 from moult.expansion import LISTS, expand
 from moult.prompts import template_names
@@ -86,9 +86,12 @@ class Dataset(Section):
     """Raw tables that become one parquet per split."""
 
     name: Name
-    format: Literal["stackoverflow", "mmla"]
+    format: Literal["stackoverflow", "mmla", "alpaca", "sharegpt"]
     files: dict[Split, Annotated[list[Source], BeforeValidator(_as_sources)]] = Field(min_length=1)
     columns: dict[str, str] = Field({}, description="Field of the format → column of your file.")
+    tags: dict[str, str] = Field({}, description="Of sharegpt: LLaMA-Factory's tags → how your file spells them.")
+    dataset_info: str | None = Field(None, description="A dataset_info.json of LLaMA-Factory, instead of the above.")
+    entries: dict[Split, str] = Field({}, description="Split → its entry in `dataset_info`.")
     labels: str | list[str] | None = Field(None, description="A file of resources/labels, or the labels themselves.")
     task: str | None = None
     prompt: Prompt | None = Field(None, description="How a row is put to a model, in training and in evaluation.")
@@ -96,8 +99,32 @@ class Dataset(Section):
     leakage: Leakage = Leakage()
     license: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def as_dataset_info_says(cls, values):
+        if not isinstance(values, dict) or values.get("dataset_info") is None:
+            return values
+        if given := next((key for key in ("format", "columns", "tags") if key in values), None):
+            raise ValueError(f"{given}: the entries of dataset_info say it; leave it out")
+        entries, files = values.get("entries"), values.get("files", {})
+        if not (isinstance(entries, dict) and entries and isinstance(files, dict)):
+            raise ValueError("entries: name the entry of each split, e.g. `entries: {train: my_data}`")
+        return values | llamafactory.dataset_of_info(values["dataset_info"], entries, files)
+
+    @model_validator(mode="after")
+    def conversations_are_whole(self):
+        if self.format in llamafactory.FORMATS:
+            llamafactory.check_layout(self.format, self.columns, self.tags)
+            if given := next((key for key in ("prompt", "labels") if getattr(self, key) is not None), None):
+                raise ValueError(f"{given}: a row of {self.format} has its own prompt and answer; leave it out")
+        elif self.tags or (self.entries and not self.dataset_info):
+            raise ValueError("tags and entries belong to the formats of LLaMA-Factory; leave them out")
+        return self
+
     @model_validator(mode="after")
     def labels_are_there(self):
+        if self.format in llamafactory.FORMATS:
+            return self
         known = {"mmla": {"id", "text", "label", "video"}}.get(
             self.format, {"id", "title", "question_content", "answer", "tags"}
         )
@@ -131,8 +158,8 @@ class Dataset(Section):
 
     @property
     def template(self):
-        """Name of the prompt template of this dataset's rows."""
-        return self.prompt or {"stackoverflow": "meteor/answer", "mmla": "mmla/text"}[self.format]
+        """Name of the prompt template of this dataset's rows; None where they are whole conversations."""
+        return self.prompt or {"stackoverflow": "meteor/answer", "mmla": "mmla/text"}.get(self.format)
 
 
 class Price(Section):
@@ -567,6 +594,8 @@ def schema():
             "additionalProperties": {"type": "array"},
             "description": "One entry per combination; write {axis} where its value goes.",
         }
+    # A dataset_info.json may say the rest.
+    document["$defs"]["Dataset"]["required"] = ["name"]
     document["properties"]["$schema"] = {"type": "string"}
     return document
 
