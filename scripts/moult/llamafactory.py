@@ -190,7 +190,7 @@ def _text(value, name, empty=None):
 
 
 def _kind(value):
-    kinds = ((bool, "true or false"), (list, "a list"), (dict, "an object"), (str, "a number or text"))
+    kinds = ((bool, "true or false"), (list, "a list"), (dict, "an object"), (str, "a number"))
     return next((kind for one, kind in kinds if isinstance(value, one)), "nothing")
 
 
@@ -219,7 +219,7 @@ def _sharegpt(row, columns, tags):
     if name not in row:
         raise _Unusable(f"no column {name!r}; map it with `columns: {{messages: <your column>}}`")
     if not isinstance(row[name], list):
-        raise _Unusable(f"{name} is {_kind(row[name])}, not a list of messages")
+        raise _Unusable(f"{name} is no list of messages")
     messages = []
     for number, message in enumerate(row[name], start=1):
         if not isinstance(message, dict) or not {tags["role_tag"], tags["content_tag"]} <= set(message):
