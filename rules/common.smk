@@ -23,16 +23,24 @@ def checked_config():
         checked = load(config, source)
     except UserError as error:
         raise WorkflowError(str(error)) from None
-    absent = [
-        f"dataset {dataset.name}: {source.path} does not exist"
-        for dataset in checked.datasets
-        for _, _, source in recipes.raw_sources(dataset)
-        if source.path and not Path(source.path).exists()
-    ] + [
-        f"model {model.name}: the folder {model.fetch.path} does not exist"
-        for model in checked.models
-        if model.fetch and model.fetch.path and not Path(model.fetch.path).is_dir()
-    ]
+    absent = (
+        [
+            f"dataset {dataset.name}: {source.path} does not exist"
+            for dataset in checked.datasets
+            for _, _, source in recipes.raw_sources(dataset)
+            if source.path and not Path(source.path).exists()
+        ]
+        + [
+            f"model {model.name}: the folder {model.fetch.path} does not exist"
+            for model in checked.models
+            if model.fetch and model.fetch.path and not Path(model.fetch.path).is_dir()
+        ]
+        + [
+            f"dataset {dataset.name}: the folder {dataset.videos.path} of its videos does not exist"
+            for dataset in checked.datasets
+            if dataset.videos and dataset.videos.path and not Path(dataset.videos.path).is_dir()
+        ]
+    )
     if absent:
         raise WorkflowError("\n".join(f"{source}: {line}; put it there or correct the path." for line in absent))
     for place in checked.unpinned():
@@ -46,6 +54,7 @@ if workflow.is_main_process and not workflow.dryrun:
     scheduler_lock = clear_stale_locks(".snakemake")
 
 
+FETCHED_VIDEOS = [dataset.name for dataset in cfg.datasets if dataset.videos and dataset.videos.hub]
 FETCHED = cfg.names("models", "fetch")
 FINETUNED = cfg.names("models", "finetune")
 LORA = [name for name in FINETUNED if cfg.find("models", name).finetune.method == "lora"]
@@ -94,6 +103,18 @@ def local_sources(wildcards):
     """Return the local raw files of a dataset, in the order of its recipe."""
     sources = recipes.raw_sources(cfg.find("datasets", wildcards.dataset))
     return [source.path for _, _, source in sources if source.path]
+
+
+def prepared_from(wildcards):
+    """Return what a dataset is prepared from: its raw files, and its videos where it has some."""
+    inputs = {"raw": ancient(f"<results>/raw/{wildcards.dataset}"), "raw_manifest": manifest("raw", wildcards.dataset)}
+    videos = cfg.find("datasets", wildcards.dataset).videos
+    if videos and videos.path:
+        inputs["videos"] = videos.path
+    elif videos:
+        inputs["videos"] = ancient(artefact("videos", wildcards.dataset))
+        inputs["videos_manifest"] = manifest("videos", wildcards.dataset)
+    return inputs
 
 
 def local_model(wildcards):
@@ -243,6 +264,21 @@ def need(stage, resource):
         )[resource]
 
     return amount
+
+
+def preparing(resource):
+    """Return how much of a resource a dataset's preparation needs: videos take longer than tables."""
+
+    def amount(wildcards, attempt):
+        stage = "videos" if cfg.find("datasets", wildcards.dataset).videos else "tables"
+        return needs(stage, attempt=attempt)[resource]
+
+    return amount
+
+
+def decoding_threads(wildcards):
+    """Return the processes that decode a dataset's videos; what they decode does not depend on their number."""
+    return 4 if cfg.find("datasets", wildcards.dataset).videos else 1
 
 
 def threads_of(wildcards):

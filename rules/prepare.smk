@@ -25,10 +25,33 @@ rule fetch_dataset:
         "../scripts/fetch_dataset.py"
 
 
+rule fetch_videos:
+    output:
+        videos=directory("<results>/videos/{dataset}"),
+        manifest="<results>/videos/{dataset}.manifest.json",
+    log:
+        "<logs>/fetch_videos/{dataset}.log",
+    benchmark:
+        "<benchmarks>/fetch_videos/{dataset}.tsv"
+    wildcard_constraints:
+        dataset=one_of(FETCHED_VIDEOS),
+    conda:
+        "../envs/tables.yaml"
+    resources:
+        mem_mb=need("tables", "mem_mb"),
+        runtime=need("weights", "runtime"),
+    params:
+        recipe=recipe_of(recipes.fetch_videos),
+    message:
+        "fetch_videos: fetching the videos of {wildcards.dataset} "
+        "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
+    script:
+        "../scripts/fetch_videos.py"
+
+
 rule prepare_dataset:
     input:
-        raw=ancient("<results>/raw/{dataset}"),
-        raw_manifest="<results>/raw/{dataset}.manifest.json",
+        unpack(prepared_from),
     output:
         dataset=directory("<results>/datasets/{dataset}"),
         manifest="<results>/datasets/{dataset}.manifest.json",
@@ -38,9 +61,10 @@ rule prepare_dataset:
         "<benchmarks>/prepare_dataset/{dataset}.tsv"
     conda:
         "../envs/tables.yaml"
+    threads: decoding_threads
     resources:
-        mem_mb=need("tables", "mem_mb"),
-        runtime=need("tables", "runtime"),
+        mem_mb=preparing("mem_mb"),
+        runtime=preparing("runtime"),
     params:
         recipe=recipe_of(recipes.prepare_dataset),
     message:

@@ -11,6 +11,14 @@ if __name__ == "__main__":
         (train, no_train), (dev, no_dev) = (
             training_examples(snakemake.input.data, templates, split) for split in ("train", "dev")
         )
-        facts = finetune_full(running.recipe, snakemake.input.base, train, dev, running.scratch, snakemake.output.model)
+        facts = finetune_full(
+            running.recipe,
+            snakemake.input.base,
+            train,
+            dev,
+            running.scratch,
+            snakemake.output.model,
+            snakemake.input.data,
+        )
         running.facts = facts | {"dropped": no_train + no_dev + facts["dropped"]}
         write_model_card(snakemake.output.model, running.card(snakemake.params.card))

@@ -11,6 +11,12 @@ if __name__ == "__main__":
             training_examples(snakemake.input.data, templates, split) for split in ("train", "dev")
         )
         facts = finetune_lora(
-            running.recipe, snakemake.input.base, train, dev, running.scratch, snakemake.output.adapter
+            running.recipe,
+            snakemake.input.base,
+            train,
+            dev,
+            running.scratch,
+            snakemake.output.adapter,
+            snakemake.input.data,
         )
         running.facts = facts | {"dropped": no_train + no_dev + facts["dropped"]}

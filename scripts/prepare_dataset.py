@@ -5,4 +5,11 @@ from moult.tables import prepare_dataset
 
 if __name__ == "__main__":
     with job(snakemake) as running:
-        running.facts = prepare_dataset(running.recipe, snakemake.input.raw, snakemake.output.dataset)
+        running.facts = prepare_dataset(
+            running.recipe,
+            snakemake.input.raw,
+            snakemake.output.dataset,
+            videos=snakemake.input.get("videos"),
+            scratch=running.scratch,
+            workers=snakemake.threads,
+        )

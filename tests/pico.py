@@ -1,5 +1,6 @@
 """Pico models: real files of real architectures that cost milliseconds."""
 
+import json
 from pathlib import Path
 
 CHATML = (
@@ -8,7 +9,16 @@ CHATML = (
 )
 
 
-def build_pico_tokenizer(texts=()):
+# As Qwen2-VL's, of which a video is one token; the code puts in as many as it has patches.
+CHATML_VIDEO = CHATML.replace(
+    "{{ message.content }}",
+    "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
+    "{% if part.type == 'video' %}<|vision_start|><|video_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}{% endif %}",
+)
+
+
+def build_pico_tokenizer(texts=(), special=()):
     """Train a byte-level BPE tokenizer of 512 tokens in memory, with a ChatML template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -20,7 +30,7 @@ def build_pico_tokenizer(texts=()):
         ["the quick brown fox answers a question about data", *texts],
         trainers.BpeTrainer(
             vocab_size=512,
-            special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+            special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>", *special],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),
@@ -54,4 +64,50 @@ def build_pico_model(path, seed=0, **config):
     model = LlamaForCausalLM(LlamaConfig(**settings))
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
+    return Path(path)
+
+
+def build_pico_vlm(path, seed=0):
+    """Save a Qwen2-VL of two layers and a seeing part of two in Hugging Face layout; return its path."""
+    import torch
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+    marks = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+    tokenizer = build_pico_tokenizer(special=marks)
+    tokenizer.chat_template = CHATML_VIDEO
+    ids = dict(
+        zip(("vision_start", "vision_end", "image", "video"), tokenizer.convert_tokens_to_ids(marks), strict=True)
+    )
+    torch.manual_seed(seed)
+    text = {
+        "vocab_size": 512,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "num_hidden_layers": 2,
+        "max_position_embeddings": 1024,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        # Dimensions of a head (16, so 8 pairs) that turn with time, height and width.
+        "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
+    }
+    vision = {"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2, "patch_size": 14}
+    config = Qwen2VLConfig(
+        text_config=text, vision_config=vision, **{f"{name}_token_id": number for name, number in ids.items()}
+    )
+    Qwen2VLForConditionalGeneration(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    processor = {
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "patch_size": 14,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "min_pixels": 3136,
+        "max_pixels": 1003520,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+    }
+    (Path(path) / "preprocessor_config.json").write_text(json.dumps(processor))
     return Path(path)

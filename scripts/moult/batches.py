@@ -1,17 +1,18 @@
 """Rows of tokens: examples encoded, put into an order, and padded into batches."""
 
-from moult.prompts import end_of_turn_id, prompt_ids
+from moult.prompts import end_of_turn_id, prompt_ids, videos_of
 
 # A row without an answer: it counts nowhere.
 BLANK = {"input_ids": [0], "start": 1}
 
 
-def encode_examples(tokenizer, examples, max_length):
-    """Return (rows, number of truncated prompts, dropped) for chat examples.
+def encode_examples(tokenizer, examples, max_length, vision=None):
+    """Return (rows, number of truncated prompts, dropped) for chat examples; `vision` where they show videos.
 
-    A row has `input_ids` (prompt, answer, end of turn) and `start`, the index of the answer's first token. A prompt
-    that is too long loses its oldest tokens, save a leading BOS that many models lean on; an answer is never cut:
-    one that leaves no room for a token of prompt is dropped as {uid, reason}.
+    A row has `input_ids` (prompt, answer, end of turn), `start`, the index of the answer's first token, and `videos`
+    where it has some. A prompt that is too long loses its oldest tokens, save a leading BOS that many models lean on,
+    and all up to its last video; an answer is never cut: one that leaves no room for a token of prompt is dropped as
+    {uid, reason}.
     """
     end = end_of_turn_id(tokenizer)
     rows, truncated, dropped = [], 0, []
@@ -19,21 +20,28 @@ def encode_examples(tokenizer, examples, max_length):
         prompt = prompt_ids(tokenizer, example.messages)
         # Control tokens are spelt out, as in prompts: an answer must not teach the model to end or open a turn.
         answer = tokenizer(example.answer, add_special_tokens=False, split_special_tokens=True)["input_ids"] + [end]
-        room = max_length - len(answer)
-        if room < 1:
-            reason = f"the answer and its end are {len(answer)} tokens, max_length is {max_length}"
+        head = [token for token in prompt[:1] if token == tokenizer.bos_token_id]
+        what = "the answer and its end are"
+        if videos := videos_of(example.messages):
+            prompt = vision.expand(prompt, videos)
+            # The last placeholder, and the token behind it that ends the video.
+            head = prompt[: len(prompt) - prompt[::-1].index(vision.token) + 1]
+            what = "the prompt up to its last video, the answer and its end are"
+        room, kept = max_length - len(answer), len(head) if videos else 0
+        if room - kept < 1:
+            reason = f"{what} {len(answer) + kept} tokens, max_length is {max_length}"
             dropped.append({"uid": example.uid, "reason": reason})
             continue
         if len(prompt) > room:
             truncated += 1
-            head = [token for token in prompt[:1] if token == tokenizer.bos_token_id]
             prompt = head + prompt[len(prompt) - room + len(head) :]
-        rows.append({"input_ids": prompt + answer, "start": len(prompt)})
+        row = {"input_ids": prompt + answer, "start": len(prompt)}
+        rows.append(row | ({"videos": videos} if videos else {}))
     return rows, truncated, dropped
 
 
-def collate(rows):
-    """Return a batch (rows, longest row) padded on the right, with the answers as labels.
+def collate(rows, vision=None):
+    """Return a batch (rows, longest row) padded on the right, with the answers as labels, and the rows' videos.
 
     `logits_to_keep` names, row by row, the positions that predict the answer, so that the model computes logits
     there alone; `labels`, and `shift_labels` since they need no shift any more, are the tokens to be predicted.
@@ -47,8 +55,10 @@ def collate(rows):
         )
 
     labels = padded([row["input_ids"][row["start"] :] for row in rows], -100)
-    return {
-        "input_ids": padded([row["input_ids"] for row in rows], 0),
+    ids = padded([row["input_ids"] for row in rows], 0)
+    seen = vision.inputs(ids, [row.get("videos", []) for row in rows]) if vision else {}
+    return seen | {
+        "input_ids": ids,
         "attention_mask": padded([[1] * len(row["input_ids"]) for row in rows], 0),
         "logits_to_keep": padded([range(row["start"] - 1, len(row["input_ids"]) - 1) for row in rows], 0),
         "labels": labels,

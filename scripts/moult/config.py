@@ -82,6 +82,29 @@ class Leakage(Section):
     near: float = Field(0.9, gt=0, le=1, description="Cosine of character 5-grams from which rows are near duplicates.")
 
 
+class Videos(Section):
+    """The videos that a table's rows speak of, and which of their frames a model sees, in training and inference."""
+
+    path: str | None = Field(None, description="A folder on this machine, relative to the working directory.")
+    hub: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$", description="A hub dataset, owner/name.")
+    revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="Commit of the hub dataset.")
+    folder: str | None = Field(None, description="Folder of the videos in the hub dataset.")
+    token: Variable | None = None
+    frames: int = Field(8, ge=1, description="Frames of a video, spread evenly over it.")
+    max_pixels: int = Field(151_200, ge=1, description="Pixels of a frame at the most, e.g. 360 × 420.")
+    min_pixels: int = Field(3136, ge=1, description="Pixels of a frame at the least.")
+    multiple: int = Field(28, ge=1, description="Sides are multiples of it: the model's patch times its merge.")
+
+    @model_validator(mode="after")
+    def one_place(self):
+        exactly_one(self, "path", "hub")
+        if self.hub and not self.folder:
+            raise ValueError("a hub source needs `folder`: where the videos are in the hub dataset")
+        if self.multiple**2 > self.max_pixels or self.min_pixels > self.max_pixels:
+            raise ValueError(f"max_pixels: {self.max_pixels} leaves no frame of min_pixels and of multiple × multiple")
+        return self
+
+
 class Dataset(Section):
     """Raw tables that become one parquet per split."""
 
@@ -92,6 +115,7 @@ class Dataset(Section):
     tags: dict[str, str] = Field({}, description="Of sharegpt: LLaMA-Factory's tags → how your file spells them.")
     dataset_info: str | None = Field(None, description="A dataset_info.json of LLaMA-Factory, instead of the above.")
     entries: dict[Split, str] = Field({}, description="Split → its entry in `dataset_info`.")
+    videos: Videos | None = Field(None, description="Where rows have a video: its folder, and which frames are seen.")
     labels: str | list[str] | None = Field(None, description="A file of resources/labels, or the labels themselves.")
     task: str | None = None
     prompt: Prompt | None = Field(None, description="How a row is put to a model, in training and in evaluation.")
@@ -117,6 +141,10 @@ class Dataset(Section):
             llamafactory.check_layout(self.format, self.columns, self.tags)
             if given := next((key for key in ("prompt", "labels") if getattr(self, key) is not None), None):
                 raise ValueError(f"{given}: a row of {self.format} has its own prompt and answer; leave it out")
+            if self.videos and "videos" not in self.columns:
+                columns = llamafactory.DEFAULT_COLUMNS[self.format] | {"videos": "videos"}
+                told = ", ".join(f"{name}: {column}" for name, column in (self.columns or columns).items())
+                raise ValueError(f"columns: name the column of the videos too, e.g. `columns: {{{told}}}`")
         elif self.tags or (self.entries and not self.dataset_info):
             raise ValueError("tags and entries belong to the formats of LLaMA-Factory; leave them out")
         return self
@@ -130,6 +158,8 @@ class Dataset(Section):
         )
         if unknown := sorted(set(self.columns) - known):
             raise ValueError(f"columns: {unknown[0]!r} is not a field of {self.format}{nearest(unknown[0], known)}")
+        if self.format != "mmla" and self.videos:
+            raise ValueError(f"videos: rows of format {self.format} have none")
         if self.format == "mmla" and self.labels is None:
             raise ValueError(f"labels: name a file of resources/labels, one of {shipped_labels()}, or list them")
         if isinstance(self.labels, str) and self.labels not in shipped_labels():
@@ -159,7 +189,8 @@ class Dataset(Section):
     @property
     def template(self):
         """Name of the prompt template of this dataset's rows; None where they are whole conversations."""
-        return self.prompt or {"stackoverflow": "meteor/answer", "mmla": "mmla/text"}.get(self.format)
+        default = {"stackoverflow": "meteor/answer", "mmla": "mmla/video" if self.videos else "mmla/text"}
+        return self.prompt or default.get(self.format)
 
 
 class Price(Section):
@@ -474,6 +505,7 @@ class Config(Section):
     def unpinned(self):
         """Return what has no revision or checksum yet: `make pin` looks it up, building refuses until then."""
         sources = [source for dataset in self.datasets for files in dataset.files.values() for source in files]
+        sources += [dataset.videos for dataset in self.datasets if dataset.videos]
         sources += [model.fetch for model in self.models if model.fetch]
         return sorted(
             {

@@ -5,6 +5,7 @@ import http.client
 import logging
 import os
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -56,6 +57,14 @@ def _fetch_once(url, place):
     # A connection that is closed early looks like the end of the file.
     if expected and expected.isdigit() and received != int(expected):
         raise ConnectionError(f"{received} of {expected} bytes came")
+
+
+def link(file, target):
+    """Hard link, so that what lies on the cache's disk takes its space once; copy to another disk."""
+    try:
+        os.link(file, target)
+    except OSError:
+        shutil.copyfile(file, target)
 
 
 def check_hub_file(file):

@@ -13,20 +13,24 @@ from moult.errors import UserError
 from moult.files import digest, read_json
 from moult.imports import without, without_compiler
 from moult.models import check_model_folder
-from moult.prompts import end_of_turn_id, prompt_ids
+from moult.prompts import end_of_turn_id, prompt_ids, videos_of
+from moult.vision import Vision, auto_class
 
 # Raise when the same request would now be answered differently.
 VERSION = 1
 logger = logging.getLogger(__name__)
 
 
-def load_engine(model, *, engine="transformers", dtype="float32", batch_size=8, threads=1):
+def load_engine(model, *, engine="transformers", dtype="float32", batch_size=8, threads=1, frames=None):
     """Load the model folder `model` and return its engine.
 
-    `dtype` is torch's name. `batch_size` and `threads` are those of `transformers`; vLLM sees to both itself.
-    UserError when the folder is no whole model in safetensors, or vLLM is wanted and not installed.
+    `dtype` is torch's name. `batch_size` and `threads` are those of `transformers`; vLLM sees to both itself. `frames`
+    (a `videos.Frames`) is where the videos of requests are found. UserError when the folder is no whole model in
+    safetensors, or vLLM is wanted and not installed.
     """
+    vision = Vision(model, frames) if frames and frames.files else None
     loaded = VllmEngine(model, dtype) if engine == "vllm" else TransformersEngine(model, dtype, batch_size, threads)
+    loaded.vision = vision
     logger.info("ready: %s is loaded", model)
     return loaded
 
@@ -36,8 +40,12 @@ class Engine:
 
     An engine has `tokenizer`, `limit` (tokens of prompt and answer together), `batch_size`, and two methods that
     take one batch: `_complete(prompts, requests)` → per row (new token ids, None or why it failed), and
-    `_score(prompts, labels)` → per row one log-likelihood per label. Prompts and labels are lists of token ids.
+    `_score(prompts, labels, requests)` → per row one log-likelihood per label. Prompts and labels are lists of token
+    ids; a prompt holds as many placeholders for a video as the model has embeddings for it. `vision` is there when
+    requests may show videos.
     """
+
+    vision = None
 
     def __init__(self, folder):
         from transformers import AutoTokenizer
@@ -53,13 +61,17 @@ class Engine:
         ends = ends if isinstance(ends, list) else [ends]
         self.stops = sorted({self.end_of_turn, self.tokenizer.eos_token_id, *ends} - {None})
 
+    def _prompt(self, request):
+        ids, videos = prompt_ids(self.tokenizer, list(request.messages)), videos_of(request.messages)
+        return self.vision.expand(ids, videos) if videos else ids
+
     def answer(self, requests, missing=None):
         """Yield lists of (index, Answer), a batch at a time, of the `missing` requests (default: all).
 
         The batches are planned over all requests, whatever their order and whichever are missing. Token counts
         include the token that ended the turn. A request that does not fit into the model is an Answer with an error.
         """
-        prompts = [prompt_ids(self.tokenizer, list(request.messages)) for request in requests]
+        prompts = [self._prompt(request) for request in requests]
         room = [request.sampling.max_tokens for request in requests]
 
         def work(rows):
@@ -75,12 +87,12 @@ class Engine:
         It is the exact sum of natural log-probabilities of the label's tokens and the end of turn, given the chat.
         A request that does not fit into the model is an Answer with an error.
         """
-        prompts = [prompt_ids(self.tokenizer, list(request.messages)) for request in requests]
+        prompts = [self._prompt(request) for request in requests]
         labels = [[self._label_ids(label) for label in request.labels] for request in requests]
         room = [max(map(len, ids)) for ids in labels]
 
         def work(rows):
-            scores = self._score([prompts[row] for row in rows], [labels[row] for row in rows])
+            scores = self._score(*([values[row] for row in rows] for values in (prompts, labels, requests)))
             return scores, sum(len(prompts[row]) + sum(map(len, labels[row])) for row in rows)
 
         yield from self._in_batches(requests, prompts, room, missing, work)
@@ -134,13 +146,13 @@ class TransformersEngine(Engine):
         with without("scipy", "torch_distributed"), without_compiler():
             import transformers.masking_utils
             import transformers.modeling_utils
-        from transformers import AutoModelForCausalLM, GenerationConfig
+        from transformers import GenerationConfig
 
         super().__init__(folder)
         torch.set_num_threads(threads)
         transformers.logging.disable_progress_bar()
         with without_compiler():
-            model = AutoModelForCausalLM.from_pretrained(
+            model = auto_class(folder).from_pretrained(
                 folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True
             )
         # generate() fills what a request leaves open from here: the model's own sampling must not leak in.
@@ -167,6 +179,7 @@ class TransformersEngine(Engine):
         with torch.inference_mode():
             out = self.model.generate(
                 ids.to(self.model.device),
+                **self._seen(ids, requests),
                 attention_mask=mask.to(self.model.device),
                 generation_config=settings,
                 logits_processor=[TokenChooser(requests, matchers, self.stops, width)],
@@ -177,6 +190,13 @@ class TransformersEngine(Engine):
             (row[width : width + request.sampling.max_tokens], f"structured output: {error}" if error else None)
             for row, request, error in zip(out.tolist(), requests, failed, strict=True)
         ]
+
+    def _seen(self, ids, requests):
+        """Return what the model takes beside the tokens: the videos of the requests."""
+        if self.vision is None:
+            return {}
+        inputs = self.vision.inputs(ids, [videos_of(request.messages) for request in requests])
+        return {name: value.to(self.model.device) for name, value in inputs.items()}
 
     def _matcher(self, request):
         """Return what knows the tokens that may follow in a structured answer, None for a free one."""
@@ -201,7 +221,7 @@ class TransformersEngine(Engine):
             raise UserError(f"structure {wanted} cannot be enforced ({matcher.get_error()}); write it more simply.")
         return matcher
 
-    def _score(self, prompts, labels):
+    def _score(self, prompts, labels, requests):
         """Score all labels of a batch in one forward pass: each stands behind the prompt and sees it and itself."""
         import torch
 
@@ -223,15 +243,29 @@ class TransformersEngine(Engine):
             right = [0] * (length - len(ids))
             rows.append([ids + [self.pad for _ in right], positions + right, owners + right])
         ids, positions, owners = torch.tensor(rows, device=self.model.device).unbind(1)
+        seen = self._seen(ids, requests)
         with torch.inference_mode():
             logits = self.model(
                 ids,
+                **seen,
                 attention_mask=self._tree_mask(positions, owners),
-                position_ids=positions,
+                position_ids=self._spread(positions, ids, owners, seen) if seen else positions,
                 logits_to_keep=length - width + 1,
                 use_cache=False,
             ).logits
             return [self._label_sums(table, row) for table, row in zip(logits, labels, strict=True)]
+
+    def _spread(self, positions, ids, owners, seen):
+        """Return positions in time, height and width (3, rows, length) of a batch that shows videos.
+
+        M-RoPE (Wang et al. 2024, arXiv 2409.12191): a video takes fewer positions than tokens, so each label moves
+        by as much as its prompt does.
+        """
+        prompt = (owners == 1).long()
+        spread, moved = self.model.model.get_rope_index(
+            ids, seen["mm_token_type_ids"], video_grid_thw=seen["video_grid_thw"], attention_mask=prompt
+        )
+        return spread.where(owners == 1, positions + moved * (owners > 1))
 
     def _check_tree_mask(self):
         recurrent = self.model._is_stateful or not set(self._layer_kinds()) <= {"full_attention", "sliding_attention"}
@@ -364,7 +398,7 @@ class VllmEngine(Engine):
         self.limit = self.llm.llm_engine.model_config.max_model_len - 1
 
     def _complete(self, prompts, requests):
-        outputs = self._run(prompts, [self._settings(request) for request in requests])
+        outputs = self._run(prompts, [self._settings(request) for request in requests], requests)
         return [(list(output.outputs[0].token_ids), None) for output in outputs]
 
     def _settings(self, request):
@@ -388,17 +422,32 @@ class VllmEngine(Engine):
             detokenize=False,
         )
 
-    def _score(self, prompts, labels):
+    def _score(self, prompts, labels, requests):
         from vllm import SamplingParams
 
         settings = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=1, detokenize=False)
         pairs = [(prompt, label) for prompt, row in zip(prompts, labels, strict=True) for label in row]
-        outputs = self._run([prompt + label for prompt, label in pairs], [settings] * len(pairs))
+        asked = [request for request, row in zip(requests, labels, strict=True) for _ in row]
+        outputs = self._run([prompt + label for prompt, label in pairs], [settings] * len(pairs), asked)
         sums = iter(
             sum(found[token].logprob for found, token in zip(output.prompt_logprobs[-len(label) :], label, strict=True))
             for output, (_, label) in zip(outputs, pairs, strict=True)
         )
         return [[next(sums) for _ in row] for row in labels]
 
-    def _run(self, prompts, settings):
-        return self.llm.generate([{"prompt_token_ids": ids} for ids in prompts], settings, use_tqdm=False)
+    def _run(self, prompts, settings, requests):
+        inputs = [self._input(ids, videos_of(request.messages)) for ids, request in zip(prompts, requests, strict=True)]
+        return self.llm.generate(inputs, settings, use_tqdm=False)
+
+    def _input(self, ids, videos):
+        """Return one prompt as vLLM takes it; it puts in the placeholders of a video itself."""
+        if not videos:
+            return {"prompt_token_ids": ids}
+        pictures = [self.vision.frames.pictures(seen) for seen in videos]
+        # The frames are chosen and sized already.
+        settings = {"do_resize": False, "do_sample_frames": False}
+        return {
+            "prompt_token_ids": self.vision.collapse(ids),
+            "multi_modal_data": {"video": pictures},
+            "mm_processor_kwargs": settings,
+        }

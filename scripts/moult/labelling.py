@@ -12,8 +12,9 @@ from moult.corpora import served_identity
 from moult.files import read_json, read_jsonl, whole_file
 from moult.journal import Journal
 from moult.parsing import parse_label
-from moult.prompts import Example, render, render_answer
+from moult.prompts import Example, render, render_answer, with_videos
 from moult.tables import read_rows
+from moult.videos import Frames
 
 # Raise when the same answers would now be read or scored otherwise.
 VERSION = 1
@@ -26,7 +27,8 @@ def label_messages(template, row, label_set):
     """Return (messages, one answer text per label): how a labelled row is put to a model, everywhere."""
     fields = {"text": row["text"], "task_words": label_set["task_words"], "labels": label_set["labels"]}
     answers = [render_answer(template, **fields, label=label) for label in label_set["labels"]]
-    return render(template, **fields), answers
+    videos = [medium["frames"] for medium in row.get("media") or () if medium["type"] == "video"]
+    return with_videos(render(template, **fields), videos), answers
 
 
 def label_examples(folder, split, template):
@@ -46,7 +48,8 @@ def predict_labels(recipe, model, model_manifest, folders, journal):
     folders: dataset name → prepared folder.
     """
     identity = served_identity(model_manifest, recipe["compute"], generate.VERSION)
-    opener = functools.cache(lambda: generate.load_engine(model, **recipe["compute"]))
+    frames = Frames(folders.values())
+    opener = functools.cache(lambda: generate.load_engine(model, **recipe["compute"], frames=frames))
     predictions = []
     with Journal(journal) as kept:
         for name, template in recipe["datasets"].items():

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 import re
 import shutil
 import struct
@@ -13,7 +12,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from moult.downloads import check_hub_file
+from moult.downloads import check_hub_file, link
 from moult.errors import UserError
 from moult.failures import is_disk_full, no_space
 from moult.files import read_json, whole_directory, write_text_atomic
@@ -241,16 +240,8 @@ def _fetch_hub(source, folder, dtype):
     # What else is there, another program has fetched.
     for file in _matching(Path(snapshot), MODEL_FILES):
         if not file.match("consolidated*"):
-            _link(check_hub_file(file), folder / file.name)
+            link(check_hub_file(file), folder / file.name)
     return {"source": {"hub": name, "revision": revision}}
-
-
-def _link(file, target):
-    """Hard link, so that a model on the cache's disk takes its space once; copy to another disk."""
-    try:
-        os.link(file, target)
-    except OSError:
-        shutil.copyfile(file, target)
 
 
 def _fetch_path(source, folder, dtype):

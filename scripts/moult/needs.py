@@ -12,14 +12,14 @@ WORKING = {"inference": 0.6, "lora": 1.5, "full": 1.0}
 # the weights too). ZeRO: Rajbhandari et al. 2020, arXiv 1910.02054, section 5.
 SHARED = {"full": 14.0}
 # Hours per billion parameters on one GPU, generous: a job that meets its limit starts again from its checkpoint.
-HOURS = {"inference": 0.5, "lora": 2.0, "full": 4.0, "weights": 0.25, "tables": 0.1}
+HOURS = {"inference": 0.5, "lora": 2.0, "full": 4.0, "weights": 0.25, "tables": 0.1, "videos": 8.0}
 
 
 def needs(stage, billions=0.0, dtype="bfloat16", attempt=1, override=None, models=1, devices=1, zero=2):
     """Return what a job of a stage asks for, as plain numbers; memory and time grow with each attempt.
 
     stage: inference, lora, full (a model on GPU or CPU), weights (fetch, fold, merge: CPU, `models` of them in memory),
-    tables (no model). billions: parameters. devices train together under a ZeRO stage, each process on a GPU of its
+    tables (no model), videos (decoding). billions: parameters. devices train together under a ZeRO stage, each process on a GPU of its
     own. Returns gpu, gpu_mem_gb (of each), mem_mb, runtime (minutes).
     """
     override = override or {}
@@ -31,8 +31,8 @@ def needs(stage, billions=0.0, dtype="bfloat16", attempt=1, override=None, model
     gpu_mem = override.get("gpu_mem_gb", math.ceil(1.2 * held) if gpus else 0)
     if stage == "weights":
         mem = 2 + weights * (models + 1)
-    elif stage == "tables":
-        mem = 2
+    elif stage in ("tables", "videos"):
+        mem = {"tables": 2, "videos": 4}[stage]
     else:
         # For each process Python and torch, and the weights on their way to the device.
         mem = devices * (3 + (weights if gpus else 1.5 * held))

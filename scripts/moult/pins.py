@@ -21,6 +21,8 @@ def _sources(raw):
             for source in sources if isinstance(sources, list) else [sources]:
                 if isinstance(source, dict):
                     yield from _pinnable(source, "dataset")
+        if isinstance(dataset, dict) and isinstance(dataset.get("videos"), dict):
+            yield from _pinnable(dataset["videos"], "dataset")
     for model in raw.get("models") or []:
         if isinstance(model, dict) and isinstance(model.get("fetch"), dict):
             yield from _pinnable(model["fetch"], "model")

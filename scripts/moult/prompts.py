@@ -11,7 +11,7 @@ PROMPTS = Path(__file__).parents[2] / "resources" / "prompts"
 
 @dataclass(frozen=True)
 class Example:
-    """One supervised example: chat messages up to the answer, and the answer."""
+    """One supervised example: chat messages up to the answer (see `with_videos`), and the answer."""
 
     uid: str
     messages: list
@@ -63,20 +63,47 @@ def render_answer(template, **fields):
     return _fill(template["answer"], fields)
 
 
+def with_videos(messages, videos):
+    """Return messages whose last turn shows videos, named by the digests of their frames, before its text."""
+    if not videos:
+        return messages
+    *before, last = messages
+    parts = [*({"type": "video", "video": seen} for seen in videos), {"type": "text", "text": last["content"]}]
+    return [*before, last | {"content": parts}]
+
+
+def videos_of(messages):
+    """Return the videos of a chat, in order."""
+    parts = (part for message in messages if isinstance(message["content"], list) for part in message["content"])
+    return [part["video"] for part in parts if part["type"] == "video"]
+
+
+def _text_of(message):
+    content = message["content"]
+    return content if isinstance(content, str) else next(part["text"] for part in content if part["type"] == "text")
+
+
+def _with_text(message, text):
+    content = message["content"]
+    if isinstance(content, list):
+        text = [part | {"text": text} if part["type"] == "text" else part for part in content]
+    return message | {"content": text}
+
+
 def prompt_ids(tokenizer, messages):
-    """Return the token ids of a chat that awaits the assistant's answer.
+    """Return the token ids of a chat that awaits the assistant's answer; a video is the one token of its template.
 
     Control tokens that stand inside a message (`<|im_start|>` in a row) are spelt out as ordinary text: a row
     cannot open a turn of its own.
     """
-    contents = [message["content"] for message in messages]
+    contents = [_text_of(message) for message in messages]
     control = set(tokenizer.all_special_tokens) | {str(token) for token in tokenizer.added_tokens_decoder.values()}
     hostile = any(token in content for content in contents for token in control if token.strip())
     if not hostile:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return tokenizer(text, add_special_tokens=False)["input_ids"]
     marks = [f"\x02{index}\x03" for index in range(len(messages))]
-    marked = [message | {"content": mark} for message, mark in zip(messages, marks, strict=True)]
+    marked = [_with_text(message, mark) for message, mark in zip(messages, marks, strict=True)]
     text = tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True)
     ids = []
     for mark, content in zip(marks, contents, strict=True):

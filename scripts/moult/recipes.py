@@ -4,7 +4,7 @@ remakes what depends on it and a new field with a default remakes nothing that d
 No path, no time, no section of the config as a whole. Each job derives its seed from the experiment's and its name.
 """
 
-from moult import corpora, folding, labelling, llamafactory, merging, models, report, tables, training
+from moult import corpora, folding, labelling, llamafactory, merging, models, report, tables, training, videos
 from moult.files import derive_seed
 from moult.prompts import load_template
 
@@ -63,6 +63,7 @@ def prepare_dataset(cfg, name):
         "limit": cfg.limit,
         "seed": derive_seed(cfg.seed, "prepare_dataset", name),
         "version": tables.VERSION,
+        **(sampled_frames(dataset) if dataset.videos else {}),
     }
 
 
@@ -74,6 +75,24 @@ def export_dataset(cfg, name):
 def _template(dataset):
     """Return the prompt template of a dataset's rows; None where they are whole conversations."""
     return load_template(dataset.template) if dataset.template else None
+
+
+def fetch_videos(cfg, name):
+    """Where the videos of a dataset come from, if not from a local folder."""
+    source = cfg.find("datasets", name).videos
+    return {
+        "hub": source.hub,
+        "revision": source.revision,
+        "folder": source.folder,
+        "token": source.token,
+        "version": videos.VERSION,
+    }
+
+
+def sampled_frames(dataset):
+    """Which frames of a dataset's videos a model sees."""
+    settings = {key: getattr(dataset.videos, key) for key in ("frames", "max_pixels", "min_pixels", "multiple")}
+    return {"videos": settings, "videos_version": videos.VERSION}
 
 
 def check_leakage(cfg, name):

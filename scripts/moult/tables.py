@@ -14,6 +14,7 @@ from moult.failures import is_disk_full, no_space
 from moult.files import derive_seed, digest, sha256_file, whole_directory, write_json, write_jsonl
 from moult.readers import WITHOUT_HEADER, excerpt, printable, read_raw, read_spelt
 from moult.secrets import key_of
+from moult.videos import attach_videos
 from moult.weights import begins_as_web_page
 
 # Raise when the same raw files would now give other rows.
@@ -176,10 +177,12 @@ def _own_name(row, prepared):
     return digest(prepared["meta"].get("messages") or [prepared.get("title"), prepared["text"]])[:12]
 
 
-def prepare_dataset(recipe, raw, target):
+def prepare_dataset(recipe, raw, target, videos=None, scratch=None, workers=1):
     """Write `<target>/<split>.parquet`, rejects.jsonl, profile.json and labels.json; return the profile.
 
-    recipe: name, format, columns, files (split → categories of its files), label_set, task, dev_fraction, limit, seed.
+    recipe: name, format, columns, files (split → categories of its files), label_set, task, dev_fraction, limit, seed;
+    `videos` where rows have some: how they are sampled. Then `videos` is their folder, `scratch` where frames are kept
+    until all are decoded, by `workers` processes; frames/ and videos.jsonl, what each file is, are written too.
     Rows in = rows out + rejects + what `limit` leaves out, which is counted, not rejected. Texts lose the blanks around
     them; what stands in them otherwise is the row's own affair.
     """
@@ -194,12 +197,22 @@ def prepare_dataset(recipe, raw, target):
         rejects += rejected
     if "dev" not in splits and len(splits.get("train", ())) > 1 and recipe["dev_fraction"]:
         splits["train"], splits["dev"] = _carve_dev(splits["train"], recipe)
+    listed, frames = [], []
     for split, rows in splits.items():
-        splits[split] = _limited(rows, recipe)
-        unused[split] = len(rows) - len(splits[split])
+        if videos:
+            splits[split], rejected, facts, files = _with_videos(split, rows, recipe, videos, scratch, workers)
+            rejects, listed, frames = rejects + rejected, listed + facts, frames + files
+        else:
+            splits[split], rejected = _limited(rows, recipe), []
+        unused[split] = len(rows) - len(splits[split]) - len(rejected)
     profile = _profile(splits, rejects, rows_in, unused, recipe)
     _check_sums(profile, rejects)
     with whole_directory(target) as folder:
+        if videos:
+            (folder / "frames").mkdir()
+            for file in frames:
+                shutil.copyfile(file, folder / "frames" / file.name)
+            write_jsonl(folder / "videos.jsonl", listed)
         for split, rows in splits.items():
             _write_parquet(folder / f"{split}.parquet", rows, recipe, label_of)
         write_jsonl(folder / "rejects.jsonl", rejects)
@@ -244,8 +257,38 @@ def _carve_dev(rows, recipe):
 def _limited(rows, recipe):
     if recipe["limit"] is None or len(rows) <= recipe["limit"]:
         return rows
-    kept = {row["uid"] for row in _by_chance(rows, derive_seed(recipe["seed"], "limit"))[: recipe["limit"]]}
-    return [row for row in rows if row["uid"] in kept]
+    return _in_order(rows, _for_limit(rows, recipe)[: recipe["limit"]])
+
+
+def _for_limit(rows, recipe):
+    """Return rows in the order in which `limit` takes them."""
+    return _by_chance(rows, derive_seed(recipe["seed"], "limit"))
+
+
+def _in_order(rows, chosen):
+    """Return the chosen rows, which may hold more than before, in the order of `rows`."""
+    by_uid = {row["uid"]: row for row in chosen}
+    return [by_uid[row["uid"]] for row in rows if row["uid"] in by_uid]
+
+
+def _with_videos(split, rows, recipe, folder, scratch, workers):
+    """Return (rows of a split with their videos, at most `limit`, rejects, facts per file, files of frames)."""
+    wanted = min(len(rows), recipe["limit"] or len(rows))
+    asked = rows if wanted == len(rows) else _for_limit(rows, recipe)
+    dataset = recipe["label_set"]["dataset"]
+    kept, without, *found = attach_videos(asked, folder, recipe["videos"], dataset, scratch, wanted, workers)
+    # Selection rows that were carved out came in with train.
+    origin = split if split in recipe["files"] else "train"
+    told = {"dataset": recipe["name"], "split": origin}
+    rejects = [
+        told
+        | {"source": row["source"], "reason": facts["reason"]}
+        | excerpt({"uid": row["uid"], "text": row["text"], "video": facts["video"]})
+        for row, facts in without
+    ]
+    if not kept:
+        raise UserError(f"dataset {recipe['name']}, {split}: no usable row, {_why_none(rejects)}.")
+    return _in_order(rows, kept), rejects, *found
 
 
 def _write_parquet(path, rows, recipe, label_of):
@@ -253,7 +296,8 @@ def _write_parquet(path, rows, recipe, label_of):
     import pyarrow.parquet as pq
 
     text = pa.string()
-    media = pa.list_(pa.struct([("type", text), ("path", text), ("sha256", text), ("duration_s", pa.float64())]))
+    medium = [("type", text), ("path", text), ("sha256", text), ("duration_s", pa.float64())]
+    media = pa.list_(pa.struct(medium + [("frames", text)] * ("videos" in recipe)))
     columns = ["uid", "dataset", "task", "split", "text", "context", "title", "label"]
     fields = [(name, text) for name in columns]
     fields += [("label_id", pa.int32()), ("media", media), ("lang", text), ("source", text), ("meta", text)]

@@ -1,6 +1,7 @@
 """Fine-tuning, LoRA or full: a run of transformers' Trainer that may be killed at any moment and then goes on."""
 
 import csv
+import functools
 import logging
 import math
 import shutil
@@ -14,7 +15,9 @@ from moult.errors import UserError
 from moult.files import read_json, whole_directory, write_json
 from moult.imports import without, without_deepspeed
 from moult.models import OTHER_FILES, copy_files
-from moult.prompts import Example
+from moult.prompts import Example, videos_of
+from moult.videos import Frames
+from moult.vision import VISION_TOWER, Vision, auto_class, is_vision_language
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +26,13 @@ VERSION = 1
 
 
 def finetune_lora(
-    recipe: dict, base: Path, train: list[Example], dev: list[Example], scratch: Path, adapter: Path
+    recipe: dict, base: Path, train: list[Example], dev: list[Example], scratch: Path, adapter: Path, data=()
 ) -> dict:
     """Train a LoRA adapter on the answers of `train`, write its directory whole, and return its `train.json`.
 
     The best checkpoint on `dev` is kept, or the last one where `dev` is empty. Checkpoints live in `scratch`, which
-    must belong to this recipe and these rows alone; a second call with it goes on from the last whole one.
+    must belong to this recipe and these rows alone; a second call with it goes on from the last whole one. Examples
+    that show videos find their frames in the prepared datasets `data`; what sees in the model stays as it is.
 
     Raises:
         UserError: no row of a split fits `max_length`, `lora.targets` names no layer, or the loss is not finite.
@@ -42,13 +46,13 @@ def finetune_lora(
         config |= {"base_model_name_or_path": recipe["base"], "target_modules": sorted(config["target_modules"])}
         write_json(folder / "adapter_config.json", config)
 
-    return _finetune(recipe, base, train, dev, scratch, adapter, save)
+    return _finetune(recipe, base, train, dev, scratch, adapter, save, data)
 
 
 def finetune_full(
-    recipe: dict, base: Path, train: list[Example], dev: list[Example], scratch: Path, model: Path
+    recipe: dict, base: Path, train: list[Example], dev: list[Example], scratch: Path, model: Path, data=()
 ) -> dict:
-    """Train every weight of the base, write the model's directory whole, and return its `train.json`.
+    """Train every weight of the base's language model, write its directory whole, and return its `train.json`.
 
     As `finetune_lora`; the weights are rounded once, to the dtype that the base is stored in, in the base's shards.
     """
@@ -57,17 +61,19 @@ def finetune_full(
         save_like(base, checkpoint, folder)
         copy_files(Path(base), folder, OTHER_FILES)
 
-    return _finetune(recipe, base, train, dev, scratch, model, save)
+    return _finetune(recipe, base, train, dev, scratch, model, save, data)
 
 
-def _finetune(recipe, base, train, dev, scratch, target, save):
+def _finetune(recipe, base, train, dev, scratch, target, save, data):
     """Train, then write `target`: what `save(checkpoint, folder)` takes from the best checkpoint, and the report."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base)
+    shown = [str(folder) for folder in data] if any(videos_of(one.messages) for one in [*train, *dev]) else []
+    vision = Vision(base, Frames(shown)) if shown else None
     rows, truncated, dropped = {}, {}, []
     for split, examples in (("train", train), ("dev", dev)):
-        rows[split], truncated[split], rejects = encode_examples(tokenizer, examples, recipe["max_length"])
+        rows[split], truncated[split], rejects = encode_examples(tokenizer, examples, recipe["max_length"], vision)
         dropped += [{"split": split} | reject for reject in rejects]
         if not rows[split] and (examples or split == "train"):
             raise UserError(
@@ -78,7 +84,7 @@ def _finetune(recipe, base, train, dev, scratch, target, save):
     scratch.mkdir(parents=True, exist_ok=True)
     last = last_whole(scratch)
     if last is None or not finished(last):
-        work = {"recipe": recipe, "base": str(base), "rows": rows, "scratch": str(scratch)}
+        work = {"recipe": recipe, "base": str(base), "rows": rows, "scratch": str(scratch), "shown": shown}
         work["checkpoint"] = last and str(last)
         if recipe.get("devices", 1) == 1:
             run_trainer(**work)
@@ -113,10 +119,11 @@ def _finetune(recipe, base, train, dev, scratch, target, save):
     return report
 
 
-def run_trainer(recipe, base, rows, scratch, checkpoint):
+def run_trainer(recipe, base, rows, scratch, checkpoint, shown):
     """Train from `checkpoint` (None: from the start) to the end, leaving whole checkpoints in `scratch`.
 
-    `rows` are encoded, by split. All arguments are plain JSON: several processes may run this together.
+    `rows` are encoded, by split; `shown` are the datasets whose videos they show. All arguments are plain JSON:
+    several processes may run this together.
     """
     with without("datasets", "scipy"):
         import transformers.trainer  # noqa: F401
@@ -135,7 +142,7 @@ def run_trainer(recipe, base, rows, scratch, checkpoint):
     trainer = Trainer(
         model=_model(recipe, base),
         args=arguments,
-        data_collator=collate,
+        data_collator=functools.partial(collate, vision=Vision(base, Frames(shown)) if shown else None),
         train_dataset=GroupedRows(
             rows["train"], recipe["batch_size"], recipe["accumulation"], recipe["seed"], arguments.world_size
         ),
@@ -210,12 +217,14 @@ def _is_mixed(recipe):
 def _model(recipe, base):
     """Return the base, whole or under LoRA, ready to train."""
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
 
     alone = recipe.get("devices", 1) == 1
     dtype = "float32" if alone and _is_mixed(recipe) else recipe["dtype"]
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, local_files_only=True, use_safetensors=True)
+    model = auto_class(base).from_pretrained(base, dtype=dtype, local_files_only=True, use_safetensors=True)
+    sees = is_vision_language(base)
     if "lora" not in recipe:
+        if sees:
+            model.get_submodule(f"model.{VISION_TOWER}").requires_grad_(False)
         return model
     lora = LoraConfig(
         task_type="CAUSAL_LM",
@@ -223,6 +232,7 @@ def _model(recipe, base):
         lora_alpha=recipe["lora"]["alpha"],
         lora_dropout=recipe["lora"]["dropout"],
         target_modules=recipe["lora"]["targets"],
+        exclude_modules=rf".*\b{VISION_TOWER}\..*" if sees else None,
     )
     try:
         return get_peft_model(model, lora)
