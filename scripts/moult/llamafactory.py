@@ -14,8 +14,9 @@ from pathlib import Path
 
 from moult.errors import UserError, nearest
 from moult.files import digest, read_json, whole_directory, whole_file, write_json
-from moult.prompts import Example
+from moult.prompts import Example, texts_of, videos_of
 from moult.readers import json_frame
+from moult.videos import attach_videos
 
 # Raise when the same rows would now be exported otherwise.
 VERSION = 1
@@ -270,6 +271,33 @@ def another_name(uid, prepared, seen):
     return next(name for name in names if name not in seen)
 
 
+def attach_conversation_videos(rows, folder, recipe, scratch, workers):
+    """Return (rows with `media`, [(row, facts)] of those with an unusable video, facts per file, files of frames).
+
+    As `videos.attach_videos`, but a row has as many videos as its messages show. A path that is not in `folder` as it
+    stands, such as one of another machine, is looked for there by its file name.
+    """
+    shown = []
+    for row in rows:
+        for medium in row.get("media", ()):
+            path = Path(medium["path"])
+            inside = not path.is_absolute() and Path(folder, path).is_file()
+            shown.append(row | {"meta": {"video": path.as_posix() if inside else path.name}})
+    if not shown:
+        return rows, [], [], []
+    found, without, facts, files = attach_videos(
+        shown, folder, recipe["videos"], recipe["name"], scratch, None, workers
+    )
+    usable = {row["uid"]: [] for row in rows}
+    for row in found:
+        usable[row["uid"]] += row["media"]
+    unusable = {row["uid"]: (row, told) for row, told in reversed(without)}
+    kept = [
+        row | ({"media": usable[row["uid"]]} if row.get("media") else {}) for row in rows if row["uid"] not in unusable
+    ]
+    return kept, [unusable[row["uid"]] for row in rows if row["uid"] in unusable], facts, files
+
+
 def write_spelling(folder, recipe, raw):
     """Write how the rows of a prepared dataset were spelt; raw: split → its raw files."""
     frames = {split: json_frame(paths[0]) for split, paths in raw.items()}
@@ -291,7 +319,7 @@ def conversation_examples(rows):
         if reason := _untrainable(row):
             dropped.append((row["uid"], reason))
             continue
-        messages = row["meta"]["messages"]
+        messages = _showing(row["meta"]["messages"], [medium["frames"] for medium in row["media"] or ()])
         answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
         for number, index in enumerate(answers, start=1):
             uid = row["uid"] if len(answers) == 1 else f"{row['uid']}#{number}"
@@ -299,12 +327,31 @@ def conversation_examples(rows):
     return examples, dropped
 
 
+def _showing(messages, videos):
+    """Return messages in which each `<video>` is a video, named by the digest of its frames; see `with_videos`."""
+    if not videos:
+        return messages
+    left, shown = iter(videos), []
+    for message in messages:
+        first, *others = message["content"].split(MEDIA["videos"])
+        parts = [first]
+        for text in others:
+            parts += [{"type": "video", "video": next(left)}, text]
+        content = [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts if part]
+        shown.append(message | {"content": content} if others and message["role"] != "system" else message)
+    return shown
+
+
 def _untrainable(row):
     meta = row["meta"]
     if meta.get("tools") or any(message["role"] in ("observation", "function_call") for message in meta["messages"]):
         return "calls tools, which is not trained on"
-    if kind := next((kind for kind in MEDIA if meta.get(kind)), "videos" if row["media"] else None):
+    if kind := next((kind for kind in MEDIA if meta.get(kind)), None):
         return f"has {kind}, which are not trained on"
+    if any(not medium.get("frames") for medium in row["media"] or ()):
+        return "has videos; say where they are, with `videos: {path: ...}` in the dataset"
+    if any(MEDIA["videos"] in one["content"] for one in meta["messages"] if row["media"] and one["role"] != "user"):
+        return "shows a video in an answer, which is not trained on"
     return None
 
 
@@ -355,22 +402,45 @@ def _rendered(recipe, data, split):
     """Return (texts, frame, entry, dropped) of labelled or answered rows, as sharegpt with a system column."""
     from moult.examples import training_examples
 
+    if Path(data).is_dir() and not (Path(data) / f"{split}.parquet").exists():
+        return [], None, None, []
     examples, dropped = training_examples([data], {recipe["name"]: recipe["template"]}, split)
-    texts = []
+    paths = _video_paths(data, split)
+    rows = []
     for example in examples:
         turns = [*example.messages, {"role": "assistant", "content": example.answer}]
-        row = {
-            "id": example.uid.removeprefix(f"{recipe['name']}/"),
-            "system": "\n".join(turn["content"] for turn in turns if turn["role"] == "system"),
-            "conversations": [
-                {"from": TAGS[f"{turn['role']}_tag"][0], "value": turn["content"]}
-                for turn in turns
-                if turn["role"] != "system"
-            ],
-        }
-        texts.append(json.dumps(row, ensure_ascii=False, indent=2).replace("\n", "\n  "))
-    columns = {"messages": "conversations", "system": "system"}
+        if paths and any(MEDIA["videos"] in text for text in texts_of(turns)):
+            reason = f"{MEDIA['videos']} stands in its text, where LLaMA-Factory would show a video"
+            dropped.append({"split": split, "uid": example.uid, "reason": reason})
+            continue
+        said = [(turn["role"], "".join(map(_token_or_text, _parts(turn["content"])))) for turn in turns]
+        row = {"id": example.uid.removeprefix(f"{recipe['name']}/")}
+        row["system"] = "\n".join(text for role, text in said if role == "system")
+        row["conversations"] = [
+            {"from": TAGS[f"{role}_tag"][0], "value": text} for role, text in said if role != "system"
+        ]
+        rows.append(row | ({"videos": [paths[seen] for seen in videos_of(turns)]} if paths else {}))
+    texts = [json.dumps(row, ensure_ascii=False, indent=2).replace("\n", "\n  ") for row in rows]
+    columns = {"messages": "conversations", "system": "system"} | ({"videos": "videos"} if paths else {})
     return texts, FRAME, {"formatting": "sharegpt", "columns": columns}, dropped
+
+
+def _parts(content):
+    return content if isinstance(content, list) else [{"type": "text", "text": content}]
+
+
+def _token_or_text(part):
+    return part["text"] if part["type"] == "text" else MEDIA["videos"]
+
+
+def _video_paths(data, split):
+    """Return {digest of frames: path} of the videos of a prepared dataset's split."""
+    from moult.tables import read_rows
+
+    if not Path(data).is_dir():
+        return {}
+    media = (medium for row in read_rows(data, split) for medium in row["media"] or ())
+    return {medium["frames"]: medium["path"] for medium in media}
 
 
 def index_exports(folders, target):

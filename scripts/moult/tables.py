@@ -275,8 +275,12 @@ def _with_videos(split, rows, recipe, folder, scratch, workers):
     """Return (rows of a split with their videos, at most `limit`, rejects, facts per file, files of frames)."""
     wanted = min(len(rows), recipe["limit"] or len(rows))
     asked = rows if wanted == len(rows) else _for_limit(rows, recipe)
-    dataset = recipe["label_set"]["dataset"]
-    kept, without, *found = attach_videos(asked, folder, recipe["videos"], dataset, scratch, wanted, workers)
+    if recipe["format"] in llamafactory.FORMATS:
+        asked = asked[:wanted]
+        kept, without, *found = llamafactory.attach_conversation_videos(asked, folder, recipe, scratch, workers)
+    else:
+        dataset = recipe["label_set"]["dataset"]
+        kept, without, *found = attach_videos(asked, folder, recipe["videos"], dataset, scratch, wanted, workers)
     # Selection rows that were carved out came in with train.
     origin = split if split in recipe["files"] else "train"
     told = {"dataset": recipe["name"], "split": origin}

@@ -3,17 +3,23 @@
 import json
 
 import pytest
+from clips import light_pictures, write_clip
 from hostile_page import as_bytes, outcome_of, table_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from moult import recipes
+from moult.batches import encode_examples
 from moult.config import load
 from moult.errors import UserError
 from moult.examples import training_examples
 from moult.files import read_json, read_jsonl
-from moult.llamafactory import export_dataset, index_exports
-from moult.prompts import Example, load_template
+from moult.llamafactory import MEDIA, export_dataset, index_exports
+from moult.prompts import Example, load_template, prompt_ids, videos_of
 from moult.tables import prepare_dataset, read_rows
+from moult.videos import Frames
+from moult.vision import Vision
+from pico import build_pico_vlm
+from transformers import AutoTokenizer
 
 LABELS = {"dataset": "d", "task": "mood", "task_words": "mood", "language": "en", "labels": ["joy", "anger"]}
 OPENAI = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
@@ -302,6 +308,105 @@ def test_one_dataset_info_names_the_files_of_all_exports(tmp_path):
     assert {name: entry["file_name"] for name, entry in info.items()} == {"a_train": "a/x.json", "b_train": "b/x.json"}
 
 
+# ---------------------------------------------------------------- videos
+
+SAMPLED = {"frames": 2, "max_pixels": 4704, "min_pixels": 784, "multiple": 28}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """A folder of two clips, and a file that is none."""
+    folder = tmp_path_factory.mktemp("clips")
+    (folder / "scenes").mkdir()
+    write_clip(folder / "scenes" / "red.mp4", light_pictures("red", "steady", 1))
+    write_clip(folder / "blue.mp4", light_pictures("blue", "blinking", 2))
+    (folder / "broken.mp4").write_bytes(b"no video")
+    return folder
+
+
+def prepare_videos(folder, clips, rows, **more):
+    place = folder / "raw" / "train" / "00-train.json"
+    place.parent.mkdir(parents=True)
+    place.write_text(json.dumps(rows))
+    told = {"columns": COLUMNS["sharegpt"], "videos": SAMPLED, "videos_version": 1} | more
+    return prepare_dataset(recipe("sharegpt", **told), folder / "raw", folder / "data", clips, folder / "scratch")
+
+
+def test_videos_stand_where_their_tokens_stood(tmp_path, clips):
+    asked = "<video>\nWhat is this?"
+    rows = [
+        talk(asked, "red", f"And {MEDIA['videos']} or {MEDIA['videos']}<|im_end|>?", "blue", id="a")
+        | {"videos": ["scenes/red.mp4", "/elsewhere/blue.mp4", "scenes/red.mp4"]},
+        talk(asked, "red", videos="gone.mp4", id="b"),
+        talk(asked, "red", videos=["broken.mp4"], id="c"),
+        talk("No video?", "none", videos=[], id="d"),
+    ]
+    profile = prepare_videos(tmp_path, clips, rows)
+    assert profile["rejects"] == {
+        "the video holds no video that can be decoded, or no frame": 1,
+        "the video is missing": 1,
+    }
+    found = {row["uid"][-1]: row for row in read_rows(tmp_path / "data", "train")}
+    assert set(found) == {"a", "d"} and found["d"]["media"] is None
+    red, blue, again = found["a"]["media"]
+    assert [red["path"], blue["path"]] == ["scenes/red.mp4", "blue.mp4"] and again == red
+
+    examples, dropped = examples_of(tmp_path)
+    first, second, plain = examples
+    shown = [{"type": "video", "video": red["frames"]}, {"type": "text", "text": "\nWhat is this?"}]
+    assert first.messages == [{"role": "user", "content": shown}] and dropped == []
+    assert videos_of(second.messages) == [red["frames"], blue["frames"], red["frames"]]
+    assert plain.messages == [{"role": "user", "content": "No video?"}]
+
+    tokenizer = AutoTokenizer.from_pretrained(build_pico_vlm(tmp_path / "vlm"))
+    pad, video = tokenizer.convert_tokens_to_ids("<|video_pad|>"), "<|vision_start|><|video_pad|><|vision_end|>"
+    ids = prompt_ids(tokenizer, second.messages)
+    assert tokenizer.decode(ids) == (
+        f"<|im_start|>user\n{video}\nWhat is this?<|im_end|>\n<|im_start|>assistant\nred<|im_end|>\n"
+        f"<|im_start|>user\nAnd {video} or {video}<|im_end|>?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    vision = Vision(tmp_path / "vlm", Frames([tmp_path / "data"]))
+    encoded, _, rejects = encode_examples(tokenizer, examples, 200, vision)
+    assert rejects == [] and [row["input_ids"].count(pad) for row in encoded] == [6, 18, 0]
+
+
+def test_rows_with_videos_come_out_as_they_were_and_limit_counts_them(tmp_path, clips):
+    rows = [talk("<video>a", "b", videos=["blue.mp4"], id=index) for index in range(4)]
+    profile = prepare_videos(tmp_path, clips, rows, limit=3)
+    assert profile["splits"]["train"] | {"words": None} == {
+        **{"rows": 3, "left_out_by_limit": 1, "labels": {}, "words": None, "duplicate_texts": 2}
+    }
+    export_dataset({"name": "d", "template": None}, tmp_path / "data", tmp_path / "export")
+    assert all(row in rows for row in read_json(tmp_path / "export" / "d_train.json"))
+
+
+def test_videos_that_nobody_said_where_are_kept_and_not_trained_on(tmp_path):
+    rows = [talk("<video>a", "b", videos=["blue.mp4"]), talk("c", "d"), talk("a", "<video>", videos=["blue.mp4"])]
+    found, _, exported = prepare(tmp_path, json.dumps(rows), columns=COLUMNS["sharegpt"])
+    assert [medium["path"] for medium in found[0]["media"]] == ["blue.mp4"] and json.loads(exported) == rows
+    examples, dropped = examples_of(tmp_path)
+    assert len(examples) == 1
+    assert dropped[0]["reason"] == "has videos; say where they are, with `videos: {path: ...}` in the dataset"
+
+
+def test_labelled_videos_come_out_and_back_in_as_the_same_examples(tmp_path, clips):
+    raw = tmp_path / "raw" / "train" / "00-train.tsv"
+    raw.parent.mkdir(parents=True)
+    raw.write_text("id\ttext\tlabel\tvideo\n1\tFine.\tjoy\tblue.mp4\n2\tA <video>!\tanger\tscenes/red.mp4\n")
+    labelled = recipe("mmla", label_set=LABELS, name="moods", videos=SAMPLED)
+    prepare_dataset(labelled, tmp_path / "raw", tmp_path / "data", clips, tmp_path / "scratch")
+    template = load_template("mmla/video")
+    facts = export_dataset({"name": "moods", "template": template}, tmp_path / "data", tmp_path / "export")
+    assert facts["rows"] == {"train": 1}
+    assert [one["uid"] for one in facts["dropped"]] == ["moods/moods:train:2"]
+    entry = read_json(tmp_path / "export" / "dataset_info.json")["moods_train"]
+    rows = read_json(tmp_path / "export" / entry["file_name"])
+    assert rows[0]["videos"] == ["blue.mp4"] and rows[0]["conversations"][0]["value"].startswith("<video>In the video")
+    prepare_videos(tmp_path / "again", clips, rows, columns=entry["columns"])
+    before, after = examples_of(tmp_path, template, "moods")[0][0], examples_of(tmp_path / "again")[0][0]
+    assert (after.messages, after.answer) == (before.messages, before.answer)
+
+
 # ---------------------------------------------------------------- dataset_info.json
 
 INFO = {
@@ -398,6 +503,10 @@ def test_an_entry_that_cannot_be_read_is_told_with_its_remedy(tmp_path, entry, s
         ),
         ({"format": "alpaca", "tags": OPENAI}, "tags: only sharegpt has them"),
         ({"format": "alpaca", "prompt": "mmla/text"}, "prompt: a row of alpaca has its own prompt and answer"),
+        (
+            {"format": "sharegpt", "videos": {"path": "v"}},
+            "name the column of the videos too, e.g. `columns: {messages: ",
+        ),
         ({"format": "stackoverflow", "tags": OPENAI}, "tags and entries belong to the formats of LLaMA-Factory"),
     ],
 )
