@@ -1,11 +1,11 @@
-"""LLaMA-Factory's data: alpaca and sharegpt JSON with its `dataset_info.json`, read, trained on and written.
+"""LLaMA-Factory's data: alpaca and sharegpt JSON with its `dataset_info.json`, read and trained on.
 
 What the columns and tags of an entry mean is said in data/README.md of hiyouga/LLaMA-Factory; where that is silent, its
 converter decides: columns or tags that stand in the entry leave no default for those that do not, a system message
 wins over the system column, `instruction` and `input` are joined by a line end. Its defaults train on every answer of
 a conversation (`mask_history: false`) and on no prompt (`train_on_prompt: false`); so does `conversation_examples`.
 
-A prepared row keeps the conversation, and the row as its file spells it, so that what goes in comes out.
+A prepared row keeps the conversation, and the row as its file spells it, so that what goes in comes out (`exports.py`).
 """
 
 import itertools
@@ -13,13 +13,11 @@ import json
 from pathlib import Path
 
 from moult.errors import UserError, nearest
-from moult.files import digest, read_json, whole_directory, whole_file, write_json
-from moult.prompts import Example, texts_of, videos_of
+from moult.files import digest, read_json, write_json
+from moult.prompts import Example
 from moult.readers import json_frame
 from moult.videos import attach_videos
 
-# Raise when the same rows would now be exported otherwise.
-VERSION = 1
 FORMATS = ("alpaca", "sharegpt")
 # The file of a prepared dataset that says how its rows were spelt.
 SPELLING = "conversations.json"
@@ -45,9 +43,8 @@ TAGS = {
     "system_tag": ("system", "system"),
 }
 NEEDED_TAGS = ("role_tag", "content_tag", "user_tag", "assistant_tag")
-# What stands around and between the rows of a file that had no JSON spelling of its own: json.dump with indent=2.
-FRAME = {"head": "[\n  ", "separator": ",\n  ", "tail": "\n]\n"}
-SPLITS = ("train", "dev", "test")
+# Where LLaMA-Factory fetches rows from, before it looks at file_name.
+ELSEWHERE = ("ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
 ASKING, ANSWERING = ("user", "observation"), ("assistant", "function_call")
 
 
@@ -85,6 +82,8 @@ def dataset_of_info(path, entries, files):
         raise ValueError(f"dataset_info: {str(error).rstrip('.')}") from None
     if not isinstance(info, dict):
         raise ValueError(f"dataset_info: {path} holds no object of entries")
+    if extra := next((split for split in files if split not in entries), None):
+        raise ValueError(f"files: {extra} has no entry; name it under entries, or leave it out")
     found = {}
     for split, name in entries.items():
         if name not in info:
@@ -123,21 +122,23 @@ def _layout_of(entry):
     known = (*COLUMNS[formatting], *PREFERENCE)
     columns = {name: column for name, column in columns.items() if name in known and isinstance(column, str)}
     tags = {name: tag for name, tag in tags.items() if name in TAGS and isinstance(tag, str)}
+    for kind, left in (("columns", columns), ("tags", tags)):
+        if kind in entry and not left and (kind, formatting) != ("tags", "alpaca"):
+            raise ValueError(f"{kind} names none of {formatting}; leave it out, and its defaults hold")
     check_layout(formatting, columns, tags)
     return {"format": formatting, "columns": columns, "tags": tags}
 
 
 def _files_of(entry, folder, split):
     """Return the sources of an entry: its file, or all files of its folder."""
-    for hub in ("hf_hub_url", "ms_hub_url", "om_hub_url"):
-        if hub in entry:
-            raise ValueError(
-                f"is on a hub ({entry[hub]}), and does not say which file; add "
-                f"`files: {{{split}: {{hub: {entry[hub]}, revision: null, file: <its path there>}}}}`"
-            )
-    if not isinstance(entry.get("file_name"), str):
-        where = next((key for key in ("script_url", "cloud_file_name") if key in entry), None)
-        raise ValueError(f"has {where or 'no file_name'}; save the rows as a file and name it as file_name")
+    if hub := entry.get("hf_hub_url"):
+        raise ValueError(
+            f"is on the hub ({hub}), and does not say which file; add "
+            f"`files: {{{split}: {{hub: {hub}, revision: null, file: <its path there>}}}}`"
+        )
+    elsewhere = next((key for key in ELSEWHERE if key in entry), None)
+    if elsewhere or not isinstance(entry.get("file_name"), str):
+        raise ValueError(f"has {elsewhere or 'no file_name'}; save the rows as a file and name it as file_name")
     place = folder / entry["file_name"]
     if place.is_dir():
         return sorted(path.as_posix() for path in place.iterdir() if path.is_file())
@@ -353,100 +354,3 @@ def _untrainable(row):
     if any(MEDIA["videos"] in one["content"] for one in meta["messages"] if row["media"] and one["role"] != "user"):
         return "shows a video in an answer, which is not trained on"
     return None
-
-
-# ---------------------------------------------------------------- rows out
-
-
-def export_dataset(recipe, data, target):
-    """Write a data source as LLaMA-Factory's JSON, a file per split, and their `dataset_info.json`; return the counts.
-
-    recipe: name, template (of prompts; None for conversations). data: a prepared dataset's folder, or a corpus.
-    Conversations are spelt as their files spelt them, byte for byte where nothing was rejected or left out; all else
-    is sharegpt, with the prompts that training gets. UserError where no row has an answer.
-    """
-    info, counts, dropped = {}, {}, []
-    with whole_directory(target) as folder:
-        for split in SPLITS:
-            if (Path(data) / SPELLING).exists():
-                texts, frame, entry = _spelt(data, split)
-            else:
-                texts, frame, entry, without = _rendered(recipe, data, split)
-                dropped += without
-            if not texts:
-                continue
-            name = f"{recipe['name']}_{split}"
-            counts[split] = len(texts)
-            info[name] = {"file_name": name + (".json" if frame["head"] else ".jsonl")} | entry
-            with whole_file(folder / info[name]["file_name"]) as handle:
-                handle.write(frame["head"] + frame["separator"].join(texts) + frame["tail"])
-        if not counts:
-            raise UserError(f"{data}: no row has an answer, so there is nothing to export.")
-        write_json(folder / "dataset_info.json", info)
-    return {"rows": counts, "dropped": dropped}
-
-
-def _spelt(data, split):
-    """Return (texts, frame, entry) of conversations; a dev split that was carved out of train looks like train."""
-    from moult.tables import read_rows
-
-    if not (Path(data) / f"{split}.parquet").exists():
-        return [], None, None
-    spelling = read_json(Path(data) / SPELLING)
-    entry = {key: spelling[key] for key in ("formatting", "columns", "tags") if spelling[key]}
-    frame = spelling["frames"].get(split) or spelling["frames"].get("train") or FRAME
-    return [row["meta"]["spelt"] for row in read_rows(data, split)], frame, entry
-
-
-def _rendered(recipe, data, split):
-    """Return (texts, frame, entry, dropped) of labelled or answered rows, as sharegpt with a system column."""
-    from moult.examples import training_examples
-
-    if Path(data).is_dir() and not (Path(data) / f"{split}.parquet").exists():
-        return [], None, None, []
-    examples, dropped = training_examples([data], {recipe["name"]: recipe["template"]}, split)
-    paths = _video_paths(data, split)
-    rows = []
-    for example in examples:
-        turns = [*example.messages, {"role": "assistant", "content": example.answer}]
-        if paths and any(MEDIA["videos"] in text for text in texts_of(turns)):
-            reason = f"{MEDIA['videos']} stands in its text, where LLaMA-Factory would show a video"
-            dropped.append({"split": split, "uid": example.uid, "reason": reason})
-            continue
-        said = [(turn["role"], "".join(map(_token_or_text, _parts(turn["content"])))) for turn in turns]
-        row = {"id": example.uid.removeprefix(f"{recipe['name']}/")}
-        row["system"] = "\n".join(text for role, text in said if role == "system")
-        row["conversations"] = [
-            {"from": TAGS[f"{role}_tag"][0], "value": text} for role, text in said if role != "system"
-        ]
-        rows.append(row | ({"videos": [paths[seen] for seen in videos_of(turns)]} if paths else {}))
-    texts = [json.dumps(row, ensure_ascii=False, indent=2).replace("\n", "\n  ") for row in rows]
-    columns = {"messages": "conversations", "system": "system"} | ({"videos": "videos"} if paths else {})
-    return texts, FRAME, {"formatting": "sharegpt", "columns": columns}, dropped
-
-
-def _parts(content):
-    return content if isinstance(content, list) else [{"type": "text", "text": content}]
-
-
-def _token_or_text(part):
-    return part["text"] if part["type"] == "text" else MEDIA["videos"]
-
-
-def _video_paths(data, split):
-    """Return {digest of frames: path} of the videos of a prepared dataset's split."""
-    from moult.tables import read_rows
-
-    if not Path(data).is_dir():
-        return {}
-    media = (medium for row in read_rows(data, split) for medium in row["media"] or ())
-    return {medium["frames"]: medium["path"] for medium in media}
-
-
-def index_exports(folders, target):
-    """Write one `dataset_info.json` for several exports that stand beside it, so that they can be mixed."""
-    info = {}
-    for folder in map(Path, folders):
-        for name, entry in read_json(folder / "dataset_info.json").items():
-            info[name] = entry | {"file_name": f"{folder.name}/{entry['file_name']}"}
-    write_json(target, info)

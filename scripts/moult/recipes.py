@@ -4,7 +4,7 @@ remakes what depends on it and a new field with a default remakes nothing that d
 No path, no time, no section of the config as a whole. Each job derives its seed from the experiment's and its name.
 """
 
-from moult import corpora, folding, labelling, llamafactory, merging, models, report, tables, training, videos
+from moult import corpora, exports, folding, labelling, llamafactory, merging, models, report, tables, training, videos
 from moult.files import derive_seed
 from moult.prompts import load_template
 
@@ -69,7 +69,7 @@ def prepare_dataset(cfg, name):
 
 def export_dataset(cfg, name):
     """What prompts a data source is exported with."""
-    return {"name": name, "template": _template(training_dataset(cfg, name)), "version": llamafactory.VERSION}
+    return {"name": name, "template": _template(training_dataset(cfg, name)), "version": exports.VERSION}
 
 
 def _template(dataset):

@@ -12,8 +12,9 @@ from moult.batches import encode_examples
 from moult.config import load
 from moult.errors import UserError
 from moult.examples import training_examples
+from moult.exports import export_dataset, index_exports
 from moult.files import read_json, read_jsonl
-from moult.llamafactory import MEDIA, export_dataset, index_exports
+from moult.llamafactory import MEDIA
 from moult.prompts import Example, load_template, prompt_ids, videos_of
 from moult.tables import prepare_dataset, read_rows
 from moult.videos import Frames
@@ -426,6 +427,8 @@ INFO = {
     "drawn": {"file_name": "x.json", "num_samples": 5},
     "odd": {"file_name": "x.json", "formatting": "openai"},
     "script": {"script_url": "x"},
+    "scope": {"ms_hub_url": "owner/rows", "file_name": "x.json"},
+    "none": {"file_name": "x.json", "columns": {"messages": "conversations"}},
 }
 
 
@@ -454,7 +457,7 @@ def test_entries_of_a_dataset_info_are_a_dataset(tmp_path):
 
 def test_an_entry_on_a_hub_takes_its_file_from_the_config(tmp_path):
     with pytest.raises(
-        UserError, match=r"is on a hub \(owner/rows\).*`files: {train: {hub: owner/rows, revision: null, "
+        UserError, match=r"is on the hub \(owner/rows\).*`files: {train: {hub: owner/rows, revision: null, "
     ):
         configured(tmp_path, entries={"train": "hub"})
     files = {"train": {"hub": "owner/rows", "revision": None, "file": "train.json"}}
@@ -473,6 +476,9 @@ def test_an_entry_on_a_hub_takes_its_file_from_the_config(tmp_path):
         ({"entries": {"train": "drawn"}}, "num_samples draws rows by chance; leave it out"),
         ({"entries": {"train": "odd"}}, "formatting 'openai' is not read; write sharegpt, with tags"),
         ({"entries": {"train": "script"}}, "has script_url; save the rows as a file"),
+        ({"entries": {"train": "scope"}}, "has ms_hub_url; save the rows as a file"),
+        ({"entries": {"train": "none"}}, "columns names none of alpaca; leave it out, and its defaults hold"),
+        ({"entries": {"train": "plain"}, "files": {"dev": "x.json"}}, "files: dev has no entry"),
         ({}, "entries: name the entry of each split"),
         (
             {"entries": {"train": "chat"}, "format": "alpaca"},
