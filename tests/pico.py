@@ -67,13 +67,13 @@ def build_pico_model(path, seed=0, **config):
     return Path(path)
 
 
-def build_pico_vlm(path, seed=0):
+def build_pico_vlm(path, seed=0, texts=()):
     """Save a Qwen2-VL of two layers and a seeing part of two in Hugging Face layout; return its path."""
     import torch
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
     marks = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
-    tokenizer = build_pico_tokenizer(special=marks)
+    tokenizer = build_pico_tokenizer(texts, special=marks)
     tokenizer.chat_template = CHATML_VIDEO
     ids = dict(
         zip(("vision_start", "vision_end", "image", "video"), tokenizer.convert_tokens_to_ids(marks), strict=True)
