@@ -313,7 +313,7 @@ def conversation_examples(rows):
     """Return (examples, dropped): an example for each answer of prepared rows; (uid, reason) where there is none.
 
     An answer is learned after all that stands before it, the answers of the same conversation among them. So each
-    token is learned that LLaMA-Factory learns, after the same tokens; it does so in one row for a conversation.
+    token of an answer that LLaMA-Factory learns is learned after the same text; there a conversation is one row.
     """
     examples, dropped = [], []
     for row in rows:
