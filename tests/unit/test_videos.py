@@ -13,6 +13,7 @@ from moult.files import read_jsonl
 from moult.tables import prepare_dataset, read_rows
 from moult.videos import Decoder, Frames, attach_videos, fitting_size, frame_indices, sample_frames, video_names
 from PIL import Image
+from sources import REVISION, serving_hub
 
 SETTINGS = {"frames": 4, "max_pixels": 4704, "min_pixels": 784, "multiple": 28}
 LABELS = {"dataset": "D", "task": "colour", "task_words": "colour", "language": "en", "labels": ["red", "green"]}
@@ -250,3 +251,21 @@ def test_equal_frames_have_one_digest(folder):
     rows, *_ = prepare(folder, GOOD[:3])
     digests = [row["media"][0]["frames"] for row in rows]
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_videos_come_from_a_folder_of_a_hub_dataset(folder, tmp_path_factory, monkeypatch):
+    hub = tmp_path_factory.mktemp("hub")
+    shutil.copytree(folder / "video", hub / "D" / "video")
+    (hub / "D" / "train.tsv").write_text("id\n")
+    source = {"hub": "org/clips", "revision": REVISION, "folder": "D/video", "token": None}
+    with serving_hub(hub, folder / "cache", monkeypatch):
+        assert videos.fetch_videos(source, folder / "fetched") == {"files": 6}
+        with pytest.raises(UserError, match="org/clips, E/video: has no files at this revision; correct `folder`"):
+            videos.fetch_videos(source | {"folder": "E/video"}, folder / "none")
+        with pytest.raises(UserError, match="org/none, D/video: cannot be fetched"):
+            videos.fetch_videos(source | {"hub": "org/none"}, folder / "none")
+    with pytest.raises(UserError, match="`revision` is null; run `make pin`"):
+        videos.fetch_videos(source | {"revision": None}, folder / "none")
+    assert {file.name for file in (folder / "fetched").iterdir()} == {f"D_{number}.mp4" for number in range(6)}
+    assert (folder / "fetched" / "D_1.mp4").read_bytes() == (folder / "video" / "D_1.mp4").read_bytes()
+    assert not (folder / "none").exists()
