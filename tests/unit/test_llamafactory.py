@@ -17,9 +17,11 @@ from moult.files import read_json, read_jsonl
 from moult.llamafactory import MEDIA
 from moult.prompts import Example, load_template, prompt_ids, videos_of
 from moult.tables import prepare_dataset, read_rows
+from moult.training import finetune_lora
 from moult.videos import Frames
 from moult.vision import Vision
 from pico import build_pico_vlm
+from test_training import RECIPE
 from transformers import AutoTokenizer
 
 LABELS = {"dataset": "d", "task": "mood", "task_words": "mood", "language": "en", "labels": ["joy", "anger"]}
@@ -369,6 +371,11 @@ def test_videos_stand_where_their_tokens_stood(tmp_path, clips):
     vision = Vision(tmp_path / "vlm", Frames([tmp_path / "data"]))
     encoded, _, rejects = encode_examples(tokenizer, examples, 200, vision)
     assert rejects == [] and [row["input_ids"].count(pad) for row in encoded] == [6, 18, 0]
+    settings = RECIPE | {"evaluate_every": None, "max_steps": 2, "max_length": 200}
+    report = finetune_lora(
+        settings, tmp_path / "vlm", examples, [], tmp_path / "trained", tmp_path / "adapter", [tmp_path / "data"]
+    )
+    assert report["n_train"] == 3 and report["steps"] == 2
 
 
 def test_rows_with_videos_come_out_as_they_were_and_limit_counts_them(tmp_path, clips):
