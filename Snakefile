@@ -20,6 +20,7 @@ include: "rules/train.smk"
 include: "rules/merge.smk"
 include: "rules/evaluate.smk"
 include: "rules/report.smk"
+include: "rules/export.smk"
 
 
 localrules:
@@ -30,6 +31,7 @@ localrules:
     models,
     scores,
     report,
+    exports,
 
 
 # Everything the config names, and the report on it. The models are listed because Snakemake does not rebuild a

@@ -62,6 +62,8 @@ FULL = [name for name in FINETUNED if name not in LORA]
 MERGED = cfg.names("models", "merge")
 GUIDELINES = [corpus.name for corpus in cfg.corpora if corpus.kind == "guidelines"]
 DISTILLED = [corpus.name for corpus in cfg.corpora if corpus.kind == "distilled"]
+# Rows that surely have answers; questions that may have some are exported when asked for by name.
+EXPORTED = [one.name for one in cfg.datasets if one.format != "stackoverflow"] + DISTILLED
 EVALUATED = [(entry.suite, model) for entry in cfg.evaluations for model in entry.models]
 
 
@@ -153,6 +155,16 @@ def training_leakage(wildcards):
     data = cfg.find("models", wildcards.model).finetune.data
     names = dict.fromkeys(recipes.training_dataset(cfg, name).name for name in data)
     return [ancient(f"<results>/leakage/{name}.csv") for name in names]
+
+
+def exported_data(wildcards):
+    """Return the dataset or corpus that is exported."""
+    return ancient(data_path(wildcards.export))
+
+
+def exported_manifest(wildcards):
+    """Return the manifest of the dataset or corpus that is exported."""
+    return data_manifest(wildcards.export)
 
 
 def base_model(wildcards):
