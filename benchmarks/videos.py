@@ -1,14 +1,14 @@
 """Frames decoded once and rows asked in batches, against decoding in each job and one row at a time.
 
-`python benchmarks/videos.py` makes clips of 1280 × 720 (H.264, 3 s at 24 frames a second, something moves), and measures
-side by side, one thread, seconds of CPU, medians of three turns:
+`python benchmarks/videos.py` makes clips of 1280 × 720 (H.264, 3 s at 24 frames a second, something moves), and
+measures side by side, one thread, seconds of CPU, medians of three turns:
 
-decode   what one job waits for until a model can be given all clips: decoding, sizing and patches (each job for itself),
-         against frames read from the prepared dataset, and patches. Both give the same patches, which is checked.
-study    the same for the passes of one dataset of a study: zero-shot and a tuned model, each by two methods, and ten epochs
-         of training with ten looks at dev (an eighth of the clips), with what preparing the dataset costs, once.
-predict  the rows of a labels suite by generation and by label likelihood, 8 rows a batch and 1, with a Qwen2-VL of random
-         weights (its seeing part 8 layers of 384, its language model 8 of 512).
+decode   what one job waits for until a model can be given all clips: decoding, sizing and patches, each job for
+         itself, against frames read from the prepared dataset, and patches. That both are equal is checked.
+study    the same for the passes of one dataset of a study: zero-shot and a tuned model, each by two methods, and ten
+         epochs of training with ten looks at dev (an eighth of the clips); what preparing costs counts once.
+predict  the rows of a labels suite by generation and by label likelihood, 8 rows a batch and 1, with a Qwen2-VL of
+         random weights (its seeing part 8 layers of 384, its language model 8 of 512).
 
 Writes benchmarks/videos.csv and prints it as a table. Five minutes on one core.
 """
@@ -158,7 +158,7 @@ if __name__ == "__main__":
         {
             "part": part,
             "way": way,
-            "seconds_a_clip": round(seconds / options.clips, 4),
+            "cpu_s_a_clip": round(seconds / options.clips, 4),
             "times_as_fast": round(ratio, 2),
         }
         for part, way, seconds, ratio in found

@@ -19,8 +19,8 @@ def needs(stage, billions=0.0, dtype="bfloat16", attempt=1, override=None, model
     """Return what a job of a stage asks for, as plain numbers; memory and time grow with each attempt.
 
     stage: inference, lora, full (a model on GPU or CPU), weights (fetch, fold, merge: CPU, `models` of them in memory),
-    tables (no model), videos (decoding). billions: parameters. devices train together under a ZeRO stage, each process on a GPU of its
-    own. Returns gpu, gpu_mem_gb (of each), mem_mb, runtime (minutes).
+    tables (no model), videos (decoding). billions: parameters. devices train together under a ZeRO stage, each process
+    on a GPU of its own. Returns gpu, gpu_mem_gb (of each), mem_mb, runtime (minutes).
     """
     override = override or {}
     weights = billions * BYTES[dtype]
