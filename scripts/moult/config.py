@@ -90,7 +90,7 @@ class Videos(Section):
     revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="Commit of the hub dataset.")
     folder: str | None = Field(None, description="Folder of the videos in the hub dataset.")
     token: Variable | None = None
-    frames: int = Field(4, ge=1, description="Frames of a video, spread evenly over it; two of the largest are 192 tokens.")
+    frames: int = Field(4, ge=1, description="Spread evenly over a video; two of them are up to 192 tokens.")
     max_pixels: int = Field(151_200, ge=1, description="Pixels of a frame at the most, e.g. 360 × 420.")
     min_pixels: int = Field(3136, ge=1, description="Pixels of a frame at the least.")
     multiple: int = Field(28, ge=1, description="Sides are multiples of it: the model's patch times its merge.")
