@@ -1,6 +1,7 @@
 # Checks the config, and answers the questions that rules ask: which files, which settings, how much. No rules here.
 
 import sys
+from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -13,7 +14,10 @@ from moult.config import load
 from moult.errors import UserError
 from moult.expansion import one_of
 from moult.guard import clear_stale_locks
+from moult.files import digest
 from moult.needs import needs
+from moult.planned import row_digests
+from moult.refining import check_rounds
 
 
 def checked_config():
@@ -50,6 +54,11 @@ def checked_config():
 
 cfg = checked_config()
 
+# Snakemake walks from target to source in recursion, and three jobs of each round stand behind one another.
+sys.setrecursionlimit(
+    max(sys.getrecursionlimit(), 1000 + 100 * max((one.round.count for one in cfg.models if one.round), default=0))
+)
+
 if workflow.is_main_process and not workflow.dryrun:
     scheduler_lock = clear_stale_locks(".snakemake")
 
@@ -62,8 +71,11 @@ FULL = [name for name in FINETUNED if name not in LORA]
 MERGED = cfg.names("models", "merge")
 GUIDELINES = [corpus.name for corpus in cfg.corpora if corpus.kind == "guidelines"]
 DISTILLED = [corpus.name for corpus in cfg.corpora if corpus.kind == "distilled"]
+REFINED = [corpus.name for corpus in cfg.corpora if corpus.kind == "refined"]
+# Models whose full weights the next round needs for a while.
+STUDENTS = [model.name for model in cfg.models if model.round and model.round.number < model.round.count]
 # Rows that surely have answers; questions that may have some are exported when asked for by name.
-EXPORTED = [one.name for one in cfg.datasets if one.format != "stackoverflow"] + DISTILLED
+EXPORTED = [one.name for one in cfg.datasets if one.format != "stackoverflow"] + DISTILLED + REFINED
 EVALUATED = [(entry.suite, model) for entry in cfg.evaluations for model in entry.models]
 
 
@@ -140,6 +152,48 @@ def corpus_inputs(wildcards):
     return inputs
 
 
+def refining_inputs(wildcards):
+    """Return what a corpus is refined from: questions, and the models that answer and judge, where they are ours."""
+    corpus = cfg.find("corpora", wildcards.corpus)
+    inputs = {"questions": ancient(data_path(corpus.dataset or corpus.corpus))}
+    inputs["questions_manifest"] = data_manifest(corpus.dataset or corpus.corpus)
+    if planned_rows(corpus):
+        # The recipe has the digest of these rows: what changes elsewhere in the dataset is no change here.
+        inputs["questions_manifest"] = ancient(inputs["questions_manifest"])
+    for part, endpoint in (("served", corpus.endpoint), ("judge", corpus.judge)):
+        if served := cfg.find("endpoints", endpoint).serve:
+            inputs |= weights_of(part, served, corpus)
+    return inputs
+
+
+def weights_of(part, name, user):
+    """Return the inputs of what loads a model's full weights. Within rounds these are there for a while only, and made
+    again without a change to what was made with them; the adapter's manifest is what tells of one."""
+    if cfg.is_within_rounds(name, user):
+        weights, vouched = artefact("students", name), manifest("students", name)
+        return {
+            part: ancient(weights),
+            f"{part}_manifest": ancient(vouched),
+            f"{part}_made_by": manifest("adapters", name),
+        }
+    return {part: ancient(artefact("models", name)), f"{part}_manifest": manifest("models", name)}
+
+
+@cache
+def questions_now(dataset):
+    """Return the digests of a dataset's rows by split, None where they cannot be known before it is prepared."""
+    return row_digests(cfg, dataset)
+
+
+def planned_rows(corpus):
+    """Return the digest of the rows of a corpus' slice, None where it has none or they cannot be known yet."""
+    if not (corpus.slice and corpus.dataset and questions_now(corpus.dataset)):
+        return None
+    found = questions_now(corpus.dataset)
+    start, stop = corpus.slice
+    return digest([row for split in corpus.splits for row in found.get(split, [])][start:stop])
+
+
 def training_data(wildcards):
     """Return the data sources of a fine-tuned model, in the order of its recipe."""
     return [ancient(data_path(name)) for name in cfg.find("models", wildcards.model).finetune.data]
@@ -165,6 +219,22 @@ def exported_data(wildcards):
 def exported_manifest(wildcards):
     """Return the manifest of the dataset or corpus that is exported."""
     return data_manifest(wildcards.export)
+
+
+def adapter_base(wildcards):
+    """Return the base that an adapter is trained on."""
+    model = cfg.find("models", wildcards.model)
+    return weights_of("base", model.finetune.base, model)
+
+
+def folded_into(wildcards):
+    """Return the base that an adapter is folded into, for rounds together with all adapters before."""
+    return artefact("models", cfg.before_rounds(wildcards.model))
+
+
+def folded_into_manifest(wildcards):
+    """Return the manifest of the base that an adapter is folded into."""
+    return manifest("models", cfg.before_rounds(wildcards.model))
 
 
 def base_model(wildcards):
@@ -207,7 +277,7 @@ def report_manifests(wildcards):
     made = [("datasets", name) for name in cfg.names("datasets")]
     made += [("corpora", name) for name in cfg.names("corpora")]
     made += [("adapters", name) for name in LORA]
-    made += [("models", name) for name in cfg.names("models")]
+    made += [("models", name) for name in cfg.kept_models]
     made += [(kind, f"{suite}/{model}") for kind in ("predictions", "scores") for suite, model in EVALUATED]
     return [manifest(kind, name) for kind, name in made]
 
@@ -226,7 +296,21 @@ def recipe_of(build):
 
 def client_of(wildcards, threads):
     """Return how the endpoint of a corpus is dealt with. Params that depend on `threads` are no reason to rerun."""
-    return recipes.client(cfg, wildcards.corpus)
+    return recipes.client(cfg, cfg.find("corpora", wildcards.corpus).endpoint)
+
+
+def refining_clients(wildcards, threads):
+    """Return how both endpoints of a refined corpus are dealt with, and of which round it is; see `client_of`."""
+    corpus = cfg.find("corpora", wildcards.corpus)
+    clients = {part: recipes.client(cfg, getattr(corpus, part)) for part in ("endpoint", "judge")}
+    return clients | {"round": corpus.round.model_dump() if corpus.round else None}
+
+
+def refining_recipe(wildcards):
+    """Return the recipe of a refined corpus, with the digest of its slice where it is known."""
+    corpus = cfg.find("corpora", wildcards.corpus)
+    rows = planned_rows(corpus)
+    return recipes.refined(cfg, corpus.name) | ({"rows": rows} if rows else {})
 
 
 def card_of(wildcards):
@@ -240,7 +324,12 @@ def card_of(wildcards):
 def model_at_work(wildcards):
     """Return the model that a job loads, or None: its own, or the one that a corpus' endpoint serves."""
     if "corpus" in wildcards.keys():
-        return cfg.find("endpoints", cfg.find("corpora", wildcards.corpus).endpoint).serve
+        corpus = cfg.find("corpora", wildcards.corpus)
+        asked = [
+            cfg.find("endpoints", name).serve for name in (corpus.endpoint, getattr(corpus, "judge", None)) if name
+        ]
+        # One at a time is in memory: the largest says what is needed.
+        return max(filter(None, asked), key=lambda name: cfg.inherited(name, "parameters"), default=None)
     return wildcards.get("model")
 
 
@@ -290,3 +379,16 @@ def threads_of(wildcards):
 def training_threads(wildcards):
     """Return the CPU threads of a training job: those of a model, for each device."""
     return threads_of(wildcards) * cfg.find("models", wildcards.model).finetune.devices
+
+
+# ---- rounds
+
+
+if workflow.is_main_process:
+    for entry in cfg.rounds:
+        if found := questions_now(entry.dataset):
+            first = cfg.find("corpora", f"{entry.name}-r1").round
+            try:
+                check_rounds(first.model_dump(), len(found.get("train", [])), entry.dataset)
+            except UserError as error:
+                raise WorkflowError(str(error)) from None

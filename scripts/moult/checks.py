@@ -22,15 +22,22 @@ def unknown_names(cfg):
     for endpoint in cfg.endpoints:
         if endpoint.serve:
             yield from _known("endpoints", endpoint.name, "serve", endpoint.serve, models)
+    every_corpus = set(cfg.names("corpora"))
     questions = {entry.name for entry in cfg.datasets if entry.format == "stackoverflow"}
     guidelines = {entry.name for entry in cfg.corpora if entry.kind == "guidelines"}
     for corpus in cfg.corpora:
+        if _is_later_round(corpus):
+            continue
         yield from _known("corpora", corpus.name, "endpoint", corpus.endpoint, endpoints)
+        if corpus.kind == "refined":
+            yield from _known("corpora", corpus.name, "judge", corpus.judge, endpoints)
+            if corpus.corpus:
+                yield from _known("corpora", corpus.name, "corpus", corpus.corpus, every_corpus)
         if corpus.dataset:
             yield from _known("corpora", corpus.name, "dataset", corpus.dataset, questions)
         if getattr(corpus, "guidelines", None):
             yield from _known("corpora", corpus.name, "guidelines", corpus.guidelines, guidelines)
-    trainable = datasets | {corpus.name for corpus in cfg.corpora if corpus.kind == "distilled"}
+    trainable = datasets | {corpus.name for corpus in cfg.corpora if corpus.kind != "guidelines"}
     for model in cfg.models:
         for parent in model.parents:
             yield from _known("models", model.name, "base or parents", parent, models)
@@ -48,6 +55,11 @@ def unknown_names(cfg):
             yield from _known("evaluations", evaluation.suite, "models", name, models)
         if evaluation.against and evaluation.against not in evaluation.models:
             yield f"evaluations {evaluation.suite!r}, against: {evaluation.against!r} must be one of its models too"
+
+
+def _is_later_round(entry):
+    """Whether the first round of the same rounds has the same names to tell of."""
+    return bool(entry.kind == "refined" and entry.round and entry.round.number > 1)
 
 
 def repeated_names(cfg):
@@ -73,7 +85,8 @@ def budget_without_price(cfg):
     """Yield a sentence for every remote endpoint whose answers a budget could not count."""
     if cfg.budget is None:
         return
-    for name in dict.fromkeys(corpus.endpoint for corpus in cfg.corpora):
+    asked = [name for corpus in cfg.corpora for name in (corpus.endpoint, getattr(corpus, "judge", None)) if name]
+    for name in dict.fromkeys(asked):
         endpoint = cfg.find("endpoints", name)
         if endpoint.url and not endpoint.price:
             yield (
@@ -88,31 +101,39 @@ def cycle(cfg):
     for endpoint in cfg.endpoints:
         edges[f"endpoint {endpoint.name}"] = [f"model {endpoint.serve}"] if endpoint.serve else []
     for corpus in cfg.corpora:
-        edges[f"corpus {corpus.name}"] = [f"endpoint {corpus.endpoint}"] + (
-            [f"corpus {corpus.guidelines}"] if getattr(corpus, "guidelines", None) else []
-        )
+        sources = [getattr(corpus, field, None) for field in ("guidelines", "corpus")]
+        edges[f"corpus {corpus.name}"] = [f"endpoint {corpus.endpoint}"]
+        edges[f"corpus {corpus.name}"] += [f"endpoint {corpus.judge}"] * (corpus.kind == "refined")
+        edges[f"corpus {corpus.name}"] += [f"corpus {name}" for name in sources if name]
     for model in cfg.models:
         data = model.finetune.data if model.finetune else []
         edges[f"model {model.name}"] = [f"model {name}" for name in model.parents] + [
             f"corpus {name}" for name in data if f"corpus {name}" in edges
         ]
-    done, path = set(), []
+    if found := _cycle_in(edges):
+        yield f"a cycle, nothing could be built first: {' ← '.join(found)}"
 
-    def visit(node):
-        if node in path:
-            return path[path.index(node) :] + [node]
-        if node in done:
-            return None
-        path.append(node)
-        found = next((cycle for target in edges.get(node, []) if (cycle := visit(target))), None)
-        path.pop()
-        done.add(node)
-        return found
 
-    for node in edges:
-        if cycle := visit(node):
-            yield f"a cycle, nothing could be built first: {' ← '.join(cycle)}"
-            return
+def _cycle_in(edges):
+    """Return the first cycle of a graph (node → its targets) as a path that ends where it begins, None if there is
+    none. Not recursive: a thousand rounds are a path of thousands."""
+    done = set()
+    for start in edges:
+        # The path so far, each node with the targets that are still to be seen.
+        path = {} if start in done else {start: iter(edges[start])}
+        while path:
+            node = next(reversed(path))
+            for target in path[node]:
+                if target in path:
+                    nodes = list(path)
+                    return nodes[nodes.index(target) :] + [target]
+                if target not in done:
+                    path[target] = iter(edges.get(target, ()))
+                    break
+            else:
+                done.add(node)
+                del path[node]
+    return None
 
 
 def precision(cfg):

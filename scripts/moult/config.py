@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from moult import checks, llamafactory, pins
 from moult.errors import UserError, nearest
-from moult.expansion import LISTS, expand
+from moult.expansion import INTERVAL, LISTS, WRITTEN, expand
 from moult.prompts import template_names
 
 LABELS = Path(__file__).parents[2] / "resources" / "labels"
@@ -272,7 +272,46 @@ class Distilled(Section):
         return self
 
 
-Corpus = Annotated[Guidelines | Distilled, Field(discriminator="kind")]
+class Round(Section):
+    """Which of several rounds a corpus or a model is of; `rounds` writes it."""
+
+    of: Name
+    number: int = Field(ge=1)
+    count: int = Field(ge=1, description="Rounds that there are, as far as the config knows.")
+    interval: int = Field(ge=1, description="Rows of a round.")
+
+
+class Refined(Section):
+    """METEOR stage 2: a model answers, a judge says what is wrong, the model revises; only accepted answers stay."""
+
+    kind: Literal["refined"]
+    name: Name
+    dataset: str | None = Field(None, description="Ask the questions of a dataset.")
+    corpus: str | None = Field(None, description="Ask the questions of a corpus.")
+    splits: list[Split] = ["train", "dev"]
+    slice: tuple[Annotated[int, Field(ge=0)], int | None] | None = Field(
+        None, description="[start, stop]: only these of its rows, by position; stop null is to the end."
+    )
+    endpoint: str = Field(description="Who answers and revises.")
+    judge: str = Field(description="The endpoint that judges.")
+    max_iterations: int = Field(3, ge=1, description="Answers to a question at the most.")
+    prompt: Prompt = "meteor/answer"
+    revise_prompt: Prompt = "meteor/revise"
+    judge_prompt: Prompt = "meteor/judge"
+    decoding: Decoding = Decoding(temperature=0.7, top_p=0.9, max_tokens=512)
+    judge_decoding: Decoding = Decoding(temperature=0.0, max_tokens=512)
+    round: Round | None = None
+
+    @model_validator(mode="after")
+    def one_source(self):
+        exactly_one(self, "dataset", "corpus")
+        if self.slice and self.slice[1] is not None and self.slice[1] <= self.slice[0]:
+            raise ValueError(f"slice: {list(self.slice)} has no row; write [start, stop] with start < stop")
+        return self
+
+
+Corpus = Annotated[Guidelines | Distilled | Refined, Field(discriminator="kind")]
+KINDS = {"guidelines": Guidelines, "distilled": Distilled, "refined": Refined}
 
 
 class Fetch(Section):
@@ -398,10 +437,13 @@ class Model(Section):
     license: str | None = Field(None, description="SPDX name; inherited from the base.")
     compute: Compute | None = Field(None, description="Inherited from the base.")
     needs: NeedsOverride = NeedsOverride()
+    round: Round | None = None
 
     @model_validator(mode="after")
     def one_way(self):
         exactly_one(self, "fetch", "finetune", "merge")
+        if self.round and not (self.finetune and self.finetune.method == "lora"):
+            raise ValueError("round: a model of a round is fine-tuned by LoRA")
         if self.fetch and self.parameters is None:
             raise ValueError("parameters: say how many billions a fetched model has, e.g. `parameters: 0.135`")
         return self
@@ -451,6 +493,32 @@ class Evaluation(Section):
     reference: Reference | None = None
 
 
+class Rounds(Section):
+    """METEOR's iterative training, round by round: each writes a refined corpus and the model trained on it."""
+
+    name: Name = Field(description="Its corpora and models are <name>-r1, <name>-r2 and so on.")
+    base: str = Field(description="The model that answers in the first round, and is trained from.")
+    dataset: str = Field(description="Its train rows are asked, `interval` of them in each round.")
+    rows: int = Field(ge=1, description="Train rows of the dataset; the number of rounds follows.")
+    interval: int = Field(INTERVAL, ge=1, description="Rows of a round; the last one takes what is left.")
+    judge: str = Field(description="The endpoint that judges.")
+    max_iterations: int = Field(3, ge=1, description="Answers to a question at the most.")
+    prompt: Prompt = "meteor/answer"
+    revise_prompt: Prompt = "meteor/revise"
+    judge_prompt: Prompt = "meteor/judge"
+    decoding: Decoding = Decoding(temperature=0.7, top_p=0.9, max_tokens=512)
+    judge_decoding: Decoding = Decoding(temperature=0.0, max_tokens=512)
+    finetune: dict = Field({}, description="Settings of each round's training, as under `models`; by LoRA.")
+
+    @model_validator(mode="after")
+    def adapters_only(self):
+        if given := [key for key in ("base", "data") if key in self.finetune]:
+            raise ValueError(f"finetune: {given[0]} follows from the round; leave it out")
+        if self.finetune.get("method", "lora") != "lora":
+            raise ValueError("finetune: rounds keep an adapter each; leave out `method`")
+        return self
+
+
 class Config(Section):
     """One experiment."""
 
@@ -466,6 +534,7 @@ class Config(Section):
     models: list[Model] = []
     suites: list[Suite] = []
     evaluations: list[Evaluation] = []
+    rounds: list[Rounds] = Field([], description="Written out into endpoints, corpora and models.")
 
     @cached_property
     def by_name(self):
@@ -491,12 +560,68 @@ class Config(Section):
 
     def lineage(self, name):
         """Return a model and its ancestors by first parent, youngest first."""
-        model = self.find("models", name)
-        return [model] + (self.lineage(model.parents[0]) if model.parents else [])
+        models = [self.find("models", name)]
+        while models[-1].parents:
+            models.append(self.find("models", models[-1].parents[0]))
+        return models
+
+    @cached_property
+    def _inherited(self):
+        return {}
 
     def inherited(self, name, field):
-        """Return a model's field, or its nearest ancestor's that has it."""
-        return next((value for model in self.lineage(name) if (value := getattr(model, field)) is not None), None)
+        """Return a model's field, or its nearest ancestor's that has it. What a long chain of models is asked one by
+        one is looked up once for each."""
+        known, passed = self._inherited, []
+        while (name, field) not in known:
+            passed.append(name)
+            model = self.find("models", name)
+            if (value := getattr(model, field)) is not None or not model.parents:
+                known[name, field] = value
+            else:
+                name = model.parents[0]
+        value = known[name, field]
+        known.update(((one, field), value) for one in passed)
+        return value
+
+    @cached_property
+    def _before_rounds(self):
+        return {}
+
+    def is_within_rounds(self, name, user):
+        """Whether a model is of the same rounds as what uses it: then the user needs its full weights for a while."""
+        model = self.by_name["models"][name]
+        return bool(model.round and user.round and model.round.of == user.round.of)
+
+    def before_rounds(self, name):
+        """Return the model that the first of a model's rounds is trained from; a model of no rounds: its own base."""
+        known, passed = self._before_rounds, []
+        while name not in known:
+            passed.append(name)
+            model = self.find("models", name)
+            name = model.finetune.base
+            if not self.is_within_rounds(name, model):
+                known[passed[-1]] = name
+                name = passed[-1]
+        known.update((one, known[name]) for one in passed)
+        return known[name]
+
+    @cached_property
+    def kept_models(self):
+        """Names of the models whose full weights `all` makes: not those of a round that nothing but the next needs."""
+        by_name = self.by_name
+        needed = {name for entry in self.evaluations for name in entry.models}
+        needed |= {name for model in self.models for name in model.parents if not self.is_within_rounds(name, model)}
+        for corpus in self.corpora:
+            for endpoint in (corpus.endpoint, getattr(corpus, "judge", None)):
+                served = by_name["endpoints"][endpoint].serve if endpoint else None
+                if served and not (corpus.kind == "refined" and self.is_within_rounds(served, corpus)):
+                    needed.add(served)
+        return [
+            model.name
+            for model in self.models
+            if not model.round or model.round.number == model.round.count or model.name in needed
+        ]
 
     def compute_of(self, name):
         """Return how a model is run: its own settings, an ancestor's, or the experiment's."""
@@ -521,7 +646,7 @@ class Config(Section):
         corpus = self.find("corpora", name)
         if corpus.dataset:
             return self.find("datasets", corpus.dataset)
-        return self.corpus_dataset(corpus.guidelines)
+        return self.corpus_dataset(corpus.corpus if corpus.kind == "refined" else corpus.guidelines)
 
 
 @cache
@@ -546,7 +671,7 @@ def _sentence(error, raw):
         else:
             if isinstance(node, dict) and part in node:
                 node = node[part]
-            elif part in ("guidelines", "distilled") and isinstance(node, dict):
+            elif part in KINDS and isinstance(node, dict):
                 continue
             where.append(str(part))
     message = error["msg"].removeprefix("Value error, ")
@@ -565,8 +690,8 @@ def _fields_at(location, raw):
     for part in location:
         if isinstance(part, int) or not isinstance(section, type):
             continue
-        if part in ("guidelines", "distilled") and section not in (Distilled,):
-            section = {"guidelines": Guidelines, "distilled": Distilled}[part]
+        if part in KINDS and section is not Distilled:
+            section = KINDS[part]
             continue
         annotation = section.model_fields[part].annotation if part in section.model_fields else None
         section = _section_in(annotation)
@@ -592,7 +717,7 @@ def load(raw, source="config"):
     try:
         cfg = Config.model_validate(expanded)
     except ValidationError as error:
-        raise UserError(_listed(source, [_sentence(one, expanded) for one in error.errors()])) from None
+        raise UserError(_listed(source, [_sentence(one, expanded) for one in _told_once(error, expanded)])) from None
     if problems := [*checks.repeated_names(cfg), *checks.unknown_names(cfg)] or [
         *checks.cycle(cfg),
         *checks.budget_without_price(cfg),
@@ -600,6 +725,21 @@ def load(raw, source="config"):
     ]:
         raise UserError(_listed(source, problems))
     return cfg
+
+
+def _told_once(error, expanded):
+    """Return pydantic's errors without those that an entry of `rounds` only repeats in what it was written out into."""
+
+    def repeats(one):
+        kind, place = (*one["loc"], None, None)[:2]
+        entry = expanded[kind][place] if kind in WRITTEN and isinstance(place, int) else None
+        found = entry.get("round") if isinstance(entry, dict) else None
+        return isinstance(found, dict) and (found.get("number") != 1 or found.get("of") in wrong)
+
+    errors = error.errors()
+    entries = [expanded["rounds"][one["loc"][1]] for one in errors if one["loc"][0] == "rounds" and len(one["loc"]) > 1]
+    wrong = [entry.get("name") for entry in entries if isinstance(entry, dict)]
+    return [one for one in errors if not repeats(one)]
 
 
 def _listed(source, problems):
@@ -620,7 +760,7 @@ def load_file(path):
 def schema():
     """Return the JSON schema of the config, for editors; `for` is allowed in every named entry."""
     document = Config.model_json_schema()
-    for name in ("Dataset", "Endpoint", "Guidelines", "Distilled", "Model", "Suite", "Evaluation"):
+    for name in ("Dataset", "Endpoint", "Guidelines", "Distilled", "Refined", "Model", "Suite", "Evaluation", "Rounds"):
         document["$defs"][name]["properties"]["for"] = {
             "type": "object",
             "additionalProperties": {"type": "array"},

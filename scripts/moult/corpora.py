@@ -110,20 +110,20 @@ def generate_corpus(recipe, rows, field, *, client=None, journal, endpoint_model
         values = ask_all(requests, identity=identity, open_answerer=opener, journal=answers)
     kept, rejects = [], []
     for row, value in zip(rows, values, strict=True):
-        reason = _reject_reason(value, recipe["cut"])
+        reason = reject_reason(value, recipe["cut"])
         if reason:
             rejects.append({"uid": row["uid"], "reason": reason, "text": value["text"]})
         else:
-            kept.append(row | {field: value["text"], f"{field}_by": _author(recipe["endpoint"])})
+            kept.append(row | {field: value["text"], f"{field}_by": author(recipe["endpoint"])})
     logger.info("%d rows in, %d out, %d rejected", len(rows), len(kept), len(rejects))
     return kept, rejects, usage_of(values, recipe["endpoint"] | (client or {}))
 
 
-def _author(endpoint):
+def author(endpoint):
     return endpoint.get("model") or endpoint["serve"]
 
 
-def _reject_reason(value, cut):
+def reject_reason(value, cut):
     if value["finish_reason"] == "error":
         return f"error: {value['error']}"
     if not value["text"]:

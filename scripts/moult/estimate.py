@@ -6,16 +6,16 @@ import json
 import logging
 import math
 import sys
-import tempfile
 from pathlib import Path
 
-from moult import recipes, tables
+from moult import recipes
 from moult.chat import request_key
 from moult.config import load_file
-from moult.corpora import corpus_requests, identity_of, question_rows
+from moult.corpora import corpus_requests, identity_of
 from moult.errors import UserError
 from moult.files import read_jsonl
 from moult.journal import copy_of
+from moult.planned import prepared_questions, rows_of
 from moult.prompts import prompt_ids
 from moult.spending import cost_of, spending_in
 
@@ -46,7 +46,7 @@ class Estimator:
         return sums | {"spent": spent, "budget": self.cfg.budget}
 
     def _corpus(self, entry):
-        recipe, client = recipes.corpus(self.cfg, entry.name), recipes.client(self.cfg, entry.name)
+        recipe, client = recipes.corpus(self.cfg, entry.name), recipes.client(self.cfg, entry.endpoint)
         found = {"corpus": entry.name, "endpoint": entry.endpoint, "mode": client["mode"] if client else "served"}
         notes, writes_to = [], Path("journal", RULES[entry.kind], f"{entry.name}.sqlite")
         rows, exact, extra = self._rows(entry, notes)
@@ -112,23 +112,10 @@ class Estimator:
         """Return (all rows of a dataset as prompts need them, a note or None); UserError where they cannot be had."""
         prepared = self.results / "datasets" / name
         if Path(f"{prepared}.manifest.json").exists():
-            return self._read(prepared), None
-        raw, recipe = self.results / "raw" / name, recipes.prepare_dataset(self.cfg, name)
-        sources = recipes.raw_sources(self.cfg.find("datasets", name))
-        with tempfile.TemporaryDirectory() as folder:
-            if not Path(f"{raw}.manifest.json").exists():
-                absent = [source.path for _, _, source in sources if not (source.path and Path(source.path).exists())]
-                if absent:
-                    raise UserError(f"dataset {name} is not fetched")
-                raw, local = Path(folder, "raw"), [source.path for _, _, source in sources]
-                tables.fetch_dataset(recipes.fetch_dataset(self.cfg, name)["sources"], local, raw)
-            tables.prepare_dataset(recipe, raw, Path(folder, "dataset"))
-            return self._read(
-                Path(folder, "dataset")
-            ), f"dataset {name} is not prepared yet, counted from its raw files"
-
-    def _read(self, folder):
-        return question_rows(folder, [split for split in tables.SPLITS if (folder / f"{split}.parquet").exists()])
+            return rows_of(prepared), None
+        raw = self.results / "raw" / name
+        rows = prepared_questions(self.cfg, name, raw if Path(f"{raw}.manifest.json").exists() else None)
+        return rows, f"dataset {name} is not prepared yet, counted from its raw files"
 
     def _served(self, endpoint):
         return self.results / "models" / endpoint["serve"]

@@ -1,11 +1,25 @@
-"""`for:` in a raw config, written out."""
+"""`for:` and `rounds:` in a raw config, written out."""
 
 import itertools
 import re
 
 from moult.errors import UserError
 
-LISTS = ("datasets", "endpoints", "corpora", "models", "suites", "evaluations")
+# What `rounds` is written out into.
+WRITTEN = ("endpoints", "corpora", "models")
+LISTS = ("datasets", *WRITTEN, "suites", "evaluations", "rounds")
+# Rows of a round, and what of an entry of `rounds` its corpora take over.
+INTERVAL = 2570
+REFINING = {
+    "dataset",
+    "judge",
+    "max_iterations",
+    "prompt",
+    "revise_prompt",
+    "judge_prompt",
+    "decoding",
+    "judge_decoding",
+}
 
 
 def _substitute(value, axes):
@@ -23,7 +37,8 @@ def _substitute(value, axes):
 
 
 def expand(raw):
-    """Return the raw config with every entry that has `for:` written out, one entry per combination. Pure."""
+    """Return the raw config with every entry that has `for:` written out, one entry per combination, and with the
+    endpoints, corpora and models of `rounds` behind the others. Pure."""
     expanded = dict(raw)
     for kind in LISTS:
         entries = raw.get(kind) or []
@@ -46,7 +61,38 @@ def expand(raw):
             for combination in itertools.product(*axes.values()):
                 written.append(_substitute(rest, dict(zip(axes, combination, strict=True))))
         expanded[kind] = written
+    rounds = expanded.get("rounds")
+    for entry in rounds if isinstance(rounds, list) else []:
+        for kind, written in zip(WRITTEN, _rounds(entry, raw.get("limit")), strict=True):
+            if isinstance(expanded.get(kind) or [], list):
+                expanded[kind] = [*(expanded.get(kind) or []), *written]
     return expanded
+
+
+def _rounds(entry, limit):
+    """Return the endpoints, corpora and models of an entry of `rounds`; none of one that the types will refuse."""
+    endpoints, corpora, models = [], [], []
+    if not isinstance(entry, dict) or not {"name", "base", "dataset", "rows", "judge"} <= entry.keys():
+        return endpoints, corpora, models
+    rows, interval, tuning = entry["rows"], entry.get("interval", INTERVAL), entry.get("finetune") or {}
+    counts = [value for value in (rows, interval, limit) if value is not None]
+    if not isinstance(tuning, dict) or not all(isinstance(count, int) and count > 0 for count in counts):
+        return endpoints, corpora, models
+    name, base = entry["name"], entry["base"]
+    asking = {key: value for key, value in entry.items() if key in REFINING}
+    count = -(-min(rows, limit or rows) // interval)
+    for number in range(1, count + 1):
+        place = {"of": name, "number": number, "count": count, "interval": interval}
+        this, student = f"{name}-r{number}", f"{name}-r{number}-student"
+        endpoints.append({"name": student, "serve": base})
+        corpora.append(
+            {"kind": "refined", "name": this, "endpoint": student, "splits": ["train"], "round": place}
+            | {"slice": [(number - 1) * interval, number * interval]}
+            | asking
+        )
+        models.append({"name": this, "round": place, "finetune": {**tuning, "base": base, "data": [this]}})
+        base = this
+    return endpoints, corpora, models
 
 
 def one_of(names):

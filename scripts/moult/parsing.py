@@ -1,5 +1,6 @@
 """One parser per answer format."""
 
+import json
 import re
 import unicodedata
 
@@ -28,3 +29,33 @@ def parse_label(text, labels):
 
 def _folded(text):
     return re.sub(r"[\s_]+", " ", unicodedata.normalize("NFKC", text).lower())
+
+
+# The form of a judge's reply. Feedback comes first, so that the verdict follows from it.
+VERDICT = {
+    "type": "object",
+    "properties": {
+        "feedback": {"type": "string"},
+        "hints": {"type": "string"},
+        "verdict": {"type": "string", "enum": ["correct", "incorrect"]},
+    },
+    "required": ["feedback", "hints", "verdict"],
+    "additionalProperties": False,
+}
+
+
+def parse_verdict(text):
+    """Return ({verdict, feedback, hints}, None) of a judge's reply in the form of VERDICT; else (None, why not).
+
+    Nothing is guessed from words in a text: "Partially correct" is no verdict.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None, f"the reply is not the JSON that was asked for: {text[:80]!r}"
+    if not isinstance(value, dict) or value.get("verdict") not in ("correct", "incorrect"):
+        return None, f"the reply has no verdict: {text[:80]!r}"
+    said = {name: value.get(name, "") for name in ("feedback", "hints")}
+    if not all(isinstance(words, str) for words in said.values()):
+        return None, f"the reply's feedback and hints are no texts: {text[:80]!r}"
+    return {"verdict": value["verdict"]} | said, None

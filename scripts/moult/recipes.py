@@ -4,7 +4,20 @@ remakes what depends on it and a new field with a default remakes nothing that d
 No path, no time, no section of the config as a whole. Each job derives its seed from the experiment's and its name.
 """
 
-from moult import corpora, exports, folding, labelling, llamafactory, merging, models, report, tables, training, videos
+from moult import (
+    corpora,
+    exports,
+    folding,
+    labelling,
+    llamafactory,
+    merging,
+    models,
+    refining,
+    report,
+    tables,
+    training,
+    videos,
+)
 from moult.files import derive_seed
 from moult.prompts import load_template
 
@@ -133,12 +146,12 @@ def endpoint(cfg, name):
     return {"name": name, "url": entry.url, "model": entry.model}
 
 
-def client(cfg, corpus):
-    """How the remote endpoint of a corpus is dealt with, None if a model of this build answers.
+def client(cfg, name):
+    """How a remote endpoint is dealt with, None if a model of this build answers.
 
     No answer depends on it, so it is not in the recipe: another limit or another price remakes nothing.
     """
-    entry = cfg.find("endpoints", cfg.find("corpora", corpus).endpoint)
+    entry = cfg.find("endpoints", name)
     if entry.serve:
         return None
     return {
@@ -162,30 +175,54 @@ def spending_folder(cfg):
 
 
 def corpus(cfg, name):
-    """What is asked of whom, for either kind of corpus."""
+    """What is asked of whom, where there is one answer to each question."""
     entry = cfg.find("corpora", name)
-    decoding = entry.decoding
     return {
         "name": name,
         "splits": list(entry.splits),
         "endpoint": endpoint(cfg, entry.endpoint),
         "prompt": load_template(entry.prompt),
-        "decoding": {
-            "temperature": decoding.temperature,
-            "top_p": decoding.top_p,
-            "top_k": decoding.top_k,
-            "max_tokens": decoding.max_tokens,
-        },
+        "decoding": _decoding(entry.decoding),
         "cut": entry.cut,
         "seed": derive_seed(cfg.seed, entry.kind, name),
         "version": corpora.VERSION,
     }
 
 
+def _decoding(decoding):
+    return {
+        "temperature": decoding.temperature,
+        "top_p": decoding.top_p,
+        "top_k": decoding.top_k,
+        "max_tokens": decoding.max_tokens,
+    }
+
+
+def refined(cfg, name):
+    """What is asked of whom, how it is judged, and how often. Of its round a corpus knows nothing."""
+    entry = cfg.find("corpora", name)
+    return {
+        "name": name,
+        "splits": list(entry.splits),
+        "slice": list(entry.slice) if entry.slice else None,
+        "endpoint": endpoint(cfg, entry.endpoint),
+        "judge": endpoint(cfg, entry.judge),
+        "prompt": load_template(entry.prompt),
+        "revise_prompt": load_template(entry.revise_prompt),
+        "judge_prompt": load_template(entry.judge_prompt),
+        "decoding": _decoding(entry.decoding),
+        "judge_decoding": _decoding(entry.judge_decoding),
+        "max_iterations": entry.max_iterations,
+        "may_be_empty": entry.round is not None,
+        "seed": derive_seed(cfg.seed, "refined", name),
+        "version": refining.VERSION,
+    }
+
+
 def finetune(cfg, name):
     """What the trainer is told, and the prompt template of each data source; `lora` where an adapter is trained."""
-    entry = cfg.find("models", name).finetune
-    settings = cfg.compute_of(name)
+    model, settings = cfg.find("models", name), cfg.compute_of(name)
+    entry = model.finetune
     lora = {
         "rank": entry.lora.rank,
         "alpha": entry.lora.alpha,
@@ -197,6 +234,7 @@ def finetune(cfg, name):
         "base": entry.base,
         "data": {source: _template(training_dataset(cfg, source)) for source in entry.data},
         **({"lora": lora} if entry.method == "lora" else {}),
+        **({"may_be_empty": True} if model.round else {}),
         **(together if entry.devices > 1 else {}),
         "learning_rate": entry.learning_rate,
         "epochs": entry.epochs,
@@ -226,8 +264,8 @@ def training_dataset(cfg, source):
 
 
 def fold_adapter(cfg, name):
-    """Folding has no settings of its own."""
-    return {"base": cfg.find("models", name).finetune.base, "version": folding.VERSION}
+    """Folding has no settings of its own. The adapters of rounds are folded together, into the model before them."""
+    return {"base": cfg.before_rounds(name), "version": folding.VERSION}
 
 
 def merge(cfg, name):

@@ -55,7 +55,7 @@ def write_report(target, *, summary, differences, plots, manifests, leakage, tit
         "verdicts": [standings.verdict(suite["name"], table) for suite in suites for table in suite["tables"]],
         "unread": [line for suite in suites for line in standings.unread_answers(suite)],
         "lineage": draw_lineage(made),
-        "trained": [loss_entry(one, root) for one in made.values() if one["rule"] in TRAINERS],
+        "trained": [loss_entry(one, root) for one in made.values() if one["facts"].get("steps")],
         "datasets": [dataset_entry(one, leaks) for one in made.values() if one["kind"] == "datasets"],
         "corpora": corpora,
         "cost": total_cost(corpora),
@@ -104,6 +104,11 @@ def _in_words(rule, recipe, facts):
                 f"{facts['rows']:,} rows by {author}",
                 f"{facts['rows']:,} rows written by {author}, {limits}",
             )
+        case "refine_answers":
+            author, judge = _author(recipe["endpoint"]), _author(recipe["judge"])
+            accepted = f"{facts['rows']:,} of {facts['rows_in']:,} rows by {author}"
+            often = f"at most {recipe['max_iterations']} answers each, {facts['revised']:,} accepted after revision"
+            return accepted, f"{accepted}, accepted by {judge}; {often}"
         case "finetune_full":
             steps = f"all weights, {facts['steps']:,} steps"
             data = ", ".join(recipe["data"])
@@ -213,7 +218,7 @@ def corpus_entry(one, root):
         "name": one["name"],
         "key": one["key"],
         "rule": one["rule"],
-        "url": one["recipe"]["endpoint"].get("url"),
+        "url": one["recipe"]["endpoint"].get("url") or one["recipe"].get("judge", {}).get("url"),
         "usage": read_json(f"{path}.usage.json"),
         "rejects": Counter(row["reason"] for row in read_jsonl(f"{path}.rejects.jsonl")),
         "splits": _in_order(Counter(row["split"] for row in rows)),
@@ -253,7 +258,8 @@ def row_accounts(made, corpora, root):
         accounts.append(_account(one, given, sum(given_by[one["key"]].values()), reasons, unused))
     for corpus in corpora:
         one = made[corpus["key"]]
-        accounts.append(_account(one, corpus["usage"]["calls"], one["facts"]["rows"], corpus["rejects"]))
+        given = one["facts"].get("rows_in", corpus["usage"]["calls"])
+        accounts.append(_account(one, given, one["facts"]["rows"], corpus["rejects"]))
     for one in made.values():
         if one["rule"] in TRAINERS:
             sources = [parent for parent in one["parents"] if parent in given_by]
