@@ -10,6 +10,7 @@ from snakemake.logging import logger
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from moult import recipes
+from moult.checks import endpoints_of
 from moult.config import load
 from moult.errors import UserError
 from moult.expansion import one_of
@@ -180,18 +181,16 @@ def weights_of(part, name, user):
 
 
 @cache
-def questions_now(dataset):
-    """Return the digests of a dataset's rows by split, None where they cannot be known before it is prepared."""
-    return row_digests(cfg, dataset)
+def questions_now(dataset, *splits):
+    """Return a digest for each row of a dataset's splits, None where they cannot be known before it is prepared."""
+    found = row_digests(cfg, dataset)
+    return found and [row for split in splits for row in found.get(split, [])]
 
 
 def planned_rows(corpus):
     """Return the digest of the rows of a corpus' slice, None where it has none or they cannot be known yet."""
-    if not (corpus.slice and corpus.dataset and questions_now(corpus.dataset)):
-        return None
-    found = questions_now(corpus.dataset)
-    start, stop = corpus.slice
-    return digest([row for split in corpus.splits for row in found.get(split, [])][start:stop])
+    rows = questions_now(corpus.dataset, *corpus.splits) if corpus.slice and corpus.dataset else None
+    return rows and digest(rows[slice(*corpus.slice)])
 
 
 def training_data(wildcards):
@@ -324,10 +323,8 @@ def card_of(wildcards):
 def model_at_work(wildcards):
     """Return the model that a job loads, or None: its own, or the one that a corpus' endpoint serves."""
     if "corpus" in wildcards.keys():
-        corpus = cfg.find("corpora", wildcards.corpus)
-        asked = [
-            cfg.find("endpoints", name).serve for name in (corpus.endpoint, getattr(corpus, "judge", None)) if name
-        ]
+        endpoints = endpoints_of(cfg.find("corpora", wildcards.corpus))
+        asked = [cfg.find("endpoints", name).serve for name in endpoints]
         # One at a time is in memory: the largest says what is needed.
         return max(filter(None, asked), key=lambda name: cfg.inherited(name, "parameters"), default=None)
     return wildcards.get("model")
@@ -386,9 +383,9 @@ def training_threads(wildcards):
 
 if workflow.is_main_process:
     for entry in cfg.rounds:
-        if found := questions_now(entry.dataset):
+        if found := questions_now(entry.dataset, "train"):
             first = cfg.find("corpora", f"{entry.name}-r1").round
             try:
-                check_rounds(first.model_dump(), len(found.get("train", [])), entry.dataset)
+                check_rounds(first.model_dump(), len(found), entry.dataset)
             except UserError as error:
                 raise WorkflowError(str(error)) from None

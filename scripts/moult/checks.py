@@ -9,6 +9,11 @@ from moult.errors import nearest
 SUFFIXES = (".manifest", ".rejects", ".usage", ".recipe")
 
 
+def endpoints_of(corpus):
+    """Return the names of the endpoints that a corpus asks."""
+    return [name for field in ("endpoint", "judge") if (name := getattr(corpus, field, None))]
+
+
 def _known(kind, entry, field, name, known):
     if name not in known:
         return [f"{kind} {entry!r}, {field}: {name!r} is not there{nearest(name, known)}"]
@@ -19,26 +24,32 @@ def unknown_names(cfg):
     """Yield a sentence for every name that no entry has, and for every entry that cannot be what it is used as."""
     models, datasets, corpora = (set(cfg.names(kind)) for kind in ("models", "datasets", "corpora"))
     endpoints, suites = set(cfg.names("endpoints")), set(cfg.names("suites"))
+    students = {corpus.endpoint for corpus in cfg.corpora if _is_written_out(cfg, corpus)}
     for endpoint in cfg.endpoints:
-        if endpoint.serve:
+        if endpoint.serve and endpoint.name not in students:
             yield from _known("endpoints", endpoint.name, "serve", endpoint.serve, models)
-    every_corpus = set(cfg.names("corpora"))
     questions = {entry.name for entry in cfg.datasets if entry.format == "stackoverflow"}
     guidelines = {entry.name for entry in cfg.corpora if entry.kind == "guidelines"}
     for corpus in cfg.corpora:
-        if _is_later_round(corpus):
+        if _is_written_out(cfg, corpus):
             continue
         yield from _known("corpora", corpus.name, "endpoint", corpus.endpoint, endpoints)
         if corpus.kind == "refined":
             yield from _known("corpora", corpus.name, "judge", corpus.judge, endpoints)
             if corpus.corpus:
-                yield from _known("corpora", corpus.name, "corpus", corpus.corpus, every_corpus)
+                yield from _known("corpora", corpus.name, "corpus", corpus.corpus, corpora)
         if corpus.dataset:
             yield from _known("corpora", corpus.name, "dataset", corpus.dataset, questions)
         if getattr(corpus, "guidelines", None):
             yield from _known("corpora", corpus.name, "guidelines", corpus.guidelines, guidelines)
     trainable = datasets | {corpus.name for corpus in cfg.corpora if corpus.kind != "guidelines"}
+    for entry in cfg.rounds:
+        yield from _known("rounds", entry.name, "base", entry.base, models)
+        yield from _known("rounds", entry.name, "dataset", entry.dataset, questions)
+        yield from _known("rounds", entry.name, "judge", entry.judge, endpoints)
     for model in cfg.models:
+        if _is_written_out(cfg, model):
+            continue
         for parent in model.parents:
             yield from _known("models", model.name, "base or parents", parent, models)
         for name in model.finetune.data if model.finetune else []:
@@ -57,9 +68,10 @@ def unknown_names(cfg):
             yield f"evaluations {evaluation.suite!r}, against: {evaluation.against!r} must be one of its models too"
 
 
-def _is_later_round(entry):
-    """Whether the first round of the same rounds has the same names to tell of."""
-    return bool(entry.kind == "refined" and entry.round and entry.round.number > 1)
+def _is_written_out(cfg, entry):
+    """Whether a corpus or model came out of `rounds`, where a wrong name is told."""
+    place = getattr(entry, "round", None)
+    return place is not None and place.of in cfg.by_name["rounds"]
 
 
 def repeated_names(cfg):
@@ -85,8 +97,7 @@ def budget_without_price(cfg):
     """Yield a sentence for every remote endpoint whose answers a budget could not count."""
     if cfg.budget is None:
         return
-    asked = [name for corpus in cfg.corpora for name in (corpus.endpoint, getattr(corpus, "judge", None)) if name]
-    for name in dict.fromkeys(asked):
+    for name in dict.fromkeys(name for corpus in cfg.corpora for name in endpoints_of(corpus)):
         endpoint = cfg.find("endpoints", name)
         if endpoint.url and not endpoint.price:
             yield (
@@ -102,8 +113,7 @@ def cycle(cfg):
         edges[f"endpoint {endpoint.name}"] = [f"model {endpoint.serve}"] if endpoint.serve else []
     for corpus in cfg.corpora:
         sources = [getattr(corpus, field, None) for field in ("guidelines", "corpus")]
-        edges[f"corpus {corpus.name}"] = [f"endpoint {corpus.endpoint}"]
-        edges[f"corpus {corpus.name}"] += [f"endpoint {corpus.judge}"] * (corpus.kind == "refined")
+        edges[f"corpus {corpus.name}"] = [f"endpoint {name}" for name in endpoints_of(corpus)]
         edges[f"corpus {corpus.name}"] += [f"corpus {name}" for name in sources if name]
     for model in cfg.models:
         data = model.finetune.data if model.finetune else []

@@ -295,6 +295,7 @@ class Refined(Section):
     endpoint: str = Field(description="Who answers and revises.")
     judge: str = Field(description="The endpoint that judges.")
     max_iterations: int = Field(3, ge=1, description="Answers to a question at the most.")
+    cut: Literal["keep", "reject"] = Field("reject", description="Whether an answer that reached max_tokens is judged.")
     prompt: Prompt = "meteor/answer"
     revise_prompt: Prompt = "meteor/revise"
     judge_prompt: Prompt = "meteor/judge"
@@ -503,6 +504,7 @@ class Rounds(Section):
     interval: int = Field(INTERVAL, ge=1, description="Rows of a round; the last one takes what is left.")
     judge: str = Field(description="The endpoint that judges.")
     max_iterations: int = Field(3, ge=1, description="Answers to a question at the most.")
+    cut: Literal["keep", "reject"] = Field("reject", description="Whether an answer that reached max_tokens is judged.")
     prompt: Prompt = "meteor/answer"
     revise_prompt: Prompt = "meteor/revise"
     judge_prompt: Prompt = "meteor/judge"
@@ -613,8 +615,8 @@ class Config(Section):
         needed = {name for entry in self.evaluations for name in entry.models}
         needed |= {name for model in self.models for name in model.parents if not self.is_within_rounds(name, model)}
         for corpus in self.corpora:
-            for endpoint in (corpus.endpoint, getattr(corpus, "judge", None)):
-                served = by_name["endpoints"][endpoint].serve if endpoint else None
+            for endpoint in checks.endpoints_of(corpus):
+                served = by_name["endpoints"][endpoint].serve
                 if served and not (corpus.kind == "refined" and self.is_within_rounds(served, corpus)):
                     needed.add(served)
         return [

@@ -14,6 +14,7 @@ REFINING = {
     "dataset",
     "judge",
     "max_iterations",
+    "cut",
     "prompt",
     "revise_prompt",
     "judge_prompt",
@@ -75,7 +76,7 @@ def _rounds(entry, limit):
     if not isinstance(entry, dict) or not {"name", "base", "dataset", "rows", "judge"} <= entry.keys():
         return endpoints, corpora, models
     rows, interval, tuning = entry["rows"], entry.get("interval", INTERVAL), entry.get("finetune") or {}
-    counts = [value for value in (rows, interval, limit) if value is not None]
+    counts = [rows, interval] if limit is None else [rows, interval, limit]
     if not isinstance(tuning, dict) or not all(isinstance(count, int) and count > 0 for count in counts):
         return endpoints, corpora, models
     name, base = entry["name"], entry["base"]

@@ -213,6 +213,7 @@ def refined(cfg, name):
         "decoding": _decoding(entry.decoding),
         "judge_decoding": _decoding(entry.judge_decoding),
         "max_iterations": entry.max_iterations,
+        "cut": entry.cut,
         "may_be_empty": entry.round is not None,
         "seed": derive_seed(cfg.seed, "refined", name),
         "version": refining.VERSION,

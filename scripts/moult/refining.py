@@ -84,7 +84,8 @@ def refine_answers(recipe, rows, *, clients, served, journal):
     """Answer, judge and revise until each row is accepted or has had `max_iterations` answers.
 
     recipe: endpoint, judge, prompt, revise_prompt, judge_prompt (templates), decoding, judge_decoding,
-    max_iterations, seed. clients, served: see `Asked`. journal: path.
+    max_iterations, cut ("reject": what reached max_tokens is not judged), seed. clients, served: see `Asked`.
+    journal: path.
 
     Returns (rows with `answer`, rejects, usage). A row that was accepted at once has `status` ok, else revised; every
     row and reject has its `history`, one {iteration, answer, verdict, feedback, hints} per answer. The verdict of an
@@ -130,7 +131,8 @@ def _answers(asked, pending, histories, iteration):
             last = history[-1]
             said = {"previous": last["answer"], "feedback": last["feedback"], "hints": last["hints"]}
             template, fields = recipe["revise_prompt"], row | said
-        requests.append(_request(recipe["seed"], iteration, template, fields, recipe["decoding"]))
+        # A revision to the same answer, on the same feedback, draws anew.
+        requests.append(_request(derive_seed(recipe["seed"], iteration), template, fields, recipe["decoding"]))
     return list(zip(pending, asked.ask("endpoint", requests), strict=True))
 
 
@@ -140,18 +142,16 @@ def _judge(asked, answered, histories, iteration, failed):
     for row, value in answered:
         entry = {"iteration": iteration, "answer": value["text"], "verdict": None, "feedback": "", "hints": ""}
         if value["finish_reason"] == "error":
-            failed[row["uid"]] = reject_reason(value, "reject")
+            failed[row["uid"]] = reject_reason(value, recipe["cut"])
             continue
         histories[row["uid"]].append(entry)
-        if reject_reason(value, "reject"):
+        if reject_reason(value, recipe["cut"]):
             entry["verdict"] = "cut" if value["text"] else "empty"
             entry["feedback"] = UNJUDGED[entry["verdict"]]
             continue
         judged.append((row, entry))
         fields = row | {"answer": value["text"]}
-        requests.append(
-            _request(recipe["seed"], iteration, recipe["judge_prompt"], fields, recipe["judge_decoding"], VERDICT)
-        )
+        requests.append(_request(recipe["seed"], recipe["judge_prompt"], fields, recipe["judge_decoding"], VERDICT))
     for (row, entry), value in zip(judged, asked.ask("judge", requests), strict=True):
         verdict, problem = parse_verdict(value["text"])
         if value["error"] or problem:
@@ -160,10 +160,10 @@ def _judge(asked, answered, histories, iteration, failed):
             entry |= verdict
 
 
-def _request(seed, iteration, template, fields, decoding, schema=None):
-    """Return a request with a seed of its own: the same answer is asked for anew in another iteration."""
+def _request(seed, template, fields, decoding, schema=None):
+    """Return a request with a seed of its own."""
     messages = tuple(render(template, **({"guideline": ""} | fields)))
-    return ChatRequest(messages, Sampling(**decoding), derive_seed(seed, iteration, list(messages)), schema)
+    return ChatRequest(messages, Sampling(**decoding), derive_seed(seed, list(messages)), schema)
 
 
 def row_digest(row):
