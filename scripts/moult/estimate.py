@@ -16,7 +16,7 @@ from moult.errors import UserError
 from moult.files import read_jsonl
 from moult.journal import copy_of
 from moult.planned import prepared_questions, rows_of
-from moult.prompts import prompt_ids
+from moult.prompts import prompt_ids, render
 from moult.spending import cost_of, spending_in
 
 # Of English prose; code has fewer, Chinese one or two.
@@ -34,7 +34,7 @@ class Estimator:
 
     def corpora(self):
         """Return what each corpus would ask and cost, as plain JSON; None stands for unknown."""
-        return [self._corpus(entry) for entry in self.cfg.corpora]
+        return [self._refined(entry) if entry.kind == "refined" else self._corpus(entry) for entry in self.cfg.corpora]
 
     def total(self, corpora):
         """Return the sum over corpora, what was spent before, and the budget; null where a part is unknown."""
@@ -80,6 +80,47 @@ class Estimator:
         if client and client["price"]:
             for bound, tokens, more in zip(("dollars_low", "dollars_high"), answer, extra, strict=True):
                 found[bound] = cost_of(client["price"], prompt + len(missing) * more, tokens)
+        return found
+
+    def _refined(self, entry):
+        """Return what refining asks of both its endpoints: each row once at least, `max_iterations` times at most."""
+        recipe, notes = recipes.refined(self.cfg, entry.name), []
+        clients = {part: recipes.client(self.cfg, getattr(entry, part)) for part in ("endpoint", "judge")}
+        remote = [part for part, client in clients.items() if client]
+        found = {"corpus": entry.name, "endpoint": f"{entry.endpoint} and {entry.judge}", "mode": "refined"}
+        empty = ("rows", "answered", "ask", "prompt_tokens", "answer_tokens_low", "answer_tokens_high")
+        money = None if remote else 0.0
+        found |= dict.fromkeys(empty) | {"dollars_low": money, "dollars_high": money, "notes": notes}
+        rows = self._noted(self.cfg.corpus_dataset(entry.name).name, entry.splits, notes)
+        if rows is None:
+            return found
+        rows = rows[slice(*entry.slice)] if entry.slice else rows
+        often, longest = entry.max_iterations, {"endpoint": entry.decoding, "judge": entry.judge_decoding}
+        longest = {part: decoding.max_tokens for part, decoding in longest.items()}
+        # What a prompt gains: the judge sees an answer, a revision sees an answer and what was said of it.
+        gains = {"judge": often * longest["endpoint"], "endpoint": (often - 1) * sum(longest.values())}
+        found |= {"rows": len(rows), "ask": 2 * often * len(rows), "prompt_tokens": 0, "answer_tokens_low": 0}
+        found["answer_tokens_high"] = often * len(rows) * sum(longest.values())
+        low = high = 0.0
+        for part, template in (("endpoint", "prompt"), ("judge", "judge_prompt")):
+            fields = {"answer": "", "guideline": ""}
+            texts = [text["content"] for row in rows for text in render(recipe[template], **(fields | row))]
+            prompt = sum(math.ceil(len(text) / CHARACTERS_PER_TOKEN) for text in texts)
+            most = often * prompt + gains[part] * len(rows)
+            found["prompt_tokens"] += most
+            if (client := clients[part]) and client["price"]:
+                low += cost_of(client["price"], prompt, 0)
+                high += cost_of(client["price"], most, often * len(rows) * longest[part])
+        unpriced = [getattr(entry, part) for part in remote if not clients[part]["price"]]
+        if unpriced:
+            notes.append(f"price unknown: set `price` of the endpoint {', '.join(unpriced)}")
+        elif remote:
+            begun = Path("journal", "refine_answers", f"{entry.name}.sqlite").exists()
+            found |= {"dollars_low": 0.0 if begun else low, "dollars_high": high}
+        notes.append(
+            f"counted with {often} answers and verdicts a row, the most that is asked, whatever is answered yet"
+        )
+        notes.append(f"prompt tokens at about {CHARACTERS_PER_TOKEN} characters a token")
         return found
 
     def _rows(self, entry, notes):
