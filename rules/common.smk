@@ -43,6 +43,9 @@ def checked_config():
     )
     if absent:
         raise WorkflowError("\n".join(f"{source}: {line}; put it there or correct the path." for line in absent))
+    if workflow.dryrun and workflow.is_main_process:
+        for line in checked.hub_needs():
+            logger.warning(f"{line}.")
     for place in checked.unpinned():
         logger.warning(f"{place}: no revision or checksum yet; run `make pin` before you build.")
     return checked

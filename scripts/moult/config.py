@@ -1,6 +1,8 @@
 """The config as types. A wrong config stops here, before the graph, with sentences that say what to write instead."""
 
 import csv
+import os
+from collections import Counter
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -543,6 +545,24 @@ class Config(Section):
                 or ((getattr(source, "url", None) or getattr(source, "package", None)) and not source.sha256)
             }
         )
+
+    def hub_needs(self):
+        """Return a sentence for each hub repository that a build fetches from, and for each token that it needs."""
+        sources = [source for dataset in self.datasets for files in dataset.files.values() for source in files]
+        videos = [dataset.videos for dataset in self.datasets if dataset.videos]
+        fetches = [model.fetch for model in self.models if model.fetch]
+        files = Counter(source.hub for source in sources if source.hub)
+        folders = Counter(one.hub for one in videos if one.hub)
+        told = [f"{hub}: {count} files of this hub dataset are fetched" for hub, count in files.items()]
+        told += [f"{hub}: {count} folders of videos of this hub dataset are fetched" for hub, count in folders.items()]
+        for model in self.models:
+            if model.fetch and model.fetch.hub:
+                told.append(f"{model.fetch.hub}: this hub model is fetched, {model.parameters:g} billion parameters")
+        for token in sorted({one.token for one in [*sources, *videos, *fetches] if one.token}):
+            hubs = ", ".join(sorted({one.hub for one in [*sources, *videos, *fetches] if one.token == token}))
+            there = "is set" if os.environ.get(token) else "must be set, it is not"
+            told.append(f"{hubs}: asks for your token in the environment variable {token}, which {there}")
+        return told
 
     def corpus_dataset(self, name):
         """Return the dataset whose questions a corpus answers."""
