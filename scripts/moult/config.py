@@ -1,5 +1,6 @@
 """The config as types. A wrong config stops here, before the graph, with sentences that say what to write instead."""
 
+import csv
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,7 +8,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from moult import checks, llamafactory, pins
+from moult import checks, llamafactory, pins, presets
 from moult.errors import UserError, nearest
 from moult.expansion import LISTS, expand
 from moult.prompts import template_names
@@ -434,21 +435,55 @@ class Suite(Section):
 
 
 class Reference(Section):
-    """Published values to set beside ours."""
+    """Published values to set beside ours: one model and setting of a table, from every source that has it."""
 
     table: Literal["mmla"] = "mmla"
-    source: str
     model: str
     setting: str
 
+    @model_validator(mode="after")
+    def is_there(self):
+        known = published_models(self.table)
+        if (self.model, self.setting) not in known:
+            asked, names = f"{self.model}, {self.setting}", [", ".join(pair) for pair in known]
+            raise ValueError(f"reference: resources/reference/{self.table}.csv has no {asked!r}{nearest(asked, names)}")
+        return self
+
+
+class Setting(Section):
+    """Several models measured as one: on each dataset another, as where a study trains a model per dataset."""
+
+    name: Name
+    models: str | dict[str, str] = Field(description="Model by dataset; or one name that has {dataset} in it.")
+
+    def model_for(self, dataset):
+        """Return the name of the model that stands for this setting on a dataset, None where there is none."""
+        if isinstance(self.models, str):
+            return self.models.replace("{dataset}", dataset)
+        return self.models.get(dataset)
+
 
 class Evaluation(Section):
-    """A suite and the models it measures."""
+    """A suite, and the models and settings that it measures."""
 
     suite: str
-    models: list[str] = Field(min_length=1)
-    against: str | None = Field(None, description="Model to take paired differences from.")
+    models: list[str] = []
+    settings: list[Setting] = []
+    against: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = Field(
+        [], description="Models or settings to take paired differences from, measured by the same suite."
+    )
     reference: Reference | None = None
+
+    @model_validator(mode="after")
+    def measures_something(self):
+        if not self.measured:
+            raise ValueError("name `models` or `settings` that the suite measures")
+        return self
+
+    @property
+    def measured(self):
+        """The names under which scores stand."""
+        return [*self.models, *(setting.name for setting in self.settings)]
 
 
 class Config(Section):
@@ -478,8 +513,32 @@ class Config(Section):
 
     @cached_property
     def evaluation_of(self):
-        """The evaluation that measures a model under a suite, by (suite, model)."""
-        return {(entry.suite, model): entry for entry in reversed(self.evaluations) for model in entry.models}
+        """The evaluation that measures a model or a setting under a suite, by (suite, name)."""
+        return {(entry.suite, name): entry for entry in reversed(self.evaluations) for name in entry.measured}
+
+    @cached_property
+    def measured(self):
+        """What is scored: (suite, model or setting) → dataset → the model that answers for it there."""
+        found = {}
+        for entry in self.evaluations:
+            datasets = self.find("suites", entry.suite).labels.datasets
+            for name in entry.models:
+                found[entry.suite, name] = dict.fromkeys(datasets, name)
+            for setting in entry.settings:
+                found[entry.suite, setting.name] = {dataset: setting.model_for(dataset) for dataset in datasets}
+        return found
+
+    @cached_property
+    def predicted(self):
+        """What is predicted: (suite, model) → the datasets that the model is needed for, in the suite's order."""
+        found = {}
+        for (suite, _), model_of in self.measured.items():
+            for dataset, model in model_of.items():
+                found.setdefault((suite, model), set()).add(dataset)
+        return {
+            (suite, model): [name for name in self.find("suites", suite).labels.datasets if name in datasets]
+            for (suite, model), datasets in found.items()
+        }
 
     def find(self, kind, name):
         """Return the entry of a list by its name, e.g. `find("models", "base")`."""
@@ -522,6 +581,13 @@ class Config(Section):
         if corpus.dataset:
             return self.find("datasets", corpus.dataset)
         return self.corpus_dataset(corpus.guidelines)
+
+
+@cache
+def published_models(table):
+    """Return the (model, setting) pairs that a table of resources/reference has values of."""
+    with open(REFERENCE / f"{table}.csv", encoding="utf-8", newline="") as handle:
+        return sorted({(row["model"], row["setting"]) for row in csv.DictReader(handle)})
 
 
 @cache
@@ -586,6 +652,7 @@ def load(raw, source="config"):
         raise UserError(_listed(source, secrets))
     try:
         expanded = expand(raw)
+        presets.fill(expanded)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     pins.fill(expanded)
@@ -628,6 +695,8 @@ def schema():
         }
     # A dataset_info.json may say the rest.
     document["$defs"]["Dataset"]["required"] = ["name"]
+    preset = {"enum": presets.preset_names(), "description": "Settings of resources/presets; keys beside it win."}
+    document["$defs"]["Finetune"]["properties"]["preset"] = preset
     document["properties"]["$schema"] = {"type": "string"}
     return document
 
