@@ -7,6 +7,7 @@
 #   make check           formatting and lint
 #   make dag             the rule graph as a picture, docs/rulegraph.svg
 #   make estimate CONFIG=...  what the remote answers would cost, before anything is spent (or NAME=, as for the demo)
+#   make needs CONFIG=... what each job asks a cluster for, and the partition that has it (default: all shipped configs)
 #   make pin CONFIG=...  look up unknown revisions and checksums, and record them in the config
 #   make clean           remove results, logs and checkpoints; the journal of paid answers stays
 
@@ -23,7 +24,7 @@ export PYTHONHASHSEED := 0
 CONFIGFILE := $(if $(NAME),--configfile config/demo/$(NAME).yaml)
 RESULTS := results/$(or $(NAME),demo)
 
-.PHONY: demo test test-server test-soak check dag estimate pin schema clean
+.PHONY: demo test test-server test-soak check dag estimate needs pin schema clean
 
 # torch first, on its own: with it there, nothing asks for a build with CUDA where a CPU build is offered.
 .venv/ready: requirements.lock
@@ -58,6 +59,10 @@ dag: .venv/ready
 
 estimate: .venv/ready
 	@PYTHONPATH=scripts python -m moult.estimate $(if $(NAME),config/demo/$(NAME).yaml,$(CONFIG))
+
+# All configs that are shipped, unless CONFIG is given.
+needs: .venv/ready
+	@PYTHONPATH=scripts python -m moult.places $(if $(filter command line,$(origin CONFIG)),$(CONFIG),config/config.yaml $(wildcard config/*/*.yaml))
 
 pin: .venv/ready
 	PYTHONPATH=scripts python -m moult.pins $(CONFIG)

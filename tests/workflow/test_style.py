@@ -1,5 +1,6 @@
 """The project holds to its own rules: format, lint, one script per rule, the same pins everywhere."""
 
+import os
 import re
 import subprocess
 import sys
@@ -17,8 +18,9 @@ RULES = {
 TARGETS = {"datasets", "corpora", "adapters", "models", "scores", "report"}
 
 
-def run(*command):
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def run(*command, **variables):
+    environment = {name: value for name, value in os.environ.items() if name != "SLURM_ACCOUNT"} | variables
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
 def tool(name):
@@ -103,10 +105,12 @@ def test_the_slurm_profile_plans_every_job_with_its_resources(tmp_path):
         "--configfile",
         str(tmp_path / "demo.yaml"),
     ]
-    found = run(*command)
+    unset = run(*command)
+    assert unset.returncode != 0 and "SLURM_ACCOUNT is not set: export the account" in unset.stdout + unset.stderr
+    found = run(*command, SLURM_ACCOUNT="")
     assert found.returncode == 0, found.stdout + found.stderr
     jobs = re.findall(
-        r"^Job \d+: (\w+):.*\((\d+) CPUs, (?:(\d+) GPUs, )?(\d+) MB, (\d+) min\)$", found.stdout, re.MULTILINE
+        r"^ *Job \d+: (\w+):.*\((\d+) CPUs, (?:(\d+) GPUs, )?(\d+) MB, (\d+) min\)$", found.stdout, re.MULTILINE
     )
     # The demo trains adapters only, on text.
     assert {rule for rule, *_ in jobs} == set(RULES) - TARGETS - {"finetune_full", "fetch_videos"}
