@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from moult import recipes
 from moult.config import load
+from moult.devices import visible_devices
 from moult.errors import UserError
 from moult.expansion import one_of
 from moult.guard import clear_stale_locks
@@ -250,6 +251,10 @@ def cluster():
 
 
 CLUSTER = cluster()
+
+if CLUSTER is None and workflow.is_main_process and "gpu" not in workflow.global_resources:
+    # One job a GPU; on a machine without, one job that would rather have had one. `--resources gpu=2` says otherwise.
+    workflow.register_resource("gpu", max(1, len(visible_devices())))
 
 
 def needs_of(stage):

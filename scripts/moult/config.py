@@ -354,7 +354,7 @@ class NeedsOverride(Section):
     gpu_mem_gb: int | None = Field(None, ge=1, description="Of each GPU.")
     gpu_model: str | None = Field(None, pattern=r"^[A-Za-z0-9_.]+$", description="As the cluster calls it.")
     cpus: int | None = Field(None, ge=1, description="Of each node.")
-    mem_gb: int | None = Field(None, ge=1, description="Of each node.")
+    mem_gb: float | None = Field(None, gt=0, description="Of each node.")
     hours: float | None = Field(None, gt=0)
     nodes: int | None = Field(None, ge=1, description="Over which `finetune.devices` are spread, on Slurm.")
 

@@ -1,5 +1,6 @@
 """One writer at a time: jobs die with their scheduler, wait for each other, and locks of the dead are cleared."""
 
+import base64
 import contextlib
 import fcntl
 import os
@@ -10,10 +11,15 @@ import socket
 import threading
 from pathlib import Path
 
+from moult.errors import UserError
+from moult.manifest import check_manifest
+
 
 @contextlib.contextmanager
 def only_writer(path, tell):
     """Hold the lock file `path` while the block runs; first wait for a process that holds it, and `tell` of it.
+
+    The block gets whether it had to wait: the other may have done the work meanwhile.
 
     The lock ends with the process, however that ends. Two machines see each other where the shared disk passes
     flock on (NFS 4, Lustre with `-o flock`); where a disk knows no locks, the block runs without one.
@@ -21,23 +27,27 @@ def only_writer(path, tell):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+", encoding="utf-8") as handle:
+        waited = False
         try:
-            _lock(handle, tell)
+            waited = _lock(handle, tell)
         except OSError as error:
             tell(f"{path}: cannot be locked ({error.strerror}); see to it that nothing else builds this meanwhile")
         handle.truncate(0)
         handle.write(f"process {os.getpid()} on {socket.gethostname()}")
         handle.flush()
-        yield
+        yield waited
 
 
 def _lock(handle, tell):
+    """Lock an open file; return whether another had it."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
     except BlockingIOError:
         handle.seek(0)
         tell(f"waiting for {handle.read() or 'another process'}, which is at work on the same; stop it, or be patient")
         fcntl.flock(handle, fcntl.LOCK_EX)
+        return True
 
 
 def die_with_scheduler():
@@ -88,6 +98,33 @@ def clear_stale_locks(home):
     with contextlib.suppress(OSError):
         fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(home / "locks", ignore_errors=True)
+        forget_finished(home / "incomplete")
     with contextlib.suppress(OSError):
         fcntl.flock(alive, fcntl.LOCK_SH | fcntl.LOCK_NB)
     return alive
+
+
+def forget_finished(markers):
+    """Remove Snakemake's marks of incomplete files from those that a whole manifest vouches for.
+
+    On a cluster a job outlives its scheduler, and nobody is there to say that it finished: the next one would make
+    again what is made. A manifest is written last, and Snakemake removes the old one before a job begins.
+    """
+    marked = {}
+    for marker in markers.rglob("*"):
+        if marker.is_file():
+            # Long names are cut into folders, whose names begin with @.
+            code = "".join(part.removeprefix("@") for part in marker.relative_to(markers).parts)
+            with contextlib.suppress(ValueError):
+                marked[base64.urlsafe_b64decode(code).decode()] = marker
+    for path in marked:
+        if path.endswith(".manifest.json") and Path(path).exists():
+            try:
+                files = check_manifest(path)["files"]
+            except UserError:
+                continue
+            home = Path(path).parent
+            made = {(home / name).as_posix() for name in files}
+            for other, marker in marked.items():
+                if other == path or other in made or any(name.startswith(other + "/") for name in made):
+                    marker.unlink(missing_ok=True)

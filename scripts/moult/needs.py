@@ -31,6 +31,8 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 VOCABULARY = 152_000
 STATE = 16
 TRAINING = ("lora", "full")
+# Stages that have a model at work: on GPUs if it is large, or the override says so.
+HELD = ("inference", *TRAINING)
 # Where a model is split over GPUs because one cannot hold it, it is over so many of this size.
 CARD_GB, SPLITS = 80, (1, 2, 4, 8)
 # Hours per billion parameters (of at least half a billion), on one GPU where there is one, four times that without.
@@ -74,9 +76,12 @@ def needs(
     mem_mb (of each node), processes (on each node), runtime (minutes).
     """
     override = override or {}
+    if stage not in HELD:
+        # What fetches, folds and merges has no use for a GPU, nor for several nodes.
+        override = {key: value for key, value in override.items() if key in ("cpus", "mem_gb", "hours")}
     grown = GROWTH ** (attempt - 1)
     weights = billions * BYTES[dtype]
-    with_model = stage in (*TRAINING, "inference")
+    with_model = stage in HELD
     held = _held(stage, billions, dtype, devices, zero, rank, tokens, rows, checkpointing) if with_model else 0
     asked = devices
     if splits and stage == "inference":
@@ -93,7 +98,7 @@ def needs(
         memory = PLAIN[stage][1]
     slower = 1 if gpus or not with_model else 4
     hours = PLAIN[stage][0] if stage in PLAIN else HOURS[stage] * max(billions, 0.5) * slower / devices
-    hours = override.get("hours", hours)
+    hours = override.get("hours", max(1 / 6, hours))
     # A GPU waits for what prepares its rows: four processors each, unless told otherwise.
     cpus = override.get("cpus", max(threads * processes, 4 * math.ceil(gpus / nodes)))
     return {
@@ -104,7 +109,7 @@ def needs(
         "processes": processes,
         "cpus": cpus,
         "mem_mb": math.ceil(override.get("mem_gb", memory) * 1000 * grown),
-        "runtime": math.ceil(max(10, hours * 60) * attempt),
+        "runtime": math.ceil(hours * 60 * attempt),
     }
 
 

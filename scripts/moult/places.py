@@ -115,15 +115,15 @@ def as_resources(asked):
     Several nodes make it what the plugin calls an MPI job: it starts on the first of them, outside of `srun`, with a
     task for each process.
     """
-    several = asked["nodes"] > 1
+    several = asked["nodes"] > 1 and asked["gpu"] > 0
     return {
         "gpu": asked["gpu"],
         "gpu_mem_gb": asked["gpu_mem_gb"],
         "gpu_model": asked["gpu_model"],
         "mem_mb": asked["mem_mb"],
         "runtime": asked["runtime"],
-        # Without it, GPUs may be collected from several nodes.
-        "nodes": asked["nodes"],
+        # Without it, GPUs may be collected from several nodes. Without GPUs it would only add up in a group of jobs.
+        "nodes": asked["nodes"] if asked["gpu"] else None,
         "cpus_per_task": asked["cpus"] // (asked["processes"] if several else 1) or 1,
         "tasks_per_node": asked["processes"] if several else None,
         "mpi": "srun" if several else None,

@@ -98,6 +98,11 @@ def test_a_merge_holds_all_its_parents():
     assert needs("weights", 8, models=3)["mem_mb"] == (2 + 16 * 4) * 1000
 
 
+def test_folding_takes_no_gpu_whatever_training_takes():
+    asked = needs("weights", 8, override={"gpus": 4, "gpu_mem_gb": 80, "nodes": 2, "mem_gb": 100})
+    assert (asked["gpu"], asked["gpu_mem_gb"], asked["nodes"], asked["mem_mb"]) == (0, 0, 1, 100000)
+
+
 def test_an_override_wins():
     override = {"gpus": 4, "gpu_mem_gb": 80, "gpu_model": "a800", "cpus": 12, "mem_gb": 100, "hours": 2, "nodes": 2}
     asked = needs("lora", 8, override=override, devices=4)
