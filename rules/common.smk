@@ -17,6 +17,7 @@ from moult.errors import UserError
 from moult.expansion import one_of
 from moult.guard import clear_stale_locks
 from moult.needs import job_needs, model_at_work
+from moult.slurm import cancel_leftovers
 from moult.places import RESOURCES, SHIPPED, VARIABLE, Site, as_resources
 
 
@@ -251,6 +252,16 @@ def cluster():
 
 
 CLUSTER = cluster()
+
+
+# Not in a dry run, which has no start.
+onstart:
+    try:
+        if CLUSTER:
+            cancel_leftovers(".snakemake/incomplete", logger.warning)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
 
 if CLUSTER is None and workflow.is_main_process and "gpu" not in workflow.global_resources:
     # One job a GPU; on a machine without, one job that would rather have had one. `--resources gpu=2` says otherwise.

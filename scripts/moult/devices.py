@@ -4,12 +4,12 @@ import contextlib
 import fcntl
 import os
 import re
-import socket
 import tempfile
 import time
 from pathlib import Path
 
 from moult.errors import UserError
+from moult.slurm import allocation
 
 # Looked at again after so many seconds, while others hold what a job waits for.
 PAUSE = 0.1
@@ -28,12 +28,6 @@ def visible_devices():
         return [device for device in (part.strip() for part in limited.split(",")) if device not in ("", "-1")]
     found = [name.removeprefix("nvidia") for name in os.listdir("/dev") if re.fullmatch(r"nvidia\d+", name)]
     return sorted(found, key=int)
-
-
-def allocation():
-    """Return where a cluster's scheduler has put this job, as words; None where there is no such scheduler."""
-    job = os.environ.get("SLURM_JOB_ID")
-    return job and f"Slurm job {job} on {os.environ.get('SLURMD_NODENAME') or socket.gethostname()}"
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 from moult.devices import LOCKS
 from moult.errors import UserError
 from moult.files import read_json, write_json, write_text_atomic
+from moult.slurm import allocated
 
 SETTINGS = Path(__file__).parents[2] / "resources" / "deepspeed"
 
@@ -74,22 +75,6 @@ def train_together(devices, work, folder):
             raise UserError((folder / "error.txt").read_text(encoding="utf-8"))
         rank, status = next((rank, status) for rank, status in enumerate(ended) if status)
         raise UserError(f"process {rank} of the {devices} that train together ended with status {status}; see above.")
-
-
-def allocated():
-    """Return (nodes, processors of all together) of the Slurm job around this process; (1, None) where there is none.
-
-    Slurm is asked where the environment does not say: the executor's job step takes most of Slurm's variables away.
-    """
-    job = os.environ.get("SLURM_JOB_ID")
-    if not job or os.environ.get("SLURM_JOB_NUM_NODES") == "1":
-        return 1, None
-    asked = ["squeue", "--noheader", f"--jobs={job}", "--format=%D %C"]
-    answer = subprocess.run(asked, capture_output=True, text=True, check=False)
-    if answer.returncode:
-        raise UserError(f"Slurm does not say how many nodes job {job} has: {answer.stderr.strip()}")
-    nodes, processors = answer.stdout.split()
-    return int(nodes), int(processors)
 
 
 def _on_all_nodes(nodes, devices, processors):

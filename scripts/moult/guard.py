@@ -19,35 +19,29 @@ from moult.manifest import check_manifest
 def only_writer(path, tell):
     """Hold the lock file `path` while the block runs; first wait for a process that holds it, and `tell` of it.
 
-    The block gets whether it had to wait: the other may have done the work meanwhile.
-
     The lock ends with the process, however that ends. Two machines see each other where the shared disk passes
     flock on (NFS 4, Lustre with `-o flock`); where a disk knows no locks, the block runs without one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+", encoding="utf-8") as handle:
-        waited = False
         try:
-            waited = _lock(handle, tell)
+            _lock(handle, tell)
         except OSError as error:
             tell(f"{path}: cannot be locked ({error.strerror}); see to it that nothing else builds this meanwhile")
         handle.truncate(0)
         handle.write(f"process {os.getpid()} on {socket.gethostname()}")
         handle.flush()
-        yield waited
+        yield
 
 
 def _lock(handle, tell):
-    """Lock an open file; return whether another had it."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return False
     except BlockingIOError:
         handle.seek(0)
         tell(f"waiting for {handle.read() or 'another process'}, which is at work on the same; stop it, or be patient")
         fcntl.flock(handle, fcntl.LOCK_EX)
-        return True
 
 
 def die_with_scheduler():

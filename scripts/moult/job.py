@@ -1,7 +1,6 @@
 """What every script does around its one function: log, check inputs, keep a scratch folder, write the manifest last."""
 
 import contextlib
-import json
 import logging
 import os
 import shutil
@@ -9,13 +8,14 @@ import sys
 import time
 from pathlib import Path
 
-from moult.devices import allocation, leased
+from moult.devices import leased
 from moult.errors import UserError
 from moult.failures import explain
 from moult.files import digest
 from moult.guard import die_with_scheduler, only_writer
 from moult.manifest import artefact, check_manifest, installed_versions, write_manifest
 from moult.secrets import hidden, variables_in
+from moult.slurm import allocation
 
 
 class Job:
@@ -33,17 +33,6 @@ class Job:
         """Return the facts of a model card with what this job knows: parents by content hash, and versions."""
         parents = [f"{artefact(path)}: {content}" for path, content in sorted(self.parents.items())]
         return facts | {"parents": parents, "versions": installed_versions()}
-
-    def is_made(self, manifest):
-        """Whether a manifest is there, with its files, of this very recipe and these parents."""
-        try:
-            made = check_manifest(manifest) if manifest and Path(manifest).exists() else None
-        except UserError:
-            return False
-        return made is not None and (made["recipe"], made["parents"]) == (
-            json.loads(json.dumps(self.recipe)),
-            {artefact(path): content for path, content in self.parents.items()},
-        )
 
     @property
     def scratch(self):
@@ -81,15 +70,11 @@ def job(snakemake):
         _log_to(snakemake.log[0], variables)
         logging.info("%s %s%s", snakemake.rule, name, f" ({allocation()})" if allocation() else "")
         lock = Path("scratch", "locks", snakemake.rule, f"{name}.lock")
-        with only_writer(lock, tell) as waited, leased(snakemake.resources.get("gpu", 0), tell):
+        with only_writer(lock, tell), leased(snakemake.resources.get("gpu", 0), tell):
             if devices := os.environ.get("CUDA_VISIBLE_DEVICES"):
                 logging.info("GPU %s", devices)
             parents = [path for path in snakemake.input if str(path).endswith(".manifest.json")]
             running = Job(snakemake.rule, name, snakemake.params, parents)
-            if waited and running.is_made(snakemake.output.get("manifest")):
-                # By a job of a scheduler that is gone; on a cluster, jobs outlive theirs.
-                tell("made meanwhile, by whoever was at work on it: taken as it is")
-                sys.exit()
             yield running
             if "manifest" in snakemake.output.keys():
                 others = [path for path in snakemake.output if path != snakemake.output.manifest]

@@ -6,8 +6,9 @@ import sys
 import time
 
 import pytest
-from moult.devices import LOCKS, allocation, leased, visible_devices
+from moult.devices import LOCKS, leased, visible_devices
 from moult.errors import UserError
+from moult.slurm import allocation
 
 HOLDER = """
 import sys, time
