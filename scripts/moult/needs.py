@@ -40,6 +40,19 @@ CARD_GB, SPLITS = 80, (1, 2, 4, 8)
 HOURS = {"inference": 0.5, "lora": 2.0, "full": 4.0, "weights": 0.25}
 # Hours and GB of stages that hold no model.
 PLAIN = {"tables": (1 / 6, 2), "fetch": (1, 2), "videos": (4, 4)}
+# Rules, what their needs are called, and what their jobs are named by; all other rules are tables.
+JOBS = {
+    "fetch_dataset": ("fetch", ("dataset",)),
+    "fetch_videos": ("videos", ("dataset",)),
+    "fetch_model": ("weights", ("model",)),
+    "generate_guidelines": ("inference", ("corpus",)),
+    "distill_answers": ("inference", ("corpus",)),
+    "finetune_lora": ("lora", ("model",)),
+    "finetune_full": ("full", ("model",)),
+    "fold_adapter": ("weights", ("model",)),
+    "merge_models": ("weights", ("model",)),
+    "predict_labels": ("inference", ("suite", "model")),
+}
 # Tokens of a prompt in inference, beside its frames; a batch of longer ones needs `gpu_mem_gb`.
 PROMPT = 1024
 # A retry gets this many times the memory; of time it gets twice and three times what the first attempt got.

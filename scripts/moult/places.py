@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import yaml
 
 from moult.errors import UserError, nearest
-from moult.needs import GROWTH, job_needs
+from moult.needs import GROWTH, JOBS, job_needs
 
 # The executor plugin looks here, too; a site says it in its environment, or edits the file that is shipped.
 VARIABLE = "SNAKEMAKE_SLURM_PARTITIONS"
@@ -132,17 +132,6 @@ def as_resources(asked):
 
 RESOURCES = "gpu gpu_mem_gb gpu_model mem_mb runtime nodes cpus_per_task tasks_per_node mpi".split()
 
-# The rules that load a model, and what their needs are called.
-STAGES = {
-    "fetch_model": "weights",
-    "generate": "inference",
-    "finetune_lora": "lora",
-    "finetune_full": "full",
-    "fold_adapter": "weights",
-    "merge_models": "weights",
-    "predict_labels": "inference",
-}
-
 
 def jobs_with_models(cfg):
     """Yield (rule, stage, wildcards) of every job of a config that loads a model."""
@@ -154,7 +143,7 @@ def jobs_with_models(cfg):
         else:
             rules = ["finetune_full"] if model.finetune.method == "full" else ["finetune_lora", "fold_adapter"]
         for rule in rules:
-            yield rule, STAGES[rule], {"model": model.name}
+            yield rule, JOBS[rule][0], {"model": model.name}
     for corpus in cfg.corpora:
         if cfg.find("endpoints", corpus.endpoint).serve:
             yield f"generate {corpus.kind}", "inference", {"corpus": corpus.name}

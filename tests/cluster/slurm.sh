@@ -165,8 +165,8 @@ stop() { # signal, pid file
 }
 
 down() {
-    local file name
-    [ ! -s "$dir/run/slurmctld.pid" ] || timeout 10 scancel --full --signal=KILL --state=RUNNING --user="$(id -un)" 2>/dev/null || true
+    local file name node
+    for node in "${nodes[@]}"; do kill_node "${node%% *}"; done
     for file in "$dir"/run/slurmd-*.pid "$dir"/run/slurmctld.pid "$dir"/run/munged.pid; do stop KILL "$file"; done
     for name in slurm gres cgroup; do
         if [ "$(readlink /etc/slurm/$name.conf 2>/dev/null)" = "$dir/etc/$name.conf" ]; then rm -f /etc/slurm/$name.conf; fi

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from moult.needs import JOBS
 
 ROOT = Path(__file__).parents[2]
 RULES = {
@@ -58,6 +59,12 @@ def test_every_rule_has_log_benchmark_env_resources_and_its_own_script(name):
         assert re.search(rf"^    {directive}", text, re.MULTILINE), directive
     assert f'"../scripts/{name}.py"' in text
     assert f'"<logs>/{name}' in text and f'"<benchmarks>/{name}' in text
+
+
+@pytest.mark.parametrize("name", sorted(set(RULES) - TARGETS))
+def test_a_rule_s_needs_are_those_that_tables_are_made_of(name):
+    stage = re.search(r"^        \*\*needs_of\((.+)\),$", rule_text(name), re.MULTILINE)[1]
+    assert stage == ("preparation" if name == "prepare_dataset" else f'"{JOBS.get(name, ("tables", ()))[0]}"')
 
 
 def pins(text):
