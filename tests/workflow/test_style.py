@@ -81,6 +81,30 @@ def test_conda_environments_carry_the_pins_of_the_lock():
             assert locked[package] == version, f"{name}: {package}"
 
 
+def test_conda_environments_are_exact():
+    for path in (ROOT / "envs").glob("*.yaml"):
+        environment = yaml.safe_load(path.read_text())
+        python, pip, packages = environment["dependencies"]
+        assert environment["channels"] == ["conda-forge", "nodefaults"] and pip == "pip"
+        assert python == "python=3.11"
+        assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][A-Za-z0-9.]*", package) for package in packages["pip"])
+        names = [package.split("==")[0].lower() for package in packages["pip"]]
+        assert len(names) == len(set(names))
+
+
+def test_the_container_is_made_of_the_lock_and_used_where_it_is_named():
+    definition = (ROOT / "envs" / "container.def").read_text()
+    header = dict(re.findall(r"^(Bootstrap|From): (.+)$", definition, re.MULTILINE))
+    assert header == {"Bootstrap": "docker", "From": "python:3.11-slim"}
+    assert re.findall(r"^%(\w+)$", definition, re.MULTILINE) == ["files", "post", "environment", "test"]
+    assert "pip install --no-cache-dir -r /opt/requirements.lock" in definition
+    # Apptainer is asked for, which is not here; without the variable, each rule has its conda environment.
+    found = run(sys.executable, "-m", "snakemake", "-n", "--sdm", "apptainer", MOULT_CONTAINER="moult.sif")
+    assert found.returncode == 0 or "apptainer" in (found.stdout + found.stderr).lower()
+    found = run(sys.executable, "-m", "snakemake", "-n", "--sdm", "conda")
+    assert "conda" in (found.stdout + found.stderr).lower()
+
+
 def test_the_lock_holds_what_is_asked_for_and_nothing_local():
     locked, wanted = (pins((ROOT / f"requirements.{end}").read_text()) for end in ("lock", "in"))
     assert wanted.items() <= locked.items()
