@@ -382,10 +382,13 @@ class Compute(Section):
 class NeedsOverride(Section):
     """What the jobs of this model ask for, where the default arithmetic does not fit."""
 
-    gpus: int | None = Field(None, ge=0)
-    gpu_mem_gb: int | None = Field(None, ge=1)
-    mem_gb: int | None = Field(None, ge=1)
+    gpus: int | None = Field(None, ge=0, description="Of the whole job; 0: the CPU does it.")
+    gpu_mem_gb: int | None = Field(None, ge=1, description="Of each GPU.")
+    gpu_model: str | None = Field(None, pattern=r"^[A-Za-z0-9_.]+$", description="As the cluster calls it.")
+    cpus: int | None = Field(None, ge=1, description="Of each node.")
+    mem_gb: float | None = Field(None, gt=0, description="Of each node.")
     hours: float | None = Field(None, gt=0)
+    nodes: int | None = Field(None, ge=1, description="Over which `finetune.devices` are spread, on Slurm.")
 
 
 class Model(Section):
