@@ -14,12 +14,19 @@ pathvars:
     benchmarks=f"logs/{cfg.name}/benchmarks",
 
 
+# With `--sdm apptainer`, in place of the rules' conda environments.
+if "MOULT_CONTAINER" in os.environ:
+
+    container: os.environ["MOULT_CONTAINER"]
+
+
 include: "rules/prepare.smk"
 include: "rules/generate.smk"
 include: "rules/train.smk"
 include: "rules/merge.smk"
 include: "rules/evaluate.smk"
 include: "rules/report.smk"
+include: "rules/export.smk"
 
 
 localrules:
@@ -30,6 +37,7 @@ localrules:
     models,
     scores,
     report,
+    exports,
 
 
 # Everything the config names, and the report on it. The models are listed because Snakemake does not rebuild a

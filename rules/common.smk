@@ -1,6 +1,8 @@
 # Checks the config, and answers the questions that rules ask: which files, which settings, how much. No rules here.
 
+import os
 import sys
+from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -10,10 +12,13 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from moult import recipes
 from moult.config import load
+from moult.devices import visible_devices
 from moult.errors import UserError
 from moult.expansion import one_of
 from moult.guard import clear_stale_locks
-from moult.needs import needs
+from moult.needs import job_needs, model_at_work
+from moult.slurm import cancel_leftovers
+from moult.places import RESOURCES, SHIPPED, VARIABLE, Site, as_resources
 
 
 def checked_config():
@@ -65,6 +70,8 @@ FULL = [name for name in FINETUNED if name not in LORA]
 MERGED = cfg.names("models", "merge")
 GUIDELINES = [corpus.name for corpus in cfg.corpora if corpus.kind == "guidelines"]
 DISTILLED = [corpus.name for corpus in cfg.corpora if corpus.kind == "distilled"]
+# Rows that surely have answers; questions that may have some are exported when asked for by name.
+EXPORTED = [one.name for one in cfg.datasets if one.format != "stackoverflow"] + DISTILLED
 PREDICTED = list(cfg.predicted)
 MEASURED = list(cfg.measured)
 
@@ -160,6 +167,16 @@ def training_leakage(wildcards):
     return [ancient(f"<results>/leakage/{name}.csv") for name in names]
 
 
+def exported_data(wildcards):
+    """Return the dataset or corpus that is exported."""
+    return ancient(data_path(wildcards.export))
+
+
+def exported_manifest(wildcards):
+    """Return the manifest of the dataset or corpus that is exported."""
+    return data_manifest(wildcards.export)
+
+
 def base_model(wildcards):
     """Return the base of a fine-tuned model."""
     return artefact("models", cfg.find("models", wildcards.model).finetune.base)
@@ -248,43 +265,65 @@ def card_of(wildcards):
 # ---- needs
 
 
-def model_at_work(wildcards):
-    """Return the model that a job loads, or None: its own, or the one that a corpus' endpoint serves."""
-    if "corpus" in wildcards.keys():
-        return cfg.find("endpoints", cfg.find("corpora", wildcards.corpus).endpoint).serve
-    return wildcards.get("model")
+def cluster():
+    """Return the cluster that jobs go to, or None where they stay on this machine; stop if a job fits nowhere there."""
+    # The slurm profile names an account: that is what a cluster is known by. Which partitions it has is not said in the
+    # profile, because there a path is one of the working directory.
+    account = workflow.resource_settings._parsed_default_resources.get("slurm_account")
+    if account is None or not workflow.is_main_process:
+        return None
+    os.environ.setdefault(VARIABLE, str(SHIPPED))
+    if account.raw == "$SLURM_ACCOUNT" and "SLURM_ACCOUNT" not in os.environ:
+        raise WorkflowError(
+            "SLURM_ACCOUNT is not set: export the account that your jobs are charged to (`sacctmgr show associations "
+            "user=$USER format=account` lists yours), or export it empty where the cluster has no accounts."
+        )
+    try:
+        site = Site(os.environ[VARIABLE])
+        site.refuse_what_fits_nowhere(cfg)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+    return site
 
 
-def need(stage, resource):
-    """Return how much of a resource a job of a stage needs, as a function of what it works on and of the attempt."""
-
-    def amount(wildcards, attempt):
-        name = model_at_work(wildcards)
-        if name is None:
-            return needs("tables", attempt=attempt)[resource]
-        model = cfg.find("models", name)
-        together = (model.finetune.devices, model.finetune.zero) if stage in ("lora", "full") else ()
-        return needs(
-            stage,
-            cfg.inherited(name, "parameters"),
-            cfg.compute_of(name).dtype,
-            attempt,
-            model.needs.model_dump(exclude_none=True),
-            len(model.parents),
-            *together,
-        )[resource]
-
-    return amount
+CLUSTER = cluster()
 
 
-def preparing(resource):
-    """Return how much of a resource a dataset's preparation needs: videos take longer than tables."""
+# Not in a dry run, which has no start.
+onstart:
+    try:
+        if CLUSTER:
+            cancel_leftovers(".snakemake/incomplete", logger.warning)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
 
-    def amount(wildcards, attempt):
-        stage = "videos" if cfg.find("datasets", wildcards.dataset).videos else "tables"
-        return needs(stage, attempt=attempt)[resource]
 
-    return amount
+if CLUSTER is None and workflow.is_main_process and "gpu" not in workflow.global_resources:
+    # One job a GPU; on a machine without, one job that would rather have had one. `--resources gpu=2` says otherwise.
+    workflow.register_resource("gpu", max(1, len(visible_devices())))
+
+
+def needs_of(stage):
+    """Return the resources of a rule: for each, how much a job needs, by what it works on and by the attempt."""
+
+    @cache
+    def placed(names, attempt):
+        names = dict(names)
+        at = stage(names) if callable(stage) else stage
+        asked = job_needs(cfg, at, names, attempt)
+        if CLUSTER:
+            asked, _ = CLUSTER.place(asked, attempt=attempt)
+        return as_resources(asked)
+
+    def amount(resource):
+        return lambda wildcards, attempt: placed(tuple(wildcards.items()), attempt)[resource]
+
+    return {resource: amount(resource) for resource in RESOURCES}
+
+
+def preparation(names):
+    """Return the stage that prepares a dataset: videos take longer than tables."""
+    return "videos" if cfg.find("datasets", names["dataset"]).videos else "tables"
 
 
 def decoding_threads(wildcards):
@@ -294,7 +333,7 @@ def decoding_threads(wildcards):
 
 def threads_of(wildcards):
     """Return the CPU threads of a job that loads a model; they are in its recipe too."""
-    name = model_at_work(wildcards)
+    name = model_at_work(cfg, wildcards)
     return cfg.compute_of(name).threads if name else 1
 
 

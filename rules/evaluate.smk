@@ -19,10 +19,7 @@ rule predict_labels:
         "../envs/models.yaml"
     threads: threads_of
     resources:
-        gpu=need("inference", "gpu"),
-        gpu_mem_gb=need("inference", "gpu_mem_gb"),
-        mem_mb=need("inference", "mem_mb"),
-        runtime=need("inference", "runtime"),
+        **needs_of("inference"),
     params:
         recipe=recipe_of(recipes.predict_labels),
     message:
@@ -48,8 +45,7 @@ rule score_labels:
     conda:
         "../envs/tables.yaml"
     resources:
-        mem_mb=need("tables", "mem_mb"),
-        runtime=need("tables", "runtime"),
+        **needs_of("tables"),
     params:
         recipe=recipe_of(recipes.score_labels),
     message:

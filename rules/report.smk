@@ -17,8 +17,7 @@ rule tabulate_scores:
     conda:
         "../envs/tables.yaml"
     resources:
-        mem_mb=need("tables", "mem_mb"),
-        runtime=need("tables", "runtime"),
+        **needs_of("tables"),
     params:
         recipe=recipes.tabulate_scores(cfg),
         predicted=PREDICTED,
@@ -40,8 +39,7 @@ rule plot_scores:
     conda:
         "../envs/tables.yaml"
     resources:
-        mem_mb=need("tables", "mem_mb"),
-        runtime=need("tables", "runtime"),
+        **needs_of("tables"),
     message:
         "plot_scores: plotting the scores of {wildcards.suite} "
         "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
@@ -67,8 +65,7 @@ rule plot_confusion:
     conda:
         "../envs/tables.yaml"
     resources:
-        mem_mb=need("tables", "mem_mb"),
-        runtime=need("tables", "runtime"),
+        **needs_of("tables"),
     params:
         recipe=recipe_of(recipes.plot_confusion),
     message:
@@ -95,8 +92,7 @@ rule write_report:
     conda:
         "../envs/tables.yaml"
     resources:
-        mem_mb=need("tables", "mem_mb"),
-        runtime=need("tables", "runtime"),
+        **needs_of("tables"),
     params:
         recipe=recipes.write_report(cfg),
     message:

@@ -67,7 +67,7 @@ def build_pico_model(path, seed=0, **config):
     return Path(path)
 
 
-def build_pico_vlm(path, seed=0, texts=(), sizes=None):
+def build_pico_vlm(path, seed=0, texts=(), sizes=None, seeing=None):
     """Save a Qwen2-VL of two layers and a seeing part of two in Hugging Face layout; return its path."""
     import torch
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
@@ -96,7 +96,7 @@ def build_pico_vlm(path, seed=0, texts=(), sizes=None):
     section = [pairs // 4, (pairs - pairs // 4) // 2, (pairs - pairs // 4 + 1) // 2]
     text["rope_scaling"] = {"type": "mrope", "mrope_section": section}
     vision = {"depth": 2, "embed_dim": 32, "hidden_size": text["hidden_size"], "num_heads": 2}
-    vision |= {"mlp_ratio": 2, "patch_size": 14}
+    vision |= {"mlp_ratio": 2, "patch_size": 14} | (seeing or {})
     config = Qwen2VLConfig(
         text_config=text, vision_config=vision, **{f"{name}_token_id": number for name, number in ids.items()}
     )

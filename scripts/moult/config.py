@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from moult import checks, pins, presets
+from moult import checks, llamafactory, pins, presets
 from moult.errors import UserError, nearest
 from moult.expansion import LISTS, expand
 from moult.prompts import template_names
@@ -93,7 +93,7 @@ class Videos(Section):
     revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="Commit of the hub dataset.")
     folder: str | None = Field(None, description="Folder of the videos in the hub dataset.")
     token: Variable | None = None
-    frames: int = Field(8, ge=1, description="Frames of a video, spread evenly over it.")
+    frames: int = Field(4, ge=1, description="Spread evenly over a video; two of them are up to 192 tokens.")
     max_pixels: int = Field(151_200, ge=1, description="Pixels of a frame at the most, e.g. 360 × 420.")
     min_pixels: int = Field(3136, ge=1, description="Pixels of a frame at the least.")
     multiple: int = Field(28, ge=1, description="Sides are multiples of it: the model's patch times its merge.")
@@ -112,9 +112,12 @@ class Dataset(Section):
     """Raw tables that become one parquet per split."""
 
     name: Name
-    format: Literal["stackoverflow", "mmla"]
+    format: Literal["stackoverflow", "mmla", "alpaca", "sharegpt"]
     files: dict[Split, Annotated[list[Source], BeforeValidator(_as_sources)]] = Field(min_length=1)
     columns: dict[str, str] = Field({}, description="Field of the format → column of your file.")
+    tags: dict[str, str] = Field({}, description="Of sharegpt: LLaMA-Factory's tags → how your file spells them.")
+    dataset_info: str | None = Field(None, description="A dataset_info.json of LLaMA-Factory, instead of the above.")
+    entries: dict[Split, str] = Field({}, description="Split → its entry in `dataset_info`.")
     videos: Videos | None = Field(None, description="Where rows have a video: its folder, and which frames are seen.")
     labels: str | list[str] | None = Field(None, description="A file of resources/labels, or the labels themselves.")
     task: str | None = None
@@ -123,15 +126,43 @@ class Dataset(Section):
     leakage: Leakage = Leakage()
     license: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def as_dataset_info_says(cls, values):
+        if not isinstance(values, dict) or values.get("dataset_info") is None:
+            return values
+        if given := next((key for key in ("format", "columns", "tags") if key in values), None):
+            raise ValueError(f"{given}: the entries of dataset_info say it; leave it out")
+        entries, files = values.get("entries"), values.get("files", {})
+        if not (isinstance(entries, dict) and entries and isinstance(files, dict)):
+            raise ValueError("entries: name the entry of each split, e.g. `entries: {train: my_data}`")
+        return values | llamafactory.dataset_of_info(values["dataset_info"], entries, files)
+
+    @model_validator(mode="after")
+    def conversations_are_whole(self):
+        if self.format in llamafactory.FORMATS:
+            llamafactory.check_layout(self.format, self.columns, self.tags)
+            if given := next((key for key in ("prompt", "labels") if getattr(self, key) is not None), None):
+                raise ValueError(f"{given}: a row of {self.format} has its own prompt and answer; leave it out")
+            if self.videos and "videos" not in self.columns:
+                columns = llamafactory.DEFAULT_COLUMNS[self.format] | {"videos": "videos"}
+                told = ", ".join(f"{name}: {column}" for name, column in (self.columns or columns).items())
+                raise ValueError(f"columns: name the column of the videos too, e.g. `columns: {{{told}}}`")
+        elif self.tags or (self.entries and not self.dataset_info):
+            raise ValueError("tags and entries belong to the formats of LLaMA-Factory; leave them out")
+        return self
+
     @model_validator(mode="after")
     def labels_are_there(self):
+        if self.format in llamafactory.FORMATS:
+            return self
         known = {"mmla": {"id", "text", "label", "video"}}.get(
             self.format, {"id", "title", "question_content", "answer", "tags"}
         )
         if unknown := sorted(set(self.columns) - known):
             raise ValueError(f"columns: {unknown[0]!r} is not a field of {self.format}{nearest(unknown[0], known)}")
         if self.format != "mmla" and self.videos:
-            raise ValueError(f"videos: rows of format {self.format} have none; only mmla's do")
+            raise ValueError(f"videos: rows of format {self.format} have none")
         if self.format == "mmla" and self.labels is None:
             raise ValueError(f"labels: name a file of resources/labels, one of {shipped_labels()}, or list them")
         if isinstance(self.labels, str) and self.labels not in shipped_labels():
@@ -160,9 +191,9 @@ class Dataset(Section):
 
     @property
     def template(self):
-        """Name of the prompt template of this dataset's rows."""
+        """Name of the prompt template of this dataset's rows; None where they are whole conversations."""
         default = {"stackoverflow": "meteor/answer", "mmla": "mmla/video" if self.videos else "mmla/text"}
-        return self.prompt or default[self.format]
+        return self.prompt or default.get(self.format)
 
 
 class Price(Section):
@@ -353,10 +384,13 @@ class Compute(Section):
 class NeedsOverride(Section):
     """What the jobs of this model ask for, where the default arithmetic does not fit."""
 
-    gpus: int | None = Field(None, ge=0)
-    gpu_mem_gb: int | None = Field(None, ge=1)
-    mem_gb: int | None = Field(None, ge=1)
+    gpus: int | None = Field(None, ge=0, description="Of the whole job; 0: the CPU does it.")
+    gpu_mem_gb: int | None = Field(None, ge=1, description="Of each GPU.")
+    gpu_model: str | None = Field(None, pattern=r"^[A-Za-z0-9_.]+$", description="As the cluster calls it.")
+    cpus: int | None = Field(None, ge=1, description="Of each node.")
+    mem_gb: float | None = Field(None, gt=0, description="Of each node.")
     hours: float | None = Field(None, gt=0)
+    nodes: int | None = Field(None, ge=1, description="Over which `finetune.devices` are spread, on Slurm.")
 
 
 class Model(Section):
@@ -682,6 +716,8 @@ def schema():
             "additionalProperties": {"type": "array"},
             "description": "One entry per combination; write {axis} where its value goes.",
         }
+    # A dataset_info.json may say the rest.
+    document["$defs"]["Dataset"]["required"] = ["name"]
     preset = {"enum": presets.preset_names(), "description": "Settings of resources/presets; keys beside it win."}
     document["$defs"]["Finetune"]["properties"]["preset"] = preset
     document["properties"]["$schema"] = {"type": "string"}

@@ -4,7 +4,20 @@ remakes what depends on it and a new field with a default remakes nothing that d
 No path, no time, no section of the config as a whole. Each job derives its seed from the experiment's and its name.
 """
 
-from moult import corpora, folding, labelling, merging, models, pictures, report, tables, training, videos
+from moult import (
+    corpora,
+    exports,
+    folding,
+    labelling,
+    llamafactory,
+    merging,
+    models,
+    pictures,
+    report,
+    tables,
+    training,
+    videos,
+)
 from moult.files import derive_seed
 from moult.prompts import load_template
 
@@ -45,23 +58,36 @@ def prepare_dataset(cfg, name):
     """What turns raw rows into canonical ones."""
     dataset = cfg.find("datasets", name)
     label_set = dataset.label_set
+    conversations = dataset.format in llamafactory.FORMATS
     return {
         "name": name,
         "format": dataset.format,
         "columns": dict(sorted(dataset.columns.items())),
+        **({"tags": dict(sorted(dataset.tags.items()))} if conversations else {}),
         "files": {
             split: [source.category or source.basename.split(".")[0].removesuffix("_data") for source in sources]
             for split, sources in sorted(dataset.files.items())
         },
         "label_set": label_set,
-        "task": dataset.task or (label_set["task"] if label_set else "question_answering"),
-        "language": label_set["language"] if label_set else "en",
+        "task": dataset.task
+        or (label_set["task"] if label_set else "conversation" if conversations else "question_answering"),
+        "language": label_set["language"] if label_set else "und" if conversations else "en",
         "dev_fraction": dataset.dev_fraction,
         "limit": cfg.limit,
         "seed": derive_seed(cfg.seed, "prepare_dataset", name),
         "version": tables.VERSION,
         **(sampled_frames(dataset) if dataset.videos else {}),
     }
+
+
+def export_dataset(cfg, name):
+    """What prompts a data source is exported with."""
+    return {"name": name, "template": _template(training_dataset(cfg, name)), "version": exports.VERSION}
+
+
+def _template(dataset):
+    """Return the prompt template of a dataset's rows; None where they are whole conversations."""
+    return load_template(dataset.template) if dataset.template else None
 
 
 def fetch_videos(cfg, name):
@@ -182,7 +208,7 @@ def finetune(cfg, name):
     together = {"devices": entry.devices, "zero": entry.zero}
     return {
         "base": entry.base,
-        "data": {source: load_template(training_dataset(cfg, source).template) for source in entry.data},
+        "data": {source: _template(training_dataset(cfg, source)) for source in entry.data},
         **({"mixed": True} if len(entry.data) > 1 else {}),
         **({"lora": lora} if entry.method == "lora" else {}),
         **(together if entry.devices > 1 else {}),
