@@ -48,8 +48,9 @@ def checked_config():
     )
     if absent:
         raise WorkflowError("\n".join(f"{source}: {line}; put it there or correct the path." for line in absent))
-    if workflow.dryrun and workflow.is_main_process:
-        for line in checked.hub_needs():
+    if workflow.is_main_process:
+        results = Path("results", checked.name)
+        for line in checked.hub_needs(lambda kind, name: (results / kind / f"{name}.manifest.json").exists()):
             logger.warning(f"{line}.")
     for place in checked.unpinned():
         logger.warning(f"{place}: no revision or checksum yet; run `make pin` before you build.")

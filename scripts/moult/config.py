@@ -580,21 +580,35 @@ class Config(Section):
             }
         )
 
-    def hub_needs(self):
-        """Return a sentence for each hub repository that a build fetches from, and for each token that it needs."""
-        sources = [source for dataset in self.datasets for files in dataset.files.values() for source in files]
-        videos = [dataset.videos for dataset in self.datasets if dataset.videos]
-        fetches = [model.fetch for model in self.models if model.fetch]
-        files = Counter(source.hub for source in sources if source.hub)
-        folders = Counter(one.hub for one in videos if one.hub)
-        told = [f"{hub}: {count} files of this hub dataset are fetched" for hub, count in files.items()]
-        told += [f"{hub}: {count} folders of videos of this hub dataset are fetched" for hub, count in folders.items()]
+    def hub_needs(self, made=lambda kind, name: False):
+        """Return a sentence for each hub repository that is still to be fetched from, and for each token it needs.
+
+        made(kind, name): whether there is already an artefact, e.g. `raw` of a dataset.
+        """
+        told, asking = [], []
+        for kind, what in (("raw", "files"), ("videos", "folders of videos")):
+            sources = [
+                source
+                for dataset in self.datasets
+                if not made(kind, dataset.name)
+                for source in (
+                    [dataset.videos] * bool(dataset.videos)
+                    if kind == "videos"
+                    else [source for files in dataset.files.values() for source in files]
+                )
+                if source.hub
+            ]
+            asking += sources
+            counts = Counter(source.hub for source in sources)
+            told += [f"{hub}: {count} {what} of this hub dataset will be fetched" for hub, count in counts.items()]
         for model in self.models:
-            if model.fetch and model.fetch.hub:
-                told.append(f"{model.fetch.hub}: this hub model is fetched, {model.parameters:g} billion parameters")
-        for token in sorted({one.token for one in [*sources, *videos, *fetches] if one.token}):
-            hubs = ", ".join(sorted({one.hub for one in [*sources, *videos, *fetches] if one.token == token}))
-            there = "is set" if os.environ.get(token) else "must be set, it is not"
+            if model.fetch and model.fetch.hub and not made("models", model.name):
+                asking.append(model.fetch)
+                size = f"{model.parameters:g} billion parameters"
+                told.append(f"{model.fetch.hub}: this hub model will be fetched, {size}")
+        for token in sorted({source.token for source in asking if source.token}):
+            hubs = ", ".join(sorted({source.hub for source in asking if source.token == token}))
+            there = "is set" if os.environ.get(token) else "you must set first"
             told.append(f"{hubs}: asks for your token in the environment variable {token}, which {there}")
         return told
 

@@ -301,7 +301,13 @@ def test_mmla_is_whole():
 
 def test_planning_says_what_is_fetched_and_whose_token_is_needed(monkeypatch):
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    told = load_file(ROOT / "config" / "experiments" / "mmla.yaml").hub_needs()
-    assert told[0] == "THUIAR/MMLA-Datasets: 36 files of this hub dataset are fetched"
+    text, video = (load_file(ROOT / "config" / "experiments" / f"{name}.yaml") for name in ("mmla", "mmla-video"))
+    told = text.hub_needs()
+    assert told[0] == "THUIAR/MMLA-Datasets: 36 files of this hub dataset will be fetched"
+    assert told[1] == "Qwen/Qwen2-1.5B-Instruct: this hub model will be fetched, 1.54 billion parameters"
     assert told[-1].startswith("meta-llama/Meta-Llama-3-8B-Instruct: asks for your token")
-    assert told[-1].endswith("HF_TOKEN, which must be set, it is not")
+    assert told[-1].endswith("HF_TOKEN, which you must set first")
+    assert video.hub_needs()[1] == "THUIAR/MMLA-Datasets: 9 folders of videos of this hub dataset will be fetched"
+    # What is there already is not spoken of.
+    assert text.hub_needs(lambda kind, name: True) == []
+    assert len(text.hub_needs(lambda kind, name: name == "LLaMA-3-8B")) == 2
