@@ -24,7 +24,7 @@ export TOKENIZERS_PARALLELISM := false
 export PYTHONHASHSEED := 0
 
 CONFIGFILE := $(if $(NAME),--configfile config/demo/$(NAME).yaml)
-RESULTS := results/$(or $(NAME),demo)
+RESULTS := results/demo$(if $(NAME),-$(NAME))
 
 .PHONY: demo test test-cluster test-server test-soak check dag estimate needs efficiency pin schema clean
 
@@ -37,7 +37,7 @@ RESULTS := results/$(or $(NAME),demo)
 
 demo: .venv/ready
 	snakemake --profile profiles/local --logger rich $(CONFIGFILE)
-	@PYTHONPATH=scripts python -m moult.timing logs/$(or $(NAME),demo)
+	@PYTHONPATH=scripts python -m moult.timing logs/demo$(if $(NAME),-$(NAME))
 	@echo "Open $(RESULTS)/report/index.html"
 
 test: .venv/ready

@@ -26,6 +26,7 @@ include: "rules/train.smk"
 include: "rules/merge.smk"
 include: "rules/evaluate.smk"
 include: "rules/report.smk"
+include: "rules/export.smk"
 
 
 localrules:
@@ -36,6 +37,7 @@ localrules:
     models,
     scores,
     report,
+    exports,
 
 
 # Everything the config names, and the report on it. The models are listed because Snakemake does not rebuild a

@@ -67,7 +67,10 @@ FULL = [name for name in FINETUNED if name not in LORA]
 MERGED = cfg.names("models", "merge")
 GUIDELINES = [corpus.name for corpus in cfg.corpora if corpus.kind == "guidelines"]
 DISTILLED = [corpus.name for corpus in cfg.corpora if corpus.kind == "distilled"]
-EVALUATED = [(entry.suite, model) for entry in cfg.evaluations for model in entry.models]
+# Rows that surely have answers; questions that may have some are exported when asked for by name.
+EXPORTED = [one.name for one in cfg.datasets if one.format != "stackoverflow"] + DISTILLED
+PREDICTED = list(cfg.predicted)
+MEASURED = list(cfg.measured)
 
 
 wildcard_constraints:
@@ -75,6 +78,7 @@ wildcard_constraints:
     corpus=one_of(cfg.names("corpora")),
     model=one_of(cfg.names("models")),
     suite=one_of(cfg.names("suites")),
+    measured=one_of(sorted({name for _, name in MEASURED})),
 
 
 # ---- files
@@ -160,6 +164,16 @@ def training_leakage(wildcards):
     return [ancient(f"<results>/leakage/{name}.csv") for name in names]
 
 
+def exported_data(wildcards):
+    """Return the dataset or corpus that is exported."""
+    return ancient(data_path(wildcards.export))
+
+
+def exported_manifest(wildcards):
+    """Return the manifest of the dataset or corpus that is exported."""
+    return data_manifest(wildcards.export)
+
+
 def base_model(wildcards):
     """Return the base of a fine-tuned model."""
     return artefact("models", cfg.find("models", wildcards.model).finetune.base)
@@ -185,14 +199,31 @@ def parent_names(wildcards):
     return cfg.find("models", wildcards.model).parents
 
 
-def suite_datasets(wildcards):
-    """Return the datasets of a suite, in its order."""
-    return [ancient(artefact("datasets", name)) for name in cfg.find("suites", wildcards.suite).labels.datasets]
+def asked_datasets(wildcards):
+    """Return the datasets of a suite that a model predicts or that something is scored on, in the suite's order."""
+    return [ancient(artefact("datasets", name)) for name in _asked(wildcards)]
 
 
-def suite_manifests(wildcards):
-    """Return the manifests of the datasets of a suite."""
-    return [manifest("datasets", name) for name in cfg.find("suites", wildcards.suite).labels.datasets]
+def asked_manifests(wildcards):
+    """Return the manifests of those datasets."""
+    return [manifest("datasets", name) for name in _asked(wildcards)]
+
+
+def _asked(wildcards):
+    if "model" in wildcards.keys():
+        return cfg.predicted[wildcards.suite, wildcards.model]
+    return cfg.measured[wildcards.suite, wildcards.measured]
+
+
+def answers(wildcards):
+    """Return the predictions of the models that stand for a model or a setting."""
+    models = dict.fromkeys(cfg.measured[wildcards.suite, wildcards.measured].values())
+    return [f"<results>/predictions/{wildcards.suite}/{model}.jsonl" for model in models]
+
+
+def answer_manifests(wildcards):
+    """Return the manifests of those predictions."""
+    return [f"{path.removesuffix('.jsonl')}.manifest.json" for path in answers(wildcards)]
 
 
 def report_manifests(wildcards):
@@ -201,7 +232,8 @@ def report_manifests(wildcards):
     made += [("corpora", name) for name in cfg.names("corpora")]
     made += [("adapters", name) for name in LORA]
     made += [("models", name) for name in cfg.names("models")]
-    made += [(kind, f"{suite}/{model}") for kind in ("predictions", "scores") for suite, model in EVALUATED]
+    made += [("predictions", f"{suite}/{model}") for suite, model in PREDICTED]
+    made += [("scores", f"{suite}/{name}") for suite, name in MEASURED]
     return [manifest(kind, name) for kind, name in made]
 
 

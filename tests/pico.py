@@ -67,13 +67,13 @@ def build_pico_model(path, seed=0, **config):
     return Path(path)
 
 
-def build_pico_vlm(path, seed=0):
+def build_pico_vlm(path, seed=0, texts=(), sizes=None, seeing=None):
     """Save a Qwen2-VL of two layers and a seeing part of two in Hugging Face layout; return its path."""
     import torch
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
     marks = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
-    tokenizer = build_pico_tokenizer(special=marks)
+    tokenizer = build_pico_tokenizer(texts, special=marks)
     tokenizer.chat_template = CHATML_VIDEO
     ids = dict(
         zip(("vision_start", "vision_end", "image", "video"), tokenizer.convert_tokens_to_ids(marks), strict=True)
@@ -90,10 +90,13 @@ def build_pico_vlm(path, seed=0):
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
-        # Dimensions of a head (16, so 8 pairs) that turn with time, height and width.
-        "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
-    }
-    vision = {"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2, "patch_size": 14}
+    } | (sizes or {})
+    # Pairs of dimensions of a head that turn with time, height and width.
+    pairs = text["hidden_size"] // text["num_attention_heads"] // 2
+    section = [pairs // 4, (pairs - pairs // 4) // 2, (pairs - pairs // 4 + 1) // 2]
+    text["rope_scaling"] = {"type": "mrope", "mrope_section": section}
+    vision = {"depth": 2, "embed_dim": 32, "hidden_size": text["hidden_size"], "num_heads": 2}
+    vision |= {"mlp_ratio": 2, "patch_size": 14} | (seeing or {})
     config = Qwen2VLConfig(
         text_config=text, vision_config=vision, **{f"{name}_token_id": number for name, number in ids.items()}
     )

@@ -1,5 +1,6 @@
 """The config as types. A wrong config stops here, before the graph, with sentences that say what to write instead."""
 
+import csv
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,7 +8,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from moult import checks, pins
+from moult import checks, llamafactory, pins, presets
 from moult.errors import UserError, nearest
 from moult.expansion import LISTS, expand
 from moult.prompts import template_names
@@ -90,7 +91,7 @@ class Videos(Section):
     revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="Commit of the hub dataset.")
     folder: str | None = Field(None, description="Folder of the videos in the hub dataset.")
     token: Variable | None = None
-    frames: int = Field(8, ge=1, description="Frames of a video, spread evenly over it.")
+    frames: int = Field(4, ge=1, description="Spread evenly over a video; two of them are up to 192 tokens.")
     max_pixels: int = Field(151_200, ge=1, description="Pixels of a frame at the most, e.g. 360 × 420.")
     min_pixels: int = Field(3136, ge=1, description="Pixels of a frame at the least.")
     multiple: int = Field(28, ge=1, description="Sides are multiples of it: the model's patch times its merge.")
@@ -109,9 +110,12 @@ class Dataset(Section):
     """Raw tables that become one parquet per split."""
 
     name: Name
-    format: Literal["stackoverflow", "mmla"]
+    format: Literal["stackoverflow", "mmla", "alpaca", "sharegpt"]
     files: dict[Split, Annotated[list[Source], BeforeValidator(_as_sources)]] = Field(min_length=1)
     columns: dict[str, str] = Field({}, description="Field of the format → column of your file.")
+    tags: dict[str, str] = Field({}, description="Of sharegpt: LLaMA-Factory's tags → how your file spells them.")
+    dataset_info: str | None = Field(None, description="A dataset_info.json of LLaMA-Factory, instead of the above.")
+    entries: dict[Split, str] = Field({}, description="Split → its entry in `dataset_info`.")
     videos: Videos | None = Field(None, description="Where rows have a video: its folder, and which frames are seen.")
     labels: str | list[str] | None = Field(None, description="A file of resources/labels, or the labels themselves.")
     task: str | None = None
@@ -120,15 +124,43 @@ class Dataset(Section):
     leakage: Leakage = Leakage()
     license: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def as_dataset_info_says(cls, values):
+        if not isinstance(values, dict) or values.get("dataset_info") is None:
+            return values
+        if given := next((key for key in ("format", "columns", "tags") if key in values), None):
+            raise ValueError(f"{given}: the entries of dataset_info say it; leave it out")
+        entries, files = values.get("entries"), values.get("files", {})
+        if not (isinstance(entries, dict) and entries and isinstance(files, dict)):
+            raise ValueError("entries: name the entry of each split, e.g. `entries: {train: my_data}`")
+        return values | llamafactory.dataset_of_info(values["dataset_info"], entries, files)
+
+    @model_validator(mode="after")
+    def conversations_are_whole(self):
+        if self.format in llamafactory.FORMATS:
+            llamafactory.check_layout(self.format, self.columns, self.tags)
+            if given := next((key for key in ("prompt", "labels") if getattr(self, key) is not None), None):
+                raise ValueError(f"{given}: a row of {self.format} has its own prompt and answer; leave it out")
+            if self.videos and "videos" not in self.columns:
+                columns = llamafactory.DEFAULT_COLUMNS[self.format] | {"videos": "videos"}
+                told = ", ".join(f"{name}: {column}" for name, column in (self.columns or columns).items())
+                raise ValueError(f"columns: name the column of the videos too, e.g. `columns: {{{told}}}`")
+        elif self.tags or (self.entries and not self.dataset_info):
+            raise ValueError("tags and entries belong to the formats of LLaMA-Factory; leave them out")
+        return self
+
     @model_validator(mode="after")
     def labels_are_there(self):
+        if self.format in llamafactory.FORMATS:
+            return self
         known = {"mmla": {"id", "text", "label", "video"}}.get(
             self.format, {"id", "title", "question_content", "answer", "tags"}
         )
         if unknown := sorted(set(self.columns) - known):
             raise ValueError(f"columns: {unknown[0]!r} is not a field of {self.format}{nearest(unknown[0], known)}")
         if self.format != "mmla" and self.videos:
-            raise ValueError(f"videos: rows of format {self.format} have none; only mmla's do")
+            raise ValueError(f"videos: rows of format {self.format} have none")
         if self.format == "mmla" and self.labels is None:
             raise ValueError(f"labels: name a file of resources/labels, one of {shipped_labels()}, or list them")
         if isinstance(self.labels, str) and self.labels not in shipped_labels():
@@ -157,9 +189,9 @@ class Dataset(Section):
 
     @property
     def template(self):
-        """Name of the prompt template of this dataset's rows."""
+        """Name of the prompt template of this dataset's rows; None where they are whole conversations."""
         default = {"stackoverflow": "meteor/answer", "mmla": "mmla/video" if self.videos else "mmla/text"}
-        return self.prompt or default[self.format]
+        return self.prompt or default.get(self.format)
 
 
 class Price(Section):
@@ -406,21 +438,55 @@ class Suite(Section):
 
 
 class Reference(Section):
-    """Published values to set beside ours."""
+    """Published values to set beside ours: one model and setting of a table, from every source that has it."""
 
     table: Literal["mmla"] = "mmla"
-    source: str
     model: str
     setting: str
 
+    @model_validator(mode="after")
+    def is_there(self):
+        known = published_models(self.table)
+        if (self.model, self.setting) not in known:
+            asked, names = f"{self.model}, {self.setting}", [", ".join(pair) for pair in known]
+            raise ValueError(f"reference: resources/reference/{self.table}.csv has no {asked!r}{nearest(asked, names)}")
+        return self
+
+
+class Setting(Section):
+    """Several models measured as one: on each dataset another, as where a study trains a model per dataset."""
+
+    name: Name
+    models: str | dict[str, str] = Field(description="Model by dataset; or one name that has {dataset} in it.")
+
+    def model_for(self, dataset):
+        """Return the name of the model that stands for this setting on a dataset, None where there is none."""
+        if isinstance(self.models, str):
+            return self.models.replace("{dataset}", dataset)
+        return self.models.get(dataset)
+
 
 class Evaluation(Section):
-    """A suite and the models it measures."""
+    """A suite, and the models and settings that it measures."""
 
     suite: str
-    models: list[str] = Field(min_length=1)
-    against: str | None = Field(None, description="Model to take paired differences from.")
+    models: list[str] = []
+    settings: list[Setting] = []
+    against: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = Field(
+        [], description="Models or settings to take paired differences from, measured by the same suite."
+    )
     reference: Reference | None = None
+
+    @model_validator(mode="after")
+    def measures_something(self):
+        if not self.measured:
+            raise ValueError("name `models` or `settings` that the suite measures")
+        return self
+
+    @property
+    def measured(self):
+        """The names under which scores stand."""
+        return [*self.models, *(setting.name for setting in self.settings)]
 
 
 class Config(Section):
@@ -450,8 +516,32 @@ class Config(Section):
 
     @cached_property
     def evaluation_of(self):
-        """The evaluation that measures a model under a suite, by (suite, model)."""
-        return {(entry.suite, model): entry for entry in reversed(self.evaluations) for model in entry.models}
+        """The evaluation that measures a model or a setting under a suite, by (suite, name)."""
+        return {(entry.suite, name): entry for entry in reversed(self.evaluations) for name in entry.measured}
+
+    @cached_property
+    def measured(self):
+        """What is scored: (suite, model or setting) → dataset → the model that answers for it there."""
+        found = {}
+        for entry in self.evaluations:
+            datasets = self.find("suites", entry.suite).labels.datasets
+            for name in entry.models:
+                found[entry.suite, name] = dict.fromkeys(datasets, name)
+            for setting in entry.settings:
+                found[entry.suite, setting.name] = {dataset: setting.model_for(dataset) for dataset in datasets}
+        return found
+
+    @cached_property
+    def predicted(self):
+        """What is predicted: (suite, model) → the datasets that the model is needed for, in the suite's order."""
+        found = {}
+        for (suite, _), model_of in self.measured.items():
+            for dataset, model in model_of.items():
+                found.setdefault((suite, model), set()).add(dataset)
+        return {
+            (suite, model): [name for name in self.find("suites", suite).labels.datasets if name in datasets]
+            for (suite, model), datasets in found.items()
+        }
 
     def find(self, kind, name):
         """Return the entry of a list by its name, e.g. `find("models", "base")`."""
@@ -494,6 +584,13 @@ class Config(Section):
         if corpus.dataset:
             return self.find("datasets", corpus.dataset)
         return self.corpus_dataset(corpus.guidelines)
+
+
+@cache
+def published_models(table):
+    """Return the (model, setting) pairs that a table of resources/reference has values of."""
+    with open(REFERENCE / f"{table}.csv", encoding="utf-8", newline="") as handle:
+        return sorted({(row["model"], row["setting"]) for row in csv.DictReader(handle)})
 
 
 @cache
@@ -558,6 +655,7 @@ def load(raw, source="config"):
         raise UserError(_listed(source, secrets))
     try:
         expanded = expand(raw)
+        presets.fill(expanded)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     pins.fill(expanded)
@@ -598,6 +696,10 @@ def schema():
             "additionalProperties": {"type": "array"},
             "description": "One entry per combination; write {axis} where its value goes.",
         }
+    # A dataset_info.json may say the rest.
+    document["$defs"]["Dataset"]["required"] = ["name"]
+    preset = {"enum": presets.preset_names(), "description": "Settings of resources/presets; keys beside it win."}
+    document["$defs"]["Finetune"]["properties"]["preset"] = preset
     document["properties"]["$schema"] = {"type": "string"}
     return document
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from moult.errors import UserError
 from moult.files import read_jsonl
 from moult.labelling import label_examples
+from moult.llamafactory import SPELLING, conversation_examples
 from moult.prompts import Example, render, render_answer
 from moult.tables import read_rows
 
@@ -13,31 +14,36 @@ def training_examples(paths, templates, split):
     """Return (examples, dropped) of one split of all data sources, uids made unique across them.
 
     paths: a dataset folder or corpus file per source, in the order of `templates` (source → prompt template).
-    dropped: {split, uid, reason} of each question without an answer.
+    dropped: {split, uid, reason} of each question without an answer, and each conversation not trained on.
     """
     examples, dropped = [], []
     for path, (source, template) in zip(paths, templates.items(), strict=True):
         if str(path).endswith(".jsonl"):
             found = [_answered(row, template, row["answer"]) for row in read_jsonl(path) if row["split"] == split]
         else:
-            found, unanswered = _dataset_examples(path, split, template)
-            dropped += [{"split": split, "uid": f"{source}/{uid}", "reason": "no answer"} for uid in unanswered]
+            found, without = _dataset_examples(path, split, template)
+            dropped += [{"split": split, "uid": f"{source}/{uid}", "reason": reason} for uid, reason in without]
         examples += [Example(f"{source}/{one.uid}", one.messages, one.answer) for one in found]
     return examples, dropped
 
 
 def _dataset_examples(folder, split, template):
-    """Return (examples, uids of the questions without an answer); none of either where there is no such split."""
+    """Return (examples, (uid, reason) of rows that are none); none of either where there is no such split."""
     folder = Path(folder)
     if not (folder / f"{split}.parquet").exists():
         return [], []
     if (folder / "labels.json").exists():
         return label_examples(folder, split, template), []
+    if (folder / SPELLING).exists():
+        examples, dropped = conversation_examples(read_rows(folder, split))
+        if not examples:
+            raise UserError(f"{folder}, {split}: no row can be trained on, the first one {dropped[0][1]}.")
+        return examples, dropped
     rows = [row | {"question": row["text"]} for row in read_rows(folder, split)]
     answered = [row for row in rows if row["meta"].get("answer")]
     if not answered:
         raise UserError(f"{folder}, {split}: no row has an answer to train on; train on a corpus distilled from it.")
-    without = [row["uid"] for row in rows if not row["meta"].get("answer")]
+    without = [(row["uid"], "no answer") for row in rows if not row["meta"].get("answer")]
     return [_answered(row, template, row["meta"]["answer"]) for row in answered], without
 
 

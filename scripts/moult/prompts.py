@@ -78,16 +78,24 @@ def videos_of(messages):
     return [part["video"] for part in parts if part["type"] == "video"]
 
 
-def _text_of(message):
-    content = message["content"]
-    return content if isinstance(content, str) else next(part["text"] for part in content if part["type"] == "text")
+def texts_of(messages):
+    """Return every text of a chat, in order: whole messages, and the text parts of those that show videos."""
+    contents = [message["content"] for message in messages]
+    parts = [content if isinstance(content, list) else [{"type": "text", "text": content}] for content in contents]
+    return [part["text"] for content in parts for part in content if part["type"] == "text"]
 
 
-def _with_text(message, text):
-    content = message["content"]
-    if isinstance(content, list):
-        text = [part | {"text": text} if part["type"] == "text" else part for part in content]
-    return message | {"content": text}
+def _with_texts(messages, texts):
+    """Return a chat with its texts, as `texts_of` lists them, replaced."""
+    texts, replaced = iter(texts), []
+    for message in messages:
+        content = message["content"]
+        if isinstance(content, list):
+            content = [part | {"text": next(texts)} if part["type"] == "text" else part for part in content]
+        else:
+            content = next(texts)
+        replaced.append(message | {"content": content})
+    return replaced
 
 
 def prompt_ids(tokenizer, messages):
@@ -96,20 +104,22 @@ def prompt_ids(tokenizer, messages):
     Control tokens that stand inside a message (`<|im_start|>` in a row) are spelt out as ordinary text: a row
     cannot open a turn of its own.
     """
-    contents = [_text_of(message) for message in messages]
+    contents = texts_of(messages)
     control = set(tokenizer.all_special_tokens) | {str(token) for token in tokenizer.added_tokens_decoder.values()}
     hostile = any(token in content for content in contents for token in control if token.strip())
     if not hostile:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return tokenizer(text, add_special_tokens=False)["input_ids"]
-    marks = [f"\x02{index}\x03" for index in range(len(messages))]
-    marked = [_with_text(message, mark) for message, mark in zip(messages, marks, strict=True)]
-    text = tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True)
+    # Blanks that a template takes from around its texts it takes from around a mark, too.
+    marks = [f"\v\x02{index}\x03\v" for index in range(len(contents))]
+    text = tokenizer.apply_chat_template(_with_texts(messages, marks), tokenize=False, add_generation_prompt=True)
     ids = []
     for mark, content in zip(marks, contents, strict=True):
+        if mark not in text:
+            mark, content = mark.strip(), content.strip()
         before, text = text.split(mark, 1)
         ids += tokenizer(before, add_special_tokens=False)["input_ids"]
-        ids += tokenizer(content.strip(), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        ids += tokenizer(content, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     return ids + tokenizer(text, add_special_tokens=False)["input_ids"]
 
 

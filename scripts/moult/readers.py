@@ -21,6 +21,8 @@ from moult.errors import UserError
 # What a reject shows of a row at most: characters of a cell, and cells.
 MOST_CHARACTERS, MOST_CELLS = 2000, 100
 LINE_END = re.compile(r"\r\n|\n|\r")
+JSON_BLANKS = " \t\n\r"
+BLANKS = re.compile(f"[{JSON_BLANKS}]*")
 # Each row of these names its columns.
 WITHOUT_HEADER = (".json", ".jsonl", ".ndjson")
 SPELT = {None: "", True: "true", False: "false"}
@@ -184,6 +186,10 @@ def _told_apart(records, width, delimiter, path):
 # ---------------------------------------------------------------- JSON
 
 
+class Number(str):
+    """A JSON number as it is spelt: text where text is wanted, and yet no string of the file."""
+
+
 class _Repeating(dict):
     """A JSON object in which a key stands twice."""
 
@@ -193,17 +199,19 @@ def _object(pairs):
     return row if len(row) == len(pairs) else _Repeating(row)
 
 
+_DECODER = json.JSONDecoder(
+    strict=False,
+    object_pairs_hook=_object,
+    parse_int=Number,
+    parse_float=Number,
+    parse_constant=lambda _: None,
+)
+
+
 def _parse(text):
     """Return a JSON value: numbers as they are spelt, NaN and infinities as null; ValueError, also when too deep."""
     try:
-        return json.loads(
-            text,
-            strict=False,
-            object_pairs_hook=_object,
-            parse_int=str,
-            parse_float=str,
-            parse_constant=lambda _: None,
-        )
+        return _DECODER.decode(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -220,7 +228,11 @@ def _row_of(value):
 
 def read_json_list(path):
     """Yield (entry, row, reason) of a JSON list of objects; UserError when the file as a whole is not one."""
-    text = _text_of(path)
+    for number, value in enumerate(_list_of(path, _text_of(path)), start=1):
+        yield number, *_row_of(value)
+
+
+def _list_of(path, text):
     try:
         values = _parse(text)
     except ValueError as error:
@@ -233,24 +245,83 @@ def read_json_list(path):
     if not isinstance(values, list):
         kind = "an object" if isinstance(values, dict) else "one value"
         raise UserError(f"{path}: holds {kind}, not a list of objects.")
-    for number, value in enumerate(values, start=1):
-        yield number, *_row_of(value)
+    return values
 
 
 def read_json_lines(path):
     """Yield (line, row, reason) of a file with a JSON object on each line."""
-    for number, line in enumerate(LINE_END.split(_text_of(path)), start=1):
+    for number, line, value, reason in _lines(_text_of(path)):
+        yield number, *(_row_of(value) if reason is None else ({"line": line}, reason))
+
+
+def _lines(text):
+    """Yield (number, line, value, reason) for each line that is not blank; no value where there is a reason."""
+    for number, line in enumerate(LINE_END.split(text), start=1):
         if not line.strip():
             continue
         if reason := _not_text([line]):
-            yield number, {"line": line}, reason
+            yield number, line, None, reason
             continue
         try:
-            value = _parse(line)
+            yield number, line, _parse(line), None
         except ValueError as error:
-            yield number, {"line": line}, f"is not JSON ({str(error).partition(':')[0]})"
-        else:
-            yield number, *_row_of(value)
+            yield number, line, None, f"is not JSON ({str(error).partition(':')[0]})"
+
+
+class Spelt(dict):
+    """A row of JSON with its values as they are; `text` is the row as the file spells it."""
+
+    def __init__(self, value, text):
+        super().__init__(value)
+        self.text = text
+
+
+def read_spelt(path):
+    """Yield (number, row, reason) as `read_raw` does, each row a `Spelt`; a row of a table is spelt as JSON."""
+    ending = Path(path).suffix.lower()
+    if ending == ".json":
+        text = _text_of(path)
+        values = _list_of(path, text)
+        spans = _spans(text, len(values))
+        found = (
+            (number, value, text[slice(*span)], None)
+            for number, (value, span) in enumerate(zip(values, spans, strict=True), start=1)
+        )
+    elif ending in WITHOUT_HEADER:
+        found = ((number, value, line.strip(), reason) for number, line, value, reason in _lines(_text_of(path)))
+    else:
+        found = ((number, row, _as_json(row), reason) for number, row, reason in read_raw(path))
+    for number, value, spelt, reason in found:
+        row = value if isinstance(value, dict) else {"entry": spelt}
+        yield number, Spelt(row, spelt), reason or _row_of(value)[1]
+
+
+def _spans(text, count):
+    """Yield where each of the `count` entries of a JSON list begins and ends; `text` is known to be one."""
+    at = text.index("[")
+    for _ in range(count):
+        start = BLANKS.match(text, at + 1).end()
+        end = _DECODER.raw_decode(text, start)[1]
+        yield start, end
+        at = BLANKS.match(text, end).end()
+
+
+def json_frame(path):
+    """Return what stands around the rows of a file of JSON: {head, separator, tail}; None for a table."""
+    ending = Path(path).suffix.lower()
+    if ending not in WITHOUT_HEADER:
+        return None
+    text = _text_of(path)
+    if ending == ".json":
+        spans = list(_spans(text, min(2, len(_list_of(path, text)))))
+        rows = text.rstrip(JSON_BLANKS).removesuffix("]").rstrip(JSON_BLANKS)
+        return {
+            "head": text[: spans[0][0]] if spans else "[",
+            "separator": text[spans[0][1] : spans[1][0]] if len(spans) > 1 else ",\n",
+            "tail": text[len(rows) :],
+        }
+    ends = LINE_END.findall(text)
+    return {"head": "", "separator": ends[0] if ends else "\n", "tail": ends[-1] if text.endswith(("\n", "\r")) else ""}
 
 
 # ---------------------------------------------------------------- what is shown of a row

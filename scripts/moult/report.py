@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -10,7 +11,7 @@ from moult import pictures, standings, tables
 from moult.files import digest, read_json, read_jsonl, write_text_atomic
 
 # Raise when the template, the style or the pictures change: it rewrites reports.
-VERSION = 1
+VERSION = 2
 LOOKS = Path(__file__).parents[2] / "resources" / "report"
 WORDS = {
     "generate": "by generation",
@@ -32,11 +33,12 @@ MOST_NODES = 60
 SAMPLES = 3
 
 
-def write_report(target, *, summary, differences, plots, manifests, leakage, title, limit, seed):
+def write_report(target, *, summary, differences, plots, confusion, manifests, leakage, title, limit, seed):
     """Write the report of one experiment; the files beside the manifests tell losses, usage, rejects and samples.
 
-    summary, differences: CSV files (labelling.COLUMNS, labelling.DIFFERENCES); plots: an SVG per suite; manifests: of
-    everything the config names; leakage: a CSV per dataset; limit: rows per split of a smoke run, or None.
+    summary, differences: CSV files (labelling.COLUMNS, labelling.DIFFERENCES); plots: an SVG per suite; confusion: an
+    SVG per suite and model or setting, which the report links to; manifests: of everything the config names;
+    leakage: a CSV per dataset; limit: rows per split of a smoke run, or None.
     """
     root = Path(summary).parents[1]
     made = read_manifests(manifests, root)
@@ -52,6 +54,7 @@ def write_report(target, *, summary, differences, plots, manifests, leakage, tit
         "artefacts": made,
         "suites": suites,
         "plots": {Path(plot).stem: Path(plot).read_text(encoding="utf-8") for plot in plots},
+        "confusion": {Path(path).parts[-2:-1] + (Path(path).stem,): _link(path, target) for path in confusion},
         "verdicts": [standings.verdict(suite["name"], table) for suite in suites for table in suite["tables"]],
         "unread": [line for suite in suites for line in standings.unread_answers(suite)],
         "lineage": draw_lineage(made),
@@ -64,6 +67,11 @@ def write_report(target, *, summary, differences, plots, manifests, leakage, tit
         "stale": stale_parents(made),
     }
     write_text_atomic(target, render(page))
+
+
+def _link(path, page):
+    """Return the link from a page to a file."""
+    return Path(os.path.relpath(path, Path(page).parent)).as_posix()
 
 
 def read_csv(path):
@@ -151,12 +159,13 @@ def draw_lineage(made):
 
     A suite gets a dashed edge from each model that it measures, and from those of its datasets that serve nothing else.
     """
-    nodes, edges, measured, datasets = {}, [], [], []
+    nodes, edges, measured, datasets, asked = {}, [], [], [], {}
     for key, one in made.items():
         parents = [parent for parent in one["parents"] if parent in made]
         if one["kind"] == "predictions":
             suite, model = one["name"].split("/")
-            names = list(one["recipe"]["datasets"])
+            names = asked.setdefault(suite, {})
+            names |= one["recipe"]["datasets"]
             detail = ", ".join(names) if len(names) < 4 else f"{len(names)} datasets"
             title = f"{suite}: {', '.join(names)}"
             nodes[f"suites/{suite}"] = {"kind": "suites", "label": suite, "detail": detail, "title": title}

@@ -7,13 +7,14 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+from moult import llamafactory
 from moult.downloads import check_hub_file, fetch_url
 from moult.errors import UserError
 from moult.failures import is_disk_full, no_space
 from moult.files import derive_seed, digest, sha256_file, whole_directory, write_json, write_jsonl
-from moult.readers import WITHOUT_HEADER, excerpt, printable, read_raw
+from moult.readers import WITHOUT_HEADER, excerpt, printable, read_raw, read_spelt
 from moult.secrets import key_of
-from moult.videos import attach_videos
+from moult.videos import Frames, attach_videos, contact_sheet
 from moult.weights import begins_as_web_page
 
 # Raise when the same raw files would now give other rows.
@@ -144,18 +145,21 @@ def _mmla(row, label_of):
 def _read_split(split, paths, recipe, label_of):
     """Return (canonical rows, rejects, number of rows read) of the raw files of one split."""
     rows, rejects, seen, count = [], [], set(), 0
+    conversations = recipe["format"] in llamafactory.FORMATS
     for path, category in zip(paths, recipe["files"][split], strict=True):
-        for number, row, reason in _rows_of(path, recipe):
+        for number, row, reason in read_spelt(path) if conversations else _rows_of(path, recipe):
             count += 1
             source = f"{path.name.split('-', 1)[1]}:{number}"
-            if reason is None and recipe["format"] == "stackoverflow":
+            if reason is None and conversations:
+                prepared, reason = llamafactory.conversation(row, recipe)
+            elif reason is None and recipe["format"] == "stackoverflow":
                 prepared, reason = _stackoverflow(row, category)
             elif reason is None:
                 prepared, reason = _mmla(row, label_of)
             if reason is None:
-                # Named by its content where it has no id, so that reordering a file renames nothing.
-                own = row.get("id") or digest([prepared.get("title"), prepared["text"]])[:12]
-                uid = f"{recipe['name']}:{split}:{own}"
+                uid = f"{recipe['name']}:{split}:{_own_name(row, prepared)}"
+                if uid in seen and conversations:
+                    uid = llamafactory.another_name(uid, prepared, seen)
                 reason = "duplicate id" if uid in seen else None
             if reason is None:
                 seen.add(uid)
@@ -166,21 +170,29 @@ def _read_split(split, paths, recipe, label_of):
     return rows, rejects, count
 
 
+def _own_name(row, prepared):
+    """Return a row's id, or where it has none a hash of its content, so that reordering a file renames nothing."""
+    if isinstance(row.get("id"), str) and row["id"].strip():
+        return row["id"].strip()
+    return digest(prepared["meta"].get("messages") or [prepared.get("title"), prepared["text"]])[:12]
+
+
 def prepare_dataset(recipe, raw, target, videos=None, scratch=None, workers=1):
     """Write `<target>/<split>.parquet`, rejects.jsonl, profile.json and labels.json; return the profile.
 
     recipe: name, format, columns, files (split → categories of its files), label_set, task, dev_fraction, limit, seed;
     `videos` where rows have some: how they are sampled. Then `videos` is their folder, `scratch` where frames are kept
-    until all are decoded, by `workers` processes; frames/ and videos.jsonl, what each file is, are written too.
+    until all are decoded, by `workers` processes; frames/, videos.jsonl (what each file is) and frames.jpg (some of
+    the frames, to be looked at) are written too.
     Rows in = rows out + rejects + what `limit` leaves out, which is counted, not rejected. Texts lose the blanks around
     them; what stands in them otherwise is the row's own affair.
     """
     labels = recipe["label_set"]["labels"] if recipe["label_set"] else []
     label_of = {label.lower(): label for label in labels}
-    splits, rejects, rows_in, unused = {}, [], {}, {}
+    splits, rejects, rows_in, unused, paths = {}, [], {}, {}, {}
     for split in recipe["files"]:
-        paths = sorted((Path(raw) / split).iterdir(), key=lambda path: int(path.name.split("-")[0]))
-        splits[split], rejected, rows_in[split] = _read_split(split, paths, recipe, label_of)
+        paths[split] = sorted((Path(raw) / split).iterdir(), key=lambda path: int(path.name.split("-")[0]))
+        splits[split], rejected, rows_in[split] = _read_split(split, paths[split], recipe, label_of)
         if not splits[split]:
             raise UserError(f"dataset {recipe['name']}, {split}: no usable row, {_why_none(rejected)}.")
         rejects += rejected
@@ -202,12 +214,17 @@ def prepare_dataset(recipe, raw, target, videos=None, scratch=None, workers=1):
             for file in frames:
                 shutil.copyfile(file, folder / "frames" / file.name)
             write_jsonl(folder / "videos.jsonl", listed)
+            filmed = [row for rows in splits.values() for row in rows if row.get("media")]
+            if filmed:
+                (folder / "frames.jpg").write_bytes(contact_sheet(filmed, Frames([folder])))
         for split, rows in splits.items():
             _write_parquet(folder / f"{split}.parquet", rows, recipe, label_of)
         write_jsonl(folder / "rejects.jsonl", rejects)
         write_json(folder / "profile.json", profile)
         if recipe["label_set"]:
             write_json(folder / "labels.json", recipe["label_set"])
+        if recipe["format"] in llamafactory.FORMATS:
+            llamafactory.write_spelling(folder, recipe, paths)
     return profile
 
 
@@ -262,8 +279,12 @@ def _with_videos(split, rows, recipe, folder, scratch, workers):
     """Return (rows of a split with their videos, at most `limit`, rejects, facts per file, files of frames)."""
     wanted = min(len(rows), recipe["limit"] or len(rows))
     asked = rows if wanted == len(rows) else _for_limit(rows, recipe)
-    dataset = recipe["label_set"]["dataset"]
-    kept, without, *found = attach_videos(asked, folder, recipe["videos"], dataset, scratch, wanted, workers)
+    if recipe["format"] in llamafactory.FORMATS:
+        asked = asked[:wanted]
+        kept, without, *found = llamafactory.attach_conversation_videos(asked, folder, recipe, scratch, workers)
+    else:
+        dataset = recipe["label_set"]["dataset"]
+        kept, without, *found = attach_videos(asked, folder, recipe["videos"], dataset, scratch, wanted, workers)
     # Selection rows that were carved out came in with train.
     origin = split if split in recipe["files"] else "train"
     told = {"dataset": recipe["name"], "split": origin}

@@ -5,9 +5,9 @@ import io
 import itertools
 import json
 import re
-from pathlib import Path
 
 import pytest
+from hostile_page import as_bytes, outcome_of, spelt, table_of
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from moult.errors import UserError
@@ -15,7 +15,6 @@ from moult.files import read_jsonl
 from moult.readers import LINE_END, read_raw
 from moult.tables import prepare_dataset, read_rows
 
-PAGE = (Path(__file__).parents[2] / "docs" / "hostile-data.md").read_text(encoding="utf-8")
 LABELS = {"dataset": "d", "task": "mood", "task_words": "mood", "language": "en", "labels": ["joy", "anger"]}
 RECIPE = {"name": "d", "format": "mmla", "columns": {}, "files": {"train": ["train"]}, "label_set": LABELS}
 RECIPE |= {"task": "mood", "language": "en", "dev_fraction": 0.0, "limit": None, "seed": 1, "version": 1}
@@ -44,30 +43,13 @@ def read(folder, raw, ending=".tsv"):
 # ---------------------------------------------------------------- the page
 
 
-def table_of(heading):
-    """Return the rows of the table under a heading of the page, cells as they are written."""
-    lines = PAGE.split(f"## {heading}\n")[1].split("\n## ")[0].splitlines()
-    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")][1:]
-    return [pytest.param(*row[1:], id=row[0]) for row in rows]
-
-
-def spelt(code):
-    """Return the texts of all code spans of a cell."""
-    return [one or other for one, other in re.findall(r"``(.+?) ``|`(.*?)`", code)]
-
-
-def as_bytes(code):
-    return spelt(code)[0].encode().decode("unicode_escape").encode("latin-1")
-
-
 @pytest.mark.parametrize("ending, example, outcome", table_of("Rows"))
 def test_a_row_becomes_what_the_page_says(tmp_path, ending, example, outcome):
     before, after = AROUND[ending]
     rows, rejects, profile = prepare(tmp_path, before + as_bytes(example) + after, ending)
-    what, _, told = outcome.partition(": ")
-    kept = [code.encode().decode("unicode_escape") for code in spelt(told)] if what == "kept" else []
+    kept, rejected = outcome_of(outcome)
     assert [row["text"] for row in rows] == ["before", *kept, "after"]
-    assert [reject["reason"] for reject in rejects] == (spelt(told) if what == "rejected" else [])
+    assert [reject["reason"] for reject in rejects] == rejected
     assert profile["rows_in"] == {"train": len(rows) + len(rejects)}
 
 

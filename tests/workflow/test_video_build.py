@@ -1,0 +1,131 @@
+"""Videos through the real Snakefile: rows without a usable one are rejected, the rest trains and is asked."""
+
+import json
+import os
+import shutil
+
+import pytest
+from clips import light_pictures, write_clip
+from conftest import Folder, write_config
+from pico import build_pico_vlm
+
+
+def video_config():
+    training = {"base": "eyes", "data": ["lamps"], "max_steps": 2, "batch_size": 2, "max_length": 256}
+    return {
+        "name": "clips",
+        "seed": 7,
+        "datasets": [
+            {
+                "name": "lamps",
+                "format": "mmla",
+                "files": {split: f"data/{split}.tsv" for split in ("train", "test")},
+                "labels": ["red", "green"],
+                "task": "colour",
+                "dev_fraction": 0.25,
+                "videos": {"path": "video", "frames": 4, "max_pixels": 4704},
+            }
+        ],
+        "models": [
+            {"name": "eyes", "fetch": {"path": "models/eyes"}, "parameters": 0.001, "license": "CC0-1.0"},
+            {"name": "tuned", "finetune": training | {"lora": {"rank": 2, "alpha": 4}}},
+        ],
+        "suites": [{"name": "labels", "labels": {"datasets": ["lamps"], "max_tokens": 4}}],
+        "evaluations": [{"suite": "labels", "models": ["eyes", "tuned"], "against": "eyes"}],
+    }
+
+
+@pytest.fixture(scope="module")
+def filmed(tmp_path_factory):
+    """A whole build on eight clips, one of them cut and one missing."""
+    folder = tmp_path_factory.mktemp("filmed")
+    (folder / "video").mkdir()
+    (folder / "data").mkdir()
+    for split, numbers in {"train": range(6), "test": range(6, 10)}.items():
+        lines = [f"{number}\tLook.\t{('red', 'green')[number % 2]}\tlamps_{number}.mp4" for number in numbers]
+        (folder / "data" / f"{split}.tsv").write_text("\n".join(["id\ttext\tlabel\tvideo", *lines]) + "\n")
+        for number in numbers:
+            pictures = light_pictures(("red", "green")[number % 2], "steady", seed=number)
+            write_clip(folder / "video" / f"lamps_{number}.mp4", pictures)
+    cut = folder / "video" / "lamps_1.mp4"
+    cut.write_bytes(cut.read_bytes()[:700])
+    (folder / "video" / "lamps_7.mp4").unlink()
+    build_pico_vlm(folder / "models" / "eyes")
+    write_config(folder / "pico.yaml", video_config())
+    built = Folder(folder, None)
+    run = built.snakemake()
+    assert run.returncode == 0, run.stdout + run.stderr
+    return built
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_row_is_predicted_or_rejected(filmed):
+    results = filmed.path / "results" / "clips"
+    rejects = {one["row"]["video"]: one["reason"] for one in lines_of(results / "datasets/lamps/rejects.jsonl")}
+    assert rejects == {
+        "lamps_1.mp4": "the video holds no video that can be decoded, or no frame",
+        "lamps_7.mp4": "the video is missing",
+    }
+    for model in ("eyes", "tuned"):
+        rows = lines_of(results / "predictions" / "labels" / f"{model}.jsonl")
+        assert {(row["uid"], row["method"]) for row in rows} == {
+            (f"lamps:test:{number}", method) for number in (6, 8, 9) for method in ("generate", "likelihood")
+        }
+        assert not [row for row in rows if row["status"] == "error"]
+
+
+def test_nothing_is_left_to_do_until_a_clip_comes(filmed):
+    assert filmed.planned() == set()
+    write_clip(filmed.path / "video" / "lamps_7.mp4", light_pictures("green", "steady", seed=7))
+    assert "datasets/lamps" in filmed.planned()
+    run = filmed.snakemake("results/clips/predictions/labels/eyes.jsonl")
+    assert run.returncode == 0, run.stdout + run.stderr
+    log = (filmed.path / "logs" / "clips" / "predict_labels" / "labels" / "eyes.log").read_text()
+    assert "4 requests, 3 of them answered before, 1 to ask" in log
+
+
+def test_a_broken_dataset_stops_itself_alone(filmed, tmp_path):
+    """A wrong column, rows of train in test, no video at all: each ends in its sentence, and the sound one is made."""
+    leave = shutil.ignore_patterns("results", "models")
+    copy = Folder(shutil.copytree(filmed.path, tmp_path / "copy", ignore=leave), None)
+    config = copy.config
+    lamps = config["datasets"][0]
+    rows = (copy.path / "data" / "train.tsv").read_text()
+    (copy.path / "data" / "columns.tsv").write_text(rows.replace("text", "utterance"))
+    (copy.path / "data" / "labels.tsv").write_text(rows.replace("red", "crimson").replace("green", "lime"))
+    (copy.path / "nothing").mkdir()
+    config["datasets"] += [
+        lamps | {"name": "columns", "files": {"train": "data/columns.tsv"}},
+        lamps | {"name": "labels", "files": {"train": "data/labels.tsv"}},
+        lamps | {"name": "unfilmed", "videos": {"path": "nothing"}},
+        lamps
+        | {"name": "leaky", "files": {"train": "data/train.tsv", "test": "data/train.tsv"}}
+        | {"leakage": {"found": "fail"}},
+    ]
+    copy.config = config | {"models": [], "suites": [], "evaluations": []}
+    run = copy.snakemake("--keep-going", "datasets")
+    told = run.stdout + run.stderr
+    assert run.returncode != 0
+    for sentence in (
+        "prepare_dataset columns: 00-columns.tsv, row 2: no column 'text'",
+        "prepare_dataset labels: dataset labels, train: no usable row, all 6 were rejected",
+        "prepare_dataset unfilmed: dataset unfilmed, test: no usable row, all 4 were rejected",
+        "check_leakage leaky: dataset leaky:",
+    ):
+        assert sentence in told, told
+    results = copy.path / "results" / "clips"
+    assert {path.name for path in (results / "datasets").iterdir() if path.is_dir()} == {"lamps", "leaky"}
+    assert (results / "leakage" / "lamps.csv").exists() and not (results / "leakage" / "leaky.csv").exists()
+
+
+def test_an_absent_folder_of_videos_stops_before_the_graph(filmed, tmp_path):
+    config = video_config()
+    config["datasets"][0]["videos"]["path"] = "elsewhere"
+    for name in ("data", "models"):
+        os.symlink(filmed.path / name, tmp_path / name)
+    write_config(tmp_path / "pico.yaml", config)
+    run = Folder(tmp_path, None).snakemake("-n")
+    assert run.returncode != 0 and "the folder elsewhere of its videos does not exist; put it there" in run.stdout
