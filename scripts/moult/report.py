@@ -1,5 +1,6 @@
 """The report: one HTML file that tells what was built from what, how good it is, and what it cost."""
 
+import base64
 import csv
 import json
 import os
@@ -59,7 +60,7 @@ def write_report(target, *, summary, differences, plots, confusion, manifests, l
         "unread": [line for suite in suites for line in standings.unread_answers(suite)],
         "lineage": draw_lineage(made),
         "trained": [loss_entry(one, root) for one in made.values() if one["rule"] in TRAINERS],
-        "datasets": [dataset_entry(one, leaks) for one in made.values() if one["kind"] == "datasets"],
+        "datasets": [dataset_entry(one, leaks, root) for one in made.values() if one["kind"] == "datasets"],
         "corpora": corpora,
         "cost": total_cost(corpora),
         "accounts": row_accounts(made, corpora, root),
@@ -206,11 +207,14 @@ def stale_parents(made):
 # ---------------------------------------------------------------- data, training, cost
 
 
-def dataset_entry(one, leaks):
-    """Return a dataset's profile with its leakage counts: (split, split, kind) → pairs."""
+def dataset_entry(one, leaks, root):
+    """Return a dataset's profile with its leakage counts, (split, split, kind) → pairs, and some frames of videos."""
     labels = (one["recipe"]["label_set"] or {"labels": []})["labels"]
     found = Counter((row["split_a"], row["split_b"], row["kind"]) for row in leaks.get(one["name"], []))
     entry = {"name": one["name"], "key": one["key"], "labels": labels, "leaks": sorted(found.items())}
+    sheet = root / one["key"] / "frames.jpg"
+    if sheet.exists():
+        entry |= {"sampled": one["recipe"]["videos"], "sheet": base64.b64encode(sheet.read_bytes()).decode()}
     return entry | {"splits": _in_order(one["facts"]["splits"]), "dev": one["facts"]["dev"]}
 
 
