@@ -123,6 +123,7 @@ class Dataset(Section):
     task: str | None = None
     prompt: Prompt | None = Field(None, description="How a row is put to a model, in training and in evaluation.")
     dev_fraction: float = Field(0.1, ge=0, lt=1, description="Carved out of train where there is no dev file.")
+    test_fraction: float = Field(0, ge=0, lt=1, description="Carved out of train where there is no test file.")
     leakage: Leakage = Leakage()
     license: str | None = None
 

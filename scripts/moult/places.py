@@ -42,6 +42,10 @@ class Site:
         goes on from where it was. What a retry asks beyond the first attempt is cut, too. UserError, naming the job
         `what`, where no partition has what the first attempt needs.
         """
+        if asked["nodes"] > 1 and asked["processes"] < 2:
+            raise UserError(
+                f"{what} is spread over {asked['nodes']} nodes: each needs two of `finetune.devices` at least."
+            )
         for model in self._models(asked, attempt):
             fitting = []
             for partition in self.partitions:

@@ -29,7 +29,7 @@ class Cluster:
         jobs = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in told.splitlines() if "JobId=" in line]
         return sorted((job for job in jobs if job["Comment"].startswith(comment)), key=lambda job: int(job["JobId"]))
 
-    def wait(self, condition, seconds=90):
+    def wait(self, condition, seconds=300):
         end = time.monotonic() + seconds
         while not (found := condition()):
             assert time.monotonic() < end, f"it never happened; Slurm's jobs: {self.jobs()}"
