@@ -674,7 +674,7 @@ def _fields_at(location, raw):
             continue
         annotation = section.model_fields[part].annotation if part in section.model_fields else None
         section = _section_in(annotation)
-    return set(section.model_fields) if section else set()
+    return set(section.model_fields) | ({"preset"} if section is Finetune else set()) if section else set()
 
 
 def _section_in(annotation):
