@@ -1,5 +1,8 @@
 """The config as types. A wrong config stops here, before the graph, with sentences that say what to write instead."""
 
+import csv
+import os
+from collections import Counter
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,7 +10,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from moult import checks, llamafactory, pins
+from moult import checks, llamafactory, pins, presets
 from moult.errors import UserError, nearest
 from moult.expansion import INTERVAL, LISTS, WRITTEN, expand
 from moult.prompts import template_names
@@ -120,6 +123,7 @@ class Dataset(Section):
     task: str | None = None
     prompt: Prompt | None = Field(None, description="How a row is put to a model, in training and in evaluation.")
     dev_fraction: float = Field(0.1, ge=0, lt=1, description="Carved out of train where there is no dev file.")
+    test_fraction: float = Field(0, ge=0, lt=1, description="Carved out of train where there is no test file.")
     leakage: Leakage = Leakage()
     license: str | None = None
 
@@ -421,10 +425,13 @@ class Compute(Section):
 class NeedsOverride(Section):
     """What the jobs of this model ask for, where the default arithmetic does not fit."""
 
-    gpus: int | None = Field(None, ge=0)
-    gpu_mem_gb: int | None = Field(None, ge=1)
-    mem_gb: int | None = Field(None, ge=1)
+    gpus: int | None = Field(None, ge=0, description="Of the whole job; 0: the CPU does it.")
+    gpu_mem_gb: int | None = Field(None, ge=1, description="Of each GPU.")
+    gpu_model: str | None = Field(None, pattern=r"^[A-Za-z0-9_.]+$", description="As the cluster calls it.")
+    cpus: int | None = Field(None, ge=1, description="Of each node.")
+    mem_gb: float | None = Field(None, gt=0, description="Of each node.")
     hours: float | None = Field(None, gt=0)
+    nodes: int | None = Field(None, ge=1, description="Over which `finetune.devices` are spread, on Slurm.")
 
 
 class Model(Section):
@@ -477,21 +484,55 @@ class Suite(Section):
 
 
 class Reference(Section):
-    """Published values to set beside ours."""
+    """Published values to set beside ours: one model and setting of a table, from every source that has it."""
 
     table: Literal["mmla"] = "mmla"
-    source: str
     model: str
     setting: str
 
+    @model_validator(mode="after")
+    def is_there(self):
+        known = published_models(self.table)
+        if (self.model, self.setting) not in known:
+            asked, names = f"{self.model}, {self.setting}", [", ".join(pair) for pair in known]
+            raise ValueError(f"reference: resources/reference/{self.table}.csv has no {asked!r}{nearest(asked, names)}")
+        return self
+
+
+class Setting(Section):
+    """Several models measured as one: on each dataset another, as where a study trains a model per dataset."""
+
+    name: Name
+    models: str | dict[str, str] = Field(description="Model by dataset; or one name that has {dataset} in it.")
+
+    def model_for(self, dataset):
+        """Return the name of the model that stands for this setting on a dataset, None where there is none."""
+        if isinstance(self.models, str):
+            return self.models.replace("{dataset}", dataset)
+        return self.models.get(dataset)
+
 
 class Evaluation(Section):
-    """A suite and the models it measures."""
+    """A suite, and the models and settings that it measures."""
 
     suite: str
-    models: list[str] = Field(min_length=1)
-    against: str | None = Field(None, description="Model to take paired differences from.")
+    models: list[str] = []
+    settings: list[Setting] = []
+    against: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = Field(
+        [], description="Models or settings to take paired differences from, measured by the same suite."
+    )
     reference: Reference | None = None
+
+    @model_validator(mode="after")
+    def measures_something(self):
+        if not self.measured:
+            raise ValueError("name `models` or `settings` that the suite measures")
+        return self
+
+    @property
+    def measured(self):
+        """The names under which scores stand."""
+        return [*self.models, *(setting.name for setting in self.settings)]
 
 
 class Rounds(Section):
@@ -549,8 +590,32 @@ class Config(Section):
 
     @cached_property
     def evaluation_of(self):
-        """The evaluation that measures a model under a suite, by (suite, model)."""
-        return {(entry.suite, model): entry for entry in reversed(self.evaluations) for model in entry.models}
+        """The evaluation that measures a model or a setting under a suite, by (suite, name)."""
+        return {(entry.suite, name): entry for entry in reversed(self.evaluations) for name in entry.measured}
+
+    @cached_property
+    def measured(self):
+        """What is scored: (suite, model or setting) → dataset → the model that answers for it there."""
+        found = {}
+        for entry in self.evaluations:
+            datasets = self.find("suites", entry.suite).labels.datasets
+            for name in entry.models:
+                found[entry.suite, name] = dict.fromkeys(datasets, name)
+            for setting in entry.settings:
+                found[entry.suite, setting.name] = {dataset: setting.model_for(dataset) for dataset in datasets}
+        return found
+
+    @cached_property
+    def predicted(self):
+        """What is predicted: (suite, model) → the datasets that the model is needed for, in the suite's order."""
+        found = {}
+        for (suite, _), model_of in self.measured.items():
+            for dataset, model in model_of.items():
+                found.setdefault((suite, model), set()).add(dataset)
+        return {
+            (suite, model): [name for name in self.find("suites", suite).labels.datasets if name in datasets]
+            for (suite, model), datasets in found.items()
+        }
 
     def find(self, kind, name):
         """Return the entry of a list by its name, e.g. `find("models", "base")`."""
@@ -612,7 +677,7 @@ class Config(Section):
     def kept_models(self):
         """Names of the models whose full weights `all` makes: not those of a round that nothing but the next needs."""
         by_name = self.by_name
-        needed = {name for entry in self.evaluations for name in entry.models}
+        needed = {name for entry in self.evaluations for name in entry.models} | {name for _, name in self.predicted}
         needed |= {name for model in self.models for name in model.parents if not self.is_within_rounds(name, model)}
         for corpus in self.corpora:
             for endpoint in checks.endpoints_of(corpus):
@@ -643,12 +708,51 @@ class Config(Section):
             }
         )
 
+    def hub_needs(self, made=lambda kind, name: False):
+        """Return a sentence for each hub repository that is still to be fetched from, and for each token it needs.
+
+        made(kind, name): whether there is already an artefact, e.g. `raw` of a dataset.
+        """
+        told, asking = [], []
+        for kind, what in (("raw", "files"), ("videos", "folders of videos")):
+            sources = [
+                source
+                for dataset in self.datasets
+                if not made(kind, dataset.name)
+                for source in (
+                    [dataset.videos] * bool(dataset.videos)
+                    if kind == "videos"
+                    else [source for files in dataset.files.values() for source in files]
+                )
+                if source.hub
+            ]
+            asking += sources
+            counts = Counter(source.hub for source in sources)
+            told += [f"{hub}: {count} {what} of this hub dataset will be fetched" for hub, count in counts.items()]
+        for model in self.models:
+            if model.fetch and model.fetch.hub and not made("models", model.name):
+                asking.append(model.fetch)
+                size = f"{model.parameters:g} billion parameters"
+                told.append(f"{model.fetch.hub}: this hub model will be fetched, {size}")
+        for token in sorted({source.token for source in asking if source.token}):
+            hubs = ", ".join(sorted({source.hub for source in asking if source.token == token}))
+            there = "is set" if os.environ.get(token) else "you must set first"
+            told.append(f"{hubs}: asks for your token in the environment variable {token}, which {there}")
+        return told
+
     def corpus_dataset(self, name):
         """Return the dataset whose questions a corpus answers."""
         corpus = self.find("corpora", name)
         if corpus.dataset:
             return self.find("datasets", corpus.dataset)
         return self.corpus_dataset(corpus.corpus if corpus.kind == "refined" else corpus.guidelines)
+
+
+@cache
+def published_models(table):
+    """Return the (model, setting) pairs that a table of resources/reference has values of."""
+    with open(REFERENCE / f"{table}.csv", encoding="utf-8", newline="") as handle:
+        return sorted({(row["model"], row["setting"]) for row in csv.DictReader(handle)})
 
 
 @cache
@@ -697,7 +801,7 @@ def _fields_at(location, raw):
             continue
         annotation = section.model_fields[part].annotation if part in section.model_fields else None
         section = _section_in(annotation)
-    return set(section.model_fields) if section else set()
+    return set(section.model_fields) | ({"preset"} if section is Finetune else set()) if section else set()
 
 
 def _section_in(annotation):
@@ -713,6 +817,7 @@ def load(raw, source="config"):
         raise UserError(_listed(source, secrets))
     try:
         expanded = expand(raw)
+        presets.fill(expanded)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     pins.fill(expanded)
@@ -770,6 +875,8 @@ def schema():
         }
     # A dataset_info.json may say the rest.
     document["$defs"]["Dataset"]["required"] = ["name"]
+    preset = {"enum": presets.preset_names(), "description": "Settings of resources/presets; keys beside it win."}
+    document["$defs"]["Finetune"]["properties"]["preset"] = preset
     document["properties"]["$schema"] = {"type": "string"}
     return document
 

@@ -12,6 +12,7 @@ from moult import (
     llamafactory,
     merging,
     models,
+    pictures,
     refining,
     report,
     tables,
@@ -73,6 +74,7 @@ def prepare_dataset(cfg, name):
         or (label_set["task"] if label_set else "conversation" if conversations else "question_answering"),
         "language": label_set["language"] if label_set else "und" if conversations else "en",
         "dev_fraction": dataset.dev_fraction,
+        **({"test_fraction": dataset.test_fraction} if dataset.test_fraction else {}),
         "limit": cfg.limit,
         "seed": derive_seed(cfg.seed, "prepare_dataset", name),
         "version": tables.VERSION,
@@ -234,6 +236,7 @@ def finetune(cfg, name):
     return {
         "base": entry.base,
         "data": {source: _template(training_dataset(cfg, source)) for source in entry.data},
+        **({"mixed": True} if len(entry.data) > 1 else {}),
         **({"lora": lora} if entry.method == "lora" else {}),
         **({"may_be_empty": True} if model.round else {}),
         **(together if entry.devices > 1 else {}),
@@ -320,46 +323,62 @@ def _data_line(cfg, source):
 
 
 def predict_labels(cfg, suite, model):
-    """What is predicted: every dataset and method of a suite, in one job."""
+    """What is predicted: every dataset of a suite that the model is needed for, by every method, in one job."""
     entry = cfg.find("suites", suite).labels
+    datasets = cfg.predicted[suite, model]
     return {
         "suite": suite,
         "model": model,
         "split": entry.split,
         "methods": list(entry.methods),
         "max_tokens": entry.max_tokens,
-        "datasets": {name: load_template(cfg.find("datasets", name).template) for name in entry.datasets},
+        "datasets": {name: load_template(cfg.find("datasets", name).template) for name in datasets},
         "compute": compute(cfg, model),
         "version": labelling.VERSION,
     }
 
 
-def score_labels(cfg, suite, model):
-    """What is scored, and which published values stand beside it."""
-    entry = cfg.find("suites", suite).labels
-    reference = cfg.evaluation_of[suite, model].reference
+def score_labels(cfg, suite, measured):
+    """What is scored: a model or a setting, by dataset the model that answers, and the published values beside it."""
+    reference = cfg.evaluation_of[suite, measured].reference
     return {
         "suite": suite,
-        "model": model,
-        "methods": list(entry.methods),
-        "datasets": list(entry.datasets),
+        "model": measured,
+        "methods": list(cfg.find("suites", suite).labels.methods),
+        "datasets": cfg.measured[suite, measured],
         "limit": cfg.limit,
         "reference": reference.model_dump() if reference else None,
         "seed": derive_seed(cfg.seed, "score_labels", suite),
-        "version": labelling.VERSION,
+        "version": labelling.SCORES_VERSION,
+    }
+
+
+def plot_confusion(cfg, suite, measured):
+    """Whose answers are counted."""
+    return {
+        "suite": suite,
+        "model": measured,
+        "methods": list(cfg.find("suites", suite).labels.methods),
+        "datasets": cfg.measured[suite, measured],
+        "version": pictures.CONFUSION_VERSION,
     }
 
 
 def tabulate_scores(cfg):
-    """Which models are compared with which."""
-    pairs = [
-        [entry.suite, model, entry.against]
-        for entry in cfg.evaluations
-        if entry.against
-        for model in entry.models
-        if model != entry.against
-    ]
-    return {"pairs": pairs, "seed": derive_seed(cfg.seed, "tabulate_scores"), "version": labelling.VERSION}
+    """Which models and settings are compared with which, each pair once, and who answers for them on which dataset."""
+    pairs = []
+    for entry in cfg.evaluations:
+        for against in entry.against:
+            for name in entry.measured:
+                if name != against and [entry.suite, against, name] not in pairs:
+                    pairs.append([entry.suite, name, against])
+    measured = [[suite, name, model_of] for (suite, name), model_of in cfg.measured.items()]
+    return {
+        "pairs": pairs,
+        "measured": measured,
+        "seed": derive_seed(cfg.seed, "tabulate_scores"),
+        "version": labelling.SCORES_VERSION,
+    }
 
 
 def write_report(cfg):
