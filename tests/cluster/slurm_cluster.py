@@ -14,7 +14,7 @@ class Cluster:
     """What is asked of Slurm, and done to it."""
 
     def __init__(self, state):
-        self.state = state
+        self.state = Path(state)
 
     def script(self, action, *arguments):
         run = subprocess.run([SCRIPT, action, self.state, *arguments], capture_output=True, text=True, check=False)
