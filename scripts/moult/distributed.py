@@ -30,7 +30,7 @@ def train_together(devices, work, folder):
     from torch.distributed import TCPStore
 
     if 0 < torch.cuda.device_count() < devices:
-        raise UserError(f"finetune.devices is {devices}, but this job sees {torch.cuda.device_count()} GPUs.")
+        raise UserError(f"devices is {devices}, but this job sees {torch.cuda.device_count()} GPUs.")
     write_json(folder / "work.json", work)
     (folder / "error.txt").unlink(missing_ok=True)
     # The system chooses the port, and this process keeps it: no worker can find it taken.
