@@ -106,10 +106,8 @@ def _in_words(rule, recipe, facts):
             )
         case "contrast_answers":
             author, (way, number) = _author(recipe["endpoint"]), _costly(recipe["chosen"])
-            return (
-                f"{facts['rows']:,} pairs by {author}",
-                f"{facts['rows']:,} pairs by {author}: {way} of {number} chosen",
-            )
+            pairs = f"{facts['rows']:,} pairs by {author}"
+            return pairs, f"{pairs}, chosen: the {way} of {number}"
         case "finetune_full" | "optimise_full":
             loss, data = _loss(recipe), ", ".join(recipe["data"])
             steps = f"{loss}all weights, {facts['steps']:,} steps"
@@ -145,10 +143,8 @@ def _in_words(rule, recipe, facts):
 
 
 def _costly(chosen):
-    """Return by which decoding an answer is chosen, and how many beams or samples that takes."""
-    return (
-        ("beam search", chosen["beams"]) if chosen["method"] == "beam" else ("the most consistent", chosen["samples"])
-    )
+    """Return what is chosen, and of how many beams or samples."""
+    return ("best beam", chosen["beams"]) if chosen["method"] == "beam" else ("closest sample", chosen["samples"])
 
 
 def _loss(recipe):
