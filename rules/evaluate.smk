@@ -1,12 +1,13 @@
-# One model on one suite: predictions once, scores as often as the scoring changes.
+# One model on one suite: predictions once. Scores as often as the scoring changes, of a model, or of a setting whose
+# models each answer on a dataset of their own.
 
 
 rule predict_labels:
     input:
         model=ancient("<results>/models/{model}"),
         model_manifest="<results>/models/{model}.manifest.json",
-        datasets=suite_datasets,
-        dataset_manifests=suite_manifests,
+        datasets=asked_datasets,
+        dataset_manifests=asked_manifests,
     output:
         predictions="<results>/predictions/{suite}/{model}.jsonl",
         manifest="<results>/predictions/{suite}/{model}.manifest.json",
@@ -18,10 +19,7 @@ rule predict_labels:
         "../envs/models.yaml"
     threads: threads_of
     resources:
-        gpu=need("inference", "gpu"),
-        gpu_mem_gb=need("inference", "gpu_mem_gb"),
-        mem_mb=need("inference", "mem_mb"),
-        runtime=need("inference", "runtime"),
+        **needs_of("inference"),
     params:
         recipe=recipe_of(recipes.predict_labels),
     message:
@@ -33,26 +31,25 @@ rule predict_labels:
 
 rule score_labels:
     input:
-        predictions="<results>/predictions/{suite}/{model}.jsonl",
-        predictions_manifest="<results>/predictions/{suite}/{model}.manifest.json",
-        datasets=suite_datasets,
-        dataset_manifests=suite_manifests,
+        predictions=answers,
+        prediction_manifests=answer_manifests,
+        datasets=asked_datasets,
+        dataset_manifests=asked_manifests,
     output:
-        scores="<results>/scores/{suite}/{model}.csv",
-        manifest="<results>/scores/{suite}/{model}.manifest.json",
+        scores="<results>/scores/{suite}/{measured}.csv",
+        manifest="<results>/scores/{suite}/{measured}.manifest.json",
     log:
-        "<logs>/score_labels/{suite}/{model}.log",
+        "<logs>/score_labels/{suite}/{measured}.log",
     benchmark:
-        "<benchmarks>/score_labels/{suite}/{model}.tsv"
+        "<benchmarks>/score_labels/{suite}/{measured}.tsv"
     conda:
         "../envs/tables.yaml"
     resources:
-        mem_mb=need("tables", "mem_mb"),
-        runtime=need("tables", "runtime"),
+        **needs_of("tables"),
     params:
         recipe=recipe_of(recipes.score_labels),
     message:
-        "score_labels: scoring {wildcards.model} on {wildcards.suite} "
+        "score_labels: scoring {wildcards.measured} on {wildcards.suite} "
         "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
         "../scripts/score_labels.py"

@@ -49,10 +49,32 @@ def unknown_names(cfg):
                 yield f"suites {suite.name!r}, split: dataset {name!r} has no file for {suite.labels.split!r}"
     for evaluation in cfg.evaluations:
         yield from _known("evaluations", evaluation.suite, "suite", evaluation.suite, suites)
-        for name in [*evaluation.models, *([evaluation.against] if evaluation.against else [])]:
+        for name in evaluation.models:
             yield from _known("evaluations", evaluation.suite, "models", name, models)
-        if evaluation.against and evaluation.against not in evaluation.models:
-            yield f"evaluations {evaluation.suite!r}, against: {evaluation.against!r} must be one of its models too"
+        beside = {name for entry in cfg.evaluations if entry.suite == evaluation.suite for name in entry.measured}
+        for name in evaluation.against:
+            if name not in beside:
+                yield (
+                    f"evaluations {evaluation.suite!r}, against: {name!r} is not measured by this suite"
+                    f"{nearest(name, beside)}"
+                )
+        if evaluation.suite in suites:
+            yield from _unknown_members(cfg, evaluation, models)
+
+
+def _unknown_members(cfg, evaluation, models):
+    """Yield a sentence for every dataset of a suite that a setting has no model for."""
+    datasets = cfg.find("suites", evaluation.suite).labels.datasets
+    for setting in evaluation.settings:
+        place = f"evaluations {evaluation.suite!r}, setting {setting.name!r}"
+        if setting.name in models:
+            yield f"{place}: a model has this name; give the setting another"
+        for dataset in datasets:
+            name = setting.model_for(dataset)
+            if name is None:
+                yield f"{place}: no model for the dataset {dataset!r}; means would run over other datasets"
+            elif name not in models:
+                yield f"{place}, {dataset}: model {name!r} is not there{nearest(name, models)}"
 
 
 def repeated_names(cfg):
@@ -66,8 +88,8 @@ def repeated_names(cfg):
                 yield f"{kinds[0]} {name!r}: the score tables call their means so; take another name"
             if name.endswith(SUFFIXES):
                 yield f"{kinds[0]} {name!r}: a name may not end in {', '.join(SUFFIXES)}"
-    for suite, name in _repeated((entry.suite, name) for entry in cfg.evaluations for name in entry.models):
-        yield f"evaluations: model {name!r} stands twice under suite {suite!r}"
+    for suite, name in _repeated((entry.suite, name) for entry in cfg.evaluations for name in entry.measured):
+        yield f"evaluations: model or setting {name!r} stands twice under suite {suite!r}"
 
 
 def _repeated(values):

@@ -1,5 +1,8 @@
 """The config as types. A wrong config stops here, before the graph, with sentences that say what to write instead."""
 
+import csv
+import os
+from collections import Counter
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,7 +10,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from moult import checks, llamafactory, pins
+from moult import checks, llamafactory, pins, presets
 from moult.errors import UserError, nearest
 from moult.expansion import LISTS, expand
 from moult.prompts import template_names
@@ -90,7 +93,7 @@ class Videos(Section):
     revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="Commit of the hub dataset.")
     folder: str | None = Field(None, description="Folder of the videos in the hub dataset.")
     token: Variable | None = None
-    frames: int = Field(8, ge=1, description="Frames of a video, spread evenly over it.")
+    frames: int = Field(4, ge=1, description="Spread evenly over a video; two of them are up to 192 tokens.")
     max_pixels: int = Field(151_200, ge=1, description="Pixels of a frame at the most, e.g. 360 × 420.")
     min_pixels: int = Field(3136, ge=1, description="Pixels of a frame at the least.")
     multiple: int = Field(28, ge=1, description="Sides are multiples of it: the model's patch times its merge.")
@@ -472,10 +475,13 @@ class Compute(Section):
 class NeedsOverride(Section):
     """What the jobs of this model ask for, where the default arithmetic does not fit."""
 
-    gpus: int | None = Field(None, ge=0)
-    gpu_mem_gb: int | None = Field(None, ge=1)
-    mem_gb: int | None = Field(None, ge=1)
+    gpus: int | None = Field(None, ge=0, description="Of the whole job; 0: the CPU does it.")
+    gpu_mem_gb: int | None = Field(None, ge=1, description="Of each GPU.")
+    gpu_model: str | None = Field(None, pattern=r"^[A-Za-z0-9_.]+$", description="As the cluster calls it.")
+    cpus: int | None = Field(None, ge=1, description="Of each node.")
+    mem_gb: float | None = Field(None, gt=0, description="Of each node.")
     hours: float | None = Field(None, gt=0)
+    nodes: int | None = Field(None, ge=1, description="Over which `finetune.devices` are spread, on Slurm.")
 
 
 class Model(Section):
@@ -531,21 +537,55 @@ class Suite(Section):
 
 
 class Reference(Section):
-    """Published values to set beside ours."""
+    """Published values to set beside ours: one model and setting of a table, from every source that has it."""
 
     table: Literal["mmla"] = "mmla"
-    source: str
     model: str
     setting: str
 
+    @model_validator(mode="after")
+    def is_there(self):
+        known = published_models(self.table)
+        if (self.model, self.setting) not in known:
+            asked, names = f"{self.model}, {self.setting}", [", ".join(pair) for pair in known]
+            raise ValueError(f"reference: resources/reference/{self.table}.csv has no {asked!r}{nearest(asked, names)}")
+        return self
+
+
+class Setting(Section):
+    """Several models measured as one: on each dataset another, as where a study trains a model per dataset."""
+
+    name: Name
+    models: str | dict[str, str] = Field(description="Model by dataset; or one name that has {dataset} in it.")
+
+    def model_for(self, dataset):
+        """Return the name of the model that stands for this setting on a dataset, None where there is none."""
+        if isinstance(self.models, str):
+            return self.models.replace("{dataset}", dataset)
+        return self.models.get(dataset)
+
 
 class Evaluation(Section):
-    """A suite and the models it measures."""
+    """A suite, and the models and settings that it measures."""
 
     suite: str
-    models: list[str] = Field(min_length=1)
-    against: str | None = Field(None, description="Model to take paired differences from.")
+    models: list[str] = []
+    settings: list[Setting] = []
+    against: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = Field(
+        [], description="Models or settings to take paired differences from, measured by the same suite."
+    )
     reference: Reference | None = None
+
+    @model_validator(mode="after")
+    def measures_something(self):
+        if not self.measured:
+            raise ValueError("name `models` or `settings` that the suite measures")
+        return self
+
+    @property
+    def measured(self):
+        """The names under which scores stand."""
+        return [*self.models, *(setting.name for setting in self.settings)]
 
 
 class Config(Section):
@@ -575,8 +615,32 @@ class Config(Section):
 
     @cached_property
     def evaluation_of(self):
-        """The evaluation that measures a model under a suite, by (suite, model)."""
-        return {(entry.suite, model): entry for entry in reversed(self.evaluations) for model in entry.models}
+        """The evaluation that measures a model or a setting under a suite, by (suite, name)."""
+        return {(entry.suite, name): entry for entry in reversed(self.evaluations) for name in entry.measured}
+
+    @cached_property
+    def measured(self):
+        """What is scored: (suite, model or setting) → dataset → the model that answers for it there."""
+        found = {}
+        for entry in self.evaluations:
+            datasets = self.find("suites", entry.suite).labels.datasets
+            for name in entry.models:
+                found[entry.suite, name] = dict.fromkeys(datasets, name)
+            for setting in entry.settings:
+                found[entry.suite, setting.name] = {dataset: setting.model_for(dataset) for dataset in datasets}
+        return found
+
+    @cached_property
+    def predicted(self):
+        """What is predicted: (suite, model) → the datasets that the model is needed for, in the suite's order."""
+        found = {}
+        for (suite, _), model_of in self.measured.items():
+            for dataset, model in model_of.items():
+                found.setdefault((suite, model), set()).add(dataset)
+        return {
+            (suite, model): [name for name in self.find("suites", suite).labels.datasets if name in datasets]
+            for (suite, model), datasets in found.items()
+        }
 
     def find(self, kind, name):
         """Return the entry of a list by its name, e.g. `find("models", "base")`."""
@@ -613,12 +677,51 @@ class Config(Section):
             }
         )
 
+    def hub_needs(self, made=lambda kind, name: False):
+        """Return a sentence for each hub repository that is still to be fetched from, and for each token it needs.
+
+        made(kind, name): whether there is already an artefact, e.g. `raw` of a dataset.
+        """
+        told, asking = [], []
+        for kind, what in (("raw", "files"), ("videos", "folders of videos")):
+            sources = [
+                source
+                for dataset in self.datasets
+                if not made(kind, dataset.name)
+                for source in (
+                    [dataset.videos] * bool(dataset.videos)
+                    if kind == "videos"
+                    else [source for files in dataset.files.values() for source in files]
+                )
+                if source.hub
+            ]
+            asking += sources
+            counts = Counter(source.hub for source in sources)
+            told += [f"{hub}: {count} {what} of this hub dataset will be fetched" for hub, count in counts.items()]
+        for model in self.models:
+            if model.fetch and model.fetch.hub and not made("models", model.name):
+                asking.append(model.fetch)
+                size = f"{model.parameters:g} billion parameters"
+                told.append(f"{model.fetch.hub}: this hub model will be fetched, {size}")
+        for token in sorted({source.token for source in asking if source.token}):
+            hubs = ", ".join(sorted({source.hub for source in asking if source.token == token}))
+            there = "is set" if os.environ.get(token) else "you must set first"
+            told.append(f"{hubs}: asks for your token in the environment variable {token}, which {there}")
+        return told
+
     def corpus_dataset(self, name):
         """Return the dataset whose questions a corpus answers."""
         corpus = self.find("corpora", name)
         if corpus.dataset:
             return self.find("datasets", corpus.dataset)
         return self.corpus_dataset(corpus.asked)
+
+
+@cache
+def published_models(table):
+    """Return the (model, setting) pairs that a table of resources/reference has values of."""
+    with open(REFERENCE / f"{table}.csv", encoding="utf-8", newline="") as handle:
+        return sorted({(row["model"], row["setting"]) for row in csv.DictReader(handle)})
 
 
 @cache
@@ -683,6 +786,7 @@ def load(raw, source="config"):
         raise UserError(_listed(source, secrets))
     try:
         expanded = expand(raw)
+        presets.fill(expanded)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     pins.fill(expanded)
@@ -726,6 +830,8 @@ def schema():
         }
     # A dataset_info.json may say the rest.
     document["$defs"]["Dataset"]["required"] = ["name"]
+    preset = {"enum": presets.preset_names(), "description": "Settings of resources/presets; keys beside it win."}
+    document["$defs"]["Finetune"]["properties"]["preset"] = preset
     document["properties"]["$schema"] = {"type": "string"}
     return document
 

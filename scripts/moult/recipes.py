@@ -5,7 +5,20 @@ No path, no time, no section of the config as a whole. Each job derives its seed
 """
 
 from moult import contrasts as pairing
-from moult import corpora, exports, folding, labelling, llamafactory, merging, models, report, tables, training, videos
+from moult import (
+    corpora,
+    exports,
+    folding,
+    labelling,
+    llamafactory,
+    merging,
+    models,
+    pictures,
+    report,
+    tables,
+    training,
+    videos,
+)
 from moult.files import derive_seed
 from moult.prompts import load_template
 
@@ -248,6 +261,7 @@ def _training(cfg, name, way, **own):
     return {
         "base": entry.base,
         **own,
+        **({"mixed": True} if len(entry.data) > 1 else {}),
         **({"lora": lora} if entry.method == "lora" else {}),
         **(together if entry.devices > 1 else {}),
         "learning_rate": entry.learning_rate,
@@ -335,46 +349,62 @@ def _data_line(cfg, source):
 
 
 def predict_labels(cfg, suite, model):
-    """What is predicted: every dataset and method of a suite, in one job."""
+    """What is predicted: every dataset of a suite that the model is needed for, by every method, in one job."""
     entry = cfg.find("suites", suite).labels
+    datasets = cfg.predicted[suite, model]
     return {
         "suite": suite,
         "model": model,
         "split": entry.split,
         "methods": list(entry.methods),
         "max_tokens": entry.max_tokens,
-        "datasets": {name: load_template(cfg.find("datasets", name).template) for name in entry.datasets},
+        "datasets": {name: load_template(cfg.find("datasets", name).template) for name in datasets},
         "compute": compute(cfg, model),
         "version": labelling.VERSION,
     }
 
 
-def score_labels(cfg, suite, model):
-    """What is scored, and which published values stand beside it."""
-    entry = cfg.find("suites", suite).labels
-    reference = cfg.evaluation_of[suite, model].reference
+def score_labels(cfg, suite, measured):
+    """What is scored: a model or a setting, by dataset the model that answers, and the published values beside it."""
+    reference = cfg.evaluation_of[suite, measured].reference
     return {
         "suite": suite,
-        "model": model,
-        "methods": list(entry.methods),
-        "datasets": list(entry.datasets),
+        "model": measured,
+        "methods": list(cfg.find("suites", suite).labels.methods),
+        "datasets": cfg.measured[suite, measured],
         "limit": cfg.limit,
         "reference": reference.model_dump() if reference else None,
         "seed": derive_seed(cfg.seed, "score_labels", suite),
-        "version": labelling.VERSION,
+        "version": labelling.SCORES_VERSION,
+    }
+
+
+def plot_confusion(cfg, suite, measured):
+    """Whose answers are counted."""
+    return {
+        "suite": suite,
+        "model": measured,
+        "methods": list(cfg.find("suites", suite).labels.methods),
+        "datasets": cfg.measured[suite, measured],
+        "version": pictures.CONFUSION_VERSION,
     }
 
 
 def tabulate_scores(cfg):
-    """Which models are compared with which."""
-    pairs = [
-        [entry.suite, model, entry.against]
-        for entry in cfg.evaluations
-        if entry.against
-        for model in entry.models
-        if model != entry.against
-    ]
-    return {"pairs": pairs, "seed": derive_seed(cfg.seed, "tabulate_scores"), "version": labelling.VERSION}
+    """Which models and settings are compared with which, each pair once, and who answers for them on which dataset."""
+    pairs = []
+    for entry in cfg.evaluations:
+        for against in entry.against:
+            for name in entry.measured:
+                if name != against and [entry.suite, against, name] not in pairs:
+                    pairs.append([entry.suite, name, against])
+    measured = [[suite, name, model_of] for (suite, name), model_of in cfg.measured.items()]
+    return {
+        "pairs": pairs,
+        "measured": measured,
+        "seed": derive_seed(cfg.seed, "tabulate_scores"),
+        "version": labelling.SCORES_VERSION,
+    }
 
 
 def write_report(cfg):

@@ -1,12 +1,15 @@
 """Standings: score tables as a reader wants them: models by datasets, who leads, and whether that is clear."""
 
+from moult.labelling import SOURCES
+
 # What the rows of a suite end with: its means over the datasets.
 MEANS = ("mean", "weighted_mean")
 STATUSES = ("unknown", "multi", "error")
 
 
-def _number(text):
-    return float(text) if text else None
+def _published(row):
+    """Return what each source published instead, as source, value, and what ours is more."""
+    return [(source, float(row[source]), float(row[f"{source}_delta"])) for source in SOURCES if row[source]]
 
 
 def suite_tables(rows, differences):
@@ -18,8 +21,7 @@ def suite_tables(rows, differences):
     found = {}
     for row in rows:
         estimate = {"value": float(row["value"]), "low": float(row["ci_low"]), "high": float(row["ci_high"])}
-        estimate |= {"n": int(row["n"]), "published": _number(row["reference"]), "source": row["reference_source"]}
-        estimate |= {"delta": _number(row["delta"])}
+        estimate |= {"n": int(row["n"]), "published": _published(row)}
         cells = found.setdefault(row["suite"], {}).setdefault(row["method"], {})
         cells.setdefault((row["model"], row["dataset"]), {})[row["metric"]] = estimate
     return [
@@ -27,7 +29,7 @@ def suite_tables(rows, differences):
             "name": suite,
             "tables": [_score_table(method, cells) for method, cells in by_method.items()],
             "differences": _differences([row for row in differences if row["suite"] == suite]),
-            "sources": sorted({row["reference_source"] for row in rows if row["suite"] == suite} - {""}),
+            "sources": [source for source in SOURCES if any(row[source] for row in rows if row["suite"] == suite)],
         }
         for suite, by_method in found.items()
     ]

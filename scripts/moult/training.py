@@ -188,7 +188,12 @@ def run_trainer(recipe, base, rows, scratch, checkpoint, shown):
         args=arguments,
         data_collator=collator,
         train_dataset=GroupedRows(
-            rows["train"], recipe["batch_size"], recipe["accumulation"], recipe["seed"], arguments.world_size
+            rows["train"],
+            recipe["batch_size"],
+            recipe["accumulation"],
+            recipe["seed"],
+            arguments.world_size,
+            mixed=recipe.get("mixed", False),
         ),
         eval_dataset=sorted(rows["dev"], key=length_of, reverse=True),
         preprocess_logits_for_metrics=score,
