@@ -340,3 +340,15 @@ def test_the_reference_is_computed_once_and_kept(optimise, tmp_path, monkeypatch
     monkeypatch.setattr(preference, "_logps", None)
     _, made = optimise("once", loss=DPO, max_steps=2)
     assert (made / "adapter_model.safetensors").read_bytes() == expected
+
+
+@pytest.mark.xdist_group("distributed")
+def test_two_processes_have_the_losses_of_one(optimise):
+    """Nine pairs, four a step: in the last step one process has a pair, the other one a blank."""
+    plan = {"loss": DPO, "epochs": 2, "evaluate_every": 2, "accumulation": 2}
+    curves = []
+    for name, many in {"alone": {"batch_size": 2}, "together": {"batch_size": 1, "devices": 2, "zero": 2}}.items():
+        _, made = optimise(name, TRAIN[:9], DEV[:3], **plan, **many)
+        curves.append([float(row["loss"]) for split in ("train", "dev") for row in curve(made, split)])
+    assert len(curves[0]) == 6 + 4
+    assert curves[1] == pytest.approx(curves[0], rel=1e-3)
