@@ -84,6 +84,25 @@ def table(rows):
     return "\n".join([*lines, "", f"Majority class of train, where there is a train file: {told}."])
 
 
+def short_table(rows):
+    """Return Markdown for one seed: a line per dataset and method, a column per model; + or − where the paired interval
+    of the difference from the first model leaves out 0.
+    """
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    lines = ["| dataset | n | method | majority | " + " | ".join(models) + " |", "|---" * (4 + len(models)) + "|"]
+    for dataset, method in dict.fromkeys((row["dataset"], row["method"]) for row in rows):
+        mine = [row for row in rows if (row["dataset"], row["method"]) == (dataset, method)]
+        cells = []
+        for model in models:
+            of = [row for row in mine if row["model"] == model]
+            first = next((row for row in of if row.get("against") == models[0]), None)
+            mark = "" if first is None else "+" * (float(first["diff_low"]) > 0) + "−" * (float(first["diff_high"]) < 0)
+            cells.append(f"{percent(of[0], 'accuracy')[0]:.1f}{mark}" if of else "–")
+        majority = f"{percent(mine[0], 'majority')[0]:.1f}" if mine[0]["majority"] else "–"
+        lines.append(f"| {dataset} | {mine[0]['n']} | {method} | {majority} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
@@ -99,3 +118,5 @@ if __name__ == "__main__":
         writer.writeheader()
         writer.writerows(found)
     print(table(found))
+    if len(options.seeds) == 1:
+        print("", short_table(found), sep="\n")

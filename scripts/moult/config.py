@@ -123,6 +123,7 @@ class Dataset(Section):
     task: str | None = None
     prompt: Prompt | None = Field(None, description="How a row is put to a model, in training and in evaluation.")
     dev_fraction: float = Field(0.1, ge=0, lt=1, description="Carved out of train where there is no dev file.")
+    test_fraction: float = Field(0, ge=0, lt=1, description="Carved out of train where there is no test file.")
     leakage: Leakage = Leakage()
     license: str | None = None
 
@@ -770,7 +771,7 @@ def _fields_at(location, raw):
             continue
         annotation = section.model_fields[part].annotation if part in section.model_fields else None
         section = _section_in(annotation)
-    return set(section.model_fields) if section else set()
+    return set(section.model_fields) | ({"preset"} if section is Finetune else set()) if section else set()
 
 
 def _section_in(annotation):

@@ -152,9 +152,8 @@ def jobs_with_models(cfg):
     for corpus in cfg.corpora:
         if cfg.find("endpoints", corpus.endpoint).serve:
             yield f"generate {corpus.kind}", "inference", {"corpus": corpus.name}
-    for entry in cfg.evaluations:
-        for model in entry.models:
-            yield "predict_labels", "inference", {"suite": entry.suite, "model": model}
+    for suite, model in cfg.predicted:
+        yield "predict_labels", "inference", {"suite": suite, "model": model}
 
 
 def table(cfg, site):

@@ -74,6 +74,7 @@ def prepare_dataset(cfg, name):
         or (label_set["task"] if label_set else "conversation" if conversations else "question_answering"),
         "language": label_set["language"] if label_set else "und" if conversations else "en",
         "dev_fraction": dataset.dev_fraction,
+        **({"test_fraction": dataset.test_fraction} if dataset.test_fraction else {}),
         "limit": cfg.limit,
         "seed": derive_seed(cfg.seed, "prepare_dataset", name),
         "version": tables.VERSION,

@@ -20,6 +20,7 @@ RULES = {
     "predict_labels",
     "score_labels",
     "tabulate_scores",
+    "plot_confusion",
     "plot_scores",
     "write_report",
 }
