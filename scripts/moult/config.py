@@ -244,7 +244,16 @@ class Decoding(Section):
     max_tokens: int = Field(256, ge=1)
 
 
-class Guidelines(Section):
+class Generated(Section):
+    """A corpus: rows of a dataset or of another corpus, each with text that an endpoint generates."""
+
+    @property
+    def asked(self):
+        """Name of the corpus whose questions are asked; None where they are those of a dataset."""
+        return getattr(self, "guidelines", None) or getattr(self, "corpus", None)
+
+
+class Guidelines(Generated):
     """METEOR stage 1a: the model under training writes guidelines for solving each question."""
 
     kind: Literal["guidelines"]
@@ -257,7 +266,7 @@ class Guidelines(Section):
     decoding: Decoding = Decoding(temperature=0.7, top_p=0.95, top_k=50, max_tokens=512)
 
 
-class Distilled(Section):
+class Distilled(Generated):
     """METEOR stage 1b: a stronger endpoint answers each question, following its guideline where there is one."""
 
     kind: Literal["distilled"]
@@ -285,7 +294,7 @@ class Round(Section):
     interval: int = Field(ge=1, description="Rows of a round.")
 
 
-class Refined(Section):
+class Refined(Generated):
     """METEOR stage 2: a model answers, a judge says what is wrong, the model revises; only accepted answers stay."""
 
     kind: Literal["refined"]
@@ -315,8 +324,58 @@ class Refined(Section):
         return self
 
 
-Corpus = Annotated[Guidelines | Distilled | Refined, Field(discriminator="kind")]
-KINDS = {"guidelines": Guidelines, "distilled": Distilled, "refined": Refined}
+class Costly(Section):
+    """How the chosen answer of a pair is decoded, with more computing than the rejected one."""
+
+    method: Literal["beam", "consistency"] = Field("beam", description="consistency: the sample closest to the others.")
+    beams: int = Field(10, ge=2, description="Of beam search.")
+    length_penalty: float = Field(1.0, description="Of beam search: log-likelihood / tokens ** length_penalty.")
+    samples: int = Field(8, ge=2, description="Of consistency, and how each of them is drawn:")
+    temperature: float = Field(0.7, gt=0)
+    top_p: float = Field(0.9, gt=0, le=1)
+    top_k: int = Field(0, ge=0, description="0: off.")
+
+    @model_validator(mode="after")
+    def settings_fit_method(self):
+        of = {"beam": {"beams", "length_penalty"}, "consistency": {"samples", "temperature", "top_p", "top_k"}}
+        strange = sorted(self.model_fields_set - of[self.method] - {"method"})
+        if strange:
+            known = ", ".join(sorted(of[self.method]))
+            raise ValueError(f"{strange[0]} is no setting of method {self.method}; it has {known}")
+        return self
+
+
+class Gate(Section):
+    """Which pairs are worth learning from; both answers must have ended by themselves."""
+
+    min_characters: int = Field(20, ge=1, description="Of the chosen answer.")
+    max_repetition: float = Field(0.2, ge=0, le=1, description="Share of the chosen answer's word 4-grams said before.")
+    max_length_ratio: float = Field(2.0, ge=1, description="Of the longer answer to the shorter, in characters.")
+    max_similarity: float = Field(0.95, gt=0, le=1, description="chrF of the two answers, 0 to 1.")
+
+
+class Contrasts(Generated):
+    """METEOR stage 3: preference pairs that a model makes itself, costly decoding against cheap."""
+
+    kind: Literal["contrasts"]
+    name: Name
+    dataset: str | None = Field(None, description="Ask the questions of a dataset,")
+    corpus: str | None = Field(None, description="or those of a corpus.")
+    splits: list[Split] = ["train", "dev"]
+    endpoint: str
+    prompt: Prompt | None = Field(None, description="Default: the one that the questions' dataset trains with.")
+    decoding: Decoding = Field(Decoding(max_tokens=512), description="Of the rejected answer; max_tokens is of both.")
+    chosen: Costly = Costly()
+    gate: Gate = Gate()
+
+    @model_validator(mode="after")
+    def one_source(self):
+        exactly_one(self, "dataset", "corpus")
+        return self
+
+
+CORPORA = {"guidelines": Guidelines, "distilled": Distilled, "refined": Refined, "contrasts": Contrasts}
+Corpus = Annotated[Guidelines | Distilled | Refined | Contrasts, Field(discriminator="kind")]
 
 
 class Fetch(Section):
@@ -379,6 +438,37 @@ class Finetune(Section):
         return self
 
 
+class Loss(Section):
+    """What is minimised over preference pairs."""
+
+    kind: Literal["contrastive", "dpo"] = "contrastive"
+    margin: float = Field(0.0, ge=0, description="Of contrastive: pairs so far apart in NLL a token teach no more.")
+    beta: float = Field(0.1, gt=0, description="Of dpo: how dear it is to leave the frozen reference.")
+    nll_weight: float = Field(0.0, ge=0, description="Of the chosen answers' NLL a token beside it.")
+
+    @model_validator(mode="after")
+    def settings_fit_kind(self):
+        strange = {"contrastive": "beta", "dpo": "margin"}[self.kind]
+        if strange in self.model_fields_set:
+            raise ValueError(f"{strange} is no setting of {self.kind}; leave it out")
+        return self
+
+
+class Optimise(Finetune):
+    """Preference optimisation: the chosen answer of each pair is to be likelier than the rejected one."""
+
+    data: list[str] = Field(min_length=1, description="Corpora of preference pairs.")
+    loss: Loss = Loss()
+    collapse: float = Field(
+        2.0, gt=1, description="Stop when the perplexity of held-out chosen answers rises so many-fold."
+    )
+    learning_rate: float = Field(1e-5, gt=0)
+    batch_size: int = Field(1, ge=1, description="Pairs per device and forward pass.")
+    accumulation: int = Field(8, ge=1, description="Forward passes per step; pairs per step: times devices, too.")
+    evaluate_every: int | None = Field(None, ge=1, description="Optimiser steps; null: ten times in a run.")
+    selection: Literal["loss", "accuracy"] = Field("loss", description="What the best checkpoint is chosen by, on dev.")
+
+
 class Parent(Section):
     """One model of a merge; a list is a gradient over the layers."""
 
@@ -435,11 +525,12 @@ class NeedsOverride(Section):
 
 
 class Model(Section):
-    """A model: fetched, fine-tuned or merged."""
+    """A model: fetched, fine-tuned, preference-optimised or merged."""
 
     name: Name
     fetch: Fetch | None = None
     finetune: Finetune | None = None
+    optimise: Optimise | None = None
     merge: Merge | None = None
     parameters: float | None = Field(None, gt=0, description="Billions, for what jobs need; inherited from the base.")
     license: str | None = Field(None, description="SPDX name; inherited from the base.")
@@ -449,7 +540,7 @@ class Model(Section):
 
     @model_validator(mode="after")
     def one_way(self):
-        exactly_one(self, "fetch", "finetune", "merge")
+        exactly_one(self, "fetch", "finetune", "optimise", "merge")
         if self.round and not (self.finetune and self.finetune.method == "lora"):
             raise ValueError("round: a model of a round is fine-tuned by LoRA")
         if self.fetch and self.parameters is None:
@@ -457,10 +548,15 @@ class Model(Section):
         return self
 
     @property
+    def training(self):
+        """How it is trained, on examples or on pairs; None where it is not."""
+        return self.finetune or self.optimise
+
+    @property
     def parents(self):
         """Names of the models this one is made of."""
-        if self.finetune:
-            return [self.finetune.base]
+        if self.training:
+            return [self.training.base]
         if self.merge:
             names = [parent.model for parent in self.merge.parents]
             return names + [self.merge.base] * (self.merge.base is not None and self.merge.base not in names)
@@ -666,7 +762,7 @@ class Config(Section):
         while name not in known:
             passed.append(name)
             model = self.find("models", name)
-            name = model.finetune.base
+            name = model.training.base
             if not self.is_within_rounds(name, model):
                 known[passed[-1]] = name
                 name = passed[-1]
@@ -745,7 +841,7 @@ class Config(Section):
         corpus = self.find("corpora", name)
         if corpus.dataset:
             return self.find("datasets", corpus.dataset)
-        return self.corpus_dataset(corpus.corpus if corpus.kind == "refined" else corpus.guidelines)
+        return self.corpus_dataset(corpus.asked)
 
 
 @cache
@@ -777,7 +873,7 @@ def _sentence(error, raw):
         else:
             if isinstance(node, dict) and part in node:
                 node = node[part]
-            elif part in KINDS and isinstance(node, dict):
+            elif part in CORPORA and isinstance(node, dict):
                 continue
             where.append(str(part))
     message = error["msg"].removeprefix("Value error, ")
@@ -796,8 +892,8 @@ def _fields_at(location, raw):
     for part in location:
         if isinstance(part, int) or not isinstance(section, type):
             continue
-        if part in KINDS and section is not Distilled:
-            section = KINDS[part]
+        if part in CORPORA and section not in (Distilled,):
+            section = CORPORA[part]
             continue
         annotation = section.model_fields[part].annotation if part in section.model_fields else None
         section = _section_in(annotation)
@@ -829,6 +925,7 @@ def load(raw, source="config"):
         *checks.cycle(cfg),
         *checks.budget_without_price(cfg),
         *checks.precision(cfg),
+        *checks.beams(cfg),
     ]:
         raise UserError(_listed(source, problems))
     return cfg
@@ -867,7 +964,8 @@ def load_file(path):
 def schema():
     """Return the JSON schema of the config, for editors; `for` is allowed in every named entry."""
     document = Config.model_json_schema()
-    for name in ("Dataset", "Endpoint", "Guidelines", "Distilled", "Refined", "Model", "Suite", "Evaluation", "Rounds"):
+    kinds = [kind.__name__ for kind in CORPORA.values()]
+    for name in ("Dataset", "Endpoint", *kinds, "Model", "Suite", "Evaluation", "Rounds"):
         document["$defs"][name]["properties"]["for"] = {
             "type": "object",
             "additionalProperties": {"type": "array"},

@@ -50,8 +50,11 @@ JOBS = {
     "generate_guidelines": ("inference", ("corpus",)),
     "distill_answers": ("inference", ("corpus",)),
     "refine_answers": ("inference", ("corpus",)),
+    "contrast_answers": ("inference", ("corpus",)),
     "finetune_lora": ("lora", ("model",)),
     "finetune_full": ("full", ("model",)),
+    "optimise_lora": ("lora", ("model",)),
+    "optimise_full": ("full", ("model",)),
     "fold_adapter": ("weights", ("model",)),
     "fold_round": ("weights", ("model",)),
     "merge_models": ("weights", ("model",)),
@@ -139,13 +142,14 @@ def job_needs(cfg, stage, names, attempt=1):
     model, compute = cfg.find("models", name), cfg.compute_of(name)
     settings = {"threads": compute.threads, "models": len(model.parents), "rows": compute.batch_size}
     if stage in TRAINING:
-        training = model.finetune
+        training = model.training
         settings |= {
             "devices": training.devices,
             "zero": training.zero,
             "rank": training.lora.rank,
             "tokens": training.max_length,
-            "rows": training.batch_size,
+            # Both answers of a pair are in one forward pass.
+            "rows": training.batch_size * (2 if model.optimise else 1),
             "checkpointing": training.gradient_checkpointing,
         }
     elif stage == "inference":
@@ -154,6 +158,8 @@ def job_needs(cfg, stage, names, attempt=1):
             datasets, answer = [cfg.corpus_dataset(corpus)], entry.decoding.max_tokens
             # What was said of an answer is in the prompt of the next.
             answer += entry.judge_decoding.max_tokens + answer if entry.kind == "refined" else 0
+            if entry.kind == "contrasts" and entry.chosen.method == "beam":
+                settings["rows"] = max(settings["rows"], entry.chosen.beams)
         else:
             labels = cfg.find("suites", suite).labels
             datasets, answer = [cfg.find("datasets", one) for one in labels.datasets], labels.max_tokens

@@ -145,7 +145,8 @@ def jobs_with_models(cfg):
         elif model.merge:
             rules = ["merge_models"]
         else:
-            rules = ["finetune_full"] if model.finetune.method == "full" else ["finetune_lora", "fold_adapter"]
+            way = "finetune" if model.finetune else "optimise"
+            rules = [f"{way}_full"] if model.training.method == "full" else [f"{way}_lora", "fold_adapter"]
         for rule in rules:
             yield rule, JOBS[rule][0], {"model": model.name}
     for corpus in cfg.corpora:

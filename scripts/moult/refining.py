@@ -4,7 +4,7 @@ import gc
 import logging
 
 from moult.chat import ChatRequest, Sampling, ask_all
-from moult.corpora import author, open_endpoint, reject_reason
+from moult.corpora import author, flaw_of, open_endpoint
 from moult.errors import UserError
 from moult.files import derive_seed, digest, write_json, write_jsonl
 from moult.journal import Journal
@@ -142,10 +142,10 @@ def _judge(asked, answered, histories, iteration, failed):
     for row, value in answered:
         entry = {"iteration": iteration, "answer": value["text"], "verdict": None, "feedback": "", "hints": ""}
         if value["finish_reason"] == "error":
-            failed[row["uid"]] = reject_reason(value, recipe["cut"])
+            failed[row["uid"]] = flaw_of(value, recipe["cut"])
             continue
         histories[row["uid"]].append(entry)
-        if reject_reason(value, recipe["cut"]):
+        if flaw_of(value, recipe["cut"]):
             entry["verdict"] = "cut" if value["text"] else "empty"
             entry["feedback"] = UNJUDGED[entry["verdict"]]
             continue

@@ -129,7 +129,7 @@ def change(raw, where, value):
         (
             ["models", 1, "merge"],
             {"method": "linear", "parents": [{"model": "a"}, {"model": "b"}]},
-            "write exactly one of fetch, finetune, merge",
+            "write exactly one of fetch, finetune, optimise, merge",
         ),
         (["models", 0, "parameters"], None, "say how many billions a fetched model has"),
         (["models", 1, "finetune", "learning_rate"], -1, "learning_rate: Input should be greater than 0 (here: -1)"),
