@@ -64,7 +64,13 @@ GUIDELINES = [corpus.name for corpus in cfg.corpora if corpus.kind == "guideline
 DISTILLED = [corpus.name for corpus in cfg.corpora if corpus.kind == "distilled"]
 # Rows that surely have answers; questions that may have some are exported when asked for by name.
 EXPORTED = [one.name for one in cfg.datasets if one.format != "stackoverflow"] + DISTILLED
-EVALUATED = [(entry.suite, model) for entry in cfg.evaluations for model in entry.models]
+EVALUATED = [(entry.suite, name) for entry in cfg.evaluations for name in entry.measured]
+LABELLED, JUDGED = cfg.names("suites", "labels"), cfg.names("suites", "judge")
+PREDICTED = [(suite, model) for suite, model in EVALUATED if suite in LABELLED]
+# What a judge compares: models, and corpora of answers.
+COMPARED = [name for suite, name in EVALUATED if suite in JUDGED]
+ANSWERED = [(entry.suite, model) for entry in cfg.evaluations for model in entry.models if entry.suite in JUDGED]
+JUDGEMENTS = [pair for pair in EVALUATED if pair[0] in JUDGED and pair[1] != cfg.evaluation_of[pair].against]
 
 
 wildcard_constraints:
@@ -194,12 +200,45 @@ def parent_names(wildcards):
 
 def suite_datasets(wildcards):
     """Return the datasets of a suite, in its order."""
-    return [ancient(artefact("datasets", name)) for name in cfg.find("suites", wildcards.suite).labels.datasets]
+    suite = cfg.find("suites", wildcards.suite)
+    return [ancient(artefact("datasets", name)) for name in (suite.labels or suite.judge).datasets]
 
 
 def suite_manifests(wildcards):
     """Return the manifests of the datasets of a suite."""
-    return [manifest("datasets", name) for name in cfg.find("suites", wildcards.suite).labels.datasets]
+    suite = cfg.find("suites", wildcards.suite)
+    return [manifest("datasets", name) for name in (suite.labels or suite.judge).datasets]
+
+
+def judged_answers(wildcards):
+    """Return the two files of answers that a judge compares, and the judge, if it is ours."""
+    evaluation = cfg.evaluation_of[wildcards.suite, wildcards.model]
+    served = cfg.find("endpoints", cfg.find("suites", wildcards.suite).judge.endpoint).serve
+    folder = f"answers/{wildcards.suite}" if evaluation.models else "corpora"
+    inputs = {}
+    for side, name in (("ours", wildcards.model), ("theirs", evaluation.against)):
+        inputs[side] = f"<results>/{folder}/{name}.jsonl"
+        inputs[f"{side}_manifest"] = manifest(folder, name)
+    if served:
+        inputs["served"] = ancient(artefact("models", served))
+        inputs["served_manifest"] = manifest("models", served)
+    return inputs
+
+
+def compared_with(wildcards):
+    """Return whose judgements a score is made of: the model's own, or all that set another against it."""
+    pairs = [pair for pair in JUDGEMENTS if pair[0] == wildcards.suite]
+    return [pair for pair in pairs if pair[1] == wildcards.model] or pairs
+
+
+def judgements(wildcards):
+    """Return the judgements that a score is made of."""
+    return [f"<results>/judgements/{suite}/{model}.jsonl" for suite, model in compared_with(wildcards)]
+
+
+def judgement_manifests(wildcards):
+    """Return the manifests of the judgements that a score is made of."""
+    return [manifest(f"judgements/{suite}", model) for suite, model in compared_with(wildcards)]
 
 
 def report_manifests(wildcards):
@@ -208,7 +247,8 @@ def report_manifests(wildcards):
     made += [("corpora", name) for name in cfg.names("corpora")]
     made += [("adapters", name) for name in LORA]
     made += [("models", name) for name in cfg.names("models")]
-    made += [(kind, f"{suite}/{model}") for kind in ("predictions", "scores") for suite, model in EVALUATED]
+    measured = {"predictions": PREDICTED, "answers": ANSWERED, "judgements": JUDGEMENTS, "scores": EVALUATED}
+    made += [(kind, f"{suite}/{name}") for kind, pairs in measured.items() for suite, name in pairs]
     return [manifest(kind, name) for kind, name in made]
 
 
@@ -226,7 +266,12 @@ def recipe_of(build):
 
 def client_of(wildcards, threads):
     """Return how the endpoint of a corpus is dealt with. Params that depend on `threads` are no reason to rerun."""
-    return recipes.client(cfg, wildcards.corpus)
+    return recipes.client(cfg, cfg.find("corpora", wildcards.corpus).endpoint)
+
+
+def judge_client(wildcards, threads):
+    """Return how the endpoint of a judge is dealt with; see `client_of`."""
+    return recipes.client(cfg, cfg.find("suites", wildcards.suite).judge.endpoint)
 
 
 def card_of(wildcards):
@@ -244,11 +289,16 @@ def model_at_work(wildcards):
     return wildcards.get("model")
 
 
-def need(stage, resource):
+def judge_at_work(wildcards):
+    """Return the model that judges, None if it is remote."""
+    return cfg.find("endpoints", cfg.find("suites", wildcards.suite).judge.endpoint).serve
+
+
+def need(stage, resource, at_work=model_at_work):
     """Return how much of a resource a job of a stage needs, as a function of what it works on and of the attempt."""
 
     def amount(wildcards, attempt):
-        name = model_at_work(wildcards)
+        name = at_work(wildcards)
         if name is None:
             return needs("tables", attempt=attempt)[resource]
         model = cfg.find("models", name)
@@ -284,6 +334,12 @@ def decoding_threads(wildcards):
 def threads_of(wildcards):
     """Return the CPU threads of a job that loads a model; they are in its recipe too."""
     name = model_at_work(wildcards)
+    return cfg.compute_of(name).threads if name else 1
+
+
+def judging_threads(wildcards):
+    """Return the CPU threads of a job that judges."""
+    name = judge_at_work(wildcards)
     return cfg.compute_of(name).threads if name else 1
 
 

@@ -4,7 +4,8 @@
 rule tabulate_scores:
     input:
         scores=[f"<results>/scores/{suite}/{model}.csv" for suite, model in EVALUATED],
-        predictions=[f"<results>/predictions/{suite}/{model}.jsonl" for suite, model in EVALUATED],
+        predictions=[f"<results>/predictions/{suite}/{model}.jsonl" for suite, model in PREDICTED],
+        judgements=[f"<results>/judgements/{suite}/{model}.jsonl" for suite, model in JUDGEMENTS],
     output:
         summary=report("<results>/scores/summary.csv", category="Scores", caption="../resources/report/summary.rst"),
         differences=report(
@@ -21,7 +22,8 @@ rule tabulate_scores:
         runtime=need("tables", "runtime"),
     params:
         recipe=recipes.tabulate_scores(cfg),
-        evaluated=EVALUATED,
+        evaluated=PREDICTED,
+        judged=JUDGEMENTS,
     message:
         "tabulate_scores: tabulating all scores " "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:

@@ -38,16 +38,52 @@ def unknown_names(cfg):
             yield from _known("models", model.name, "data", name, trainable)
     labelled = {entry.name for entry in cfg.datasets if entry.labels is not None}
     for suite in cfg.suites:
-        for name in suite.labels.datasets:
-            yield from _known("suites", suite.name, "datasets", name, labelled)
-            if name in labelled and suite.labels.split not in cfg.find("datasets", name).files:
-                yield f"suites {suite.name!r}, split: dataset {name!r} has no file for {suite.labels.split!r}"
+        way = suite.labels or suite.judge
+        usable = labelled if suite.labels else questions
+        for name in way.datasets:
+            yield from _known("suites", suite.name, "datasets", name, usable)
+            if name in usable and way.split not in _splits(cfg.find("datasets", name), suite):
+                yield f"suites {suite.name!r}, split: dataset {name!r} has no file for {way.split!r}"
+        if suite.judge:
+            yield from _known("suites", suite.name, "endpoint", suite.judge.endpoint, endpoints)
+    answers = {corpus.name for corpus in cfg.corpora if corpus.kind == "distilled"}
     for evaluation in cfg.evaluations:
         yield from _known("evaluations", evaluation.suite, "suite", evaluation.suite, suites)
-        for name in [*evaluation.models, *([evaluation.against] if evaluation.against else [])]:
-            yield from _known("evaluations", evaluation.suite, "models", name, models)
-        if evaluation.against and evaluation.against not in evaluation.models:
-            yield f"evaluations {evaluation.suite!r}, against: {evaluation.against!r} must be one of its models too"
+        kind, known = ("models", models) if evaluation.models else ("corpora", answers)
+        for name in evaluation.measured:
+            yield from _known("evaluations", evaluation.suite, kind, name, known)
+        if evaluation.against and evaluation.against not in evaluation.measured:
+            yield f"evaluations {evaluation.suite!r}, against: {evaluation.against!r} must be one of its {kind} too"
+
+
+def _splits(dataset, suite):
+    """Return the splits that a suite may measure on: those of files, and under a judge the dev split that is carved."""
+    carved = suite.judge and dataset.dev_fraction and "train" in dataset.files
+    return {*dataset.files, *(["dev"] if carved else [])}
+
+
+def judged_evaluations(cfg):
+    """Yield a sentence for every evaluation that asks of a judge, or of labels, what they cannot do."""
+    against = {}
+    for entry in cfg.evaluations:
+        judge, place = cfg.find("suites", entry.suite).judge, f"evaluations {entry.suite!r}"
+        if entry.reference and (entry.reference.table == "meteor") != bool(judge):
+            yield f"{place}, reference: of a {'judge' if judge else 'label'} suite is `table: {_table(judge)}`"
+        if not judge:
+            if entry.corpora:
+                yield f"{place}, corpora: a suite of labels measures models; write `models`"
+            continue
+        if not entry.against or len(entry.measured) < 2:
+            yield f"{place}, against: a judge compares; name two {entry.models and 'models' or 'corpora'}, one as `against`"
+        if against.setdefault(entry.suite, entry.against) != entry.against:
+            yield f"{place}, against: is {against[entry.suite]!r} in one evaluation and {entry.against!r} in another"
+        for name in entry.corpora:
+            if cfg.corpus_dataset(name).name not in judge.datasets:
+                yield f"{place}, corpora: {name!r} answers other questions than those of the suite's datasets"
+
+
+def _table(judge):
+    return "meteor" if judge else "mmla"
 
 
 def repeated_names(cfg):
@@ -61,8 +97,8 @@ def repeated_names(cfg):
                 yield f"{kinds[0]} {name!r}: the score tables call their means so; take another name"
             if name.endswith(SUFFIXES):
                 yield f"{kinds[0]} {name!r}: a name may not end in {', '.join(SUFFIXES)}"
-    for suite, name in _repeated((entry.suite, name) for entry in cfg.evaluations for name in entry.models):
-        yield f"evaluations: model {name!r} stands twice under suite {suite!r}"
+    for suite, name in _repeated((entry.suite, name) for entry in cfg.evaluations for name in entry.measured):
+        yield f"evaluations: {name!r} stands twice under suite {suite!r}"
 
 
 def _repeated(values):
@@ -73,7 +109,8 @@ def budget_without_price(cfg):
     """Yield a sentence for every remote endpoint whose answers a budget could not count."""
     if cfg.budget is None:
         return
-    for name in dict.fromkeys(corpus.endpoint for corpus in cfg.corpora):
+    judges = [suite.judge for suite in cfg.suites if suite.judge]
+    for name in dict.fromkeys(one.endpoint for one in [*cfg.corpora, *judges]):
         endpoint = cfg.find("endpoints", name)
         if endpoint.url and not endpoint.price:
             yield (

@@ -426,29 +426,87 @@ class LabelSuite(Section):
     max_tokens: int = Field(16, ge=1, description="Of a generated answer.")
 
 
+class Answering(Section):
+    """How the models of a judged evaluation are asked; the defaults are METEOR's."""
+
+    prompt: Prompt | None = Field(None, description="Default: the dataset's, so that it is the one of training.")
+    decoding: Decoding = Decoding(temperature=0.7, top_p=0.9, max_tokens=1024)
+
+
+class Repeats(Section):
+    """Pairs that the judge is shown again, each time with another seed: does it say the same?"""
+
+    questions: int = Field(20, ge=0, description="At most so many of them; 0: none.")
+    times: int = Field(1, ge=1)
+
+
+class JudgeSuite(Section):
+    """Answers to questions, compared in pairs by a judge that sees each pair in both orders."""
+
+    datasets: list[str] = Field(min_length=1, description="Of format stackoverflow: their questions.")
+    split: Split = "test"
+    sample: int | None = Field(100, ge=1, description="At most so many questions, drawn with the seed; null: all.")
+    criteria: list[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]] = Field(
+        ["accuracy", "completeness", "relevance", "coherence", "reliability"],
+        min_length=1,
+        description="Scored from 1 to 10, and `overall` beside them.",
+    )
+    answers: Answering = Answering()
+    endpoint: str = Field(description="The judge.")
+    prompt: Prompt = "judge/pair"
+    decoding: Decoding = Decoding(max_tokens=1500)
+    repeats: Repeats = Repeats()
+
+    @model_validator(mode="after")
+    def criteria_are_distinct(self):
+        if "overall" in self.criteria:
+            raise ValueError("criteria: `overall` is asked for anyway; leave it out")
+        if len(set(self.criteria)) < len(self.criteria):
+            raise ValueError("criteria: one stands twice")
+        return self
+
+
 class Suite(Section):
     """How to measure."""
 
     name: Name
-    labels: LabelSuite
+    labels: LabelSuite | None = None
+    judge: JudgeSuite | None = None
+
+    @model_validator(mode="after")
+    def one_way(self):
+        exactly_one(self, "labels", "judge")
+        return self
 
 
 class Reference(Section):
     """Published values to set beside ours."""
 
-    table: Literal["mmla"] = "mmla"
+    table: Literal["mmla", "meteor"] = "mmla"
     source: str
     model: str
     setting: str
 
 
 class Evaluation(Section):
-    """A suite and the models it measures."""
+    """A suite and what it measures: models, or, under a judge, the answers that stand in corpora."""
 
     suite: str
-    models: list[str] = Field(min_length=1)
-    against: str | None = Field(None, description="Model to take paired differences from.")
+    models: list[str] = []
+    corpora: list[str] = Field([], description="Of distilled answers; only a judge compares them.")
+    against: str | None = Field(None, description="The one of them that the others are compared with.")
     reference: Reference | None = None
+
+    @model_validator(mode="after")
+    def one_kind(self):
+        if bool(self.models) == bool(self.corpora):
+            raise ValueError("write either models or corpora, one at the least")
+        return self
+
+    @property
+    def measured(self):
+        """Names of the models or corpora that are measured."""
+        return self.models or self.corpora
 
 
 class Config(Section):
@@ -478,8 +536,8 @@ class Config(Section):
 
     @cached_property
     def evaluation_of(self):
-        """The evaluation that measures a model under a suite, by (suite, model)."""
-        return {(entry.suite, model): entry for entry in reversed(self.evaluations) for model in entry.models}
+        """The evaluation that measures a model or corpus under a suite, by (suite, its name)."""
+        return {(entry.suite, name): entry for entry in reversed(self.evaluations) for name in entry.measured}
 
     def find(self, kind, name):
         """Return the entry of a list by its name, e.g. `find("models", "base")`."""
@@ -595,6 +653,7 @@ def load(raw, source="config"):
         raise UserError(_listed(source, [_sentence(one, expanded) for one in error.errors()])) from None
     if problems := [*checks.repeated_names(cfg), *checks.unknown_names(cfg)] or [
         *checks.cycle(cfg),
+        *checks.judged_evaluations(cfg),
         *checks.budget_without_price(cfg),
         *checks.precision(cfg),
     ]:

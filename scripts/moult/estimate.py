@@ -46,7 +46,7 @@ class Estimator:
         return sums | {"spent": spent, "budget": self.cfg.budget}
 
     def _corpus(self, entry):
-        recipe, client = recipes.corpus(self.cfg, entry.name), recipes.client(self.cfg, entry.name)
+        recipe, client = recipes.corpus(self.cfg, entry.name), recipes.client(self.cfg, entry.endpoint)
         found = {"corpus": entry.name, "endpoint": entry.endpoint, "mode": client["mode"] if client else "served"}
         notes, writes_to = [], Path("journal", RULES[entry.kind], f"{entry.name}.sqlite")
         rows, exact, extra = self._rows(entry, notes)

@@ -191,6 +191,8 @@ def differences(recipe, predictions):
     """
     rows = []
     for suite, model, against in recipe["pairs"]:
+        if (suite, model) not in predictions:
+            continue
         ours, theirs = (_correct(predictions[suite, name]) for name in (model, against))
         for dataset, method in dict.fromkeys((key[1], key[2]) for key in ours):
             keys = [key for key in ours if key[1:] == (dataset, method)]

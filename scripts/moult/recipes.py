@@ -4,7 +4,21 @@ remakes what depends on it and a new field with a default remakes nothing that d
 No path, no time, no section of the config as a whole. Each job derives its seed from the experiment's and its name.
 """
 
-from moult import corpora, exports, folding, labelling, llamafactory, merging, models, report, tables, training, videos
+from moult import (
+    corpora,
+    exports,
+    folding,
+    judging,
+    labelling,
+    llamafactory,
+    merging,
+    models,
+    report,
+    tables,
+    training,
+    verdicts,
+    videos,
+)
 from moult.files import derive_seed
 from moult.prompts import load_template
 
@@ -133,12 +147,12 @@ def endpoint(cfg, name):
     return {"name": name, "url": entry.url, "model": entry.model}
 
 
-def client(cfg, corpus):
-    """How the remote endpoint of a corpus is dealt with, None if a model of this build answers.
+def client(cfg, name):
+    """How a remote endpoint is dealt with, None if a model of this build answers.
 
     No answer depends on it, so it is not in the recipe: another limit or another price remakes nothing.
     """
-    entry = cfg.find("endpoints", cfg.find("corpora", corpus).endpoint)
+    entry = cfg.find("endpoints", name)
     if entry.serve:
         return None
     return {
@@ -164,22 +178,21 @@ def spending_folder(cfg):
 def corpus(cfg, name):
     """What is asked of whom, for either kind of corpus."""
     entry = cfg.find("corpora", name)
-    decoding = entry.decoding
     return {
         "name": name,
         "splits": list(entry.splits),
         "endpoint": endpoint(cfg, entry.endpoint),
         "prompt": load_template(entry.prompt),
-        "decoding": {
-            "temperature": decoding.temperature,
-            "top_p": decoding.top_p,
-            "top_k": decoding.top_k,
-            "max_tokens": decoding.max_tokens,
-        },
+        "decoding": decoded(entry.decoding),
         "cut": entry.cut,
         "seed": derive_seed(cfg.seed, entry.kind, name),
         "version": corpora.VERSION,
     }
+
+
+def decoded(decoding):
+    """How answers are decoded."""
+    return {key: getattr(decoding, key) for key in ("temperature", "top_p", "top_k", "max_tokens")}
 
 
 def finetune(cfg, name):
@@ -311,14 +324,77 @@ def score_labels(cfg, suite, model):
     }
 
 
+def sampled_questions(cfg, suite):
+    """Which questions a judged suite asks: the same of every model, and of every pair that is judged."""
+    judge = cfg.find("suites", suite).judge
+    return {
+        "datasets": list(judge.datasets),
+        "split": judge.split,
+        "sample": judge.sample,
+        "seed": derive_seed(cfg.seed, "judge", suite),
+    }
+
+
+def answer_questions(cfg, suite, model):
+    """How a model is asked the questions of a judged suite."""
+    asking = cfg.find("suites", suite).judge.answers
+    questions = sampled_questions(cfg, suite)
+    return {
+        "suite": suite,
+        "model": model,
+        "questions": questions,
+        "prompts": {
+            name: load_template(asking.prompt or cfg.find("datasets", name).template) for name in questions["datasets"]
+        },
+        "decoding": decoded(asking.decoding),
+        "compute": compute(cfg, model),
+        "version": judging.VERSION,
+    }
+
+
+def judge_answers(cfg, suite, model):
+    """What the judge is shown, and what it is asked about it; `model` may be the name of a corpus."""
+    judge = cfg.find("suites", suite).judge
+    return {
+        "suite": suite,
+        "model": model,
+        "against": cfg.evaluation_of[suite, model].against,
+        "questions": sampled_questions(cfg, suite),
+        "criteria": list(judge.criteria),
+        "endpoint": endpoint(cfg, judge.endpoint),
+        "prompt": load_template(judge.prompt),
+        "decoding": decoded(judge.decoding),
+        "repeats": {"questions": judge.repeats.questions, "times": judge.repeats.times},
+        "version": judging.VERSION,
+    }
+
+
+def score_judgements(cfg, suite, model):
+    """What is made of the judgements of a model, or, of the one that is compared with, of those of all others."""
+    judge = cfg.find("suites", suite).judge
+    evaluation = cfg.evaluation_of[suite, model]
+    reference = evaluation.reference.model_dump() if evaluation.reference else None
+    return {
+        "suite": suite,
+        "model": model,
+        "against": evaluation.against,
+        "datasets": list(judge.datasets),
+        "criteria": list(judge.criteria),
+        "limit": cfg.limit,
+        "reference": reference,
+        "seed": derive_seed(cfg.seed, "score_judgements", suite),
+        "version": verdicts.VERSION,
+    }
+
+
 def tabulate_scores(cfg):
     """Which models are compared with which."""
     pairs = [
-        [entry.suite, model, entry.against]
+        [entry.suite, name, entry.against]
         for entry in cfg.evaluations
         if entry.against
-        for model in entry.models
-        if model != entry.against
+        for name in entry.measured
+        if name != entry.against
     ]
     return {"pairs": pairs, "seed": derive_seed(cfg.seed, "tabulate_scores"), "version": labelling.VERSION}
 
