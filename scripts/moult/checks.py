@@ -74,7 +74,7 @@ def judged_evaluations(cfg):
                 yield f"{place}, corpora: a suite of labels measures models; write `models`"
             continue
         if not entry.against or len(entry.measured) < 2:
-            yield f"{place}, against: a judge compares; name two {entry.models and 'models' or 'corpora'}, one as `against`"
+            yield f"{place}, against: a judge compares; name two models or corpora, and one of them here"
         if against.setdefault(entry.suite, entry.against) != entry.against:
             yield f"{place}, against: is {against[entry.suite]!r} in one evaluation and {entry.against!r} in another"
         for name in entry.corpora:

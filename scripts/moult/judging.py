@@ -175,8 +175,8 @@ def judgement(recipe, row, order, repeat, value):
     """Return one judgement, everything in the item's original order: A is the model, B is `against`.
 
     Here, and nowhere else, a swapped reply is turned back. status: ok; unknown, where the reply has not the form that
-    was asked for; error, where there is no reply. Only ok has scores (A and B → criterion → 1 to 10) and a winner, A, B or
-    Tie, by the overall scores.
+    was asked for; error, where there is no reply. Only ok has scores (A and B → criterion → 1 to 10) and a winner, A, B
+    or Tie, by the overall scores.
     """
     scores, justification, winner = None, None, None
     if value["finish_reason"] == "error":

@@ -36,11 +36,11 @@ def whole_pairs(judgements):
 def score_judgements(recipe, judgements):
     """Return score rows (see labelling.COLUMNS) of a model, or of the one that all others are compared with.
 
-    `task` is the criterion, or overall. Per dataset, then as the plain mean over datasets and weighted by n: `score` (1 to
-    10, mean of both orders), `win_share` (ties count half, each order half), `tie_rate`, `order_consistency` (the same
-    winner in both orders), and of the overall score alone `first_shown_share` (how often whichever stood first won),
-    all over questions whose pair could be read in both orders, with 95% bootstrap intervals over questions. Then, with
-    Wilson intervals: `parse_failure_rate` and `error_rate` of all judgements, `unanswered_rate` of questions, and
+    `task` is the criterion, or overall. Per dataset, then as the plain mean over datasets and weighted by n: `score`
+    (1 to 10, mean of both orders), `win_share` (ties count half, each order half), `tie_rate`, `order_consistency` (the
+    same winner in both orders), and of the overall score alone `first_shown_share` (how often whichever stood first
+    won), all over questions whose pair could be read in both orders, with 95% bootstrap intervals over questions. Then,
+    with Wilson intervals: `parse_failure_rate` and `error_rate` of all judgements, `unanswered_rate` of questions, and
     `repeat_stability`, how often the winner of a repeated pair is that of the first time.
     """
     published = {} if recipe["limit"] else published_values(recipe)
@@ -107,7 +107,8 @@ def _trust(judgements):
     yield "error_rate", sum(row["status"] == "error" for row in asked), len(asked)
     pairs = {(row["model"], row["uid"]) for row in judgements}
     yield "unanswered_rate", len(judgements) - len(asked), len(pairs)
-    first = {(row["model"], row["uid"]): row["winner"] for row in asked if (row["order"], row["repeat"]) == ("original", 0)}
+    once = [row for row in asked if row["order"] == "original" and not row["repeat"]]
+    first = {(row["model"], row["uid"]): row["winner"] for row in once}
     again = [(first[row["model"], row["uid"]], row["winner"]) for row in asked if row["repeat"]]
     again = [pair for pair in again if None not in pair]
     if again:
@@ -151,7 +152,7 @@ def differences(recipe, judgements):
     """Return how the models of judged suites fare against the one they are compared with: wins minus losses.
 
     recipe: pairs [suite, model, against], seed. judgements: (suite, model) → path. Columns: labelling.DIFFERENCES.
-    A pair is won where the overall score is higher over both orders together; p is the sign test over won and lost ones.
+    A pair is won where the overall win share of both orders together is above one half; p is the sign test.
     """
     rows = []
     for suite, model, against in recipe["pairs"]:

@@ -122,7 +122,7 @@ def change(raw, where, value):
         (["datasets", 1, "name"], "mean", "the score tables call their means so"),
         (["models", 1, "name"], "tuned.manifest", "a name may not end in .manifest"),
         (["evaluations", 0, "against"], "other", "against: 'other' must be one of its models too"),
-        (["evaluations", 0, "models"], ["base", "base"], "model 'base' stands twice under suite 'labels'"),
+        (["evaluations", 0, "models"], ["base", "base"], "evaluations: 'base' stands twice under suite 'labels'"),
         (["models", 2, "merge", "base"], "other", "other is base and parent: its task vector is zero"),
         (["models", 2, "merge", "method"], "linear", "linear takes no `base`"),
         (["models", 2, "merge", "method"], "tease", "method: Input should be 'linear', 'slerp'"),

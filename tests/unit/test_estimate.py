@@ -114,7 +114,7 @@ def test_what_the_journal_holds_is_not_counted_again(place, capsys):
     with OpenAIServer(lambda body: "four words of answer") as server:
         cfg = load(config(server.url))
         rows = prepared(cfg)
-        more = {"client": client(cfg, "e"), "journal": "journal/distill_answers/e.sqlite"}
+        more = {"client": client(cfg, "teacher"), "journal": "journal/distill_answers/e.sqlite"}
         generate_corpus(corpus(cfg, "e"), rows[:5], "answer", **more)
     found, total, lines = estimated(capsys, config(server.url, budget=1))
     e = found["e"]
