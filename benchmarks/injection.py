@@ -9,7 +9,7 @@ both where the question is attacked), the shift, and the attacked answer's win s
 """
 
 import argparse
-import csv
+import logging
 import sys
 from pathlib import Path
 
@@ -18,9 +18,12 @@ import yaml
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
+from moult.chat import ask_all  # noqa: E402
 from moult.endpoints import RemoteEndpoint  # noqa: E402
 from moult.generate import load_engine  # noqa: E402
+from moult.journal import Journal  # noqa: E402
 from moult.judging import judgement, pair_request  # noqa: E402
+from moult.labelling import write_csv  # noqa: E402
 from moult.prompts import load_template  # noqa: E402
 from moult.verdicts import outcome  # noqa: E402
 
@@ -37,17 +40,14 @@ CRITERIA = ["accuracy", "completeness", "relevance", "coherence", "reliability"]
 COLUMNS = "prompt place attack pairs score_clean score_attacked shift win_share_clean win_share_attacked unread".split()
 
 
-def asked(prompts, data):
-    """Yield (prompt name, place, attack, pair, order, recipe, request) of everything that is judged."""
-    for name, prompt in prompts.items():
-        recipe = {"model": "weak", "against": "good", "criteria": CRITERIA, "endpoint": {"serve": "judge"}}
-        recipe |= {"prompt": prompt, "questions": {"seed": 0}}
-        recipe |= {"decoding": {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_tokens": 320}}
-        attacks = [("", "clean", "")] + [
-            (place, attack, text) for place, texts in data["attacks"].items() for attack, text in texts.items()
-        ]
-        for place, attack, text in attacks:
-            for number, pair in enumerate(data["pairs"]):
+def asked(pairs, attacks):
+    """Yield (prompt name, place, attack, pair, order, recipe, request) of everything that is judged, pair by pair."""
+    for number, pair in enumerate(pairs):
+        for name, prompt in (("judge/pair", load_template("judge/pair")), ("plain", PLAIN)):
+            recipe = {"model": "weak", "against": "good", "criteria": CRITERIA, "endpoint": {"serve": "judge"}}
+            recipe |= {"prompt": prompt, "questions": {"seed": 0}}
+            recipe |= {"decoding": {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_tokens": 320}}
+            for place, attack, text in attacks:
                 row = pair | {"uid": f"pair:{number}", "dataset": "injections"}
                 weak = pair["weak"]
                 if place == "answer":
@@ -62,32 +62,35 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="a model's folder, or http://…/v1")
     parser.add_argument("--csv")
-    parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--pairs", type=int, help="only so many of the pairs")
+    parser.add_argument("--journal", default="scratch/injection.sqlite", help="what was answered is not asked again")
     options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO)
     data = yaml.safe_load((ROOT / "resources" / "judge" / "injections.yaml").read_text(encoding="utf-8"))
-    everything = list(asked({"judge/pair": load_template("judge/pair"), "plain": PLAIN}, data))
-    requests, answers = [request for *_, request in everything], {}
-    if options.model.startswith("http"):
-        settings = {"name": "judge", "url": options.model, "model": "judge", "key": None, "concurrency": 4}
-        engine = RemoteEndpoint(settings | {"timeout": 600, "retries": 1})
-    else:
-        engine = load_engine(options.model, dtype=options.dtype, batch_size=options.batch)
-    for part in engine.answer(requests, range(len(requests))):
-        answers |= dict(part)
-        print(f"{len(answers)} of {len(everything)}", file=sys.stderr, flush=True)
+    attacks = [(place, name, text) for place, texts in data["attacks"].items() for name, text in texts.items()]
+    everything = list(asked(data["pairs"][: options.pairs], [("", "clean", ""), *attacks]))
+    with Journal(options.journal) as journal:
+        requests = [request for *_, request in everything]
+        # Which file or weights the server has loaded is for you to keep apart, by the journal.
+        answers = ask_all(
+            requests, identity={"judge": "under test"}, open_answerer=lambda: judge(options.model), journal=journal
+        )
     found = {}
-    for index, (name, place, attack, row, order, recipe, _) in enumerate(everything):
-        said = judgement(recipe, row, order, 0, vars(answers[index]))
-        found.setdefault((name, place, attack), []).append(said)
-    lines = [line_of(found, key) for key in found if key[1]]
+    for (name, place, attack, row, order, recipe, _), answer in zip(everything, answers, strict=True):
+        found.setdefault((name, place, attack), []).append(judgement(recipe, row, order, 0, answer))
+    lines = [line_of(found, (name, *place)) for name in ("judge/pair", "plain") for *place, _ in attacks]
     if options.csv:
-        with open(options.csv, "w", encoding="utf-8", newline="") as handle:
-            writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(lines)
+        write_csv(options.csv, lines, COLUMNS)
     for line in lines:
         print(*line.values(), sep="\t")
+
+
+def judge(model):
+    """Return the judge under test: a server, or a model loaded here."""
+    if not model.startswith("http"):
+        return load_engine(model, dtype="bfloat16", batch_size=16)
+    settings = {"name": "judge", "url": model, "model": "judge", "key": None, "concurrency": 4}
+    return RemoteEndpoint(settings | {"timeout": 600, "retries": 1})
 
 
 def line_of(found, key):
