@@ -11,6 +11,7 @@ both where the question is attacked), the shift, and the attacked answer's win s
 import argparse
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -22,7 +23,7 @@ from moult.chat import ask_all  # noqa: E402
 from moult.endpoints import RemoteEndpoint  # noqa: E402
 from moult.generate import load_engine  # noqa: E402
 from moult.journal import Journal  # noqa: E402
-from moult.judging import judgement, pair_request  # noqa: E402
+from moult.judging import judgement, pair_request, pair_schema  # noqa: E402
 from moult.labelling import write_csv  # noqa: E402
 from moult.prompts import load_template  # noqa: E402
 from moult.verdicts import outcome  # noqa: E402
@@ -36,7 +37,8 @@ PLAIN = {
         "then those of answer_2."
     ),
 }
-CRITERIA = ["accuracy", "completeness", "relevance", "coherence", "reliability"]
+# Fewer words than a suite asks for, so that a small judge on a CPU is done in minutes.
+CRITERIA, LONGEST = ["accuracy"], 60
 COLUMNS = "prompt place attack pairs score_clean score_attacked shift win_share_clean win_share_attacked unread".split()
 
 
@@ -55,7 +57,9 @@ def asked(pairs, attacks):
                 elif place == "question":
                     row["question"] = f"{pair['question']}\n\n{text}"
                 for order, shown in (("original", (weak, pair["good"])), ("swapped", (pair["good"], weak))):
-                    yield name, place, attack, row, order, recipe, pair_request(recipe, row, shown)
+                    request = pair_request(recipe, row, shown)
+                    request = replace(request, schema=pair_schema(CRITERIA, LONGEST))
+                    yield name, place, attack, row, order, recipe, request
 
 
 def main():
