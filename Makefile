@@ -3,10 +3,13 @@
 #   make demo NAME=x     build config/demo/x.yaml
 #   make test            all tests that need no GPU and no network
 #   make test-server     the client against llama.cpp's server with a real model; fetches the model once (93 MB)
+#   make test-cluster    a Slurm of our own on loopback (root, Debian), and every fault on it (about a quarter of an hour)
 #   make test-soak       fifty builds, each killed at a seeded moment and run again (about an hour)
 #   make check           formatting and lint
 #   make dag             the rule graph as a picture, docs/rulegraph.svg
 #   make estimate CONFIG=...  what the remote answers would cost, before anything is spent (or NAME=, as for the demo)
+#   make needs CONFIG=... what each job asks a cluster for, and the partition that has it (default: all shipped configs)
+#   make efficiency CONFIG=... what the jobs of the last build used of what they had asked for
 #   make pin CONFIG=...  look up unknown revisions and checksums, and record them in the config
 #   make clean           remove results, logs and checkpoints; the journal of paid answers stays
 
@@ -21,9 +24,9 @@ export TOKENIZERS_PARALLELISM := false
 export PYTHONHASHSEED := 0
 
 CONFIGFILE := $(if $(NAME),--configfile config/demo/$(NAME).yaml)
-RESULTS := results/$(or $(NAME),demo)
+RESULTS := results/demo$(if $(NAME),-$(NAME))
 
-.PHONY: demo test test-server test-soak check dag estimate pin schema clean
+.PHONY: demo test test-cluster test-server test-soak check dag estimate needs efficiency pin schema clean
 
 # torch first, on its own: with it there, nothing asks for a build with CUDA where a CPU build is offered.
 .venv/ready: requirements.lock
@@ -34,7 +37,7 @@ RESULTS := results/$(or $(NAME),demo)
 
 demo: .venv/ready
 	snakemake --profile profiles/local --logger rich $(CONFIGFILE)
-	@PYTHONPATH=scripts python -m moult.timing logs/$(or $(NAME),demo)
+	@PYTHONPATH=scripts python -m moult.timing logs/demo$(if $(NAME),-$(NAME))
 	@echo "Open $(RESULTS)/report/index.html"
 
 test: .venv/ready
@@ -58,6 +61,16 @@ dag: .venv/ready
 
 estimate: .venv/ready
 	@PYTHONPATH=scripts python -m moult.estimate $(if $(NAME),config/demo/$(NAME).yaml,$(CONFIG))
+
+# All configs that are shipped, unless CONFIG is given.
+needs: .venv/ready
+	@PYTHONPATH=scripts python -m moult.places $(if $(filter command line,$(origin CONFIG)),$(CONFIG),config/config.yaml $(wildcard config/*/*.yaml))
+
+efficiency: .venv/ready
+	@PYTHONPATH=scripts python -m moult.efficiency $(if $(NAME),config/demo/$(NAME).yaml,$(CONFIG))
+
+test-cluster: .venv/ready
+	MOULT_CLUSTER_FAULTS=1 python -m pytest tests/cluster
 
 pin: .venv/ready
 	PYTHONPATH=scripts python -m moult.pins $(CONFIG)

@@ -14,6 +14,12 @@ pathvars:
     benchmarks=f"logs/{cfg.name}/benchmarks",
 
 
+# With `--sdm apptainer`, in place of the rules' conda environments.
+if "MOULT_CONTAINER" in os.environ:
+
+    container: os.environ["MOULT_CONTAINER"]
+
+
 include: "rules/prepare.smk"
 include: "rules/generate.smk"
 include: "rules/train.smk"

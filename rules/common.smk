@@ -1,6 +1,8 @@
 # Checks the config, and answers the questions that rules ask: which files, which settings, how much. No rules here.
 
+import os
 import sys
+from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -10,10 +12,13 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from moult import recipes
 from moult.config import load
+from moult.devices import visible_devices
 from moult.errors import UserError
 from moult.expansion import one_of
 from moult.guard import clear_stale_locks
-from moult.needs import needs
+from moult.needs import job_needs, judge_at_work, model_at_work
+from moult.slurm import cancel_leftovers
+from moult.places import RESOURCES, SHIPPED, VARIABLE, Site, as_resources
 
 
 def checked_config():
@@ -64,13 +69,12 @@ GUIDELINES = [corpus.name for corpus in cfg.corpora if corpus.kind == "guideline
 DISTILLED = [corpus.name for corpus in cfg.corpora if corpus.kind == "distilled"]
 # Rows that surely have answers; questions that may have some are exported when asked for by name.
 EXPORTED = [one.name for one in cfg.datasets if one.format != "stackoverflow"] + DISTILLED
-EVALUATED = [(entry.suite, name) for entry in cfg.evaluations for name in entry.measured]
+PREDICTED = list(cfg.predicted)
+MEASURED = list(cfg.measured)
 LABELLED, JUDGED = cfg.names("suites", "labels"), cfg.names("suites", "judge")
-PREDICTED = [(suite, model) for suite, model in EVALUATED if suite in LABELLED]
-# What a judge compares: models, and corpora of answers.
-COMPARED = [name for suite, name in EVALUATED if suite in JUDGED]
-ANSWERED = [(entry.suite, model) for entry in cfg.evaluations for model in entry.models if entry.suite in JUDGED]
-JUDGEMENTS = [pair for pair in EVALUATED if pair[0] in JUDGED and pair[1] != cfg.evaluation_of[pair].against]
+ANSWERED = list(cfg.answered)
+JUDGEMENTS = [pair for pair, against in cfg.judged.items() if pair[1] != against]
+SCORED = [*MEASURED, *cfg.judged]
 
 
 wildcard_constraints:
@@ -78,6 +82,7 @@ wildcard_constraints:
     corpus=one_of(cfg.names("corpora")),
     model=one_of(cfg.names("models")),
     suite=one_of(cfg.names("suites")),
+    measured=one_of(sorted({name for _, name in SCORED})),
 
 
 # ---- files
@@ -198,25 +203,50 @@ def parent_names(wildcards):
     return cfg.find("models", wildcards.model).parents
 
 
+def asked_datasets(wildcards):
+    """Return the datasets of a suite that a model predicts or that something is scored on, in the suite's order."""
+    return [ancient(artefact("datasets", name)) for name in _asked(wildcards)]
+
+
+def asked_manifests(wildcards):
+    """Return the manifests of those datasets."""
+    return [manifest("datasets", name) for name in _asked(wildcards)]
+
+
+def _asked(wildcards):
+    if "model" in wildcards.keys():
+        return cfg.predicted[wildcards.suite, wildcards.model]
+    return cfg.measured[wildcards.suite, wildcards.measured]
+
+
+def answers(wildcards):
+    """Return the predictions of the models that stand for a model or a setting."""
+    models = dict.fromkeys(cfg.measured[wildcards.suite, wildcards.measured].values())
+    return [f"<results>/predictions/{wildcards.suite}/{model}.jsonl" for model in models]
+
+
+def answer_manifests(wildcards):
+    """Return the manifests of those predictions."""
+    return [f"{path.removesuffix('.jsonl')}.manifest.json" for path in answers(wildcards)]
+
+
 def suite_datasets(wildcards):
-    """Return the datasets of a suite, in its order."""
-    suite = cfg.find("suites", wildcards.suite)
-    return [ancient(artefact("datasets", name)) for name in (suite.labels or suite.judge).datasets]
+    """Return the datasets of a judged suite, in its order."""
+    return [ancient(artefact("datasets", name)) for name in cfg.find("suites", wildcards.suite).judge.datasets]
 
 
 def suite_manifests(wildcards):
-    """Return the manifests of the datasets of a suite."""
-    suite = cfg.find("suites", wildcards.suite)
-    return [manifest("datasets", name) for name in (suite.labels or suite.judge).datasets]
+    """Return the manifests of the datasets of a judged suite."""
+    return [manifest("datasets", name) for name in cfg.find("suites", wildcards.suite).judge.datasets]
 
 
 def judged_answers(wildcards):
     """Return the two files of answers that a judge compares, and the judge, if it is ours."""
-    evaluation = cfg.evaluation_of[wildcards.suite, wildcards.model]
-    served = cfg.find("endpoints", cfg.find("suites", wildcards.suite).judge.endpoint).serve
-    folder = f"answers/{wildcards.suite}" if evaluation.models else "corpora"
+    pair = wildcards.suite, wildcards.measured
+    served = judge_at_work(cfg, wildcards.suite)
+    folder = f"answers/{wildcards.suite}" if cfg.evaluation_of[pair].models else "corpora"
     inputs = {}
-    for side, name in (("ours", wildcards.model), ("theirs", evaluation.against)):
+    for side, name in (("ours", wildcards.measured), ("theirs", cfg.judged[pair])):
         inputs[side] = f"<results>/{folder}/{name}.jsonl"
         inputs[f"{side}_manifest"] = manifest(folder, name)
     if served:
@@ -228,17 +258,17 @@ def judged_answers(wildcards):
 def compared_with(wildcards):
     """Return whose judgements a score is made of: the model's own, or all that set another against it."""
     pairs = [pair for pair in JUDGEMENTS if pair[0] == wildcards.suite]
-    return [pair for pair in pairs if pair[1] == wildcards.model] or pairs
+    return [pair for pair in pairs if pair[1] == wildcards.measured] or pairs
 
 
 def judgements(wildcards):
     """Return the judgements that a score is made of."""
-    return [f"<results>/judgements/{suite}/{model}.jsonl" for suite, model in compared_with(wildcards)]
+    return [f"<results>/judgements/{suite}/{name}.jsonl" for suite, name in compared_with(wildcards)]
 
 
 def judgement_manifests(wildcards):
     """Return the manifests of the judgements that a score is made of."""
-    return [manifest(f"judgements/{suite}", model) for suite, model in compared_with(wildcards)]
+    return [manifest(f"judgements/{suite}", name) for suite, name in compared_with(wildcards)]
 
 
 def report_manifests(wildcards):
@@ -247,7 +277,7 @@ def report_manifests(wildcards):
     made += [("corpora", name) for name in cfg.names("corpora")]
     made += [("adapters", name) for name in LORA]
     made += [("models", name) for name in cfg.names("models")]
-    measured = {"predictions": PREDICTED, "answers": ANSWERED, "judgements": JUDGEMENTS, "scores": EVALUATED}
+    measured = {"predictions": PREDICTED, "answers": ANSWERED, "judgements": JUDGEMENTS, "scores": SCORED}
     made += [(kind, f"{suite}/{name}") for kind, pairs in measured.items() for suite, name in pairs]
     return [manifest(kind, name) for kind, name in made]
 
@@ -282,48 +312,65 @@ def card_of(wildcards):
 # ---- needs
 
 
-def model_at_work(wildcards):
-    """Return the model that a job loads, or None: its own, or the one that a corpus' endpoint serves."""
-    if "corpus" in wildcards.keys():
-        return cfg.find("endpoints", cfg.find("corpora", wildcards.corpus).endpoint).serve
-    return wildcards.get("model")
+def cluster():
+    """Return the cluster that jobs go to, or None where they stay on this machine; stop if a job fits nowhere there."""
+    # The slurm profile names an account: that is what a cluster is known by. Which partitions it has is not said in the
+    # profile, because there a path is one of the working directory.
+    account = workflow.resource_settings._parsed_default_resources.get("slurm_account")
+    if account is None or not workflow.is_main_process:
+        return None
+    os.environ.setdefault(VARIABLE, str(SHIPPED))
+    if account.raw == "$SLURM_ACCOUNT" and "SLURM_ACCOUNT" not in os.environ:
+        raise WorkflowError(
+            "SLURM_ACCOUNT is not set: export the account that your jobs are charged to (`sacctmgr show associations "
+            "user=$USER format=account` lists yours), or export it empty where the cluster has no accounts."
+        )
+    try:
+        site = Site(os.environ[VARIABLE])
+        site.refuse_what_fits_nowhere(cfg)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+    return site
 
 
-def judge_at_work(wildcards):
-    """Return the model that judges, None if it is remote."""
-    return cfg.find("endpoints", cfg.find("suites", wildcards.suite).judge.endpoint).serve
+CLUSTER = cluster()
 
 
-def need(stage, resource, at_work=model_at_work):
-    """Return how much of a resource a job of a stage needs, as a function of what it works on and of the attempt."""
-
-    def amount(wildcards, attempt):
-        name = at_work(wildcards)
-        if name is None:
-            return needs("tables", attempt=attempt)[resource]
-        model = cfg.find("models", name)
-        together = (model.finetune.devices, model.finetune.zero) if stage in ("lora", "full") else ()
-        return needs(
-            stage,
-            cfg.inherited(name, "parameters"),
-            cfg.compute_of(name).dtype,
-            attempt,
-            model.needs.model_dump(exclude_none=True),
-            len(model.parents),
-            *together,
-        )[resource]
-
-    return amount
+# Not in a dry run, which has no start.
+onstart:
+    try:
+        if CLUSTER:
+            cancel_leftovers(".snakemake/incomplete", logger.warning)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
 
 
-def preparing(resource):
-    """Return how much of a resource a dataset's preparation needs: videos take longer than tables."""
+if CLUSTER is None and workflow.is_main_process and "gpu" not in workflow.global_resources:
+    # One job a GPU; on a machine without, one job that would rather have had one. `--resources gpu=2` says otherwise.
+    workflow.register_resource("gpu", max(1, len(visible_devices())))
 
-    def amount(wildcards, attempt):
-        stage = "videos" if cfg.find("datasets", wildcards.dataset).videos else "tables"
-        return needs(stage, attempt=attempt)[resource]
 
-    return amount
+def needs_of(stage):
+    """Return the resources of a rule: for each, how much a job needs, by what it works on and by the attempt."""
+
+    @cache
+    def placed(names, attempt):
+        names = dict(names)
+        at = stage(names) if callable(stage) else stage
+        asked = job_needs(cfg, at, names, attempt)
+        if CLUSTER:
+            asked, _ = CLUSTER.place(asked, attempt=attempt)
+        return as_resources(asked)
+
+    def amount(resource):
+        return lambda wildcards, attempt: placed(tuple(wildcards.items()), attempt)[resource]
+
+    return {resource: amount(resource) for resource in RESOURCES}
+
+
+def preparation(names):
+    """Return the stage that prepares a dataset: videos take longer than tables."""
+    return "videos" if cfg.find("datasets", names["dataset"]).videos else "tables"
 
 
 def decoding_threads(wildcards):
@@ -333,13 +380,13 @@ def decoding_threads(wildcards):
 
 def threads_of(wildcards):
     """Return the CPU threads of a job that loads a model; they are in its recipe too."""
-    name = model_at_work(wildcards)
+    name = model_at_work(cfg, wildcards)
     return cfg.compute_of(name).threads if name else 1
 
 
 def judging_threads(wildcards):
     """Return the CPU threads of a job that judges."""
-    name = judge_at_work(wildcards)
+    name = judge_at_work(cfg, wildcards.suite)
     return cfg.compute_of(name).threads if name else 1
 
 

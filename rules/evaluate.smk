@@ -1,12 +1,13 @@
-# One model on one suite: predictions or judgements once, scores as often as the scoring changes.
+# One model on one suite: predictions, or answers and judgements of them, once. Scores as often as the scoring changes,
+# of a model, a corpus, or a setting whose models each answer on a dataset of their own.
 
 
 rule predict_labels:
     input:
         model=ancient("<results>/models/{model}"),
         model_manifest="<results>/models/{model}.manifest.json",
-        datasets=suite_datasets,
-        dataset_manifests=suite_manifests,
+        datasets=asked_datasets,
+        dataset_manifests=asked_manifests,
     output:
         predictions="<results>/predictions/{suite}/{model}.jsonl",
         manifest="<results>/predictions/{suite}/{model}.manifest.json",
@@ -20,10 +21,7 @@ rule predict_labels:
         "../envs/models.yaml"
     threads: threads_of
     resources:
-        gpu=need("inference", "gpu"),
-        gpu_mem_gb=need("inference", "gpu_mem_gb"),
-        mem_mb=need("inference", "mem_mb"),
-        runtime=need("inference", "runtime"),
+        **needs_of("inference"),
     params:
         recipe=recipe_of(recipes.predict_labels),
     message:
@@ -35,28 +33,27 @@ rule predict_labels:
 
 rule score_labels:
     input:
-        predictions="<results>/predictions/{suite}/{model}.jsonl",
-        predictions_manifest="<results>/predictions/{suite}/{model}.manifest.json",
-        datasets=suite_datasets,
-        dataset_manifests=suite_manifests,
+        predictions=answers,
+        prediction_manifests=answer_manifests,
+        datasets=asked_datasets,
+        dataset_manifests=asked_manifests,
     output:
-        scores="<results>/scores/{suite}/{model}.csv",
-        manifest="<results>/scores/{suite}/{model}.manifest.json",
+        scores="<results>/scores/{suite}/{measured}.csv",
+        manifest="<results>/scores/{suite}/{measured}.manifest.json",
     log:
-        "<logs>/score_labels/{suite}/{model}.log",
+        "<logs>/score_labels/{suite}/{measured}.log",
     benchmark:
-        "<benchmarks>/score_labels/{suite}/{model}.tsv"
+        "<benchmarks>/score_labels/{suite}/{measured}.tsv"
     wildcard_constraints:
         suite=one_of(LABELLED),
     conda:
         "../envs/tables.yaml"
     resources:
-        mem_mb=need("tables", "mem_mb"),
-        runtime=need("tables", "runtime"),
+        **needs_of("tables"),
     params:
         recipe=recipe_of(recipes.score_labels),
     message:
-        "score_labels: scoring {wildcards.model} on {wildcards.suite} "
+        "score_labels: scoring {wildcards.measured} on {wildcards.suite} "
         "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
         "../scripts/score_labels.py"
@@ -81,10 +78,7 @@ rule answer_questions:
         "../envs/models.yaml"
     threads: threads_of
     resources:
-        gpu=need("inference", "gpu"),
-        gpu_mem_gb=need("inference", "gpu_mem_gb"),
-        mem_mb=need("inference", "mem_mb"),
-        runtime=need("inference", "runtime"),
+        **needs_of("inference"),
     params:
         recipe=recipe_of(recipes.answer_questions),
     message:
@@ -100,29 +94,25 @@ rule judge_answers:
         datasets=suite_datasets,
         dataset_manifests=suite_manifests,
     output:
-        judgements="<results>/judgements/{suite}/{model}.jsonl",
-        usage="<results>/judgements/{suite}/{model}.usage.json",
-        manifest="<results>/judgements/{suite}/{model}.manifest.json",
+        judgements="<results>/judgements/{suite}/{measured}.jsonl",
+        usage="<results>/judgements/{suite}/{measured}.usage.json",
+        manifest="<results>/judgements/{suite}/{measured}.manifest.json",
     log:
-        "<logs>/judge_answers/{suite}/{model}.log",
+        "<logs>/judge_answers/{suite}/{measured}.log",
     benchmark:
-        "<benchmarks>/judge_answers/{suite}/{model}.tsv"
+        "<benchmarks>/judge_answers/{suite}/{measured}.tsv"
     wildcard_constraints:
         suite=one_of(JUDGED),
-        model=one_of(COMPARED),
     conda:
         "../envs/models.yaml"
     threads: judging_threads
     resources:
-        gpu=need("inference", "gpu", judge_at_work),
-        gpu_mem_gb=need("inference", "gpu_mem_gb", judge_at_work),
-        mem_mb=need("inference", "mem_mb", judge_at_work),
-        runtime=need("inference", "runtime", judge_at_work),
+        **needs_of("judging"),
     params:
         recipe=recipe_of(recipes.judge_answers),
         client=judge_client,
     message:
-        "judge_answers: judging the answers of {wildcards.model} to {wildcards.suite} "
+        "judge_answers: judging the answers of {wildcards.measured} to {wildcards.suite} "
         "({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
         "../scripts/judge_answers.py"
@@ -133,24 +123,22 @@ rule score_judgements:
         judgements=judgements,
         judgement_manifests=judgement_manifests,
     output:
-        scores="<results>/scores/{suite}/{model}.csv",
-        manifest="<results>/scores/{suite}/{model}.manifest.json",
+        scores="<results>/scores/{suite}/{measured}.csv",
+        manifest="<results>/scores/{suite}/{measured}.manifest.json",
     log:
-        "<logs>/score_judgements/{suite}/{model}.log",
+        "<logs>/score_judgements/{suite}/{measured}.log",
     benchmark:
-        "<benchmarks>/score_judgements/{suite}/{model}.tsv"
+        "<benchmarks>/score_judgements/{suite}/{measured}.tsv"
     wildcard_constraints:
         suite=one_of(JUDGED),
-        model=one_of(COMPARED),
     conda:
         "../envs/tables.yaml"
     resources:
-        mem_mb=need("tables", "mem_mb", lambda wildcards: None),
-        runtime=need("tables", "runtime", lambda wildcards: None),
+        **needs_of("tables"),
     params:
         recipe=recipe_of(recipes.score_judgements),
     message:
-        "score_judgements: scoring the judgements of {wildcards.model} under {wildcards.suite} "
+        "score_judgements: scoring the judgements of {wildcards.measured} under {wildcards.suite} "
         "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
         "../scripts/score_judgements.py"

@@ -17,8 +17,7 @@ rule export_dataset:
     conda:
         "../envs/tables.yaml"
     resources:
-        mem_mb=need("tables", "mem_mb"),
-        runtime=need("tables", "runtime"),
+        **needs_of("tables"),
     params:
         recipe=recipe_of(recipes.export_dataset),
     message:
@@ -41,8 +40,7 @@ rule index_exports:
     conda:
         "../envs/tables.yaml"
     resources:
-        mem_mb=need("tables", "mem_mb"),
-        runtime=need("tables", "runtime"),
+        **needs_of("tables"),
     message:
         "index_exports: writing one dataset_info.json for all exports "
         "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"

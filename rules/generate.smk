@@ -21,10 +21,7 @@ rule generate_guidelines:
         "../envs/models.yaml"
     threads: threads_of
     resources:
-        gpu=need("inference", "gpu"),
-        gpu_mem_gb=need("inference", "gpu_mem_gb"),
-        mem_mb=need("inference", "mem_mb"),
-        runtime=need("inference", "runtime"),
+        **needs_of("inference"),
     params:
         recipe=recipe_of(recipes.corpus),
         client=client_of,
@@ -55,10 +52,7 @@ rule distill_answers:
         "../envs/models.yaml"
     threads: threads_of
     resources:
-        gpu=need("inference", "gpu"),
-        gpu_mem_gb=need("inference", "gpu_mem_gb"),
-        mem_mb=need("inference", "mem_mb"),
-        runtime=need("inference", "runtime"),
+        **needs_of("inference"),
     params:
         recipe=recipe_of(recipes.corpus),
         client=client_of,

@@ -19,8 +19,7 @@ rule merge_models:
         "../envs/models.yaml"
     threads: threads_of
     resources:
-        mem_mb=need("weights", "mem_mb"),
-        runtime=need("weights", "runtime"),
+        **needs_of("weights"),
     params:
         recipe=recipe_of(recipes.merge),
         names=parent_names,

@@ -14,8 +14,7 @@ rule fetch_dataset:
     conda:
         "../envs/tables.yaml"
     resources:
-        mem_mb=need("tables", "mem_mb"),
-        runtime=need("tables", "runtime"),
+        **needs_of("fetch"),
     params:
         recipe=recipe_of(recipes.fetch_dataset),
     message:
@@ -38,8 +37,7 @@ rule fetch_videos:
     conda:
         "../envs/tables.yaml"
     resources:
-        mem_mb=need("tables", "mem_mb"),
-        runtime=need("weights", "runtime"),
+        **needs_of("videos"),
     params:
         recipe=recipe_of(recipes.fetch_videos),
     message:
@@ -63,8 +61,7 @@ rule prepare_dataset:
         "../envs/tables.yaml"
     threads: decoding_threads
     resources:
-        mem_mb=preparing("mem_mb"),
-        runtime=preparing("runtime"),
+        **needs_of(preparation),
     params:
         recipe=recipe_of(recipes.prepare_dataset),
     message:
@@ -87,8 +84,7 @@ rule check_leakage:
     conda:
         "../envs/tables.yaml"
     resources:
-        mem_mb=need("tables", "mem_mb"),
-        runtime=need("tables", "runtime"),
+        **needs_of("tables"),
     params:
         recipe=recipe_of(recipes.check_leakage),
     message:
@@ -114,8 +110,7 @@ rule fetch_model:
         "../envs/models.yaml"
     threads: threads_of
     resources:
-        mem_mb=need("weights", "mem_mb"),
-        runtime=need("weights", "runtime"),
+        **needs_of("weights"),
     params:
         recipe=recipe_of(recipes.fetch_model),
         card=card_of,

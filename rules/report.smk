@@ -3,9 +3,9 @@
 
 rule tabulate_scores:
     input:
-        scores=[f"<results>/scores/{suite}/{model}.csv" for suite, model in EVALUATED],
+        scores=[f"<results>/scores/{suite}/{name}.csv" for suite, name in SCORED],
         predictions=[f"<results>/predictions/{suite}/{model}.jsonl" for suite, model in PREDICTED],
-        judgements=[f"<results>/judgements/{suite}/{model}.jsonl" for suite, model in JUDGEMENTS],
+        judgements=[f"<results>/judgements/{suite}/{name}.jsonl" for suite, name in JUDGEMENTS],
     output:
         summary=report("<results>/scores/summary.csv", category="Scores", caption="../resources/report/summary.rst"),
         differences=report(
@@ -18,11 +18,10 @@ rule tabulate_scores:
     conda:
         "../envs/tables.yaml"
     resources:
-        mem_mb=need("tables", "mem_mb"),
-        runtime=need("tables", "runtime"),
+        **needs_of("tables"),
     params:
         recipe=recipes.tabulate_scores(cfg),
-        evaluated=PREDICTED,
+        predicted=PREDICTED,
         judged=JUDGEMENTS,
     message:
         "tabulate_scores: tabulating all scores " "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
@@ -42,8 +41,7 @@ rule plot_scores:
     conda:
         "../envs/tables.yaml"
     resources:
-        mem_mb=need("tables", "mem_mb"),
-        runtime=need("tables", "runtime"),
+        **needs_of("tables"),
     message:
         "plot_scores: plotting the scores of {wildcards.suite} "
         "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
@@ -51,11 +49,40 @@ rule plot_scores:
         "../scripts/plot_scores.py"
 
 
+rule plot_confusion:
+    input:
+        predictions=answers,
+        datasets=asked_datasets,
+        dataset_manifests=asked_manifests,
+    output:
+        plot=report(
+            "<results>/plots/confusion/{suite}/{measured}.svg",
+            category="Scores",
+            caption="../resources/report/confusion.rst",
+        ),
+    log:
+        "<logs>/plot_confusion/{suite}/{measured}.log",
+    benchmark:
+        "<benchmarks>/plot_confusion/{suite}/{measured}.tsv"
+    conda:
+        "../envs/tables.yaml"
+    resources:
+        **needs_of("tables"),
+    params:
+        recipe=recipe_of(recipes.plot_confusion),
+    message:
+        "plot_confusion: plotting which labels {wildcards.measured} takes for which on {wildcards.suite} "
+        "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
+    script:
+        "../scripts/plot_confusion.py"
+
+
 rule write_report:
     input:
         summary="<results>/scores/summary.csv",
         differences="<results>/scores/differences.csv",
         plots=collect("<results>/plots/{suite}.svg", suite=cfg.names("suites")),
+        confusion=[f"<results>/plots/confusion/{suite}/{name}.svg" for suite, name in MEASURED],
         manifests=report_manifests,
         leakage=collect("<results>/leakage/{dataset}.csv", dataset=cfg.names("datasets")),
     output:
@@ -67,8 +94,7 @@ rule write_report:
     conda:
         "../envs/tables.yaml"
     resources:
-        mem_mb=need("tables", "mem_mb"),
-        runtime=need("tables", "runtime"),
+        **needs_of("tables"),
     params:
         recipe=recipes.write_report(cfg),
     message:

@@ -22,10 +22,7 @@ rule finetune_lora:
         "../envs/models.yaml"
     threads: training_threads
     resources:
-        gpu=need("lora", "gpu"),
-        gpu_mem_gb=need("lora", "gpu_mem_gb"),
-        mem_mb=need("lora", "mem_mb"),
-        runtime=need("lora", "runtime"),
+        **needs_of("lora"),
     params:
         recipe=recipe_of(recipes.finetune),
     message:
@@ -56,10 +53,7 @@ rule finetune_full:
         "../envs/models.yaml"
     threads: training_threads
     resources:
-        gpu=need("full", "gpu"),
-        gpu_mem_gb=need("full", "gpu_mem_gb"),
-        mem_mb=need("full", "mem_mb"),
-        runtime=need("full", "runtime"),
+        **needs_of("full"),
     params:
         recipe=recipe_of(recipes.finetune),
         card=card_of,
@@ -90,8 +84,7 @@ rule fold_adapter:
         "../envs/models.yaml"
     threads: threads_of
     resources:
-        mem_mb=need("weights", "mem_mb"),
-        runtime=need("weights", "runtime"),
+        **needs_of("weights"),
     params:
         recipe=recipe_of(recipes.fold_adapter),
         card=card_of,

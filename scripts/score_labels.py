@@ -1,4 +1,4 @@
-"""Score one model's label predictions: metrics with intervals, baselines, published values."""
+"""Score the label predictions of a model or a setting: metrics with intervals, baselines, published values."""
 
 from moult.files import read_jsonl
 from moult.job import job
@@ -7,5 +7,6 @@ from moult.labelling import COLUMNS, score_labels, write_csv
 if __name__ == "__main__":
     with job(snakemake) as running:
         folders = dict(zip(running.recipe["datasets"], snakemake.input.datasets, strict=True))
-        rows = score_labels(running.recipe, read_jsonl(snakemake.input.predictions), folders)
+        predictions = [row for path in snakemake.input.predictions for row in read_jsonl(path)]
+        rows = score_labels(running.recipe, predictions, folders)
         write_csv(snakemake.output.scores, rows, COLUMNS)

@@ -13,8 +13,8 @@ if __name__ == "__main__":
             with open(path, encoding="utf-8") as handle:
                 rows += csv.DictReader(handle)
         write_csv(snakemake.output.summary, rows, COLUMNS)
-        evaluated = map(tuple, snakemake.params.evaluated)
-        predictions = dict(zip(evaluated, snakemake.input.predictions, strict=True))
+        predicted = map(tuple, snakemake.params.predicted)
+        predictions = dict(zip(predicted, snakemake.input.predictions, strict=True))
         judgements = dict(zip(map(tuple, snakemake.params.judged), snakemake.input.judgements, strict=True))
         rows = [*differences(running.recipe, predictions), *verdicts.differences(running.recipe, judgements)]
         write_csv(snakemake.output.differences, rows, DIFFERENCES)

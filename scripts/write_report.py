@@ -10,6 +10,7 @@ if __name__ == "__main__":
             summary=snakemake.input.summary,
             differences=snakemake.input.differences,
             plots=snakemake.input.plots,
+            confusion=snakemake.input.confusion,
             manifests=snakemake.input.manifests,
             leakage=snakemake.input.leakage,
             title=running.recipe["title"],

@@ -49,11 +49,34 @@ def unknown_names(cfg):
     answers = {corpus.name for corpus in cfg.corpora if corpus.kind == "distilled"}
     for evaluation in cfg.evaluations:
         yield from _known("evaluations", evaluation.suite, "suite", evaluation.suite, suites)
-        kind, known = ("models", models) if evaluation.models else ("corpora", answers)
-        for name in evaluation.measured:
-            yield from _known("evaluations", evaluation.suite, kind, name, known)
-        if evaluation.against and evaluation.against not in evaluation.measured:
-            yield f"evaluations {evaluation.suite!r}, against: {evaluation.against!r} must be one of its {kind} too"
+        for name in evaluation.models:
+            yield from _known("evaluations", evaluation.suite, "models", name, models)
+        for name in evaluation.corpora:
+            yield from _known("evaluations", evaluation.suite, "corpora", name, answers)
+        beside = {name for entry in cfg.evaluations if entry.suite == evaluation.suite for name in entry.measured}
+        for name in evaluation.against:
+            if name not in beside:
+                yield (
+                    f"evaluations {evaluation.suite!r}, against: {name!r} is not measured by this suite"
+                    f"{nearest(name, beside)}"
+                )
+        if evaluation.suite in suites and cfg.find("suites", evaluation.suite).labels:
+            yield from _unknown_members(cfg, evaluation, models)
+
+
+def _unknown_members(cfg, evaluation, models):
+    """Yield a sentence for every dataset of a suite that a setting has no model for."""
+    datasets = cfg.find("suites", evaluation.suite).labels.datasets
+    for setting in evaluation.settings:
+        place = f"evaluations {evaluation.suite!r}, setting {setting.name!r}"
+        if setting.name in models:
+            yield f"{place}: a model has this name; give the setting another"
+        for dataset in datasets:
+            name = setting.model_for(dataset)
+            if name is None:
+                yield f"{place}: no model for the dataset {dataset!r}; means would run over other datasets"
+            elif name not in models:
+                yield f"{place}, {dataset}: model {name!r} is not there{nearest(name, models)}"
 
 
 def _splits(dataset, suite):
@@ -73,10 +96,14 @@ def judged_evaluations(cfg):
             if entry.corpora:
                 yield f"{place}, corpora: a suite of labels measures models; write `models`"
             continue
-        if not entry.against or len(entry.measured) < 2:
+        if entry.settings:
+            yield f"{place}, settings: a judge compares models, or corpora; a setting has one model per dataset"
+        if bool(entry.models) == bool(entry.corpora):
+            yield f"{place}: a judge compares either `models` or `corpora`; write one of the two"
+        if len(entry.against) != 1 or entry.against[0] not in entry.measured or len(entry.measured) < 2:
             yield f"{place}, against: a judge compares; name two models or corpora, and one of them here"
         if against.setdefault(entry.suite, entry.against) != entry.against:
-            yield f"{place}, against: is {against[entry.suite]!r} in one evaluation and {entry.against!r} in another"
+            yield f"{place}, against: is {against[entry.suite]} in one evaluation and {entry.against} in another"
         for name in entry.corpora:
             if cfg.corpus_dataset(name).name not in judge.datasets:
                 yield f"{place}, corpora: {name!r} answers other questions than those of the suite's datasets"
@@ -98,7 +125,7 @@ def repeated_names(cfg):
             if name.endswith(SUFFIXES):
                 yield f"{kinds[0]} {name!r}: a name may not end in {', '.join(SUFFIXES)}"
     for suite, name in _repeated((entry.suite, name) for entry in cfg.evaluations for name in entry.measured):
-        yield f"evaluations: {name!r} stands twice under suite {suite!r}"
+        yield f"evaluations: model or setting {name!r} stands twice under suite {suite!r}"
 
 
 def _repeated(values):

@@ -1,5 +1,6 @@
 """The config as types. A wrong config stops here, before the graph, with sentences that say what to write instead."""
 
+import csv
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,7 +8,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from moult import checks, llamafactory, pins
+from moult import checks, llamafactory, pins, presets
 from moult.errors import UserError, nearest
 from moult.expansion import LISTS, expand
 from moult.prompts import template_names
@@ -90,7 +91,7 @@ class Videos(Section):
     revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="Commit of the hub dataset.")
     folder: str | None = Field(None, description="Folder of the videos in the hub dataset.")
     token: Variable | None = None
-    frames: int = Field(8, ge=1, description="Frames of a video, spread evenly over it.")
+    frames: int = Field(4, ge=1, description="Spread evenly over a video; two of them are up to 192 tokens.")
     max_pixels: int = Field(151_200, ge=1, description="Pixels of a frame at the most, e.g. 360 × 420.")
     min_pixels: int = Field(3136, ge=1, description="Pixels of a frame at the least.")
     multiple: int = Field(28, ge=1, description="Sides are multiples of it: the model's patch times its merge.")
@@ -381,10 +382,13 @@ class Compute(Section):
 class NeedsOverride(Section):
     """What the jobs of this model ask for, where the default arithmetic does not fit."""
 
-    gpus: int | None = Field(None, ge=0)
-    gpu_mem_gb: int | None = Field(None, ge=1)
-    mem_gb: int | None = Field(None, ge=1)
+    gpus: int | None = Field(None, ge=0, description="Of the whole job; 0: the CPU does it.")
+    gpu_mem_gb: int | None = Field(None, ge=1, description="Of each GPU.")
+    gpu_model: str | None = Field(None, pattern=r"^[A-Za-z0-9_.]+$", description="As the cluster calls it.")
+    cpus: int | None = Field(None, ge=1, description="Of each node.")
+    mem_gb: float | None = Field(None, gt=0, description="Of each node.")
     hours: float | None = Field(None, gt=0)
+    nodes: int | None = Field(None, ge=1, description="Over which `finetune.devices` are spread, on Slurm.")
 
 
 class Model(Section):
@@ -480,33 +484,56 @@ class Suite(Section):
 
 
 class Reference(Section):
-    """Published values to set beside ours."""
+    """Published values to set beside ours: one model and setting of a table, from every source that has it."""
 
     table: Literal["mmla", "meteor"] = "mmla"
-    source: str
     model: str
     setting: str
 
+    @model_validator(mode="after")
+    def is_there(self):
+        known = published_models(self.table)
+        if (self.model, self.setting) not in known:
+            asked, names = f"{self.model}, {self.setting}", [", ".join(pair) for pair in known]
+            raise ValueError(f"reference: resources/reference/{self.table}.csv has no {asked!r}{nearest(asked, names)}")
+        return self
+
+
+class Setting(Section):
+    """Several models measured as one: on each dataset another, as where a study trains a model per dataset."""
+
+    name: Name
+    models: str | dict[str, str] = Field(description="Model by dataset; or one name that has {dataset} in it.")
+
+    def model_for(self, dataset):
+        """Return the name of the model that stands for this setting on a dataset, None where there is none."""
+        if isinstance(self.models, str):
+            return self.models.replace("{dataset}", dataset)
+        return self.models.get(dataset)
+
 
 class Evaluation(Section):
-    """A suite and what it measures: models, or, under a judge, the answers that stand in corpora."""
+    """A suite and what it measures: models and settings, or, under a judge, the answers that stand in corpora."""
 
     suite: str
     models: list[str] = []
+    settings: list[Setting] = []
     corpora: list[str] = Field([], description="Of distilled answers; only a judge compares them.")
-    against: str | None = Field(None, description="The one of them that the others are compared with.")
+    against: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = Field(
+        [], description="Models or settings to take paired differences from; under a judge the one to compare with."
+    )
     reference: Reference | None = None
 
     @model_validator(mode="after")
-    def one_kind(self):
-        if bool(self.models) == bool(self.corpora):
-            raise ValueError("write either models or corpora, one at the least")
+    def measures_something(self):
+        if not self.measured:
+            raise ValueError("name `models`, `settings` or `corpora` that the suite measures")
         return self
 
     @property
     def measured(self):
-        """Names of the models or corpora that are measured."""
-        return self.models or self.corpora
+        """The names under which scores stand."""
+        return [*self.models, *(setting.name for setting in self.settings), *self.corpora]
 
 
 class Config(Section):
@@ -536,8 +563,45 @@ class Config(Section):
 
     @cached_property
     def evaluation_of(self):
-        """The evaluation that measures a model or corpus under a suite, by (suite, its name)."""
+        """The evaluation that measures a model, a setting or a corpus under a suite, by (suite, name)."""
         return {(entry.suite, name): entry for entry in reversed(self.evaluations) for name in entry.measured}
+
+    @cached_property
+    def measured(self):
+        """What is scored by labels: (suite, model or setting) → dataset → the model that answers for it there."""
+        found = {}
+        for entry in self._under("labels"):
+            datasets = self.find("suites", entry.suite).labels.datasets
+            for name in entry.models:
+                found[entry.suite, name] = dict.fromkeys(datasets, name)
+            for setting in entry.settings:
+                found[entry.suite, setting.name] = {dataset: setting.model_for(dataset) for dataset in datasets}
+        return found
+
+    @cached_property
+    def judged(self):
+        """What a judge compares: (suite, model or corpus) → the one that it is compared with, itself among them."""
+        return {(entry.suite, name): entry.against[0] for entry in self._under("judge") for name in entry.measured}
+
+    @cached_property
+    def answered(self):
+        """Whose answers a judge is shown and are yet to be asked for, as (suite, model)."""
+        return list(dict.fromkeys((entry.suite, name) for entry in self._under("judge") for name in entry.models))
+
+    def _under(self, kind):
+        return [entry for entry in self.evaluations if getattr(self.find("suites", entry.suite), kind)]
+
+    @cached_property
+    def predicted(self):
+        """What is predicted: (suite, model) → the datasets that the model is needed for, in the suite's order."""
+        found = {}
+        for (suite, _), model_of in self.measured.items():
+            for dataset, model in model_of.items():
+                found.setdefault((suite, model), set()).add(dataset)
+        return {
+            (suite, model): [name for name in self.find("suites", suite).labels.datasets if name in datasets]
+            for (suite, model), datasets in found.items()
+        }
 
     def find(self, kind, name):
         """Return the entry of a list by its name, e.g. `find("models", "base")`."""
@@ -580,6 +644,13 @@ class Config(Section):
         if corpus.dataset:
             return self.find("datasets", corpus.dataset)
         return self.corpus_dataset(corpus.guidelines)
+
+
+@cache
+def published_models(table):
+    """Return the (model, setting) pairs that a table of resources/reference has values of."""
+    with open(REFERENCE / f"{table}.csv", encoding="utf-8", newline="") as handle:
+        return sorted({(row["model"], row["setting"]) for row in csv.DictReader(handle)})
 
 
 @cache
@@ -644,6 +715,7 @@ def load(raw, source="config"):
         raise UserError(_listed(source, secrets))
     try:
         expanded = expand(raw)
+        presets.fill(expanded)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     pins.fill(expanded)
@@ -687,6 +759,8 @@ def schema():
         }
     # A dataset_info.json may say the rest.
     document["$defs"]["Dataset"]["required"] = ["name"]
+    preset = {"enum": presets.preset_names(), "description": "Settings of resources/presets; keys beside it win."}
+    document["$defs"]["Finetune"]["properties"]["preset"] = preset
     document["properties"]["$schema"] = {"type": "string"}
     return document
 

@@ -1,5 +1,6 @@
 """One writer at a time: jobs die with their scheduler, wait for each other, and locks of the dead are cleared."""
 
+import base64
 import contextlib
 import fcntl
 import os
@@ -9,6 +10,9 @@ import signal
 import socket
 import threading
 from pathlib import Path
+
+from moult.errors import UserError
+from moult.manifest import check_manifest
 
 
 @contextlib.contextmanager
@@ -88,6 +92,33 @@ def clear_stale_locks(home):
     with contextlib.suppress(OSError):
         fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(home / "locks", ignore_errors=True)
+        forget_finished(home / "incomplete")
     with contextlib.suppress(OSError):
         fcntl.flock(alive, fcntl.LOCK_SH | fcntl.LOCK_NB)
     return alive
+
+
+def forget_finished(markers):
+    """Remove Snakemake's marks of incomplete files from those that a whole manifest vouches for.
+
+    On a cluster a job outlives its scheduler, and nobody is there to say that it finished: the next one would make
+    again what is made. A manifest is written last, and Snakemake removes the old one before a job begins.
+    """
+    marked = {}
+    for marker in markers.rglob("*"):
+        if marker.is_file():
+            # Long names are cut into folders, whose names begin with @.
+            code = "".join(part.removeprefix("@") for part in marker.relative_to(markers).parts)
+            with contextlib.suppress(ValueError):
+                marked[base64.urlsafe_b64decode(code).decode()] = marker
+    for path in marked:
+        if path.endswith(".manifest.json") and Path(path).exists():
+            try:
+                files = check_manifest(path)["files"]
+            except UserError:
+                continue
+            home = Path(path).parent
+            made = {(home / name).as_posix() for name in files}
+            for other, marker in marked.items():
+                if other == path or other in made or any(name.startswith(other + "/") for name in made):
+                    marker.unlink(missing_ok=True)

@@ -8,12 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+from moult.devices import leased
 from moult.errors import UserError
 from moult.failures import explain
 from moult.files import digest
 from moult.guard import die_with_scheduler, only_writer
 from moult.manifest import artefact, check_manifest, installed_versions, write_manifest
 from moult.secrets import hidden, variables_in
+from moult.slurm import allocation
 
 
 class Job:
@@ -66,8 +68,11 @@ def job(snakemake):
 
     try:
         _log_to(snakemake.log[0], variables)
-        logging.info("%s %s", snakemake.rule, name)
-        with only_writer(Path("scratch", "locks", snakemake.rule, f"{name}.lock"), tell):
+        logging.info("%s %s%s", snakemake.rule, name, f" ({allocation()})" if allocation() else "")
+        lock = Path("scratch", "locks", snakemake.rule, f"{name}.lock")
+        with only_writer(lock, tell), leased(snakemake.resources.get("gpu", 0), tell):
+            if devices := os.environ.get("CUDA_VISIBLE_DEVICES"):
+                logging.info("GPU %s", devices)
             parents = [path for path in snakemake.input if str(path).endswith(".manifest.json")]
             running = Job(snakemake.rule, name, snakemake.params, parents)
             yield running

@@ -34,14 +34,22 @@ def label_metrics(gold, pred, labels, seed):
     """
     import numpy as np
 
-    place = {label: index for index, label in enumerate(labels)}
-    table = np.zeros((len(labels), len(labels) + 1), dtype=np.int64)
-    for truth, guess in zip(gold, pred, strict=True):
-        table[place[truth], place.get(guess, len(labels))] += 1
+    table = confusion(gold, pred, labels)
     draws = np.random.default_rng(seed).multinomial(table.sum(), table.ravel() / table.sum(), size=RESAMPLES)
     point = _from_tables(table[None])
     resampled = _from_tables(draws.reshape(RESAMPLES, *table.shape))
     return {name: Estimate(float(point[name][0]), resampled[name]) for name in point}
+
+
+def confusion(gold, pred, labels):
+    """Return counts [labels, labels + 1]: rows gold, columns predicted, the last one for answers without a label."""
+    import numpy as np
+
+    place = {label: index for index, label in enumerate(labels)}
+    table = np.zeros((len(labels), len(labels) + 1), dtype=np.int64)
+    for truth, guess in zip(gold, pred, strict=True):
+        table[place[truth], place.get(guess, len(labels))] += 1
+    return table
 
 
 def _from_tables(tables):

@@ -32,6 +32,8 @@ PALETTE = {
     "other": "#edeff3",
     "other-line": "#8e98a8",
 }
+# Raise when confusion matrices are drawn otherwise: it redraws them.
+CONFUSION_VERSION = 1
 SHAPES = {
     "datasets": "M0,5 a{rx},5 0 0 1 {w},0 V{low} a{rx},5 0 0 1 -{w},0 Z M{w},5 a{rx},5 0 0 1 -{w},0",
     "corpora": "M4,0 H{fold} L{w},12 V{h4} q0,4 -4,4 H4 q-4,0 -4,-4 V4 q0,-4 4,-4 Z M{fold},0 V12 H{w}",
@@ -52,6 +54,8 @@ RULE_KINDS = {
     "model": "models",
     "models": "models",
     "labels": "suites",
+    "questions": "suites",
+    "judgements": "suites",
 }
 STYLE = {
     "svg.fonttype": "none",
@@ -261,6 +265,64 @@ def _finish(figure, axes, models):
         axes[0].set_xlim(max(0, 10 * (low // 10)), min(100, -10 * (-high // 10)))
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper right", ncols=len(names))
+
+
+def draw_confusion(tables):
+    """Return confusion matrices as SVG, a line of them per dataset, one beside the other per method.
+
+    tables: {dataset, method, labels, counts}, counts [labels, labels + 1] with the unread answers in the last column.
+    A cell is shaded by its share of its row and holds its count; the diagonal is framed.
+    """
+    from matplotlib import style
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.figure import Figure
+
+    datasets, methods = (list(dict.fromkeys(table[key] for table in tables)) for key in ("dataset", "method"))
+    shades = LinearSegmentedColormap.from_list("share", [PALETTE["card"], PALETTE["first"]])
+    sizes = {table["dataset"]: len(table["labels"]) for table in tables}
+    longest = max(len(shorten(label, 24)) for table in tables for label in table["labels"])
+    cell, margin = 0.24, 0.075 * longest + 0.35
+    width = len(methods) * (margin + cell * (max(sizes.values()) + 1)) + 0.3
+    # A matrix of two labels is as wide as its title needs.
+    heights = [margin + 0.35 + cell * sizes[name] for name in datasets]
+    with style.context(["default", STYLE, {"axes.grid": False}]):
+        figure = Figure(figsize=(max(width, 3.2 * len(methods)), sum(heights)))
+        top = sum(heights)
+        for name, height in zip(datasets, heights, strict=True):
+            for table in (table for table in tables if table["dataset"] == name):
+                left = 0.15 + margin + methods.index(table["method"]) * figure.get_figwidth() / len(methods)
+                box = (left, top - 0.35 - cell * sizes[name], cell * (sizes[name] + 1), cell * sizes[name])
+                scale = (figure.get_figwidth(), figure.get_figheight()) * 2
+                axis = figure.add_axes([length / whole for length, whole in zip(box, scale, strict=True)])
+                _matrix(axis, table, shades)
+            top -= height
+        return _svg_of(figure)
+
+
+def _matrix(axis, table, shades):
+    """Draw one confusion matrix."""
+    n = len(table["labels"])
+    shares = [[count / max(1, sum(row)) for count in row] for row in table["counts"]]
+    axis.pcolormesh(shares, cmap=shades, vmin=0, vmax=1, edgecolors=PALETTE["rule"], linewidth=0.4)
+    for line, row in enumerate(table["counts"]):
+        for place, count in enumerate(row):
+            colour = PALETTE["card"] if shares[line][place] > 0.55 else PALETTE["ink"]
+            if count:
+                axis.text(place + 0.5, line + 0.5, count, ha="center", va="center", fontsize=6, color=colour)
+        axis.plot(
+            [line, line + 1, line + 1, line, line],
+            [line, line, line + 1, line + 1, line],
+            color=PALETTE["ink"],
+            lw=0.6,
+            clip_on=False,
+        )
+    names = [shorten(label, 24) for label in table["labels"]]
+    axis.set_title(f"{shorten(table['dataset'])}, {table['method']}", x=0, fontsize=9)
+    axis.set_yticks([i + 0.5 for i in range(n)], names, fontsize=7)
+    axis.set_xticks([i + 0.5 for i in range(n + 1)], [*names, "unread"], rotation=90, fontsize=7)
+    axis.tick_params(axis="x", labelcolor=PALETTE["ink"])
+    axis.set_ylim(n, 0)
+    axis.spines["bottom"].set_visible(False)
 
 
 def draw_losses(rows, best_step):

@@ -13,6 +13,7 @@ from moult import (
     llamafactory,
     merging,
     models,
+    pictures,
     report,
     tables,
     training,
@@ -209,6 +210,7 @@ def finetune(cfg, name):
     return {
         "base": entry.base,
         "data": {source: _template(training_dataset(cfg, source)) for source in entry.data},
+        **({"mixed": True} if len(entry.data) > 1 else {}),
         **({"lora": lora} if entry.method == "lora" else {}),
         **(together if entry.devices > 1 else {}),
         "learning_rate": entry.learning_rate,
@@ -294,33 +296,44 @@ def _data_line(cfg, source):
 
 
 def predict_labels(cfg, suite, model):
-    """What is predicted: every dataset and method of a suite, in one job."""
+    """What is predicted: every dataset of a suite that the model is needed for, by every method, in one job."""
     entry = cfg.find("suites", suite).labels
+    datasets = cfg.predicted[suite, model]
     return {
         "suite": suite,
         "model": model,
         "split": entry.split,
         "methods": list(entry.methods),
         "max_tokens": entry.max_tokens,
-        "datasets": {name: load_template(cfg.find("datasets", name).template) for name in entry.datasets},
+        "datasets": {name: load_template(cfg.find("datasets", name).template) for name in datasets},
         "compute": compute(cfg, model),
         "version": labelling.VERSION,
     }
 
 
-def score_labels(cfg, suite, model):
-    """What is scored, and which published values stand beside it."""
-    entry = cfg.find("suites", suite).labels
-    reference = cfg.evaluation_of[suite, model].reference
+def score_labels(cfg, suite, measured):
+    """What is scored: a model or a setting, by dataset the model that answers, and the published values beside it."""
+    reference = cfg.evaluation_of[suite, measured].reference
     return {
         "suite": suite,
-        "model": model,
-        "methods": list(entry.methods),
-        "datasets": list(entry.datasets),
+        "model": measured,
+        "methods": list(cfg.find("suites", suite).labels.methods),
+        "datasets": cfg.measured[suite, measured],
         "limit": cfg.limit,
         "reference": reference.model_dump() if reference else None,
         "seed": derive_seed(cfg.seed, "score_labels", suite),
-        "version": labelling.VERSION,
+        "version": labelling.SCORES_VERSION,
+    }
+
+
+def plot_confusion(cfg, suite, measured):
+    """Whose answers are counted."""
+    return {
+        "suite": suite,
+        "model": measured,
+        "methods": list(cfg.find("suites", suite).labels.methods),
+        "datasets": cfg.measured[suite, measured],
+        "version": pictures.CONFUSION_VERSION,
     }
 
 
@@ -352,13 +365,13 @@ def answer_questions(cfg, suite, model):
     }
 
 
-def judge_answers(cfg, suite, model):
-    """What the judge is shown, and what it is asked about it; `model` may be the name of a corpus."""
+def judge_answers(cfg, suite, measured):
+    """What the judge is shown, and what it is asked about it; `measured` is a model or a corpus."""
     judge = cfg.find("suites", suite).judge
     return {
         "suite": suite,
-        "model": model,
-        "against": cfg.evaluation_of[suite, model].against,
+        "model": measured,
+        "against": cfg.judged[suite, measured],
         "questions": sampled_questions(cfg, suite),
         "criteria": list(judge.criteria),
         "endpoint": endpoint(cfg, judge.endpoint),
@@ -369,34 +382,38 @@ def judge_answers(cfg, suite, model):
     }
 
 
-def score_judgements(cfg, suite, model):
+def score_judgements(cfg, suite, measured):
     """What is made of the judgements of a model, or, of the one that is compared with, of those of all others."""
     judge = cfg.find("suites", suite).judge
-    evaluation = cfg.evaluation_of[suite, model]
-    reference = evaluation.reference.model_dump() if evaluation.reference else None
+    reference = cfg.evaluation_of[suite, measured].reference
     return {
         "suite": suite,
-        "model": model,
-        "against": evaluation.against,
+        "model": measured,
+        "against": cfg.judged[suite, measured],
         "datasets": list(judge.datasets),
         "criteria": list(judge.criteria),
         "limit": cfg.limit,
-        "reference": reference,
+        "reference": reference.model_dump() if reference else None,
         "seed": derive_seed(cfg.seed, "score_judgements", suite),
         "version": verdicts.VERSION,
     }
 
 
 def tabulate_scores(cfg):
-    """Which models are compared with which."""
-    pairs = [
-        [entry.suite, name, entry.against]
-        for entry in cfg.evaluations
-        if entry.against
-        for name in entry.measured
-        if name != entry.against
-    ]
-    return {"pairs": pairs, "seed": derive_seed(cfg.seed, "tabulate_scores"), "version": labelling.VERSION}
+    """Which models and settings are compared with which, each pair once, and who answers for them on which dataset."""
+    pairs = []
+    for entry in cfg.evaluations:
+        for against in entry.against:
+            for name in entry.measured:
+                if name != against and [entry.suite, against, name] not in pairs:
+                    pairs.append([entry.suite, name, against])
+    measured = [[suite, name, model_of] for (suite, name), model_of in cfg.measured.items()]
+    return {
+        "pairs": pairs,
+        "measured": measured,
+        "seed": derive_seed(cfg.seed, "tabulate_scores"),
+        "version": labelling.SCORES_VERSION,
+    }
 
 
 def write_report(cfg):

@@ -1,7 +1,9 @@
 """The report: one HTML file that tells what was built from what, how good it is, and what it cost."""
 
+import base64
 import csv
 import json
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -11,7 +13,7 @@ from moult.files import digest, read_json, read_jsonl, write_text_atomic
 from moult.verdicts import METHOD as JUDGED
 
 # Raise when the template, the style or the pictures change: it rewrites reports.
-VERSION = 1
+VERSION = 3
 LOOKS = Path(__file__).parents[2] / "resources" / "report"
 WORDS = {
     "generate": "by generation",
@@ -36,11 +38,12 @@ MOST_NODES = 60
 SAMPLES = 3
 
 
-def write_report(target, *, summary, differences, plots, manifests, leakage, title, limit, seed):
+def write_report(target, *, summary, differences, plots, confusion, manifests, leakage, title, limit, seed):
     """Write the report of one experiment; the files beside the manifests tell losses, usage, rejects and samples.
 
-    summary, differences: CSV files (labelling.COLUMNS, labelling.DIFFERENCES); plots: an SVG per suite; manifests: of
-    everything the config names; leakage: a CSV per dataset; limit: rows per split of a smoke run, or None.
+    summary, differences: CSV files (labelling.COLUMNS, labelling.DIFFERENCES); plots: an SVG per suite; confusion: an
+    SVG per suite and model or setting, which the report links to; manifests: of everything the config names;
+    leakage: a CSV per dataset; limit: rows per split of a smoke run, or None.
     """
     root = Path(summary).parents[1]
     made = read_manifests(manifests, root)
@@ -51,6 +54,7 @@ def write_report(target, *, summary, differences, plots, manifests, leakage, tit
         suite |= judged_entry(suite["name"], made, root)
     leaks = {Path(path).stem: read_csv(path) for path in leakage}
     corpora = [corpus_entry(one, root) for one in made.values() if one["kind"] == "corpora"]
+    costs = corpora + [judging_cost(one, root) for one in made.values() if one["kind"] == "judgements"]
     page = {
         "title": title,
         "experiment": root.name,
@@ -60,20 +64,26 @@ def write_report(target, *, summary, differences, plots, manifests, leakage, tit
         "artefacts": made,
         "suites": suites,
         "plots": {Path(plot).stem: Path(plot).read_text(encoding="utf-8") for plot in plots},
+        "confusion": {Path(path).parts[-2:-1] + (Path(path).stem,): _link(path, target) for path in confusion},
         "verdicts": [standings.verdict(suite["name"], table) for suite in suites for table in suite["tables"]],
         "unread": [line for suite in suites for line in standings.unread_answers(suite)],
         "lineage": draw_lineage(made),
         "trained": [loss_entry(one, root) for one in made.values() if one["rule"] in TRAINERS],
-        "datasets": [dataset_entry(one, leaks) for one in made.values() if one["kind"] == "datasets"],
+        "datasets": [dataset_entry(one, leaks, root) for one in made.values() if one["kind"] == "datasets"],
         "corpora": corpora,
         "judged": judged,
-        "costs": (costs := corpora + [judging_cost(one, root) for one in made.values() if one["kind"] == "judgements"]),
+        "costs": costs,
         "cost": total_cost(costs),
         "accounts": row_accounts(made, corpora, root),
         "versions": package_versions(made),
         "stale": stale_parents(made),
     }
     write_text_atomic(target, render(page))
+
+
+def _link(path, page):
+    """Return the link from a page to a file."""
+    return Path(os.path.relpath(path, Path(page).parent)).as_posix()
 
 
 def read_csv(path):
@@ -166,12 +176,13 @@ def draw_lineage(made):
 
     A suite gets a dashed edge from each model that it measures, and from those of its datasets that serve nothing else.
     """
-    nodes, edges, measured, datasets = {}, [], [], []
+    nodes, edges, measured, datasets, asked = {}, [], [], [], {}
     for key, one in made.items():
         parents = [parent for parent in one["parents"] if parent in made]
         if one["kind"] == "predictions":
             suite, model = one["name"].split("/")
-            names = list(one["recipe"]["datasets"])
+            names = asked.setdefault(suite, {})
+            names |= one["recipe"]["datasets"]
             detail = ", ".join(names) if len(names) < 4 else f"{len(names)} datasets"
             title = f"{suite}: {', '.join(names)}"
             nodes[f"suites/{suite}"] = {"kind": "suites", "label": suite, "detail": detail, "title": title}
@@ -220,11 +231,14 @@ def stale_parents(made):
 # ---------------------------------------------------------------- data, training, cost
 
 
-def dataset_entry(one, leaks):
-    """Return a dataset's profile with its leakage counts: (split, split, kind) → pairs."""
+def dataset_entry(one, leaks, root):
+    """Return a dataset's profile with its leakage counts, (split, split, kind) → pairs, and some frames of videos."""
     labels = (one["recipe"]["label_set"] or {"labels": []})["labels"]
     found = Counter((row["split_a"], row["split_b"], row["kind"]) for row in leaks.get(one["name"], []))
     entry = {"name": one["name"], "key": one["key"], "labels": labels, "leaks": sorted(found.items())}
+    sheet = root / one["key"] / "frames.jpg"
+    if sheet.exists():
+        entry |= {"sampled": one["recipe"]["videos"], "sheet": base64.b64encode(sheet.read_bytes()).decode()}
     return entry | {"splits": _in_order(one["facts"]["splits"]), "dev": one["facts"]["dev"]}
 
 

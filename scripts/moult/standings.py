@@ -1,5 +1,7 @@
 """Standings: score tables as a reader wants them: models by datasets, who leads, and whether that is clear."""
 
+from moult.labelling import SOURCES
+
 # What the rows of a suite end with: its means over the datasets.
 MEANS = ("mean", "weighted_mean")
 STATUSES = ("unknown", "multi", "error")
@@ -9,15 +11,15 @@ TRUST = (
 ).split()
 
 
-def _number(text):
-    return float(text) if text else None
+def _published(row):
+    """Return what each source published instead, as source, value, and what ours is more."""
+    return [(source, float(row[source]), float(row[f"{source}_delta"])) for source in SOURCES if row[source]]
 
 
 def _estimate(row):
     """Return a row of summary.csv as numbers."""
     estimate = {"value": float(row["value"]), "low": float(row["ci_low"]), "high": float(row["ci_high"])}
-    estimate |= {"n": int(row["n"]), "published": _number(row["reference"]), "source": row["reference_source"]}
-    return estimate | {"delta": _number(row["delta"])}
+    return estimate | {"n": int(row["n"]), "published": _published(row)}
 
 
 def suite_tables(rows, differences):
@@ -36,7 +38,7 @@ def suite_tables(rows, differences):
             "name": suite,
             "tables": [_score_table(method, cells) for method, cells in by_method.items()],
             "differences": _differences([row for row in differences if row["suite"] == suite]),
-            "sources": sorted({row["reference_source"] for row in rows if row["suite"] == suite} - {""}),
+            "sources": [source for source in SOURCES if any(row[source] for row in rows if row["suite"] == suite)],
         }
         for suite, by_method in found.items()
     ]
@@ -135,7 +137,7 @@ def judged_suites(rows, differences):
         suite = found.setdefault(row["suite"], {"cells": {}, "sources": set()})
         cell = suite["cells"].setdefault((row["dataset"], row["model"], row["task"]), {})
         cell[row["metric"]] = _estimate(row)
-        suite["sources"] |= {row["reference_source"]} - {""}
+        suite["sources"] |= {source for source, *_ in cell[row["metric"]]["published"]}
     suites = []
     for name, suite in found.items():
         mine = [row for row in differences if row["suite"] == name]

@@ -14,7 +14,7 @@ from moult.failures import is_disk_full, no_space
 from moult.files import derive_seed, digest, sha256_file, whole_directory, write_json, write_jsonl
 from moult.readers import WITHOUT_HEADER, excerpt, printable, read_raw, read_spelt
 from moult.secrets import key_of
-from moult.videos import attach_videos
+from moult.videos import Frames, attach_videos, contact_sheet
 from moult.weights import begins_as_web_page
 
 # Raise when the same raw files would now give other rows.
@@ -182,7 +182,8 @@ def prepare_dataset(recipe, raw, target, videos=None, scratch=None, workers=1):
 
     recipe: name, format, columns, files (split → categories of its files), label_set, task, dev_fraction, limit, seed;
     `videos` where rows have some: how they are sampled. Then `videos` is their folder, `scratch` where frames are kept
-    until all are decoded, by `workers` processes; frames/ and videos.jsonl, what each file is, are written too.
+    until all are decoded, by `workers` processes; frames/, videos.jsonl (what each file is) and frames.jpg (some of
+    the frames, to be looked at) are written too.
     Rows in = rows out + rejects + what `limit` leaves out, which is counted, not rejected. Texts lose the blanks around
     them; what stands in them otherwise is the row's own affair.
     """
@@ -213,6 +214,9 @@ def prepare_dataset(recipe, raw, target, videos=None, scratch=None, workers=1):
             for file in frames:
                 shutil.copyfile(file, folder / "frames" / file.name)
             write_jsonl(folder / "videos.jsonl", listed)
+            filmed = [row for rows in splits.values() for row in rows if row.get("media")]
+            if filmed:
+                (folder / "frames.jpg").write_bytes(contact_sheet(filmed, Frames([folder])))
         for split, rows in splits.items():
             _write_parquet(folder / f"{split}.parquet", rows, recipe, label_of)
         write_jsonl(folder / "rejects.jsonl", rejects)

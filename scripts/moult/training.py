@@ -144,7 +144,12 @@ def run_trainer(recipe, base, rows, scratch, checkpoint, shown):
         args=arguments,
         data_collator=functools.partial(collate, vision=Vision(base, Frames(shown)) if shown else None),
         train_dataset=GroupedRows(
-            rows["train"], recipe["batch_size"], recipe["accumulation"], recipe["seed"], arguments.world_size
+            rows["train"],
+            recipe["batch_size"],
+            recipe["accumulation"],
+            recipe["seed"],
+            arguments.world_size,
+            mixed=recipe.get("mixed", False),
         ),
         eval_dataset=sorted(rows["dev"], key=lambda row: len(row["input_ids"]), reverse=True),
         preprocess_logits_for_metrics=_score_answers,

@@ -4,7 +4,6 @@ import csv
 
 from moult import metrics
 from moult.config import REFERENCE
-from moult.errors import UserError
 from moult.files import read_jsonl
 from moult.labelling import COLUMNS
 
@@ -118,34 +117,29 @@ def _trust(judgements):
 def _long(dataset, n, result, published):
     for (criterion, metric), estimate in result.items():
         row = {"dataset": dataset, "task": criterion, "metric": metric, "n": n} | estimate.as_row()
-        if (criterion, metric) in published:
-            value, source = published[criterion, metric]
-            row |= {"reference": value, "reference_source": source, "delta": round(estimate.value - value, 6)}
+        for source, value in published.get((criterion, metric), {}).items():
+            row |= {source: value, f"{source}_delta": round(estimate.value - value, 6)}
         yield row
 
 
 def published_values(recipe):
-    """Return {(criterion, metric): (value, source)} of the published table that an evaluation names.
+    """Return {(criterion, metric): {source: value}} of the published table that an evaluation names.
 
     Its `setting` is that of the models; the one they are compared with stands in the table's other setting.
     """
     named = recipe["reference"]
     if not named:
         return {}
-    path = REFERENCE / f"{named['table']}.csv"
-    with open(path, encoding="utf-8") as handle:
-        rows = [row for row in csv.DictReader(handle) if all(row[key] == named[key] for key in ("source", "model"))]
+    with open(REFERENCE / f"{named['table']}.csv", encoding="utf-8", newline="") as handle:
+        rows = [row for row in csv.DictReader(handle) if row["model"] == named["model"]]
     settings = {row["setting"] for row in rows}
-    if named["setting"] not in settings:
-        raise UserError(f"reference: {path.name} has no {named['source']}, {named['model']}, {named['setting']}.")
-    compared = recipe["model"] == recipe["against"]
-    setting = min(settings - {named["setting"]}) if compared else named["setting"]
-    source = f"{named['source']}: {named['model']} {setting}"
-    return {
-        (row["criterion"], PUBLISHED_AS[row["metric"]]): (float(row["value"]), source)
-        for row in rows
-        if row["setting"] == setting
-    }
+    setting = min(settings - {named["setting"]}) if recipe["model"] == recipe["against"] else named["setting"]
+    found = {}
+    for row in rows:
+        if row["setting"] == setting:
+            place = row["criterion"], PUBLISHED_AS[row["metric"]]
+            found.setdefault(place, {})[row["source"]] = float(row["value"])
+    return found
 
 
 def differences(recipe, judgements):

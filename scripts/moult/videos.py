@@ -375,5 +375,28 @@ class Frames:
         return self.places[seen]
 
 
+def contact_sheet(rows, frames, most=6, height=84):
+    """Return a JPEG of what the model sees of the first rows: a row's frames side by side, under them its label."""
+    from PIL import Image, ImageDraw
+
+    strips = []
+    for row in rows[:most]:
+        pictures = [Image.fromarray(one) for one in frames.pictures(row["media"][0]["frames"])[:8]]
+        width = round(pictures[0].width * height / pictures[0].height)
+        strip = Image.new("RGB", (len(pictures) * (width + 4), height + 18), "white")
+        for place, picture in enumerate(pictures):
+            strip.paste(picture.resize((width, height)), (place * (width + 4), 0))
+        told = " · ".join(filter(None, [row.get("label"), row["media"][0]["path"]]))
+        # The font that comes with Pillow has no other letters.
+        ImageDraw.Draw(strip).text((0, height + 3), told.encode("ascii", "replace").decode(), "black")
+        strips.append(strip)
+    sheet = Image.new("RGB", (max(one.width for one in strips), sum(one.height for one in strips)), "white")
+    for place, strip in enumerate(strips):
+        sheet.paste(strip, (0, sum(one.height for one in strips[:place])))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
 if __name__ == "__main__":
     _serve()

@@ -1,5 +1,6 @@
 """Jobs die with their scheduler, wait for each other, and locks of the dead are cleared; with real processes."""
 
+import base64
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 
 from moult.guard import clear_stale_locks
+from moult.manifest import write_manifest
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -78,6 +80,7 @@ def test_a_process_without_a_scheduler_lives_on():
 SCHEDULE = """
 import time
 from moult.guard import clear_stale_locks
+from moult.manifest import write_manifest
 alive = clear_stale_locks(sys.argv[1])
 print("up", flush=True)
 time.sleep(60)
@@ -98,3 +101,29 @@ def test_locks_are_cleared_only_when_no_scheduler_is_alive(tmp_path):
     schedulers[1].wait()
     clear_stale_locks(tmp_path).close()
     assert not lock.exists()
+
+
+def test_what_finished_after_its_scheduler_died_is_not_incomplete(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    markers = tmp_path / ".snakemake" / "incomplete"
+
+    def mark(path):
+        code = base64.urlsafe_b64encode(path.encode()).decode()
+        pieces = [code[start : start + 254] for start in range(0, len(code), 254)]
+        marker = markers.joinpath(*(f"@{piece}" for piece in pieces[:-1]), pieces[-1])
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.write_text("{}")
+        return marker
+
+    name = "results/" + "/".join(["long" * 20] * 3)
+    gone = []
+    for path in (name, "results/x/models/cut"):
+        Path(path).mkdir(parents=True)
+        Path(path, "weights").write_text("1, 2, 3")
+        write_manifest(f"{path}.manifest.json", rule="r", outputs=[path], parents=[], recipe={}, facts={})
+        gone += [mark(path), mark(f"{path}.manifest.json")]
+    Path("results/x/models/cut/weights").write_text("1, 2")
+    kept = [*gone[2:], mark("results/x/scores/never.csv")]
+    with clear_stale_locks(".snakemake"):
+        assert not any(marker.exists() for marker in gone[:2])
+        assert all(marker.exists() for marker in kept)

@@ -5,7 +5,7 @@ import csv
 import pytest
 from moult import labelling
 from moult.files import write_json, write_jsonl
-from moult.labelling import COLUMNS, DIFFERENCES, differences, predict_labels, score_labels, write_csv
+from moult.labelling import COLUMNS, DIFFERENCES, Published, differences, predict_labels, score_labels, write_csv
 from moult.prompts import load_template
 from moult.tables import prepare_dataset
 
@@ -46,18 +46,23 @@ def test_predictions_are_made_in_one_load_and_kept(tmp_path, folders, pico_model
     assert len(loads) == 1
 
 
-def predictions(preds, method="generate"):
+def scoring(**more):
+    return recipe(datasets={"d": "pico"}) | more
+
+
+def predictions(preds, method="generate", model="pico"):
     golds = ["negative", "positive", "positive", "negative"]
     rows = []
     for i, (gold, pred) in enumerate(zip(golds, preds, strict=True)):
         status = pred if pred in ("unknown", "multi", "error") else "ok"
         label = pred if status == "ok" else None
-        rows.append({"uid": f"d:{i}", "dataset": "d", "method": method, "gold": gold, "pred": label, "status": status})
+        row = {"uid": f"d:{i}", "dataset": "d", "model": model, "method": method}
+        rows.append(row | {"gold": gold, "pred": label, "status": status})
     return rows
 
 
 def test_what_was_not_read_is_wrong_but_no_class(folders):
-    rows = score_labels(recipe(methods=["generate"]), predictions(["negative", "unknown", "multi", "error"]), folders)
+    rows = score_labels(scoring(methods=["generate"]), predictions(["negative", "unknown", "multi", "error"]), folders)
     found = {(row["dataset"], row["metric"]): row["value"] for row in rows}
     assert found["d", "accuracy"] == 0.25
     assert found["d", "unknown_rate"] == found["d", "multi_rate"] == found["d", "error_rate"] == 0.25
@@ -68,27 +73,67 @@ def test_what_was_not_read_is_wrong_but_no_class(folders):
 
 
 def test_published_values_stand_beside_generated_scores(folders):
-    reference = {"table": "mmla", "source": "reproduction", "model": "Qwen2-1.5B", "setting": "zero-shot"}
+    reference = {"table": "mmla", "model": "LLaMA-3-8B", "setting": "zero-shot"}
     preds = ["negative", "positive", "positive", "negative"]
     both = predictions(preds) + predictions(preds, "likelihood")
-    rows = score_labels(recipe(reference=reference), both, folders)
-    beside = {(row["dataset"], row["method"], row["metric"]): row["delta"] for row in rows if row["reference"]}
-    assert beside["d", "generate", "accuracy"] == pytest.approx(1 - 0.8061)
-    # Nothing beside likelihood, and no mean over other tasks than the published one.
-    assert {(dataset, method) for dataset, method, _ in beside} == {("d", "generate")}
-    limited = score_labels(recipe(reference=reference, limit=4), both, folders)
-    assert not any(row["reference"] for row in limited)
+    rows = score_labels(scoring(reference=reference), both, folders)
+    found = {(row["dataset"], row["method"]): row for row in rows if row["metric"] == "accuracy"}
+    one = found["d", "generate"]
+    assert (one["paper"], one["reproduction"]) == (0.816, 0.8484)
+    assert (one["paper_delta"], one["reproduction_delta"]) == (0.184, 0.1516)
+    # The mean over one task is that task's value: no mean over other tasks stands beside it.
+    assert found["mean", "generate"]["paper"] == found["weighted_mean", "generate"]["paper"] == 0.816
+    assert not any(row.get("paper") or row.get("reproduction") for row in rows if row["method"] == "likelihood")
+    limited = score_labels(scoring(reference=reference, limit=4), both, folders)
+    assert not any(row["paper"] or row["reproduction"] for row in limited)
+
+
+NINE = "MIntRec MIntRec2.0 MELD MELD-DA Ch-sims UR-FUNNY MUStARD AnnoMi-client AnnoMi-therapist".split()
+TWELVE = [*NINE, "IEMOCAP", "IEMOCAP-DA", "MOSI"]
+
+
+def test_published_means_run_over_the_same_datasets():
+    llama = Published({"table": "mmla", "model": "LLaMA-3-8B", "setting": "sft"})
+    # As printed: weighted in the paper, plain in the reproduction.
+    assert llama.mean("paper", "weighted_mean", "accuracy", TWELVE) == 0.6618
+    assert llama.mean("reproduction", "mean", "accuracy", TWELVE) == 0.6476
+    # The other kind is computed; so are those over nine datasets.
+    assert llama.mean("paper", "mean", "accuracy", TWELVE) == pytest.approx(0.6848, abs=5e-5)
+    assert llama.mean("reproduction", "weighted_mean", "accuracy", TWELVE) == pytest.approx(0.6542, abs=2e-4)
+    assert llama.mean("paper", "weighted_mean", "accuracy", NINE) == pytest.approx(0.6584, abs=2e-4)
+    # Qwen2-1.5B has no value per dataset in the paper: its printed mean is over twelve, there is none over nine.
+    qwen = Published({"table": "mmla", "model": "Qwen2-1.5B", "setting": "sft"})
+    assert qwen.mean("paper", "weighted_mean", "accuracy", TWELVE) == 0.64
+    assert qwen.mean("paper", "weighted_mean", "accuracy", NINE) is None
+    assert qwen.mean("paper", "mean", "accuracy", TWELVE) is None
 
 
 def test_differences_are_paired_by_row(tmp_path):
-    write_jsonl(tmp_path / "a.jsonl", predictions(["negative", "positive", "positive", "negative"]))
-    write_jsonl(tmp_path / "b.jsonl", predictions(["negative", "positive", "negative", "unknown"])[::-1])
+    write_jsonl(tmp_path / "a.jsonl", predictions(["negative", "positive", "positive", "negative"], model="a"))
+    write_jsonl(tmp_path / "b.jsonl", predictions(["negative", "positive", "negative", "unknown"], model="b")[::-1])
     paths = {("s", "a"): tmp_path / "a.jsonl", ("s", "b"): tmp_path / "b.jsonl"}
-    rows = differences({"pairs": [["s", "a", "b"]], "seed": 0}, paths)
+    compared = {"pairs": [["s", "a", "b"]], "measured": [["s", "a", {"d": "a"}], ["s", "b", {"d": "b"}]], "seed": 0}
+    rows = differences(compared, paths)
     assert [(row["difference"], row["n"]) for row in rows] == [(0.5, 4)]
     write_csv(tmp_path / "d.csv", rows, DIFFERENCES)
     with open(tmp_path / "d.csv") as handle:
         assert next(csv.reader(handle)) == DIFFERENCES
+
+
+def test_a_setting_is_answered_for_by_one_model_per_dataset(tmp_path):
+    right, wrong = ["negative", "positive", "positive", "negative"], ["positive", "negative", "negative", "positive"]
+    files = {"one": predictions(right, model="one"), "two": predictions(wrong, model="two")}
+    files["one"] += [row | {"dataset": "e"} for row in predictions(wrong, model="one")]
+    files["two"] += [row | {"dataset": "e"} for row in predictions(right, model="two")]
+    for model, rows in files.items():
+        write_jsonl(tmp_path / f"{model}.jsonl", rows)
+    paths = {("s", model): tmp_path / f"{model}.jsonl" for model in files}
+    setting = {"d": "one", "e": "two"}
+    found = labelling.answers_of(setting, [*files["one"], *files["two"]])
+    assert {dataset: {row["model"] for row in rows} for dataset, rows in found.items()} == {"d": {"one"}, "e": {"two"}}
+    compared = {"measured": [["s", "each", setting], ["s", "one", dict.fromkeys("de", "one")]], "seed": 0}
+    rows = differences(compared | {"pairs": [["s", "each", "one"]]}, paths)
+    assert [(row["dataset"], row["difference"]) for row in rows] == [("d", 0), ("e", 1)]
 
 
 def test_columns_are_those_that_readers_rely_on():

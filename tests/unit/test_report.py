@@ -109,8 +109,8 @@ def add_predictions(root, suite, model, datasets):
     recipe = {"datasets": {name: {} for name in datasets}, "methods": ["generate", "likelihood"], "split": "test"}
     recipe["compute"] = {"engine": "transformers", "dtype": "bfloat16"}
     add_manifest(root, f"predictions/{suite}/{model}", "predict_labels", [path], parents, recipe)
-    scoring = {"suite": suite, "model": model, "methods": recipe["methods"], "datasets": list(datasets), "limit": None}
-    scoring |= {"reference": {"table": "mmla", "source": "none", "model": "", "setting": ""}, "seed": 3}
+    scoring = {"suite": suite, "model": model, "methods": recipe["methods"], "datasets": dict.fromkeys(datasets, model)}
+    scoring |= {"reference": None, "limit": None, "seed": 3}
     table = root / "scores" / suite / f"{model}.csv"
     scores = score_labels(scoring, rows, {name: str(root / "datasets" / name) for name in datasets})
     write_csv(table, scores, COLUMNS)
@@ -163,9 +163,12 @@ def build_experiment(root, models=SKILLS):
     for model in models:
         predictions["labels", model], scores = add_predictions(root, "labels", model, TASKS)
         rows += scores
-    pairs = [["labels", model, "smollm2"] for model in models if model != "smollm2"]
+    compared = {"pairs": [["labels", model, "smollm2"] for model in models if model != "smollm2"], "seed": 5}
+    compared["measured"] = [["labels", model, dict.fromkeys(TASKS, model)] for model in models]
     write_csv(root / "scores/summary.csv", rows, COLUMNS)
-    write_csv(root / "scores/differences.csv", differences({"pairs": pairs, "seed": 5}, predictions), DIFFERENCES)
+    write_csv(root / "scores/differences.csv", differences(compared, predictions), DIFFERENCES)
+    for model in models:
+        write_text_atomic(root / f"plots/confusion/labels/{model}.svg", "<svg/>")
     if models:
         write_text_atomic(root / "plots/labels.svg", draw_scores(read_csv(root / "scores/summary.csv")))
     manifests = sorted(path for path in root.rglob("*.manifest.json") if "raw" not in path.parts)
@@ -173,6 +176,7 @@ def build_experiment(root, models=SKILLS):
         "summary": root / "scores/summary.csv",
         "differences": root / "scores/differences.csv",
         "plots": sorted(root.glob("plots/*.svg")),
+        "confusion": sorted(root.glob("plots/confusion/*/*.svg")),
         "manifests": manifests,
         "leakage": sorted(root.glob("leakage/*.csv")),
         "title": "Feathers & <friends>",
@@ -231,7 +235,9 @@ def test_page_is_whole_and_every_link_leads_somewhere(experiment):
     ids = page.all("id")
     assert len(ids) == len(set(ids))
     links = page.all("href") + page.all("xlink:href")
-    assert links and {link.removeprefix("#") for link in links} <= set(ids)
+    files = [link for link in links if not link.startswith("#")]
+    assert files and all(Path("report", link).exists() for link in files)
+    assert {link.removeprefix("#") for link in links if link not in files} <= set(ids)
     for section in ("scores", "lineage", "training", "data", "corpora", "rejects", "cost", "versions"):
         assert section in ids
 
@@ -299,7 +305,7 @@ def score_rows(values, dataset="acts"):
     return [
         {"suite": "labels", "method": "generate", "model": model, "dataset": dataset, "metric": "accuracy"}
         | {"value": str(value), "ci_low": str(value - 0.1), "ci_high": str(value + 0.1), "n": "40"}
-        | {"reference": "", "reference_source": "", "delta": ""}
+        | dict.fromkeys(("paper", "paper_delta", "reproduction", "reproduction_delta"), "")
         for model, value in values.items()
     ]
 

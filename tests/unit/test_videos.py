@@ -90,6 +90,8 @@ def test_rows_get_their_videos_and_the_frames_are_found_again(folder):
         # The light is the brightest thing in its own colour.
         brightest = frames.pictures(medium["frames"]).reshape(-1, 3).max(axis=0).argmax()
         assert brightest == number % 2
+    with Image.open(folder / "out" / "frames.jpg") as sheet:
+        assert sheet.size == (4 * (126 + 4), 6 * (84 + 18))
     told = read_jsonl(folder / "out" / "videos.jsonl")
     assert [(one["video"], one["frames"], one["sampled"]) for one in told] == [
         (f"D_{number}.mp4", 12, [0, 4, 7, 11]) for number in range(6)

@@ -1,5 +1,6 @@
 """The project holds to its own rules: format, lint, one script per rule, the same pins everywhere."""
 
+import os
 import re
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from moult.needs import JOBS
 
 ROOT = Path(__file__).parents[2]
 RULES = {
@@ -17,8 +19,9 @@ RULES = {
 TARGETS = {"datasets", "corpora", "adapters", "models", "scores", "report", "exports"}
 
 
-def run(*command):
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def run(*command, **variables):
+    environment = {name: value for name, value in os.environ.items() if name != "SLURM_ACCOUNT"} | variables
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
 def tool(name):
@@ -58,6 +61,12 @@ def test_every_rule_has_log_benchmark_env_resources_and_its_own_script(name):
     assert f'"<logs>/{name}' in text and f'"<benchmarks>/{name}' in text
 
 
+@pytest.mark.parametrize("name", sorted(set(RULES) - TARGETS))
+def test_a_rule_s_needs_are_those_that_tables_are_made_of(name):
+    stage = re.search(r"^        \*\*needs_of\((.+)\),$", rule_text(name), re.MULTILINE)[1]
+    assert stage == ("preparation" if name == "prepare_dataset" else f'"{JOBS.get(name, ("tables", ()))[0]}"')
+
+
 def pins(text):
     return dict(re.findall(r"^\W*([A-Za-z][\w.-]*)==(\S+)", text.lower().replace("_", "-"), re.MULTILINE))
 
@@ -70,6 +79,30 @@ def test_conda_environments_carry_the_pins_of_the_lock():
         packages = yaml.safe_load((ROOT / "envs" / f"{name}.yaml").read_text())["dependencies"][-1]["pip"]
         for package, version in pins("\n".join(packages)).items():
             assert locked[package] == version, f"{name}: {package}"
+
+
+def test_conda_environments_are_exact():
+    for path in (ROOT / "envs").glob("*.yaml"):
+        environment = yaml.safe_load(path.read_text())
+        python, pip, packages = environment["dependencies"]
+        assert environment["channels"] == ["conda-forge", "nodefaults"] and pip == "pip"
+        assert python == "python=3.11"
+        assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][A-Za-z0-9.]*", package) for package in packages["pip"])
+        names = [package.split("==")[0].lower() for package in packages["pip"]]
+        assert len(names) == len(set(names))
+
+
+def test_the_container_is_made_of_the_lock_and_used_where_it_is_named():
+    definition = (ROOT / "envs" / "container.def").read_text()
+    header = dict(re.findall(r"^(Bootstrap|From): (.+)$", definition, re.MULTILINE))
+    assert header == {"Bootstrap": "docker", "From": "python:3.11-slim"}
+    assert re.findall(r"^%(\w+)$", definition, re.MULTILINE) == ["files", "post", "environment", "test"]
+    assert "pip install --no-cache-dir -r /opt/requirements.lock" in definition
+    # Apptainer is asked for, which is not here; without the variable, each rule has its conda environment.
+    found = run(sys.executable, "-m", "snakemake", "-n", "--sdm", "apptainer", MOULT_CONTAINER="moult.sif")
+    assert found.returncode == 0 or "apptainer" in (found.stdout + found.stderr).lower()
+    found = run(sys.executable, "-m", "snakemake", "-n", "--sdm", "conda")
+    assert "conda" in (found.stdout + found.stderr).lower()
 
 
 def test_the_lock_holds_what_is_asked_for_and_nothing_local():
@@ -103,14 +136,16 @@ def test_the_slurm_profile_plans_every_job_with_its_resources(tmp_path):
         "--configfile",
         str(tmp_path / "demo.yaml"),
     ]
-    found = run(*command)
+    unset = run(*command)
+    assert unset.returncode != 0 and "SLURM_ACCOUNT is not set: export the account" in unset.stdout + unset.stderr
+    found = run(*command, SLURM_ACCOUNT="")
     assert found.returncode == 0, found.stdout + found.stderr
     jobs = re.findall(
-        r"^Job \d+: (\w+):.*\((\d+) CPUs, (?:(\d+) GPUs, )?(\d+) MB, (\d+) min\)$", found.stdout, re.MULTILINE
+        r"^ *Job \d+: (\w+):.*\((\d+) CPUs, (?:(\d+) GPUs, )?(\d+) MB, (\d+) min\)$", found.stdout, re.MULTILINE
     )
     # The demo trains adapters only, on text, has no judge, and exports are made when asked for.
     others = {"finetune_full", "fetch_videos", "export_dataset", "index_exports"}
     others |= {"answer_questions", "judge_answers", "score_judgements"}
     assert {rule for rule, *_ in jobs} == set(RULES) - TARGETS - others
-    assert len(jobs) == 39
+    assert len(jobs) == 46
     assert all(int(cpus) >= 1 and int(memory) >= 1000 and int(minutes) >= 10 for _, cpus, _, memory, minutes in jobs)

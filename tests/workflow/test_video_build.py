@@ -75,6 +75,8 @@ def test_every_row_is_predicted_or_rejected(filmed):
             (f"lamps:test:{number}", method) for number in (6, 8, 9) for method in ("generate", "likelihood")
         }
         assert not [row for row in rows if row["status"] == "error"]
+    page = (results / "report" / "index.html").read_text()
+    assert "Frames of lamps" in page and "4 frames spread evenly" in page and "data:image/jpeg;base64,/9j/" in page
 
 
 def test_nothing_is_left_to_do_until_a_clip_comes(filmed):

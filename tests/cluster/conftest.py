@@ -1,0 +1,42 @@
+"""A real Slurm on loopback, brought up once per session, and the pico build through the `slurm` profile."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+from slurm_cluster import SCRIPT, Cluster, ClusterFolder
+from workflow.conftest import inputs, server  # noqa: F401
+
+
+def pytest_collection_modifyitems(items):
+    """One cluster: what asks for it runs in one process, when tests run in several."""
+    for item in items:
+        if "cluster" in item.path.parts:
+            item.add_marker(pytest.mark.xdist_group("cluster"))
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    """A running cluster; skipped, and said so, where it cannot be brought up."""
+    if os.geteuid() != 0:
+        pytest.skip("a Slurm of our own needs root")
+    if not shutil.which("apt-get"):
+        pytest.skip("Slurm comes from Debian's packages, and there is no apt-get")
+    installed = subprocess.run([SCRIPT, "install"], capture_output=True, text=True, check=False)
+    if installed.returncode:
+        pytest.skip(f"Slurm cannot be installed here: {installed.stderr.strip().splitlines()[-1]}")
+    if os.path.exists("/etc/slurm/slurm.conf"):
+        pytest.skip("this machine has a Slurm already (/etc/slurm/slurm.conf)")
+    running = Cluster(tmp_path_factory.mktemp("slurm"))
+    try:
+        running.script("up")
+        yield running
+    finally:
+        running.script("down")
+
+
+@pytest.fixture
+def folder(inputs, tmp_path, server, cluster):  # noqa: F811
+    """The inputs of the pico build, nothing made of them; its jobs go to the cluster."""
+    return ClusterFolder(shutil.copytree(inputs, tmp_path / "work"), server)

@@ -1,0 +1,203 @@
+"""Faults on a real Slurm: each ends in the right result, with one writer at a time and nothing done twice.
+
+Opt-in (MOULT_CLUSTER_FAULTS=1, `make test-cluster`): Slurm itself takes its time to notice most of them.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+
+import pytest
+from slurm_cluster import ClusterFolder
+from workflow.conftest import Folder
+
+pytestmark = pytest.mark.skipif(not os.environ.get("MOULT_CLUSTER_FAULTS"), reason="MOULT_CLUSTER_FAULTS is not set")
+
+COMMENT = "rule_finetune_lora_wildcards_moods_sft"
+TARGET = "results/pico/adapters/moods_sft"
+
+
+@pytest.fixture(scope="module")
+def prepared(inputs, tmp_path_factory, server):
+    """The inputs of every training, made on this machine."""
+    folder = Folder(shutil.copytree(inputs, tmp_path_factory.mktemp("prepared") / "work"), server)
+    run = folder.snakemake("datasets", "results/pico/models/base")
+    assert run.returncode == 0, run.stdout + run.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared):
+    """The bytes of the adapter that every fault must end in."""
+    slow_training(prepared)
+    run = prepared.snakemake(TARGET)
+    assert run.returncode == 0, run.stdout + run.stderr
+    bytes_of = adapter(prepared)
+    shutil.rmtree(prepared.path / TARGET)
+    (prepared.path / f"{TARGET}.manifest.json").unlink()
+    return bytes_of
+
+
+def slow_training(folder, steps=400, **needs):
+    config = folder.config
+    config["models"][2]["finetune"] |= {"max_steps": steps, "evaluate_every": 20}
+    config["models"][2]["needs"] = {"gpus": 1, "gpu_mem_gb": 16} | needs
+    folder.config = config
+
+
+def adapter(folder):
+    return (folder.path / TARGET / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.fixture
+def training(prepared, undisturbed, tmp_path, server, cluster):
+    """A folder in which one training is left to do, on the cluster."""
+    folder = ClusterFolder(shutil.copytree(prepared.path, tmp_path / "work"), server)
+    shutil.rmtree(folder.path / "scratch", ignore_errors=True)
+    slow_training(folder)
+    return folder
+
+
+def checkpointed(training, cluster):
+    """Start the build, and wait until its training has left a checkpoint; return (scheduler, Slurm's job)."""
+    begun = {job["JobId"] for job in cluster.jobs(COMMENT)}
+    scheduler = training.start(TARGET)
+    job = cluster.running(COMMENT, begun)
+    cluster.wait(lambda: any((training.path / "scratch").rglob("whole.json")))
+    return scheduler, job
+
+
+def ends_well(training, scheduler, undisturbed, cluster, begun):
+    """Wait for the build; whole, of the right bytes, resumed, and with one job at a time."""
+    status = scheduler.wait(240)
+    said = (training.path / "run.log").read_text()
+    assert status == 0, said
+    assert adapter(training) == undisturbed
+    assert re.search(r"resuming after checkpoint-\d+", training.log("finetune_lora", "moods_sft")), said
+    one_at_a_time(cluster, begun)
+    return said
+
+
+def one_at_a_time(cluster, begun):
+    spans = sorted(
+        (job["StartTime"], job["EndTime"]) for job in cluster.jobs(COMMENT) if int(job["JobId"]) >= int(begun["JobId"])
+    )
+    assert all(earlier[1] <= later[0] for earlier, later in zip(spans, spans[1:], strict=False)), spans
+
+
+def process_of(training):
+    lock = training.path / "scratch/locks/finetune_lora/moods_sft.lock"
+    return int(re.search(r"process (\d+)", lock.read_text())[1])
+
+
+def state(cluster, job):
+    return next(one["JobState"] for one in cluster.jobs() if one["JobId"] == job["JobId"])
+
+
+def test_a_killed_job_is_submitted_again_and_resumes(training, cluster, undisturbed):
+    scheduler, job = checkpointed(training, cluster)
+    os.kill(process_of(training), signal.SIGKILL)
+    said = ends_well(training, scheduler, undisturbed, cluster, job)
+    assert state(cluster, job) == "FAILED"
+    # The run's log leads to Slurm's, which is there.
+    log = re.search(rf"logs/slurm/\S+/{job['JobId']}\.log", said)[0]
+    assert (training.path / log).exists()
+
+
+def test_scancel_is_a_failure_like_another(training, cluster, undisturbed):
+    scheduler, job = checkpointed(training, cluster)
+    cluster.ask("scancel", job["JobId"])
+    ends_well(training, scheduler, undisturbed, cluster, job)
+    assert state(cluster, job) == "CANCELLED"
+
+
+def test_a_dead_node_s_job_goes_on_elsewhere(training, cluster, undisturbed):
+    scheduler, job = checkpointed(training, cluster)
+    cluster.script("kill-node", job["NodeList"])
+    try:
+        ends_well(training, scheduler, undisturbed, cluster, job)
+        assert state(cluster, job) == "NODE_FAIL"
+        assert cluster.jobs(COMMENT)[-1]["NodeList"] != job["NodeList"]
+    finally:
+        cluster.script("start-node", job["NodeList"])
+        cluster.wait(lambda: "idle" in cluster.ask("sinfo", "-h", "-N", "-n", job["NodeList"], "-o", "%t"))
+
+
+def test_too_little_memory_is_more_the_next_time(training, cluster, undisturbed):
+    slow_training(training, mem_gb=0.45)
+    scheduler = training.start(TARGET)
+    job = cluster.running(COMMENT, ())
+    assert scheduler.wait(240) == 0, (training.path / "run.log").read_text()
+    jobs = [one for one in cluster.jobs(COMMENT) if int(one["JobId"]) >= int(job["JobId"])]
+    assert [one["MinMemoryNode"] for one in jobs] == ["450M", "675M", "1013M"][: len(jobs)] and len(jobs) > 1
+    assert {one["JobState"] for one in jobs[:-1]} == {"OUT_OF_MEMORY"}
+    assert adapter(training) == undisturbed
+    one_at_a_time(cluster, job)
+
+
+def test_a_time_limit_is_where_the_next_job_goes_on(training, cluster, undisturbed):
+    """A minute, the least there is, for a training that is frozen for most of it."""
+    slow_training(training, hours=1 / 60)
+    scheduler, job = checkpointed(training, cluster)
+    os.kill(process_of(training), signal.SIGSTOP)
+    cluster.wait(lambda: state(cluster, job) == "TIMEOUT", 150)
+    ends_well(training, scheduler, undisturbed, cluster, job)
+    jobs = [one for one in cluster.jobs(COMMENT) if int(one["JobId"]) >= int(job["JobId"])]
+    assert [one["TimeLimit"] for one in jobs[:2]] == ["00:01:00", "00:02:00"]
+
+
+def test_a_killed_scheduler_s_successor_takes_over(training, cluster, undisturbed):
+    """The job outlives its scheduler; the next one cancels it, and its own goes on from the checkpoint."""
+    scheduler, job = checkpointed(training, cluster)
+    scheduler.kill()
+    scheduler.wait()
+    assert "Nothing" not in training.snakemake(TARGET, "--dry-run").stdout and state(cluster, job) == "RUNNING"
+    scheduler = training.start(TARGET)
+    said = ends_well(training, scheduler, undisturbed, cluster, job)
+    assert f"cancelling what a scheduler that is gone left behind: Slurm jobs {job['JobId']}" in said
+    assert state(cluster, job) == "CANCELLED"
+
+
+def test_what_finished_without_a_scheduler_is_not_made_again(training, cluster, undisturbed):
+    scheduler, job = checkpointed(training, cluster)
+    scheduler.kill()
+    scheduler.wait()
+    cluster.wait(lambda: state(cluster, job) == "COMPLETED")
+    run = training.snakemake(TARGET)
+    assert "Nothing to be done" in run.stdout + run.stderr
+    assert adapter(training) == undisturbed and cluster.jobs(COMMENT)[-1]["JobId"] == job["JobId"]
+
+
+def test_a_restarted_controller_loses_nothing(training, cluster, undisturbed):
+    scheduler, job = checkpointed(training, cluster)
+    cluster.script("restart-controller")
+    assert scheduler.wait(240) == 0, (training.path / "run.log").read_text()
+    assert adapter(training) == undisturbed
+    assert state(cluster, job) == "COMPLETED" and cluster.jobs(COMMENT)[-1]["JobId"] == job["JobId"]
+
+
+def test_no_fitting_place_is_said_before_anything_is_submitted(training, cluster):
+    slow_training(training, gpu_mem_gb=200)
+    before = len(cluster.jobs())
+    run = training.snakemake(TARGET)
+    assert run.returncode != 0 and len(cluster.jobs()) == before
+    assert "finetune_lora moods_sft needs 1 GPU of 200 GB" in run.stdout + run.stderr
+    assert "Traceback" not in run.stdout + run.stderr
+
+
+def test_several_nodes_train_one_model(training, cluster, undisturbed):
+    """Two nodes with two GPUs each: four processes, started by srun, that end as one."""
+    config = training.config
+    config["models"][2]["finetune"] |= {"devices": 4, "max_steps": 6, "evaluate_every": 3, "batch_size": 1}
+    config["models"][2]["needs"] = {"gpus": 4, "gpu_mem_gb": 70, "nodes": 2}
+    training.config = config
+    run = training.snakemake(TARGET)
+    log = training.log("finetune_lora", "moods_sft")
+    assert run.returncode == 0, run.stdout + run.stderr + log
+    job = cluster.jobs(COMMENT)[-1]
+    assert (job["NumNodes"], job["NodeList"], job["Partition"]) == ("2", "a800[1-2]", "gpu-80gb")
+    assert job["TresPerJob"] == "gres:gpu:a800:4"
+    assert "step 6 of 6" in log
+    assert subprocess.run(["pgrep", "-f", "moult.distributed"], capture_output=True, check=False).returncode == 1

@@ -1,0 +1,143 @@
+"""The smallest card that holds a job, the partition that the executor plugin itself would take, and clear refusals."""
+
+import pytest
+import yaml
+from moult.config import load
+from moult.errors import UserError
+from moult.needs import needs
+from moult.places import SHIPPED, Site, jobs_with_models, main, table
+
+
+@pytest.fixture(scope="module")
+def site():
+    return Site(SHIPPED)
+
+
+# What was trained in the five systems, on the shipped hardware: 768 to 2048 tokens, the published batches and devices.
+PUBLISHED = [
+    ("METEOR: 8 B, all weights", ("full", 8), {"devices": 4, "tokens": 512}, ("a800", 4, "gpu-80gb")),
+    ("METEOR: guidelines by 8 B", ("inference", 8), {"rows": 4, "tokens": 512}, ("rtx_4090", 1, "gpu-24gb")),
+    ("MMLA text: 1.5 B", ("lora", 1.5), {"tokens": 768, "rows": 2}, ("rtx_4090", 1, "gpu-24gb")),
+    ("MMLA text: 8 B", ("lora", 8), {"tokens": 768, "rows": 2}, ("a800", 1, "gpu-80gb")),
+    ("MMLA text: 8 B, checkpointing", ("lora", 8), {"tokens": 768, "checkpointing": True}, ("rtx_4090", 1, "gpu-24gb")),
+    ("MMLA video: 8.3 B", ("lora", 8.3), {"tokens": 1024, "rows": 8}, ("rtx_pro_6000", 1, "gpu-96gb")),
+    (
+        "MMLA video: 72 B",
+        ("lora", 72),
+        {"tokens": 1024, "rows": 4, "devices": 8, "zero": 3, "checkpointing": True, "override": {"mem_gb": 600}},
+        ("a800", 8, "gpu-80gb"),
+    ),
+    ("MELD judge: 8 B", ("lora", 8), {"tokens": 2048, "rows": 2, "devices": 4, "rank": 8}, ("a800", 4, "gpu-80gb")),
+    (
+        "WRPO: 8 B, all weights",
+        ("full", 8),
+        {"tokens": 2048, "rows": 2, "devices": 8, "zero": 3, "checkpointing": True},
+        ("a800", 8, "gpu-80gb"),
+    ),
+    ("Merging: three of 7 B", ("weights", 7), {"models": 3}, (None, 0, "cpu")),
+]
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings", "expected"), [row[1:] for row in PUBLISHED], ids=[r[0] for r in PUBLISHED]
+)
+def test_the_published_trainings_find_their_place(site, stage, settings, expected):
+    asked, partition = site.place(needs(*stage, **settings), "it")
+    assert (asked["gpu_model"], asked["gpu"], partition) == expected
+    assert asked["gpu_model"] is None or site.cards[asked["gpu_model"]] >= asked["gpu_mem_gb"]
+
+
+def test_what_fits_nowhere_is_refused_with_what_to_do(site):
+    with pytest.raises(UserError, match=r"full of big needs 1 GPU of \d+ GB, .*: no partition of .* has that\. Spread"):
+        site.place(needs("full", 72), "full of big")
+    with pytest.raises(UserError, match="Name a larger partition"):
+        site.place(needs("weights", 200, models=4), "merge")
+    with pytest.raises(UserError, match="gpu_model 'a80' is not a card of .*; did you mean 'a800'"):
+        site.place(needs("lora", 8, override={"gpu_model": "a80"}), "lora")
+
+
+def test_time_is_cut_to_the_partition_s(site):
+    asked, _ = site.place(needs("lora", 72, override={"gpus": 1, "gpu_mem_gb": 90, "mem_gb": 400}), "it")
+    assert asked["runtime"] == 3 * 24 * 60
+
+
+def test_a_retry_gets_more_until_there_is_no_more(site):
+    cards, memory = [], []
+    for attempt in (1, 2, 3):
+        asked, _ = site.place(
+            needs("lora", 1.5, attempt=attempt, override={"gpu_mem_gb": 70, "mem_gb": 300}), "it", attempt
+        )
+        cards.append(asked["gpu_model"])
+        memory.append(asked["mem_mb"])
+    # 70, 105 and 158 GB: the largest card is tried where none is large enough.
+    assert cards == ["a800", "rtx_pro_6000", "rtx_pro_6000"] and memory == [300000, 450000, 512000]
+
+
+def test_nodes_bring_tasks(site):
+    asked, partition = site.place(needs("full", 8, devices=16, zero=3, override={"nodes": 2}), "it")
+    assert (asked["gpu"], partition) == (16, "gpu-80gb")
+    with pytest.raises(UserError, match="on each of 3 nodes"):
+        site.place(needs("full", 8, devices=12, zero=3, override={"nodes": 3, "gpu_mem_gb": 80}), "it")
+
+
+@pytest.mark.parametrize(
+    ("edit", "sentence"),
+    [
+        ({"partitions": {"gpu": {"max_gpus": 4}}}, "unexpected keyword argument 'max_gpus'"),
+        (
+            {"partitions": {"gpu": {"max_gpu": 4, "available_gpu_models": ["a100"]}}},
+            "a100 is a GPU model of a partition",
+        ),
+        ({"cards": {}}, "missing 'partitions'"),
+    ],
+)
+def test_a_wrong_site_file_is_one_sentence(tmp_path, edit, sentence):
+    path = tmp_path / "site.yaml"
+    path.write_text(yaml.safe_dump({"cards": {"a800": 80}} | edit))
+    with pytest.raises(UserError, match=sentence) as raised:
+        Site(path)
+    assert str(path) in str(raised.value)
+
+
+def test_without_cards_numbers_decide(tmp_path):
+    path = tmp_path / "site.yaml"
+    path.write_text(yaml.safe_dump({"partitions": {"cpu": {"max_runtime": "1d"}, "gpu": {"max_gpu": 4}}}))
+    asked, partition = Site(path).place(needs("lora", 8), "it")
+    assert (asked["gpu_model"], partition) == (None, "gpu")
+
+
+def test_the_table_has_every_job_that_loads_a_model(site, capsys):
+    cfg = load(
+        {
+            "name": "x",
+            "compute": {"dtype": "bfloat16"},
+            "models": [
+                {"name": "base", "fetch": {"path": "b"}, "parameters": 8},
+                {"name": "tuned", "finetune": {"base": "base", "data": ["rows"]}},
+                {
+                    "name": "whole",
+                    "finetune": {"base": "base", "data": ["rows"], "method": "full", "devices": 8, "zero": 3},
+                },
+                {"name": "huge", "finetune": {"base": "base", "data": ["rows"], "method": "full"}},
+                {"name": "merged", "merge": {"method": "linear", "parents": [{"model": "tuned"}, {"model": "whole"}]}},
+            ],
+            "datasets": [
+                {
+                    "name": "rows",
+                    "format": "mmla",
+                    "files": {"train": "x.tsv", "test": "y.tsv"},
+                    "labels": ["a", "b"],
+                    "task": "t",
+                }
+            ],
+            "suites": [{"name": "labels", "labels": {"datasets": ["rows"]}}],
+            "evaluations": [{"suite": "labels", "models": ["tuned", "merged"]}],
+        }
+    )
+    lines = {(line[0], line[2]): line for line in table(cfg, site)}
+    assert len(list(jobs_with_models(cfg))) == 8
+    assert lines["predict_labels", "labels/tuned, …"][1] == "2"
+    assert lines["finetune_full", "whole"][-1] == "gpu-80gb"
+    assert lines["finetune_full", "huge"][-1].startswith("nowhere")
+    main([SHIPPED.parents[2] / "config" / "config.yaml"])
+    assert "predict_labels" in capsys.readouterr().out

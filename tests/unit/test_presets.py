@@ -1,0 +1,55 @@
+"""Named training settings: written out before the config is checked, and what is written beside them wins."""
+
+import pytest
+from moult.config import Finetune, shipped_labels
+from moult.errors import UserError
+from moult.presets import fill, load_preset, preset_names
+
+
+def test_every_preset_is_a_training():
+    for name in preset_names():
+        training = Finetune(base="b", data=["d"], **load_preset(name))
+        assert training.selection == "accuracy"
+
+
+def test_those_per_dataset_have_every_dataset_of_the_study():
+    tasks = {name for name in shipped_labels() if not name.startswith("demo")}
+    assert len(tasks) == 12
+    for file in ("paper-mllm-sft", "paper-mllm-72b-sft", "reproduction-mllm-sft"):
+        assert {name.split("/")[2] for name in preset_names() if name.startswith(f"mmla/{file}/")} == tasks
+
+
+def test_numbers_reach_the_training():
+    def of(name):
+        one = Finetune(base="b", data=["d"], **load_preset(name))
+        return one.batch_size, one.accumulation, one.learning_rate, one.epochs, one.warmup_ratio, one.evaluate_every
+
+    assert of("mmla/paper-mllm-sft/MIntRec2.0") == (16, 8, 1.2e-4, 30, 0.3, 5)
+    assert of("mmla/reproduction-mllm-sft/MIntRec2.0") == (16, 8, 1.2e-4, 5, 0.3, 200)
+    assert of("mmla/paper-mllm-72b-sft/MOSI") == (2, 2, 1e-4, 10, 0.2, 5)
+    assert of("mmla/reproduction-llm-it") == (1, 8, 5e-5, 2, 0.03, 600)
+    assert load_preset("mmla/paper-llm-it")["lora"]["rank"] == 8
+
+
+def test_keys_beside_a_preset_win_those_of_lora_one_by_one():
+    raw = {"models": [{"name": "m", "finetune": {"preset": "mmla/paper-llm-sft", "epochs": 1, "lora": {"rank": 4}}}]}
+    fill(raw)
+    written = raw["models"][0]["finetune"]
+    assert "preset" not in written
+    assert (written["epochs"], written["learning_rate"]) == (1, 5e-5)
+    assert (written["lora"]["rank"], written["lora"]["alpha"]) == (4, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("mmla/paper-llm-stf", "did you mean 'mmla/paper-llm-sft'?"),
+        ("mmla/paper-mllm-sft/MELT", "did you mean 'mmla/paper-mllm-sft/MELD'?"),
+        ("mmla/paper-mllm-sft", "write 'mmla/paper-mllm-sft/AnnoMi-client', or another of its datasets"),
+        (3, "preset 3 is not in resources/presets/"),
+    ],
+)
+def test_an_unknown_preset_is_one_sentence(name, told):
+    with pytest.raises(UserError, match="models 'm', preset") as error:
+        fill({"models": [{"name": "m", "finetune": {"preset": name}}]})
+    assert told in str(error.value) and "\n" not in str(error.value)
