@@ -33,8 +33,13 @@ def sampled_questions(recipe, folders):
     rows = [row for name in recipe["datasets"] for row in question_rows(folders[name], [recipe["split"]])]
     if not rows:
         raise UserError(f"{', '.join(recipe['datasets'])}: there is no question in the split {recipe['split']}.")
-    drawn = sorted(rows, key=lambda row: digest([recipe["seed"], row["uid"]]))[: recipe["sample"]]
-    chosen = {row["uid"] for row in drawn}
+    return drawn(recipe, rows)
+
+
+def drawn(recipe, rows):
+    """Return the sample of question rows that a judged suite asks, in their order; see `sampled_questions`."""
+    first = sorted(rows, key=lambda row: digest([recipe["seed"], row["uid"]]))[: recipe["sample"]]
+    chosen = {row["uid"] for row in first}
     return [row for row in rows if row["uid"] in chosen]
 
 
