@@ -17,7 +17,7 @@ pathvars:
 # With `--sdm apptainer`, in place of the rules' conda environments.
 if "MOULT_CONTAINER" in os.environ:
 
-    container: os.environ["MOULT_CONTAINER"]
+    container: os.environ.get("MOULT_CONTAINER")
 
 
 include: "rules/prepare.smk"

@@ -48,6 +48,10 @@ def checked_config():
     )
     if absent:
         raise WorkflowError("\n".join(f"{source}: {line}; put it there or correct the path." for line in absent))
+    if workflow.is_main_process:
+        results = Path("results", checked.name)
+        for line in checked.hub_needs(lambda kind, name: (results / kind / f"{name}.manifest.json").exists()):
+            logger.warning(f"{line}.")
     for place in checked.unpinned():
         logger.warning(f"{place}: no revision or checksum yet; run `make pin` before you build.")
     return checked
@@ -61,12 +65,20 @@ if workflow.is_main_process and not workflow.dryrun:
 
 FETCHED_VIDEOS = [dataset.name for dataset in cfg.datasets if dataset.videos and dataset.videos.hub]
 FETCHED = cfg.names("models", "fetch")
-FINETUNED = cfg.names("models", "finetune")
-LORA = [name for name in FINETUNED if cfg.find("models", name).finetune.method == "lora"]
-FULL = [name for name in FINETUNED if name not in LORA]
+
+
+def trained(way, method):
+    """Return the models that are trained in a way (finetune, optimise) by a method (lora, full)."""
+    return [name for name in cfg.names("models", way) if cfg.find("models", name).training.method == method]
+
+
+FINETUNED_LORA, FINETUNED_FULL = trained("finetune", "lora"), trained("finetune", "full")
+OPTIMISED_LORA, OPTIMISED_FULL = trained("optimise", "lora"), trained("optimise", "full")
+LORA = FINETUNED_LORA + OPTIMISED_LORA
 MERGED = cfg.names("models", "merge")
 GUIDELINES = [corpus.name for corpus in cfg.corpora if corpus.kind == "guidelines"]
 DISTILLED = [corpus.name for corpus in cfg.corpora if corpus.kind == "distilled"]
+CONTRASTS = [corpus.name for corpus in cfg.corpora if corpus.kind == "contrasts"]
 # Rows that surely have answers; questions that may have some are exported when asked for by name.
 EXPORTED = [one.name for one in cfg.datasets if one.format != "stackoverflow"] + DISTILLED
 PREDICTED = list(cfg.predicted)
@@ -135,7 +147,7 @@ def local_model(wildcards):
 
 
 def corpus_inputs(wildcards):
-    """Return what a corpus is generated from: questions or guidelines, and the model that answers, if it is ours."""
+    """Return what a corpus is generated from: questions or another corpus, and the model that answers, if it is ours."""
     corpus = cfg.find("corpora", wildcards.corpus)
     served = cfg.find("endpoints", corpus.endpoint).serve
     inputs = {}
@@ -143,8 +155,8 @@ def corpus_inputs(wildcards):
         inputs["questions"] = ancient(artefact("datasets", corpus.dataset))
         inputs["questions_manifest"] = manifest("datasets", corpus.dataset)
     else:
-        inputs["guidelines"] = f"<results>/corpora/{corpus.guidelines}.jsonl"
-        inputs["guidelines_manifest"] = manifest("corpora", corpus.guidelines)
+        inputs["asked"] = data_path(corpus.asked)
+        inputs["asked_manifest"] = data_manifest(corpus.asked)
     if served:
         inputs["served"] = ancient(artefact("models", served))
         inputs["served_manifest"] = manifest("models", served)
@@ -152,18 +164,18 @@ def corpus_inputs(wildcards):
 
 
 def training_data(wildcards):
-    """Return the data sources of a fine-tuned model, in the order of its recipe."""
-    return [ancient(data_path(name)) for name in cfg.find("models", wildcards.model).finetune.data]
+    """Return the data sources of a trained model, in the order of its recipe."""
+    return [ancient(data_path(name)) for name in cfg.find("models", wildcards.model).training.data]
 
 
 def training_manifests(wildcards):
-    """Return the manifests of the data sources of a fine-tuned model."""
-    return [data_manifest(name) for name in cfg.find("models", wildcards.model).finetune.data]
+    """Return the manifests of the data sources of a trained model."""
+    return [data_manifest(name) for name in cfg.find("models", wildcards.model).training.data]
 
 
 def training_leakage(wildcards):
     """Return the leakage tables of the data sources: where the config says that leakage fails, nothing trains."""
-    data = cfg.find("models", wildcards.model).finetune.data
+    data = cfg.find("models", wildcards.model).training.data
     names = dict.fromkeys(recipes.training_dataset(cfg, name).name for name in data)
     return [ancient(f"<results>/leakage/{name}.csv") for name in names]
 
@@ -179,12 +191,12 @@ def exported_manifest(wildcards):
 
 
 def base_model(wildcards):
-    """Return the base of a fine-tuned model."""
-    return artefact("models", cfg.find("models", wildcards.model).finetune.base)
+    """Return the base of a trained model."""
+    return artefact("models", cfg.find("models", wildcards.model).training.base)
 
 
 def base_manifest(wildcards):
-    """Return the manifest of the base of a fine-tuned model."""
+    """Return the manifest of the base of a trained model."""
     return f"{base_model(wildcards)}.manifest.json"
 
 
@@ -392,4 +404,4 @@ def judging_threads(wildcards):
 
 def training_threads(wildcards):
     """Return the CPU threads of a training job: those of a model, for each device."""
-    return threads_of(wildcards) * cfg.find("models", wildcards.model).finetune.devices
+    return threads_of(wildcards) * cfg.find("models", wildcards.model).training.devices

@@ -30,12 +30,17 @@ def unknown_names(cfg):
             yield from _known("corpora", corpus.name, "dataset", corpus.dataset, questions)
         if getattr(corpus, "guidelines", None):
             yield from _known("corpora", corpus.name, "guidelines", corpus.guidelines, guidelines)
+        if getattr(corpus, "corpus", None):
+            yield from _known("corpora", corpus.name, "corpus", corpus.corpus, corpora)
     trainable = datasets | {corpus.name for corpus in cfg.corpora if corpus.kind == "distilled"}
+    pairs = {corpus.name for corpus in cfg.corpora if corpus.kind == "contrasts"}
     for model in cfg.models:
         for parent in model.parents:
             yield from _known("models", model.name, "base or parents", parent, models)
         for name in model.finetune.data if model.finetune else []:
             yield from _known("models", model.name, "data", name, trainable)
+        for name in model.optimise.data if model.optimise else []:
+            yield from _known("models", model.name, "data (corpora of pairs)", name, pairs)
     labelled = {entry.name for entry in cfg.datasets if entry.labels is not None}
     for suite in cfg.suites:
         way = suite.labels or suite.judge
@@ -153,10 +158,10 @@ def cycle(cfg):
         edges[f"endpoint {endpoint.name}"] = [f"model {endpoint.serve}"] if endpoint.serve else []
     for corpus in cfg.corpora:
         edges[f"corpus {corpus.name}"] = [f"endpoint {corpus.endpoint}"] + (
-            [f"corpus {corpus.guidelines}"] if getattr(corpus, "guidelines", None) else []
+            [f"corpus {corpus.asked}"] if corpus.asked else []
         )
     for model in cfg.models:
-        data = model.finetune.data if model.finetune else []
+        data = model.training.data if model.training else []
         edges[f"model {model.name}"] = [f"model {name}" for name in model.parents] + [
             f"corpus {name}" for name in data if f"corpus {name}" in edges
         ]
@@ -182,11 +187,24 @@ def cycle(cfg):
 def precision(cfg):
     """Yield a sentence for each training whose dtype would round small updates away or overflow."""
     for model in cfg.models:
-        tuned = model.finetune
+        tuned = model.training
         if not tuned or cfg.compute_of(model.name).dtype != "float16":
             continue
         if tuned.method == "full" or (tuned.devices > 1 and tuned.zero == 3):
             yield f"models {model.name!r}: float16 would need loss scaling; set compute.dtype to bfloat16 or float32"
+
+
+def beams(cfg):
+    """Yield a sentence for each corpus of pairs whose endpoint cannot search with beams."""
+    for corpus in cfg.corpora:
+        if corpus.kind != "contrasts" or corpus.chosen.method != "beam":
+            continue
+        served = cfg.find("endpoints", corpus.endpoint).serve
+        if not served or cfg.compute_of(served).engine != "transformers":
+            yield (
+                f"corpora {corpus.name!r}, chosen: beam search needs an endpoint that serves a model by engine "
+                "transformers; write `method: consistency`"
+            )
 
 
 SECRET = re.compile(r"^(sk-|hf_|ghp_|github_pat_|gsk_|xai-|AKIA)[A-Za-z0-9_-]{12,}$|://[^/@\s]+:[^/@\s]+@")

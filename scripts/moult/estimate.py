@@ -12,6 +12,7 @@ from pathlib import Path
 from moult import recipes, tables
 from moult.chat import request_key
 from moult.config import load_file
+from moult.contrasts import pair_requests
 from moult.corpora import corpus_requests, identity_of, question_rows
 from moult.errors import UserError
 from moult.files import read_jsonl
@@ -22,7 +23,7 @@ from moult.spending import cost_of, spending_in
 
 # Of English prose; code has fewer, Chinese one or two.
 CHARACTERS_PER_TOKEN = 4
-RULES = {"guidelines": "generate_guidelines", "distilled": "distill_answers"}
+RULES = {"guidelines": "generate_guidelines", "distilled": "distill_answers", "contrasts": "contrast_answers"}
 COLUMNS = ("corpus", "endpoint", "rows", "answered", "to ask", "prompt tokens", "answer tokens", "US dollars")
 
 
@@ -48,9 +49,12 @@ class Estimator:
         return sums | {"spent": spent, "budget": self.cfg.budget}
 
     def _corpus(self, entry):
-        recipe, notes = recipes.corpus(self.cfg, entry.name), []
+        build, asking = recipes.corpus, corpus_requests
+        if entry.kind == "contrasts":
+            build, asking = recipes.contrasts, pair_requests
+        recipe, notes = build(self.cfg, entry.name), []
         rows, exact, extra = self._rows(entry, notes)
-        requests = None if rows is None else corpus_requests(recipe, rows)
+        requests = None if rows is None else asking(recipe, rows)
         writes_to = Path("journal", RULES[entry.kind], f"{entry.name}.sqlite")
         return self._asking(entry.name, entry, recipe, requests, exact, extra, writes_to, notes)
 
@@ -115,13 +119,17 @@ class Estimator:
     def _rows(self, entry, notes):
         """Return (rows or None, whether they are the ones that will be asked, tokens a row that are not in them yet:
         at least, at most)."""
-        if not getattr(entry, "guidelines", None):
+        if not entry.asked:
             return self._noted(entry.dataset, entry.splits, notes), True, (0, 0)
-        written = self.results / "corpora" / f"{entry.guidelines}.jsonl"
+        written = self.results / "corpora" / f"{entry.asked}.jsonl"
         if written.exists():
             return [row for row in read_jsonl(written) if row["split"] in entry.splits], True, (0, 0)
-        source = self.cfg.find("corpora", entry.guidelines)
-        rows = self._noted(source.dataset, [split for split in source.splits if split in entry.splits], notes)
+        source = self.cfg.find("corpora", entry.asked)
+        rows, _, extra = self._rows(source, notes)
+        rows = rows and [row for row in rows if row["split"] in entry.splits]
+        if source.kind != "guidelines":
+            notes.append(f"the corpus {source.name} is not written yet: which rows are answered already is unknown")
+            return rows, False, extra
         notes.append(
             f"the guidelines {source.name} are not written yet: counted with 0 to {source.decoding.max_tokens} tokens "
             "a row; which rows are answered already is unknown"

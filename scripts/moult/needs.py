@@ -47,8 +47,11 @@ JOBS = {
     "fetch_model": ("weights", ("model",)),
     "generate_guidelines": ("inference", ("corpus",)),
     "distill_answers": ("inference", ("corpus",)),
+    "contrast_answers": ("inference", ("corpus",)),
     "finetune_lora": ("lora", ("model",)),
     "finetune_full": ("full", ("model",)),
+    "optimise_lora": ("lora", ("model",)),
+    "optimise_full": ("full", ("model",)),
     "fold_adapter": ("weights", ("model",)),
     "merge_models": ("weights", ("model",)),
     "predict_labels": ("inference", ("suite", "model")),
@@ -143,18 +146,22 @@ def job_needs(cfg, stage, names, attempt=1):
     model, compute = cfg.find("models", name), cfg.compute_of(name)
     settings = {"threads": compute.threads, "models": len(model.parents), "rows": compute.batch_size}
     if stage in TRAINING:
-        training = model.finetune
+        training = model.training
         settings |= {
             "devices": training.devices,
             "zero": training.zero,
             "rank": training.lora.rank,
             "tokens": training.max_length,
-            "rows": training.batch_size,
+            # Both answers of a pair are in one forward pass.
+            "rows": training.batch_size * (2 if model.optimise else 1),
             "checkpointing": training.gradient_checkpointing,
         }
     elif stage == "inference":
         if corpus:
-            datasets, answer = [cfg.corpus_dataset(corpus)], cfg.find("corpora", corpus).decoding.max_tokens
+            entry = cfg.find("corpora", corpus)
+            datasets, answer = [cfg.corpus_dataset(corpus)], entry.decoding.max_tokens
+            if entry.kind == "contrasts" and entry.chosen.method == "beam":
+                settings["rows"] = max(settings["rows"], entry.chosen.beams)
         elif judge := cfg.find("suites", suite).judge:
             datasets, answer = [cfg.find("datasets", one) for one in judge.datasets], judge.answers.decoding.max_tokens
             # It reads two of them.

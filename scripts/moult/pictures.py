@@ -280,12 +280,12 @@ def draw_confusion(tables):
     datasets, methods = (list(dict.fromkeys(table[key] for table in tables)) for key in ("dataset", "method"))
     shades = LinearSegmentedColormap.from_list("share", [PALETTE["card"], PALETTE["first"]])
     sizes = {table["dataset"]: len(table["labels"]) for table in tables}
-    longest = max(len(shorten(label, 24)) for table in tables for label in table["labels"])
-    cell, margin = 0.24, 0.075 * longest + 0.35
+    longest = {table["dataset"]: max(len(shorten(label, 24)) for label in table["labels"]) for table in tables}
+    cell, margin = 0.24, 0.075 * max(longest.values()) + 0.35
     width = len(methods) * (margin + cell * (max(sizes.values()) + 1)) + 0.3
-    # A matrix of two labels is as wide as its title needs.
-    heights = [margin + 0.35 + cell * sizes[name] for name in datasets]
+    heights = [0.075 * max(longest[name], len("unread")) + 0.55 + cell * sizes[name] for name in datasets]
     with style.context(["default", STYLE, {"axes.grid": False}]):
+        # A matrix of two labels is as wide as its title needs.
         figure = Figure(figsize=(max(width, 3.2 * len(methods)), sum(heights)))
         top = sum(heights)
         for name, height in zip(datasets, heights, strict=True):

@@ -42,6 +42,10 @@ class Site:
         goes on from where it was. What a retry asks beyond the first attempt is cut, too. UserError, naming the job
         `what`, where no partition has what the first attempt needs.
         """
+        if asked["nodes"] > 1 and asked["processes"] < 2:
+            raise UserError(
+                f"{what} is spread over {asked['nodes']} nodes: each needs two of `finetune.devices` at least."
+            )
         for model in self._models(asked, attempt):
             fitting = []
             for partition in self.partitions:
@@ -141,16 +145,17 @@ def jobs_with_models(cfg):
         elif model.merge:
             rules = ["merge_models"]
         else:
-            rules = ["finetune_full"] if model.finetune.method == "full" else ["finetune_lora", "fold_adapter"]
+            way = "finetune" if model.finetune else "optimise"
+            rules = [f"{way}_full"] if model.training.method == "full" else [f"{way}_lora", "fold_adapter"]
         for rule in rules:
             yield rule, JOBS[rule][0], {"model": model.name}
     for corpus in cfg.corpora:
         if cfg.find("endpoints", corpus.endpoint).serve:
             yield f"generate {corpus.kind}", "inference", {"corpus": corpus.name}
-    for entry in cfg.evaluations:
-        rule = "predict_labels" if cfg.find("suites", entry.suite).labels else "answer_questions"
-        for model in entry.models:
-            yield rule, "inference", {"suite": entry.suite, "model": model}
+    for suite, model in cfg.predicted:
+        yield "predict_labels", "inference", {"suite": suite, "model": model}
+    for suite, model in cfg.answered:
+        yield "answer_questions", "inference", {"suite": suite, "model": model}
     for (suite, name), against in cfg.judged.items():
         if name != against and judge_at_work(cfg, suite):
             yield "judge_answers", "judging", {"suite": suite, "measured": name}

@@ -32,7 +32,7 @@ WORDS = {
     "scores": "scores",
 }
 # Rules whose artefacts hold train.json and loss.csv.
-TRAINERS = ("finetune_lora", "finetune_full")
+TRAINERS = ("finetune_lora", "finetune_full", "optimise_lora", "optimise_full")
 # A larger graph is told by the table below it.
 MOST_NODES = 60
 SAMPLES = 3
@@ -124,12 +124,17 @@ def _in_words(rule, recipe, facts):
                 f"{facts['rows']:,} rows by {author}",
                 f"{facts['rows']:,} rows written by {author}, {limits}",
             )
-        case "finetune_full":
-            steps = f"all weights, {facts['steps']:,} steps"
-            data = ", ".join(recipe["data"])
-            return steps, f"all weights, learning rate {recipe['learning_rate']:g}, {facts['steps']:,} steps on {data}"
-        case "finetune_lora":
-            lora = f"LoRA rank {recipe['lora']['rank']}"
+        case "contrast_answers":
+            author, (way, number) = _author(recipe["endpoint"]), _costly(recipe["chosen"])
+            pairs = f"{facts['rows']:,} pairs by {author}"
+            return pairs, f"{pairs}, chosen: the {way} of {number}"
+        case "finetune_full" | "optimise_full":
+            loss, data = _loss(recipe), ", ".join(recipe["data"])
+            steps = f"{loss}all weights, {facts['steps']:,} steps"
+            rate = f"learning rate {recipe['learning_rate']:g}"
+            return steps, f"{loss}all weights, {rate}, {facts['steps']:,} steps on {data}"
+        case "finetune_lora" | "optimise_lora":
+            lora = f"{_loss(recipe)}LoRA rank {recipe['lora']['rank']}"
             data = ", ".join(recipe["data"])
             rate = f"alpha {recipe['lora']['alpha']:g}, learning rate {recipe['learning_rate']:g}"
             return f"{lora}, {facts['steps']:,} steps", f"{lora}, {rate}, {facts['steps']:,} steps on {data}"
@@ -160,6 +165,19 @@ def _in_words(rule, recipe, facts):
             return "", f"{who}, judged by {_author(recipe['endpoint'])}: {facts['rows']:,} judgements"
         case _:
             return "", ""
+
+
+def _costly(chosen):
+    """Return what is chosen, and of how many beams or samples."""
+    return ("best beam", chosen["beams"]) if chosen["method"] == "beam" else ("closest sample", chosen["samples"])
+
+
+def _loss(recipe):
+    """Return the loss over pairs with a comma behind it; nothing where a model is trained on examples."""
+    if "loss" not in recipe:
+        return ""
+    loss = recipe["loss"]
+    return f"DPO beta {loss['beta']:g}, " if loss["kind"] == "dpo" else f"contrastive margin {loss['margin']:g}, "
 
 
 def _in_order(splits):
@@ -254,7 +272,7 @@ def corpus_entry(one, root):
         "usage": read_json(f"{path}.usage.json"),
         "rejects": Counter(row["reason"] for row in read_jsonl(f"{path}.rejects.jsonl")),
         "splits": _in_order(Counter(row["split"] for row in rows)),
-        "samples": rows[:SAMPLES],
+        "samples": [row | _answers_of(row) for row in rows[:SAMPLES]],
     }
 
 
@@ -270,6 +288,11 @@ def judged_entry(suite, made, root):
     corpora = any(parent.startswith("corpora/") for one in mine for parent in one["parents"])
     rows = [row for one in mine for row in read_jsonl(root / f"{one['key']}.jsonl") if row["status"] == "ok"]
     return {"kind": "corpora" if corpora else "models", "samples": rows[:SAMPLES]}
+
+
+def _answers_of(row):
+    """Return the texts of a pair by side; nothing of a row that is none."""
+    return {side: row[side][0]["content"] for side in ("chosen", "rejected") if side in row}
 
 
 def loss_entry(one, root):
@@ -304,7 +327,9 @@ def row_accounts(made, corpora, root):
         accounts.append(_account(one, given, sum(given_by[one["key"]].values()), reasons, unused))
     for corpus in corpora:
         one = made[corpus["key"]]
-        accounts.append(_account(one, corpus["usage"]["calls"], one["facts"]["rows"], corpus["rejects"]))
+        # A pair takes several calls.
+        given = one["facts"].get("rows_in", corpus["usage"]["calls"])
+        accounts.append(_account(one, given, one["facts"]["rows"], corpus["rejects"]))
     for one in made.values():
         if one["kind"] in ("answers", "judgements"):
             rows = read_jsonl(root / f"{one['key']}.jsonl")

@@ -18,7 +18,13 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory):
-    """A running cluster; skipped, and said so, where it cannot be brought up."""
+    """A running cluster; skipped, and said so, where it cannot be brought up.
+
+    MOULT_CLUSTER names the folder of one that `slurm.sh up` has brought up, and that is to be left up.
+    """
+    if standing := os.environ.get("MOULT_CLUSTER"):
+        yield Cluster(standing)
+        return
     if os.geteuid() != 0:
         pytest.skip("a Slurm of our own needs root")
     if not shutil.which("apt-get"):
@@ -26,11 +32,12 @@ def cluster(tmp_path_factory):
     installed = subprocess.run([SCRIPT, "install"], capture_output=True, text=True, check=False)
     if installed.returncode:
         pytest.skip(f"Slurm cannot be installed here: {installed.stderr.strip().splitlines()[-1]}")
-    if os.path.exists("/etc/slurm/slurm.conf"):
-        pytest.skip("this machine has a Slurm already (/etc/slurm/slurm.conf)")
     running = Cluster(tmp_path_factory.mktemp("slurm"))
+    started = subprocess.run([SCRIPT, "up", running.state], capture_output=True, text=True, check=False)
+    if started.returncode == 3:
+        pytest.skip(started.stderr.strip())
     try:
-        running.script("up")
+        assert started.returncode == 0, started.stdout + started.stderr
         yield running
     finally:
         running.script("down")

@@ -120,10 +120,27 @@ all_idle() { [ "$(sinfo -h -N -o '%N %t' | grep -Ec ' idle$')" -ge ${#nodes[@]} 
 
 start_node() { slurmd -N "$1" -f "$dir/etc/slurm.conf"; }
 
+# Remove the links of a cluster of ours that was not taken down: their target is gone, or its controller is.
+remove_stale_links() {
+    local target owner
+    target=$(readlink /etc/slurm/slurm.conf) || return 0
+    owner=$(dirname "$(dirname "$target")")
+    if [ -e "$target" ] && [ -s "$owner/run/slurmctld.pid" ] && [ -e "/proc/$(cat "$owner/run/slurmctld.pid")" ]; then return 0; fi
+    unlink_from "$owner"
+}
+
+unlink_from() {
+    local name
+    for name in slurm gres cgroup; do
+        if [ "$(readlink /etc/slurm/$name.conf 2>/dev/null)" = "$1/etc/$name.conf" ]; then rm -f /etc/slurm/$name.conf; fi
+    done
+}
+
 up() {
+    remove_stale_links
     if [ -e /etc/slurm/slurm.conf ]; then
-        echo "/etc/slurm/slurm.conf is there: this machine has a Slurm already" >&2
-        return 1
+        echo "this machine has a Slurm already: /etc/slurm/slurm.conf" >&2
+        return 3
     fi
     mkdir -p "$dir"/{etc,run,log,state,spool,dev} /etc/slurm
     chmod 755 "$dir" "$dir"/run
@@ -165,12 +182,10 @@ stop() { # signal, pid file
 }
 
 down() {
-    local file name node
+    local file node
     for node in "${nodes[@]}"; do kill_node "${node%% *}"; done
     for file in "$dir"/run/slurmd-*.pid "$dir"/run/slurmctld.pid "$dir"/run/munged.pid; do stop KILL "$file"; done
-    for name in slurm gres cgroup; do
-        if [ "$(readlink /etc/slurm/$name.conf 2>/dev/null)" = "$dir/etc/$name.conf" ]; then rm -f /etc/slurm/$name.conf; fi
-    done
+    unlink_from "$dir"
     rm -rf "$dir"
 }
 

@@ -14,7 +14,7 @@ class Cluster:
     """What is asked of Slurm, and done to it."""
 
     def __init__(self, state):
-        self.state = state
+        self.state = Path(state)
 
     def script(self, action, *arguments):
         run = subprocess.run([SCRIPT, action, self.state, *arguments], capture_output=True, text=True, check=False)
@@ -23,24 +23,18 @@ class Cluster:
     def ask(self, *command):
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    def jobs(self, comment=""):
-        """Return what `scontrol` tells of every job whose comment begins so, oldest first, as mappings."""
+    def jobs(self, folder):
+        """Return what `scontrol` tells of every job that runs in a folder, oldest first, as mappings."""
         told = self.ask("scontrol", "--oneliner", "--details", "show", "job")
         jobs = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in told.splitlines() if "JobId=" in line]
-        return sorted((job for job in jobs if job["Comment"].startswith(comment)), key=lambda job: int(job["JobId"]))
+        return sorted((job for job in jobs if job["WorkDir"] == str(folder)), key=lambda job: int(job["JobId"]))
 
-    def wait(self, condition, seconds=90):
+    def wait(self, condition, seconds=300):
         end = time.monotonic() + seconds
         while not (found := condition()):
-            assert time.monotonic() < end, f"it never happened; Slurm's jobs: {self.jobs()}"
+            assert time.monotonic() < end, "it never happened: " + self.ask("squeue", "--states=all")
             time.sleep(0.1)
         return found
-
-    def running(self, comment, earlier=()):
-        """Wait for a job whose comment begins so, and that is none of the earlier ones, to run; return it."""
-        return self.wait(
-            lambda: [job for job in self.jobs(comment) if job["JobState"] == "RUNNING" and job["JobId"] not in earlier]
-        )[-1]
 
 
 class ClusterFolder(Folder):

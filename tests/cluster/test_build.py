@@ -60,7 +60,7 @@ def test_the_pico_build_runs_where_its_needs_call_for(folder, cluster):
     run = folder.snakemake()
     assert run.returncode == 0, run.stdout + run.stderr
     assert "Nothing to be done" in folder.snakemake("--dry-run").stdout
-    jobs = {job["Comment"]: job for job in cluster.jobs()}
+    jobs = {job["Comment"]: job for job in cluster.jobs(folder.path)}
     assert {job["JobState"] for job in jobs.values()} == {"COMPLETED"}
     assert {job["Requeue"] for job in jobs.values()} == {"0"}
 
@@ -108,6 +108,7 @@ def test_many_jobs_side_by_side_see_disjoint_devices(folder, cluster):
     folder.config = config
     run = folder.snakemake(*(f"results/pico/adapters/{name}" for name in names))
     assert run.returncode == 0, run.stdout + run.stderr
-    jobs = {name: cluster.jobs(f"rule_finetune_lora_wildcards_{name}")[-1] for name in names}
+    found = {job["Comment"]: job for job in cluster.jobs(folder.path)}
+    jobs = {name: found[f"rule_finetune_lora_wildcards_{name}"] for name in names}
     assert {job["Partition"] for job in jobs.values()} == {"gpu-24gb"}
     assert disjoint([(job, folder.log("finetune_lora", name)) for name, job in jobs.items()]) >= 3

@@ -76,6 +76,8 @@ def test_a_retry_gets_more_until_there_is_no_more(site):
 def test_nodes_bring_tasks(site):
     asked, partition = site.place(needs("full", 8, devices=16, zero=3, override={"nodes": 2}), "it")
     assert (asked["gpu"], partition) == (16, "gpu-80gb")
+    with pytest.raises(UserError, match="over 2 nodes: each needs two of `finetune.devices`"):
+        site.place(needs("full", 8, devices=2, zero=3, override={"nodes": 2}), "it")
     with pytest.raises(UserError, match="on each of 3 nodes"):
         site.place(needs("full", 8, devices=12, zero=3, override={"nodes": 3, "gpu_mem_gb": 80}), "it")
 

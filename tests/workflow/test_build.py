@@ -23,6 +23,7 @@ RULES = {
     "judge_answers",
     "score_judgements",
     "tabulate_scores",
+    "plot_confusion",
     "plot_scores",
     "write_report",
 }
