@@ -23,7 +23,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 COLUMNS = "task jobs side cpu_s wall_s".split()
-JOBS_PER_UNIT = 26
+JOBS_PER_UNIT = 31
 SIZES = {".jsonl": 1_000_000, ".csv": 4_000, ".json": 4_000, ".svg": 20_000, ".html": 200_000}
 
 

@@ -340,8 +340,8 @@ rule predict_labels:
 
 rule score_labels:
     input:
-        predictions="results/predictions/suite-{n}/{model}.jsonl",
-        predictions_manifest="results/predictions/suite-{n}/{model}.manifest.json",
+        predictions=["results/predictions/suite-{n}/{model}.jsonl"],
+        prediction_manifests=["results/predictions/suite-{n}/{model}.manifest.json"],
         datasets=[ancient("results/datasets/labels-{n}")],
         dataset_manifests=["results/datasets/labels-{n}.manifest.json"],
     output:
@@ -383,7 +383,7 @@ rule tabulate_scores:
         runtime=10,
     params:
         recipe="",
-        evaluated="",
+        predicted="",
     message:
         "tabulate_scores: tabulating all scores ({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
@@ -411,11 +411,37 @@ rule plot_scores:
         "../scripts/plot_scores.py"
 
 
+rule plot_confusion:
+    input:
+        predictions=["results/predictions/suite-{n}/{model}.jsonl"],
+        datasets=[ancient("results/datasets/labels-{n}")],
+        dataset_manifests=["results/datasets/labels-{n}.manifest.json"],
+    output:
+        plot=report("results/plots/confusion/suite-{n}/{model}.svg", category="Scores"),
+    log:
+        "logs/plot_confusion/suite-{n}/{model}.log",
+    benchmark:
+        "benchmarks/plot_confusion/suite-{n}/{model}.tsv"
+    conda:
+        "../envs/tables.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        recipe="{n}/{model}",
+    message:
+        "plot_confusion: plotting which labels {wildcards.model} takes for which on suite-{wildcards.n} "
+        "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
+    script:
+        "../scripts/plot_confusion.py"
+
+
 rule write_report:
     input:
         summary="results/scores/summary.csv",
         differences="results/scores/differences.csv",
         plots=expand("results/plots/suite-{n}.svg", n=UNITS),
+        confusion=[f"results/plots/confusion/{evaluated}.svg" for evaluated in EVALUATED],
         manifests=[
             *expand("results/datasets/{dataset}.manifest.json", dataset=DATASETS),
             *expand("results/corpora/{corpus}.manifest.json", corpus=CORPORA),

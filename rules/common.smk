@@ -16,7 +16,7 @@ from moult.devices import visible_devices
 from moult.errors import UserError
 from moult.expansion import one_of
 from moult.guard import clear_stale_locks
-from moult.needs import job_needs, model_at_work
+from moult.needs import job_needs, judge_at_work, model_at_work
 from moult.slurm import cancel_leftovers
 from moult.places import RESOURCES, SHIPPED, VARIABLE, Site, as_resources
 
@@ -48,6 +48,10 @@ def checked_config():
     )
     if absent:
         raise WorkflowError("\n".join(f"{source}: {line}; put it there or correct the path." for line in absent))
+    if workflow.is_main_process:
+        results = Path("results", checked.name)
+        for line in checked.hub_needs(lambda kind, name: (results / kind / f"{name}.manifest.json").exists()):
+            logger.warning(f"{line}.")
     for place in checked.unpinned():
         logger.warning(f"{place}: no revision or checksum yet; run `make pin` before you build.")
     return checked
@@ -61,16 +65,28 @@ if workflow.is_main_process and not workflow.dryrun:
 
 FETCHED_VIDEOS = [dataset.name for dataset in cfg.datasets if dataset.videos and dataset.videos.hub]
 FETCHED = cfg.names("models", "fetch")
-FINETUNED = cfg.names("models", "finetune")
-LORA = [name for name in FINETUNED if cfg.find("models", name).finetune.method == "lora"]
-FULL = [name for name in FINETUNED if name not in LORA]
+
+
+def trained(way, method):
+    """Return the models that are trained in a way (finetune, optimise) by a method (lora, full)."""
+    return [name for name in cfg.names("models", way) if cfg.find("models", name).training.method == method]
+
+
+FINETUNED_LORA, FINETUNED_FULL = trained("finetune", "lora"), trained("finetune", "full")
+OPTIMISED_LORA, OPTIMISED_FULL = trained("optimise", "lora"), trained("optimise", "full")
+LORA = FINETUNED_LORA + OPTIMISED_LORA
 MERGED = cfg.names("models", "merge")
 GUIDELINES = [corpus.name for corpus in cfg.corpora if corpus.kind == "guidelines"]
 DISTILLED = [corpus.name for corpus in cfg.corpora if corpus.kind == "distilled"]
+CONTRASTS = [corpus.name for corpus in cfg.corpora if corpus.kind == "contrasts"]
 # Rows that surely have answers; questions that may have some are exported when asked for by name.
 EXPORTED = [one.name for one in cfg.datasets if one.format != "stackoverflow"] + DISTILLED
 PREDICTED = list(cfg.predicted)
 MEASURED = list(cfg.measured)
+LABELLED, JUDGED = cfg.names("suites", "labels"), cfg.names("suites", "judge")
+ANSWERED = list(cfg.answered)
+JUDGEMENTS = [pair for pair, against in cfg.judged.items() if pair[1] != against]
+SCORED = [*MEASURED, *cfg.judged]
 
 
 wildcard_constraints:
@@ -78,7 +94,7 @@ wildcard_constraints:
     corpus=one_of(cfg.names("corpora")),
     model=one_of(cfg.names("models")),
     suite=one_of(cfg.names("suites")),
-    measured=one_of(sorted({name for _, name in MEASURED})),
+    measured=one_of(sorted({name for _, name in SCORED})),
 
 
 # ---- files
@@ -131,7 +147,7 @@ def local_model(wildcards):
 
 
 def corpus_inputs(wildcards):
-    """Return what a corpus is generated from: questions or guidelines, and the model that answers, if it is ours."""
+    """Return what a corpus is generated from: questions or another corpus, and the model that answers, if it is ours."""
     corpus = cfg.find("corpora", wildcards.corpus)
     served = cfg.find("endpoints", corpus.endpoint).serve
     inputs = {}
@@ -139,8 +155,8 @@ def corpus_inputs(wildcards):
         inputs["questions"] = ancient(artefact("datasets", corpus.dataset))
         inputs["questions_manifest"] = manifest("datasets", corpus.dataset)
     else:
-        inputs["guidelines"] = f"<results>/corpora/{corpus.guidelines}.jsonl"
-        inputs["guidelines_manifest"] = manifest("corpora", corpus.guidelines)
+        inputs["asked"] = data_path(corpus.asked)
+        inputs["asked_manifest"] = data_manifest(corpus.asked)
     if served:
         inputs["served"] = ancient(artefact("models", served))
         inputs["served_manifest"] = manifest("models", served)
@@ -148,18 +164,18 @@ def corpus_inputs(wildcards):
 
 
 def training_data(wildcards):
-    """Return the data sources of a fine-tuned model, in the order of its recipe."""
-    return [ancient(data_path(name)) for name in cfg.find("models", wildcards.model).finetune.data]
+    """Return the data sources of a trained model, in the order of its recipe."""
+    return [ancient(data_path(name)) for name in cfg.find("models", wildcards.model).training.data]
 
 
 def training_manifests(wildcards):
-    """Return the manifests of the data sources of a fine-tuned model."""
-    return [data_manifest(name) for name in cfg.find("models", wildcards.model).finetune.data]
+    """Return the manifests of the data sources of a trained model."""
+    return [data_manifest(name) for name in cfg.find("models", wildcards.model).training.data]
 
 
 def training_leakage(wildcards):
     """Return the leakage tables of the data sources: where the config says that leakage fails, nothing trains."""
-    data = cfg.find("models", wildcards.model).finetune.data
+    data = cfg.find("models", wildcards.model).training.data
     names = dict.fromkeys(recipes.training_dataset(cfg, name).name for name in data)
     return [ancient(f"<results>/leakage/{name}.csv") for name in names]
 
@@ -175,12 +191,12 @@ def exported_manifest(wildcards):
 
 
 def base_model(wildcards):
-    """Return the base of a fine-tuned model."""
-    return artefact("models", cfg.find("models", wildcards.model).finetune.base)
+    """Return the base of a trained model."""
+    return artefact("models", cfg.find("models", wildcards.model).training.base)
 
 
 def base_manifest(wildcards):
-    """Return the manifest of the base of a fine-tuned model."""
+    """Return the manifest of the base of a trained model."""
     return f"{base_model(wildcards)}.manifest.json"
 
 
@@ -226,14 +242,55 @@ def answer_manifests(wildcards):
     return [f"{path.removesuffix('.jsonl')}.manifest.json" for path in answers(wildcards)]
 
 
+def suite_datasets(wildcards):
+    """Return the datasets of a judged suite, in its order."""
+    return [ancient(artefact("datasets", name)) for name in cfg.find("suites", wildcards.suite).judge.datasets]
+
+
+def suite_manifests(wildcards):
+    """Return the manifests of the datasets of a judged suite."""
+    return [manifest("datasets", name) for name in cfg.find("suites", wildcards.suite).judge.datasets]
+
+
+def judged_answers(wildcards):
+    """Return the two files of answers that a judge compares, and the judge, if it is ours."""
+    pair = wildcards.suite, wildcards.measured
+    served = judge_at_work(cfg, wildcards.suite)
+    folder = f"answers/{wildcards.suite}" if cfg.evaluation_of[pair].models else "corpora"
+    inputs = {}
+    for side, name in (("ours", wildcards.measured), ("theirs", cfg.judged[pair])):
+        inputs[side] = f"<results>/{folder}/{name}.jsonl"
+        inputs[f"{side}_manifest"] = manifest(folder, name)
+    if served:
+        inputs["served"] = ancient(artefact("models", served))
+        inputs["served_manifest"] = manifest("models", served)
+    return inputs
+
+
+def compared_with(wildcards):
+    """Return whose judgements a score is made of: the model's own, or all that set another against it."""
+    pairs = [pair for pair in JUDGEMENTS if pair[0] == wildcards.suite]
+    return [pair for pair in pairs if pair[1] == wildcards.measured] or pairs
+
+
+def judgements(wildcards):
+    """Return the judgements that a score is made of."""
+    return [f"<results>/judgements/{suite}/{name}.jsonl" for suite, name in compared_with(wildcards)]
+
+
+def judgement_manifests(wildcards):
+    """Return the manifests of the judgements that a score is made of."""
+    return [manifest(f"judgements/{suite}", name) for suite, name in compared_with(wildcards)]
+
+
 def report_manifests(wildcards):
     """Return the manifests of everything the config names: what the report tells of."""
     made = [("datasets", name) for name in cfg.names("datasets")]
     made += [("corpora", name) for name in cfg.names("corpora")]
     made += [("adapters", name) for name in LORA]
     made += [("models", name) for name in cfg.names("models")]
-    made += [("predictions", f"{suite}/{model}") for suite, model in PREDICTED]
-    made += [("scores", f"{suite}/{name}") for suite, name in MEASURED]
+    measured = {"predictions": PREDICTED, "answers": ANSWERED, "judgements": JUDGEMENTS, "scores": SCORED}
+    made += [(kind, f"{suite}/{name}") for kind, pairs in measured.items() for suite, name in pairs]
     return [manifest(kind, name) for kind, name in made]
 
 
@@ -251,7 +308,12 @@ def recipe_of(build):
 
 def client_of(wildcards, threads):
     """Return how the endpoint of a corpus is dealt with. Params that depend on `threads` are no reason to rerun."""
-    return recipes.client(cfg, wildcards.corpus)
+    return recipes.client(cfg, cfg.find("corpora", wildcards.corpus).endpoint)
+
+
+def judge_client(wildcards, threads):
+    """Return how the endpoint of a judge is dealt with; see `client_of`."""
+    return recipes.client(cfg, cfg.find("suites", wildcards.suite).judge.endpoint)
 
 
 def card_of(wildcards):
@@ -290,7 +352,7 @@ CLUSTER = cluster()
 onstart:
     try:
         if CLUSTER:
-            cancel_leftovers(".snakemake/incomplete", logger.warning)
+            cancel_leftovers(logger.warning)
     except UserError as error:
         raise WorkflowError(str(error)) from None
 
@@ -334,6 +396,12 @@ def threads_of(wildcards):
     return cfg.compute_of(name).threads if name else 1
 
 
+def judging_threads(wildcards):
+    """Return the CPU threads of a job that judges."""
+    name = judge_at_work(cfg, wildcards.suite)
+    return cfg.compute_of(name).threads if name else 1
+
+
 def training_threads(wildcards):
     """Return the CPU threads of a training job: those of a model, for each device."""
-    return threads_of(wildcards) * cfg.find("models", wildcards.model).finetune.devices
+    return threads_of(wildcards) * cfg.find("models", wildcards.model).training.devices

@@ -63,6 +63,36 @@ rule distill_answers:
         "../scripts/distill_answers.py"
 
 
+rule contrast_answers:
+    input:
+        unpack(corpus_inputs),
+    output:
+        corpus="<results>/corpora/{corpus}.jsonl",
+        rejects="<results>/corpora/{corpus}.rejects.jsonl",
+        usage="<results>/corpora/{corpus}.usage.json",
+        manifest="<results>/corpora/{corpus}.manifest.json",
+    log:
+        "<logs>/contrast_answers/{corpus}.log",
+    benchmark:
+        "<benchmarks>/contrast_answers/{corpus}.tsv"
+    wildcard_constraints:
+        corpus=one_of(CONTRASTS),
+    priority: 10
+    conda:
+        "../envs/models.yaml"
+    threads: threads_of
+    resources:
+        **needs_of("inference"),
+    params:
+        recipe=recipe_of(recipes.contrasts),
+        client=client_of,
+    message:
+        "contrast_answers: contrasting answers for the pairs {wildcards.corpus} "
+        "({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"
+    script:
+        "../scripts/contrast_answers.py"
+
+
 rule corpora:
     input:
         collect("<results>/corpora/{corpus}.jsonl", corpus=cfg.names("corpora")),

@@ -16,7 +16,7 @@ rule finetune_lora:
     benchmark:
         "<benchmarks>/finetune_lora/{model}.tsv"
     wildcard_constraints:
-        model=one_of(LORA),
+        model=one_of(FINETUNED_LORA),
     priority: 5
     conda:
         "../envs/models.yaml"
@@ -47,7 +47,7 @@ rule finetune_full:
     benchmark:
         "<benchmarks>/finetune_full/{model}.tsv"
     wildcard_constraints:
-        model=one_of(FULL),
+        model=one_of(FINETUNED_FULL),
     priority: 5
     conda:
         "../envs/models.yaml"
@@ -62,6 +62,69 @@ rule finetune_full:
         "({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
         "../scripts/finetune_full.py"
+
+
+rule optimise_lora:
+    input:
+        base=ancient(base_model),
+        base_manifest=base_manifest,
+        data=training_data,
+        data_manifests=training_manifests,
+        leakage=training_leakage,
+    output:
+        adapter=directory("<results>/adapters/{model}"),
+        manifest="<results>/adapters/{model}.manifest.json",
+    log:
+        "<logs>/optimise_lora/{model}.log",
+    benchmark:
+        "<benchmarks>/optimise_lora/{model}.tsv"
+    wildcard_constraints:
+        model=one_of(OPTIMISED_LORA),
+    priority: 5
+    conda:
+        "../envs/models.yaml"
+    threads: training_threads
+    resources:
+        **needs_of("lora"),
+    params:
+        recipe=recipe_of(recipes.optimise),
+    message:
+        "optimise_lora: optimising the adapter of {wildcards.model} "
+        "({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"
+    script:
+        "../scripts/optimise_lora.py"
+
+
+rule optimise_full:
+    input:
+        base=ancient(base_model),
+        base_manifest=base_manifest,
+        data=training_data,
+        data_manifests=training_manifests,
+        leakage=training_leakage,
+    output:
+        model=directory("<results>/models/{model}"),
+        manifest="<results>/models/{model}.manifest.json",
+    log:
+        "<logs>/optimise_full/{model}.log",
+    benchmark:
+        "<benchmarks>/optimise_full/{model}.tsv"
+    wildcard_constraints:
+        model=one_of(OPTIMISED_FULL),
+    priority: 5
+    conda:
+        "../envs/models.yaml"
+    threads: training_threads
+    resources:
+        **needs_of("full"),
+    params:
+        recipe=recipe_of(recipes.optimise),
+        card=card_of,
+    message:
+        "optimise_full: optimising all weights of {wildcards.model} "
+        "({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"
+    script:
+        "../scripts/optimise_full.py"
 
 
 rule fold_adapter:

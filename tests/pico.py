@@ -114,3 +114,33 @@ def build_pico_vlm(path, seed=0, texts=(), sizes=None, seeing=None):
     }
     (Path(path) / "preprocessor_config.json").write_text(json.dumps(processor))
     return Path(path)
+
+
+def teach_pico_model(path, steps=150, seed=0):
+    """Train a pico model to answer any question with one of many short sentences, and to end its turn; return its path.
+
+    What it says is drawn, not known: greedy decoding, beam search and samples differ.
+    """
+    import random
+
+    import torch
+    from moult.batches import collate, encode_examples
+    from moult.prompts import Example
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModelForCausalLM.from_pretrained(path)
+    words, optimizer = random.Random(seed), torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(steps):
+        texts = (
+            f"{words.choice(['the', 'a', 'this'])} {words.choice(['quick', 'brown', 'question'])} fox"
+            f"{words.choice([' answers data', ' about data', '', ' quick and brown'])}"
+            for _ in range(8)
+        )
+        asked = [{"role": "user", "content": f"question {words.random()}"}]
+        rows, _, _ = encode_examples(tokenizer, [Example("", asked, text) for text in texts], 256)
+        batch = collate(rows)
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(path)
+    return Path(path)

@@ -18,8 +18,7 @@ def encode_examples(tokenizer, examples, max_length, vision=None):
     rows, truncated, dropped = [], 0, []
     for example in examples:
         prompt = prompt_ids(tokenizer, example.messages)
-        # Control tokens are spelt out, as in prompts: an answer must not teach the model to end or open a turn.
-        answer = tokenizer(example.answer, add_special_tokens=False, split_special_tokens=True)["input_ids"] + [end]
+        answer = _answer_ids(tokenizer, example.answer, end)
         head = [token for token in prompt[:1] if token == tokenizer.bos_token_id]
         what = "the answer and its end are"
         if videos := videos_of(example.messages):
@@ -32,12 +31,67 @@ def encode_examples(tokenizer, examples, max_length, vision=None):
             reason = f"{what} {len(answer) + kept} tokens, max_length is {max_length}"
             dropped.append({"uid": example.uid, "reason": reason})
             continue
-        if len(prompt) > room:
-            truncated += 1
-            prompt = head + prompt[len(prompt) - room + len(head) :]
+        truncated += len(prompt) > room
+        prompt = _last(prompt, room, head)
         row = {"input_ids": prompt + answer, "start": len(prompt)}
         rows.append(row | ({"videos": videos} if videos else {}))
     return rows, truncated, dropped
+
+
+def encode_pairs(tokenizer, pairs, max_length):
+    """Return (rows, number of truncated prompts, dropped) for preference pairs, as `encode_examples` does.
+
+    A row has `answers`, two rows as those of examples, the chosen one first. Both have the same prompt: the longer
+    answer says what is left of it.
+    """
+    end = end_of_turn_id(tokenizer)
+    rows, truncated, dropped = [], 0, []
+    for pair in pairs:
+        prompt = prompt_ids(tokenizer, pair.messages)
+        answers = [_answer_ids(tokenizer, text, end) for text in (pair.chosen, pair.rejected)]
+        longest = max(map(len, answers))
+        head = [token for token in prompt[:1] if token == tokenizer.bos_token_id]
+        room = max_length - longest
+        if room < 1:
+            reason = f"the longer answer and its end are {longest} tokens, max_length is {max_length}"
+            dropped.append({"uid": pair.uid, "reason": reason})
+            continue
+        truncated += len(prompt) > room
+        prompt = _last(prompt, room, head)
+        rows.append({"answers": [{"input_ids": prompt + answer, "start": len(prompt)} for answer in answers]})
+    return rows, truncated, dropped
+
+
+def _answer_ids(tokenizer, text, end):
+    # Control tokens are spelt out, as in prompts: an answer must not teach the model to end or open a turn.
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] + [end]
+
+
+def _last(prompt, room, head):
+    """Return the last tokens of a prompt that has no room as a whole, with `head` before them."""
+    return prompt if len(prompt) <= room else head + prompt[len(prompt) - room + len(head) :]
+
+
+def length_of(row):
+    """Return the tokens of a row, or of the longer half of a pair."""
+    return max(len(one["input_ids"]) for one in row.get("answers", [row]))
+
+
+def collate_pairs(rows):
+    """Return a batch of pairs: `collate` of all chosen answers, then of all rejected ones; they stay together.
+
+    `targets` (2 × pairs, longest answer) are the tokens to be predicted, `labels` (pairs) counts the pairs: one that is
+    blank is -100. `reference` (pairs, 2), where rows have it, is what the frozen reference gives their answers.
+    """
+    import torch
+
+    halves = [row.get("answers", [row, row]) for row in rows]
+    batch = collate([pair[place] for place in (0, 1) for pair in halves])
+    counted = torch.tensor([0 if "answers" in row else -100 for row in rows])
+    batch |= {"targets": batch["labels"], "labels": counted, "shift_labels": counted}
+    if any("reference" in row for row in rows):
+        batch["reference"] = torch.tensor([row.get("reference", [0.0, 0.0]) for row in rows])
+    return batch
 
 
 def collate(rows, vision=None):
@@ -90,7 +144,7 @@ class GroupedRows:
         from transformers.trainer_pt_utils import get_length_grouped_indices
 
         generator = torch.Generator().manual_seed(self.seed + epoch)
-        lengths = [len(row["input_ids"]) for row in self.rows]
+        lengths = [length_of(row) for row in self.rows]
         if self.mixed:
             order = torch.randperm(len(lengths), generator=generator).tolist()
             groups = [order[i : i + self.group] for i in range(0, len(order), self.group)]

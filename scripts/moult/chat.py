@@ -12,12 +12,23 @@ PROGRESS_SECONDS = 10
 
 @dataclass(frozen=True)
 class Sampling:
-    """How an answer is decoded. Temperature 0 is greedy; `top_k` 0 is off; `max_tokens` counts new tokens."""
+    """How an answer is decoded. Temperature 0 is greedy; `top_k` 0 is off; `max_tokens` counts new tokens.
+
+    With several `beams` it is beam search: the answer with the greatest log-likelihood / tokens ** `length_penalty`
+    that so many parallel hypotheses find. Nothing is drawn then, and nothing is enforced.
+    """
 
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
     max_tokens: int = 256
+    beams: int = 1
+    length_penalty: float = 1.0
+
+    def as_dict(self):
+        """Return the settings as plain JSON; those of beam search where there is one, so that old keys stay."""
+        of_search = () if self.beams > 1 else ("beams", "length_penalty")
+        return {key: value for key, value in vars(self).items() if key not in of_search}
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,7 @@ class ChatRequest:
         """Return the request as plain JSON, what its key is the hash of."""
         return {
             "messages": self.messages,
-            "sampling": vars(self.sampling),
+            "sampling": self.sampling.as_dict(),
             "seed": self.seed,
             "schema": self.schema,
             "choices": self.choices,

@@ -30,22 +30,34 @@ def unknown_names(cfg):
             yield from _known("corpora", corpus.name, "dataset", corpus.dataset, questions)
         if getattr(corpus, "guidelines", None):
             yield from _known("corpora", corpus.name, "guidelines", corpus.guidelines, guidelines)
+        if getattr(corpus, "corpus", None):
+            yield from _known("corpora", corpus.name, "corpus", corpus.corpus, corpora)
     trainable = datasets | {corpus.name for corpus in cfg.corpora if corpus.kind == "distilled"}
+    pairs = {corpus.name for corpus in cfg.corpora if corpus.kind == "contrasts"}
     for model in cfg.models:
         for parent in model.parents:
             yield from _known("models", model.name, "base or parents", parent, models)
         for name in model.finetune.data if model.finetune else []:
             yield from _known("models", model.name, "data", name, trainable)
+        for name in model.optimise.data if model.optimise else []:
+            yield from _known("models", model.name, "data (corpora of pairs)", name, pairs)
     labelled = {entry.name for entry in cfg.datasets if entry.labels is not None}
     for suite in cfg.suites:
-        for name in suite.labels.datasets:
-            yield from _known("suites", suite.name, "datasets", name, labelled)
-            if name in labelled and suite.labels.split not in cfg.find("datasets", name).files:
-                yield f"suites {suite.name!r}, split: dataset {name!r} has no file for {suite.labels.split!r}"
+        way = suite.labels or suite.judge
+        usable = labelled if suite.labels else questions
+        for name in way.datasets:
+            yield from _known("suites", suite.name, "datasets", name, usable)
+            if name in usable and way.split not in _splits(cfg.find("datasets", name), suite):
+                yield f"suites {suite.name!r}, split: dataset {name!r} has no file for {way.split!r}"
+        if suite.judge:
+            yield from _known("suites", suite.name, "endpoint", suite.judge.endpoint, endpoints)
+    answers = {corpus.name for corpus in cfg.corpora if corpus.kind == "distilled"}
     for evaluation in cfg.evaluations:
         yield from _known("evaluations", evaluation.suite, "suite", evaluation.suite, suites)
         for name in evaluation.models:
             yield from _known("evaluations", evaluation.suite, "models", name, models)
+        for name in evaluation.corpora:
+            yield from _known("evaluations", evaluation.suite, "corpora", name, answers)
         beside = {name for entry in cfg.evaluations if entry.suite == evaluation.suite for name in entry.measured}
         for name in evaluation.against:
             if name not in beside:
@@ -53,7 +65,7 @@ def unknown_names(cfg):
                     f"evaluations {evaluation.suite!r}, against: {name!r} is not measured by this suite"
                     f"{nearest(name, beside)}"
                 )
-        if evaluation.suite in suites:
+        if evaluation.suite in suites and cfg.find("suites", evaluation.suite).labels:
             yield from _unknown_members(cfg, evaluation, models)
 
 
@@ -70,6 +82,40 @@ def _unknown_members(cfg, evaluation, models):
                 yield f"{place}: no model for the dataset {dataset!r}; means would run over other datasets"
             elif name not in models:
                 yield f"{place}, {dataset}: model {name!r} is not there{nearest(name, models)}"
+
+
+def _splits(dataset, suite):
+    """Return the splits that a suite may measure on: those of files, and under a judge the dev split that is carved."""
+    carved = suite.judge and dataset.dev_fraction and "train" in dataset.files
+    return {*dataset.files, *(["dev"] if carved else [])}
+
+
+def judged_evaluations(cfg):
+    """Yield a sentence for every evaluation that asks of a judge, or of labels, what they cannot do."""
+    against = {}
+    for entry in cfg.evaluations:
+        judge, place = cfg.find("suites", entry.suite).judge, f"evaluations {entry.suite!r}"
+        if entry.reference and (entry.reference.table == "meteor") != bool(judge):
+            yield f"{place}, reference: of a {'judge' if judge else 'label'} suite is `table: {_table(judge)}`"
+        if not judge:
+            if entry.corpora:
+                yield f"{place}, corpora: a suite of labels measures models; write `models`"
+            continue
+        if entry.settings:
+            yield f"{place}, settings: a judge compares models, or corpora; a setting has one model per dataset"
+        if bool(entry.models) == bool(entry.corpora):
+            yield f"{place}: a judge compares either `models` or `corpora`; write one of the two"
+        if len(entry.against) != 1 or entry.against[0] not in entry.measured or len(entry.measured) < 2:
+            yield f"{place}, against: a judge compares; name two models or corpora, and one of them here"
+        if against.setdefault(entry.suite, entry.against) != entry.against:
+            yield f"{place}, against: is {against[entry.suite]} in one evaluation and {entry.against} in another"
+        for name in entry.corpora:
+            if cfg.corpus_dataset(name).name not in judge.datasets:
+                yield f"{place}, corpora: {name!r} answers other questions than those of the suite's datasets"
+
+
+def _table(judge):
+    return "meteor" if judge else "mmla"
 
 
 def repeated_names(cfg):
@@ -95,7 +141,8 @@ def budget_without_price(cfg):
     """Yield a sentence for every remote endpoint whose answers a budget could not count."""
     if cfg.budget is None:
         return
-    for name in dict.fromkeys(corpus.endpoint for corpus in cfg.corpora):
+    judges = [suite.judge for suite in cfg.suites if suite.judge]
+    for name in dict.fromkeys(one.endpoint for one in [*cfg.corpora, *judges]):
         endpoint = cfg.find("endpoints", name)
         if endpoint.url and not endpoint.price:
             yield (
@@ -111,10 +158,10 @@ def cycle(cfg):
         edges[f"endpoint {endpoint.name}"] = [f"model {endpoint.serve}"] if endpoint.serve else []
     for corpus in cfg.corpora:
         edges[f"corpus {corpus.name}"] = [f"endpoint {corpus.endpoint}"] + (
-            [f"corpus {corpus.guidelines}"] if getattr(corpus, "guidelines", None) else []
+            [f"corpus {corpus.asked}"] if corpus.asked else []
         )
     for model in cfg.models:
-        data = model.finetune.data if model.finetune else []
+        data = model.training.data if model.training else []
         edges[f"model {model.name}"] = [f"model {name}" for name in model.parents] + [
             f"corpus {name}" for name in data if f"corpus {name}" in edges
         ]
@@ -140,11 +187,24 @@ def cycle(cfg):
 def precision(cfg):
     """Yield a sentence for each training whose dtype would round small updates away or overflow."""
     for model in cfg.models:
-        tuned = model.finetune
+        tuned = model.training
         if not tuned or cfg.compute_of(model.name).dtype != "float16":
             continue
         if tuned.method == "full" or (tuned.devices > 1 and tuned.zero == 3):
             yield f"models {model.name!r}: float16 would need loss scaling; set compute.dtype to bfloat16 or float32"
+
+
+def beams(cfg):
+    """Yield a sentence for each corpus of pairs whose endpoint cannot search with beams."""
+    for corpus in cfg.corpora:
+        if corpus.kind != "contrasts" or corpus.chosen.method != "beam":
+            continue
+        served = cfg.find("endpoints", corpus.endpoint).serve
+        if not served or cfg.compute_of(served).engine != "transformers":
+            yield (
+                f"corpora {corpus.name!r}, chosen: beam search needs an endpoint that serves a model by engine "
+                "transformers; write `method: consistency`"
+            )
 
 
 SECRET = re.compile(r"^(sk-|hf_|ghp_|github_pat_|gsk_|xai-|AKIA)[A-Za-z0-9_-]{12,}$|://[^/@\s]+:[^/@\s]+@")

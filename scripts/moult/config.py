@@ -1,6 +1,8 @@
 """The config as types. A wrong config stops here, before the graph, with sentences that say what to write instead."""
 
 import csv
+import os
+from collections import Counter
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -121,6 +123,7 @@ class Dataset(Section):
     task: str | None = None
     prompt: Prompt | None = Field(None, description="How a row is put to a model, in training and in evaluation.")
     dev_fraction: float = Field(0.1, ge=0, lt=1, description="Carved out of train where there is no dev file.")
+    test_fraction: float = Field(0, ge=0, lt=1, description="Carved out of train where there is no test file.")
     leakage: Leakage = Leakage()
     license: str | None = None
 
@@ -241,7 +244,16 @@ class Decoding(Section):
     max_tokens: int = Field(256, ge=1)
 
 
-class Guidelines(Section):
+class Generated(Section):
+    """A corpus: rows of a dataset or of another corpus, each with text that an endpoint generates."""
+
+    @property
+    def asked(self):
+        """Name of the corpus whose questions are asked; None where they are those of a dataset."""
+        return getattr(self, "guidelines", None) or getattr(self, "corpus", None)
+
+
+class Guidelines(Generated):
     """METEOR stage 1a: the model under training writes guidelines for solving each question."""
 
     kind: Literal["guidelines"]
@@ -254,7 +266,7 @@ class Guidelines(Section):
     decoding: Decoding = Decoding(temperature=0.7, top_p=0.95, top_k=50, max_tokens=512)
 
 
-class Distilled(Section):
+class Distilled(Generated):
     """METEOR stage 1b: a stronger endpoint answers each question, following its guideline where there is one."""
 
     kind: Literal["distilled"]
@@ -273,7 +285,58 @@ class Distilled(Section):
         return self
 
 
-Corpus = Annotated[Guidelines | Distilled, Field(discriminator="kind")]
+class Costly(Section):
+    """How the chosen answer of a pair is decoded, with more computing than the rejected one."""
+
+    method: Literal["beam", "consistency"] = Field("beam", description="consistency: the sample closest to the others.")
+    beams: int = Field(10, ge=2, description="Of beam search.")
+    length_penalty: float = Field(1.0, description="Of beam search: log-likelihood / tokens ** length_penalty.")
+    samples: int = Field(8, ge=2, description="Of consistency, and how each of them is drawn:")
+    temperature: float = Field(0.7, gt=0)
+    top_p: float = Field(0.9, gt=0, le=1)
+    top_k: int = Field(0, ge=0, description="0: off.")
+
+    @model_validator(mode="after")
+    def settings_fit_method(self):
+        of = {"beam": {"beams", "length_penalty"}, "consistency": {"samples", "temperature", "top_p", "top_k"}}
+        strange = sorted(self.model_fields_set - of[self.method] - {"method"})
+        if strange:
+            known = ", ".join(sorted(of[self.method]))
+            raise ValueError(f"{strange[0]} is no setting of method {self.method}; it has {known}")
+        return self
+
+
+class Gate(Section):
+    """Which pairs are worth learning from; both answers must have ended by themselves."""
+
+    min_characters: int = Field(20, ge=1, description="Of the chosen answer.")
+    max_repetition: float = Field(0.2, ge=0, le=1, description="Share of the chosen answer's word 4-grams said before.")
+    max_length_ratio: float = Field(2.0, ge=1, description="Of the longer answer to the shorter, in characters.")
+    max_similarity: float = Field(0.95, gt=0, le=1, description="chrF of the two answers, 0 to 1.")
+
+
+class Contrasts(Generated):
+    """METEOR stage 3: preference pairs that a model makes itself, costly decoding against cheap."""
+
+    kind: Literal["contrasts"]
+    name: Name
+    dataset: str | None = Field(None, description="Ask the questions of a dataset,")
+    corpus: str | None = Field(None, description="or those of a corpus.")
+    splits: list[Split] = ["train", "dev"]
+    endpoint: str
+    prompt: Prompt | None = Field(None, description="Default: the one that the questions' dataset trains with.")
+    decoding: Decoding = Field(Decoding(max_tokens=512), description="Of the rejected answer; max_tokens is of both.")
+    chosen: Costly = Costly()
+    gate: Gate = Gate()
+
+    @model_validator(mode="after")
+    def one_source(self):
+        exactly_one(self, "dataset", "corpus")
+        return self
+
+
+CORPORA = {"guidelines": Guidelines, "distilled": Distilled, "contrasts": Contrasts}
+Corpus = Annotated[Guidelines | Distilled | Contrasts, Field(discriminator="kind")]
 
 
 class Fetch(Section):
@@ -336,6 +399,37 @@ class Finetune(Section):
         return self
 
 
+class Loss(Section):
+    """What is minimised over preference pairs."""
+
+    kind: Literal["contrastive", "dpo"] = "contrastive"
+    margin: float = Field(0.0, ge=0, description="Of contrastive: pairs so far apart in NLL a token teach no more.")
+    beta: float = Field(0.1, gt=0, description="Of dpo: how dear it is to leave the frozen reference.")
+    nll_weight: float = Field(0.0, ge=0, description="Of the chosen answers' NLL a token beside it.")
+
+    @model_validator(mode="after")
+    def settings_fit_kind(self):
+        strange = {"contrastive": "beta", "dpo": "margin"}[self.kind]
+        if strange in self.model_fields_set:
+            raise ValueError(f"{strange} is no setting of {self.kind}; leave it out")
+        return self
+
+
+class Optimise(Finetune):
+    """Preference optimisation: the chosen answer of each pair is to be likelier than the rejected one."""
+
+    data: list[str] = Field(min_length=1, description="Corpora of preference pairs.")
+    loss: Loss = Loss()
+    collapse: float = Field(
+        2.0, gt=1, description="Stop when the perplexity of held-out chosen answers rises so many-fold."
+    )
+    learning_rate: float = Field(1e-5, gt=0)
+    batch_size: int = Field(1, ge=1, description="Pairs per device and forward pass.")
+    accumulation: int = Field(8, ge=1, description="Forward passes per step; pairs per step: times devices, too.")
+    evaluate_every: int | None = Field(None, ge=1, description="Optimiser steps; null: ten times in a run.")
+    selection: Literal["loss", "accuracy"] = Field("loss", description="What the best checkpoint is chosen by, on dev.")
+
+
 class Parent(Section):
     """One model of a merge; a list is a gradient over the layers."""
 
@@ -392,11 +486,12 @@ class NeedsOverride(Section):
 
 
 class Model(Section):
-    """A model: fetched, fine-tuned or merged."""
+    """A model: fetched, fine-tuned, preference-optimised or merged."""
 
     name: Name
     fetch: Fetch | None = None
     finetune: Finetune | None = None
+    optimise: Optimise | None = None
     merge: Merge | None = None
     parameters: float | None = Field(None, gt=0, description="Billions, for what jobs need; inherited from the base.")
     license: str | None = Field(None, description="SPDX name; inherited from the base.")
@@ -405,16 +500,21 @@ class Model(Section):
 
     @model_validator(mode="after")
     def one_way(self):
-        exactly_one(self, "fetch", "finetune", "merge")
+        exactly_one(self, "fetch", "finetune", "optimise", "merge")
         if self.fetch and self.parameters is None:
             raise ValueError("parameters: say how many billions a fetched model has, e.g. `parameters: 0.135`")
         return self
 
     @property
+    def training(self):
+        """How it is trained, on examples or on pairs; None where it is not."""
+        return self.finetune or self.optimise
+
+    @property
     def parents(self):
         """Names of the models this one is made of."""
-        if self.finetune:
-            return [self.finetune.base]
+        if self.training:
+            return [self.training.base]
         if self.merge:
             names = [parent.model for parent in self.merge.parents]
             return names + [self.merge.base] * (self.merge.base is not None and self.merge.base not in names)
@@ -430,17 +530,63 @@ class LabelSuite(Section):
     max_tokens: int = Field(16, ge=1, description="Of a generated answer.")
 
 
+class Answering(Section):
+    """How the models of a judged evaluation are asked; the defaults are METEOR's."""
+
+    prompt: Prompt | None = Field(None, description="Default: the dataset's, so that it is the one of training.")
+    decoding: Decoding = Decoding(temperature=0.7, top_p=0.9, max_tokens=1024)
+
+
+class Repeats(Section):
+    """Pairs that the judge is shown again, each time with another seed: does it say the same?"""
+
+    questions: int = Field(20, ge=0, description="At most so many of them; 0: none.")
+    times: int = Field(1, ge=1)
+
+
+class JudgeSuite(Section):
+    """Answers to questions, compared in pairs by a judge that sees each pair in both orders."""
+
+    datasets: list[str] = Field(min_length=1, description="Of format stackoverflow: their questions.")
+    split: Split = "test"
+    sample: int | None = Field(100, ge=1, description="At most so many questions, drawn with the seed; null: all.")
+    criteria: list[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]] = Field(
+        ["accuracy", "completeness", "relevance", "coherence", "reliability"],
+        min_length=1,
+        description="Scored from 1 to 10, and `overall` beside them.",
+    )
+    answers: Answering = Answering()
+    endpoint: str = Field(description="The judge.")
+    prompt: Prompt = "judge/pair"
+    decoding: Decoding = Decoding(max_tokens=1500)
+    repeats: Repeats = Repeats()
+
+    @model_validator(mode="after")
+    def criteria_are_distinct(self):
+        if "overall" in self.criteria:
+            raise ValueError("criteria: `overall` is asked for anyway; leave it out")
+        if len(set(self.criteria)) < len(self.criteria):
+            raise ValueError("criteria: one stands twice")
+        return self
+
+
 class Suite(Section):
     """How to measure."""
 
     name: Name
-    labels: LabelSuite
+    labels: LabelSuite | None = None
+    judge: JudgeSuite | None = None
+
+    @model_validator(mode="after")
+    def one_way(self):
+        exactly_one(self, "labels", "judge")
+        return self
 
 
 class Reference(Section):
     """Published values to set beside ours: one model and setting of a table, from every source that has it."""
 
-    table: Literal["mmla"] = "mmla"
+    table: Literal["mmla", "meteor"] = "mmla"
     model: str
     setting: str
 
@@ -467,26 +613,27 @@ class Setting(Section):
 
 
 class Evaluation(Section):
-    """A suite, and the models and settings that it measures."""
+    """A suite and what it measures: models and settings, or, under a judge, the answers that stand in corpora."""
 
     suite: str
     models: list[str] = []
     settings: list[Setting] = []
+    corpora: list[str] = Field([], description="Of distilled answers; only a judge compares them.")
     against: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = Field(
-        [], description="Models or settings to take paired differences from, measured by the same suite."
+        [], description="Models or settings to take paired differences from; under a judge the one to compare with."
     )
     reference: Reference | None = None
 
     @model_validator(mode="after")
     def measures_something(self):
         if not self.measured:
-            raise ValueError("name `models` or `settings` that the suite measures")
+            raise ValueError("name `models`, `settings` or `corpora` that the suite measures")
         return self
 
     @property
     def measured(self):
         """The names under which scores stand."""
-        return [*self.models, *(setting.name for setting in self.settings)]
+        return [*self.models, *(setting.name for setting in self.settings), *self.corpora]
 
 
 class Config(Section):
@@ -516,20 +663,33 @@ class Config(Section):
 
     @cached_property
     def evaluation_of(self):
-        """The evaluation that measures a model or a setting under a suite, by (suite, name)."""
+        """The evaluation that measures a model, a setting or a corpus under a suite, by (suite, name)."""
         return {(entry.suite, name): entry for entry in reversed(self.evaluations) for name in entry.measured}
 
     @cached_property
     def measured(self):
-        """What is scored: (suite, model or setting) → dataset → the model that answers for it there."""
+        """What is scored by labels: (suite, model or setting) → dataset → the model that answers for it there."""
         found = {}
-        for entry in self.evaluations:
+        for entry in self._under("labels"):
             datasets = self.find("suites", entry.suite).labels.datasets
             for name in entry.models:
                 found[entry.suite, name] = dict.fromkeys(datasets, name)
             for setting in entry.settings:
                 found[entry.suite, setting.name] = {dataset: setting.model_for(dataset) for dataset in datasets}
         return found
+
+    @cached_property
+    def judged(self):
+        """What a judge compares: (suite, model or corpus) → the one that it is compared with, itself among them."""
+        return {(entry.suite, name): entry.against[0] for entry in self._under("judge") for name in entry.measured}
+
+    @cached_property
+    def answered(self):
+        """Whose answers a judge is shown and are yet to be asked for, as (suite, model)."""
+        return list(dict.fromkeys((entry.suite, name) for entry in self._under("judge") for name in entry.models))
+
+    def _under(self, kind):
+        return [entry for entry in self.evaluations if getattr(self.find("suites", entry.suite), kind)]
 
     @cached_property
     def predicted(self):
@@ -578,12 +738,44 @@ class Config(Section):
             }
         )
 
+    def hub_needs(self, made=lambda kind, name: False):
+        """Return a sentence for each hub repository that is still to be fetched from, and for each token it needs.
+
+        made(kind, name): whether there is already an artefact, e.g. `raw` of a dataset.
+        """
+        told, asking = [], []
+        for kind, what in (("raw", "files"), ("videos", "folders of videos")):
+            sources = [
+                source
+                for dataset in self.datasets
+                if not made(kind, dataset.name)
+                for source in (
+                    [dataset.videos] * bool(dataset.videos)
+                    if kind == "videos"
+                    else [source for files in dataset.files.values() for source in files]
+                )
+                if source.hub
+            ]
+            asking += sources
+            counts = Counter(source.hub for source in sources)
+            told += [f"{hub}: {count} {what} of this hub dataset will be fetched" for hub, count in counts.items()]
+        for model in self.models:
+            if model.fetch and model.fetch.hub and not made("models", model.name):
+                asking.append(model.fetch)
+                size = f"{model.parameters:g} billion parameters"
+                told.append(f"{model.fetch.hub}: this hub model will be fetched, {size}")
+        for token in sorted({source.token for source in asking if source.token}):
+            hubs = ", ".join(sorted({source.hub for source in asking if source.token == token}))
+            there = "is set" if os.environ.get(token) else "you must set first"
+            told.append(f"{hubs}: asks for your token in the environment variable {token}, which {there}")
+        return told
+
     def corpus_dataset(self, name):
         """Return the dataset whose questions a corpus answers."""
         corpus = self.find("corpora", name)
         if corpus.dataset:
             return self.find("datasets", corpus.dataset)
-        return self.corpus_dataset(corpus.guidelines)
+        return self.corpus_dataset(corpus.asked)
 
 
 @cache
@@ -615,7 +807,7 @@ def _sentence(error, raw):
         else:
             if isinstance(node, dict) and part in node:
                 node = node[part]
-            elif part in ("guidelines", "distilled") and isinstance(node, dict):
+            elif part in CORPORA and isinstance(node, dict):
                 continue
             where.append(str(part))
     message = error["msg"].removeprefix("Value error, ")
@@ -634,12 +826,12 @@ def _fields_at(location, raw):
     for part in location:
         if isinstance(part, int) or not isinstance(section, type):
             continue
-        if part in ("guidelines", "distilled") and section not in (Distilled,):
-            section = {"guidelines": Guidelines, "distilled": Distilled}[part]
+        if part in CORPORA and section not in (Distilled,):
+            section = CORPORA[part]
             continue
         annotation = section.model_fields[part].annotation if part in section.model_fields else None
         section = _section_in(annotation)
-    return set(section.model_fields) if section else set()
+    return set(section.model_fields) | ({"preset"} if section is Finetune else set()) if section else set()
 
 
 def _section_in(annotation):
@@ -665,8 +857,10 @@ def load(raw, source="config"):
         raise UserError(_listed(source, [_sentence(one, expanded) for one in error.errors()])) from None
     if problems := [*checks.repeated_names(cfg), *checks.unknown_names(cfg)] or [
         *checks.cycle(cfg),
+        *checks.judged_evaluations(cfg),
         *checks.budget_without_price(cfg),
         *checks.precision(cfg),
+        *checks.beams(cfg),
     ]:
         raise UserError(_listed(source, problems))
     return cfg
@@ -690,7 +884,7 @@ def load_file(path):
 def schema():
     """Return the JSON schema of the config, for editors; `for` is allowed in every named entry."""
     document = Config.model_json_schema()
-    for name in ("Dataset", "Endpoint", "Guidelines", "Distilled", "Model", "Suite", "Evaluation"):
+    for name in ("Dataset", "Endpoint", "Guidelines", "Distilled", "Contrasts", "Model", "Suite", "Evaluation"):
         document["$defs"][name]["properties"]["for"] = {
             "type": "object",
             "additionalProperties": {"type": "array"},

@@ -7,7 +7,7 @@ from moult.batch_api import BatchEndpoint
 from moult.chat import ChatRequest, Sampling, ask_all
 from moult.endpoints import RemoteEndpoint
 from moult.errors import UserError
-from moult.files import derive_seed, read_json, write_json, write_jsonl
+from moult.files import derive_seed, read_json, read_jsonl, write_json, write_jsonl
 from moult.journal import Journal
 from moult.prompts import render
 from moult.spending import Budget, usage_of
@@ -72,6 +72,13 @@ def question_rows(folder, splits):
     ]
 
 
+def asked_rows(inputs, splits):
+    """Return the rows that a corpus asks about, by its job's inputs: those of another corpus, or a dataset's."""
+    if "asked" in inputs.keys():
+        return [row for row in read_jsonl(inputs.asked) if row["split"] in splits]
+    return question_rows(inputs.questions, splits)
+
+
 def make_corpus(running, rows, field, inputs, outputs):
     """Generate a corpus and write its three files, as a job with its inputs and outputs; return the counts."""
     result = generate_corpus(
@@ -102,28 +109,35 @@ def generate_corpus(recipe, rows, field, *, client=None, journal, endpoint_model
     client: how a remote endpoint is dealt with (see `recipes.client`).
     A row's seed comes from its own request, so that neither order nor neighbours change its answer.
     """
-    if not rows:
-        raise UserError("the corpus has no rows to ask about: the stage before it rejected all of them.")
     requests = corpus_requests(recipe, rows)
-    with Journal(journal) as answers:
-        identity, opener = open_endpoint(recipe["endpoint"], client, endpoint_model, endpoint_manifest, answers)
-        values = ask_all(requests, identity=identity, open_answerer=opener, journal=answers)
+    values = ask(recipe["endpoint"], requests, client, journal, endpoint_model, endpoint_manifest)
     kept, rejects = [], []
     for row, value in zip(rows, values, strict=True):
-        reason = _reject_reason(value, recipe["cut"])
+        reason = flaw_of(value, recipe["cut"])
         if reason:
             rejects.append({"uid": row["uid"], "reason": reason, "text": value["text"]})
         else:
-            kept.append(row | {field: value["text"], f"{field}_by": _author(recipe["endpoint"])})
+            kept.append(row | {field: value["text"], f"{field}_by": author(recipe["endpoint"])})
     logger.info("%d rows in, %d out, %d rejected", len(rows), len(kept), len(rejects))
     return kept, rejects, usage_of(values, recipe["endpoint"] | (client or {}))
 
 
-def _author(endpoint):
+def ask(endpoint, requests, client, journal, model=None, model_manifest=None):
+    """Return a stored answer per request of an endpoint's recipe; what the journal has is not asked again."""
+    if not requests:
+        raise UserError("the corpus has no rows to ask about: the stage before it rejected all of them.")
+    with Journal(journal) as answers:
+        identity, opener = open_endpoint(endpoint, client, model, model_manifest, answers)
+        return ask_all(requests, identity=identity, open_answerer=opener, journal=answers)
+
+
+def author(endpoint):
+    """Return the name of the model that an endpoint's recipe asks."""
     return endpoint.get("model") or endpoint["serve"]
 
 
-def _reject_reason(value, cut):
+def flaw_of(value, cut):
+    """Return why a stored answer is none, or None; one that reached max_tokens where `cut` is "reject"."""
     if value["finish_reason"] == "error":
         return f"error: {value['error']}"
     if not value["text"]:

@@ -37,9 +37,9 @@ def train_together(devices, work, folder):
     nodes, processors = allocated()
     here = devices // nodes
     if devices % nodes:
-        raise UserError(f"finetune.devices is {devices}, which {nodes} nodes cannot share evenly; change one of them.")
+        raise UserError(f"devices is {devices}, which {nodes} nodes cannot share evenly; change one of them.")
     if 0 < torch.cuda.device_count() < here:
-        raise UserError(f"finetune.devices is {here} on each node, but this job sees {torch.cuda.device_count()} GPUs.")
+        raise UserError(f"devices is {here} on each node, but this job sees {torch.cuda.device_count()} GPUs.")
     write_json(folder / "work.json", work)
     (folder / "error.txt").unlink(missing_ok=True)
     # Other nodes know this one by its name.

@@ -112,8 +112,8 @@ class Engine:
         plan = sorted(fitting, key=lambda row: (-len(prompts[row]), digest(requests[row].as_dict())))
         begun = spoken = time.monotonic()
         done, tokens, wanted = 0, 0, len(missing) - len(refused)
-        for start in range(0, len(plan), self.batch_size):
-            rows = [row for row in plan[start : start + self.batch_size] if row in missing]
+        for batch in self._batches(requests, plan):
+            rows = [row for row in batch if row in missing]
             if not rows:
                 continue
             values, spent = work(rows)
@@ -122,6 +122,19 @@ class Engine:
                 logger.info("%d of %d rows, %.0f tokens/s", done, wanted, tokens / (now - begun))
                 spoken = now
             yield list(zip(rows, values, strict=True))
+
+    def _batches(self, requests, plan):
+        """Yield the rows of a plan, a batch at a time: of one way to search, a beam counting as a row."""
+        ways = {}
+        for row in plan:
+            sampling = getattr(requests[row], "sampling", None)
+            searched = sampling and sampling.beams > 1
+            way = (sampling.beams, sampling.length_penalty, sampling.max_tokens) if searched else (1,)
+            ways.setdefault(way, []).append(row)
+        for (beams, *_), rows in ways.items():
+            size = max(1, self.batch_size // beams)
+            for start in range(0, len(rows), size):
+                yield rows[start : start + size]
 
     def _refusal(self, prompt, room):
         reason = f"a prompt of {len(prompt)} tokens leaves no room for {room} more in the model's {self.limit}"
@@ -173,8 +186,17 @@ class TransformersEngine(Engine):
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         room = torch.tensor([request.sampling.max_tokens for request in requests], device=self.model.device)
         matchers = [self._matcher(request) for request in requests]
+        # The batches have one way to search.
+        sampling = requests[0].sampling
+        choosing = {"logits_processor": [TokenChooser(requests, matchers, self.stops, width)]}
+        choosing["stopping_criteria"] = [lambda ids, _: ids.shape[1] - width >= room]
+        searching = {"num_beams": sampling.beams, "length_penalty": sampling.length_penalty}
         settings = GenerationConfig(
-            max_new_tokens=int(room.max()), do_sample=False, eos_token_id=self.stops, pad_token_id=self.pad
+            max_new_tokens=int(room.max()),
+            do_sample=False,
+            eos_token_id=self.stops,
+            pad_token_id=self.pad,
+            **(searching if sampling.beams > 1 else {}),
         )
         with torch.inference_mode():
             out = self.model.generate(
@@ -182,8 +204,7 @@ class TransformersEngine(Engine):
                 **self._seen(ids, requests),
                 attention_mask=mask.to(self.model.device),
                 generation_config=settings,
-                logits_processor=[TokenChooser(requests, matchers, self.stops, width)],
-                stopping_criteria=[lambda ids, _: ids.shape[1] - width >= room],
+                **({} if sampling.beams > 1 else choosing),
             )
         failed = [matcher.get_error() if matcher else "" for matcher in matchers]
         return [
@@ -202,6 +223,8 @@ class TransformersEngine(Engine):
         """Return what knows the tokens that may follow in a structured answer, None for a free one."""
         if request.schema is None and request.choices is None:
             return None
+        if request.sampling.beams > 1:
+            raise UserError("beam search enforces no structure: ask with beams 1.")
         import llguidance
         import llguidance.hf
 
@@ -411,6 +434,8 @@ class VllmEngine(Engine):
         elif request.schema is not None:
             structure = StructuredOutputsParams(json=request.schema)
         sampling = request.sampling
+        if sampling.beams > 1:
+            raise UserError("beam search needs engine transformers; with vllm choose by consistency.")
         return SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,

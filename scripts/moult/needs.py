@@ -47,11 +47,16 @@ JOBS = {
     "fetch_model": ("weights", ("model",)),
     "generate_guidelines": ("inference", ("corpus",)),
     "distill_answers": ("inference", ("corpus",)),
+    "contrast_answers": ("inference", ("corpus",)),
     "finetune_lora": ("lora", ("model",)),
     "finetune_full": ("full", ("model",)),
+    "optimise_lora": ("lora", ("model",)),
+    "optimise_full": ("full", ("model",)),
     "fold_adapter": ("weights", ("model",)),
     "merge_models": ("weights", ("model",)),
     "predict_labels": ("inference", ("suite", "model")),
+    "answer_questions": ("inference", ("suite", "model")),
+    "judge_answers": ("judging", ("suite", "measured")),
 }
 # Tokens of a prompt in inference, beside its frames; a batch of longer ones needs `gpu_mem_gb`.
 PROMPT = 1024
@@ -127,26 +132,40 @@ def needs(
 
 
 def job_needs(cfg, stage, names, attempt=1):
-    """Return what one job of a config needs. `names`: its wildcards, any of dataset, corpus, suite, model."""
+    """Return what one job of a config needs. `names`: its wildcards, any of dataset, corpus, suite, model.
+
+    The stage `judging` is inference by the judge of a suite, where it is a model of this build.
+    """
     corpus, suite = names.get("corpus"), names.get("suite")
-    name = model_at_work(cfg, names)
+    judging = stage == "judging"
+    name = judge_at_work(cfg, suite) if judging else model_at_work(cfg, names)
+    if judging:
+        stage = "inference" if name else "tables"
     if name is None:
         return needs("tables" if corpus else stage, attempt=attempt)
     model, compute = cfg.find("models", name), cfg.compute_of(name)
     settings = {"threads": compute.threads, "models": len(model.parents), "rows": compute.batch_size}
     if stage in TRAINING:
-        training = model.finetune
+        training = model.training
         settings |= {
             "devices": training.devices,
             "zero": training.zero,
             "rank": training.lora.rank,
             "tokens": training.max_length,
-            "rows": training.batch_size,
+            # Both answers of a pair are in one forward pass.
+            "rows": training.batch_size * (2 if model.optimise else 1),
             "checkpointing": training.gradient_checkpointing,
         }
     elif stage == "inference":
         if corpus:
-            datasets, answer = [cfg.corpus_dataset(corpus)], cfg.find("corpora", corpus).decoding.max_tokens
+            entry = cfg.find("corpora", corpus)
+            datasets, answer = [cfg.corpus_dataset(corpus)], entry.decoding.max_tokens
+            if entry.kind == "contrasts" and entry.chosen.method == "beam":
+                settings["rows"] = max(settings["rows"], entry.chosen.beams)
+        elif judge := cfg.find("suites", suite).judge:
+            datasets, answer = [cfg.find("datasets", one) for one in judge.datasets], judge.answers.decoding.max_tokens
+            # It reads two of them.
+            answer = 2 * answer + judge.decoding.max_tokens if judging else answer
         else:
             labels = cfg.find("suites", suite).labels
             datasets, answer = [cfg.find("datasets", one) for one in labels.datasets], labels.max_tokens
@@ -161,6 +180,11 @@ def model_at_work(cfg, names):
     if "corpus" in names.keys():
         return cfg.find("endpoints", cfg.find("corpora", names["corpus"]).endpoint).serve
     return names.get("model")
+
+
+def judge_at_work(cfg, suite):
+    """Return the model that judges the answers of a suite, None where the judge is remote."""
+    return cfg.find("endpoints", cfg.find("suites", suite).judge.endpoint).serve
 
 
 def frame_tokens(videos):

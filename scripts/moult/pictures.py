@@ -54,6 +54,8 @@ RULE_KINDS = {
     "model": "models",
     "models": "models",
     "labels": "suites",
+    "questions": "suites",
+    "judgements": "suites",
 }
 STYLE = {
     "svg.fonttype": "none",
@@ -185,10 +187,12 @@ def draw_scores(rows):
     """Return the accuracies of one suite as SVG, out of its rows of summary.csv.
 
     A panel per dataset and, where there are several, one for their mean; a line per model, a mark per method, with the
-    95% interval; the accuracy of the majority label as a dashed line.
+    95% interval; the accuracy of the majority label as a dashed line. Of a judged suite: its win shares.
     """
     from matplotlib import style
 
+    shares = win_shares(rows)
+    rows = shares or rows
     found = {
         (row["dataset"], row["model"], row["method"]): [
             100 * float(row[name]) for name in ("value", "ci_low", "ci_high")
@@ -199,7 +203,7 @@ def draw_scores(rows):
     datasets, models, methods = (list(dict.fromkeys(key[place] for key in found)) for place in range(3))
     majorities = {row["dataset"]: 100 * float(row["value"]) for row in rows if row["metric"] == "majority_accuracy"}
     panels = [name for name in datasets if name not in ("mean", "weighted_mean")]
-    if len(panels) > 1:
+    if len(panels) > 1 and not shares:
         if len(majorities) == len(panels):
             majorities["mean"] = sum(majorities.values()) / len(panels)
         panels.append("mean")
@@ -215,6 +219,12 @@ def draw_scores(rows):
                 )
         _finish(figure, axes[: len(panels)], [shorten(name) for name in models])
         return _svg_of(figure)
+
+
+def win_shares(rows):
+    """Return the win shares of a judged suite as accuracies are drawn, a panel per criterion; none of another suite."""
+    shares = [row for row in rows if row["metric"] == "win_share" and row["dataset"] == "weighted_mean"]
+    return [row | {"dataset": row["task"], "metric": "accuracy"} for row in shares]
 
 
 def _grid(panels, models, methods):
@@ -270,12 +280,12 @@ def draw_confusion(tables):
     datasets, methods = (list(dict.fromkeys(table[key] for table in tables)) for key in ("dataset", "method"))
     shades = LinearSegmentedColormap.from_list("share", [PALETTE["card"], PALETTE["first"]])
     sizes = {table["dataset"]: len(table["labels"]) for table in tables}
-    longest = max(len(shorten(label, 24)) for table in tables for label in table["labels"])
-    cell, margin = 0.24, 0.075 * longest + 0.35
+    longest = {table["dataset"]: max(len(shorten(label, 24)) for label in table["labels"]) for table in tables}
+    cell, margin = 0.24, 0.075 * max(longest.values()) + 0.35
     width = len(methods) * (margin + cell * (max(sizes.values()) + 1)) + 0.3
-    # A matrix of two labels is as wide as its title needs.
-    heights = [margin + 0.35 + cell * sizes[name] for name in datasets]
+    heights = [0.075 * max(longest[name], len("unread")) + 0.55 + cell * sizes[name] for name in datasets]
     with style.context(["default", STYLE, {"axes.grid": False}]):
+        # A matrix of two labels is as wide as its title needs.
         figure = Figure(figsize=(max(width, 3.2 * len(methods)), sum(heights)))
         top = sum(heights)
         for name, height in zip(datasets, heights, strict=True):

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import yaml
 
 from moult.errors import UserError, nearest
-from moult.needs import GROWTH, JOBS, job_needs
+from moult.needs import GROWTH, JOBS, job_needs, judge_at_work
 
 # The executor plugin looks here, too; a site says it in its environment, or edits the file that is shipped.
 VARIABLE = "SNAKEMAKE_SLURM_PARTITIONS"
@@ -150,15 +150,20 @@ def jobs_with_models(cfg):
         elif model.merge:
             rules = ["merge_models"]
         else:
-            rules = ["finetune_full"] if model.finetune.method == "full" else ["finetune_lora", "fold_adapter"]
+            way = "finetune" if model.finetune else "optimise"
+            rules = [f"{way}_full"] if model.training.method == "full" else [f"{way}_lora", "fold_adapter"]
         for rule in rules:
             yield rule, JOBS[rule][0], {"model": model.name}
     for corpus in cfg.corpora:
         if cfg.find("endpoints", corpus.endpoint).serve:
             yield f"generate {corpus.kind}", "inference", {"corpus": corpus.name}
-    for entry in cfg.evaluations:
-        for model in entry.models:
-            yield "predict_labels", "inference", {"suite": entry.suite, "model": model}
+    for suite, model in cfg.predicted:
+        yield "predict_labels", "inference", {"suite": suite, "model": model}
+    for suite, model in cfg.answered:
+        yield "answer_questions", "inference", {"suite": suite, "model": model}
+    for (suite, name), against in cfg.judged.items():
+        if name != against and judge_at_work(cfg, suite):
+            yield "judge_answers", "judging", {"suite": suite, "measured": name}
 
 
 def table(cfg, site):

@@ -4,10 +4,12 @@ remakes what depends on it and a new field with a default remakes nothing that d
 No path, no time, no section of the config as a whole. Each job derives its seed from the experiment's and its name.
 """
 
+from moult import contrasts as pairing
 from moult import (
     corpora,
     exports,
     folding,
+    judging,
     labelling,
     llamafactory,
     merging,
@@ -16,6 +18,7 @@ from moult import (
     report,
     tables,
     training,
+    verdicts,
     videos,
 )
 from moult.files import derive_seed
@@ -73,6 +76,7 @@ def prepare_dataset(cfg, name):
         or (label_set["task"] if label_set else "conversation" if conversations else "question_answering"),
         "language": label_set["language"] if label_set else "und" if conversations else "en",
         "dev_fraction": dataset.dev_fraction,
+        **({"test_fraction": dataset.test_fraction} if dataset.test_fraction else {}),
         "limit": cfg.limit,
         "seed": derive_seed(cfg.seed, "prepare_dataset", name),
         "version": tables.VERSION,
@@ -146,12 +150,12 @@ def endpoint(cfg, name):
     return {"name": name, "url": entry.url, "model": entry.model}
 
 
-def client(cfg, corpus):
-    """How the remote endpoint of a corpus is dealt with, None if a model of this build answers.
+def client(cfg, name):
+    """How a remote endpoint is dealt with, None if a model of this build answers.
 
     No answer depends on it, so it is not in the recipe: another limit or another price remakes nothing.
     """
-    entry = cfg.find("endpoints", cfg.find("corpora", corpus).endpoint)
+    entry = cfg.find("endpoints", name)
     if entry.serve:
         return None
     return {
@@ -175,29 +179,79 @@ def spending_folder(cfg):
 
 
 def corpus(cfg, name):
-    """What is asked of whom, for either kind of corpus."""
+    """What is asked of whom, for guidelines and for distilled answers."""
     entry = cfg.find("corpora", name)
-    decoding = entry.decoding
     return {
         "name": name,
         "splits": list(entry.splits),
         "endpoint": endpoint(cfg, entry.endpoint),
         "prompt": load_template(entry.prompt),
-        "decoding": {
-            "temperature": decoding.temperature,
-            "top_p": decoding.top_p,
-            "top_k": decoding.top_k,
-            "max_tokens": decoding.max_tokens,
-        },
+        "decoding": decoded(entry.decoding),
         "cut": entry.cut,
         "seed": derive_seed(cfg.seed, entry.kind, name),
         "version": corpora.VERSION,
     }
 
 
+def decoded(decoding):
+    """How answers are decoded."""
+    return {key: getattr(decoding, key) for key in ("temperature", "top_p", "top_k", "max_tokens")}
+
+
+def contrasts(cfg, name):
+    """What is asked twice of whom, how either answer is decoded, and which pairs are kept."""
+    entry = cfg.find("corpora", name)
+    chosen, gate, decoding = entry.chosen, entry.gate, entry.decoding
+    if chosen.method == "beam":
+        costly = {"method": "beam", "beams": chosen.beams, "length_penalty": chosen.length_penalty}
+    else:
+        costly = {
+            "method": "consistency",
+            "samples": chosen.samples,
+            "temperature": chosen.temperature,
+            "top_p": chosen.top_p,
+            "top_k": chosen.top_k,
+        }
+    return {
+        "name": name,
+        "splits": list(entry.splits),
+        "endpoint": endpoint(cfg, entry.endpoint),
+        "prompt": load_template(entry.prompt or cfg.corpus_dataset(name).template),
+        "rejected": {
+            "temperature": decoding.temperature,
+            "top_p": decoding.top_p,
+            "top_k": decoding.top_k,
+            "max_tokens": decoding.max_tokens,
+        },
+        "chosen": costly,
+        "gate": {
+            "min_characters": gate.min_characters,
+            "max_repetition": gate.max_repetition,
+            "max_length_ratio": gate.max_length_ratio,
+            "max_similarity": gate.max_similarity,
+        },
+        "seed": derive_seed(cfg.seed, entry.kind, name),
+        "version": pairing.VERSION,
+    }
+
+
 def finetune(cfg, name):
     """What the trainer is told, and the prompt template of each data source; `lora` where an adapter is trained."""
-    entry = cfg.find("models", name).finetune
+    data = cfg.find("models", name).finetune.data
+    return _training(cfg, name, "finetune", data={one: _template(training_dataset(cfg, one)) for one in data})
+
+
+def optimise(cfg, name):
+    """What the trainer is told of pairs: as for examples, and the loss; prompts stand in the pairs."""
+    entry = cfg.find("models", name).optimise
+    loss = {"kind": entry.loss.kind, "nll_weight": entry.loss.nll_weight}
+    loss |= {"beta": entry.loss.beta} if entry.loss.kind == "dpo" else {"margin": entry.loss.margin}
+    return _training(cfg, name, "optimise", data=list(entry.data), loss=loss, collapse=entry.collapse)
+
+
+def _training(cfg, name, way, **own):
+    """Return what examples (way: finetune) and pairs (optimise) are trained on alike, and what is its own."""
+    entry = cfg.find("models", name).training
     settings = cfg.compute_of(name)
     lora = {
         "rank": entry.lora.rank,
@@ -208,7 +262,7 @@ def finetune(cfg, name):
     together = {"devices": entry.devices, "zero": entry.zero}
     return {
         "base": entry.base,
-        "data": {source: _template(training_dataset(cfg, source)) for source in entry.data},
+        **own,
         **({"mixed": True} if len(entry.data) > 1 else {}),
         **({"lora": lora} if entry.method == "lora" else {}),
         **(together if entry.devices > 1 else {}),
@@ -227,7 +281,7 @@ def finetune(cfg, name):
         "evaluate_every": entry.evaluate_every,
         "selection": entry.selection,
         "gradient_checkpointing": entry.gradient_checkpointing,
-        "seed": derive_seed(cfg.seed, "finetune", name),
+        "seed": derive_seed(cfg.seed, way, name),
         "version": training.VERSION,
     }
 
@@ -241,7 +295,7 @@ def training_dataset(cfg, source):
 
 def fold_adapter(cfg, name):
     """Folding has no settings of its own."""
-    return {"base": cfg.find("models", name).finetune.base, "version": folding.VERSION}
+    return {"base": cfg.find("models", name).training.base, "version": folding.VERSION}
 
 
 def merge(cfg, name):
@@ -268,12 +322,14 @@ def card(cfg, name):
     model = cfg.find("models", name)
     if model.fetch:
         summary, recipe, data = "Fetched, not changed.", fetch_model(cfg, name), []
-    elif model.finetune:
-        lora = model.finetune.method == "lora"
+    elif model.training:
+        lora = model.training.method == "lora"
         way = "by LoRA" if lora else "in all its weights"
-        summary = f"{model.finetune.base}, fine-tuned {way} on {', '.join(model.finetune.data)}"
+        done = "fine-tuned" if model.finetune else f"preference-optimised ({model.optimise.loss.kind} loss)"
+        summary = f"{model.training.base}, {done} {way} on {', '.join(model.training.data)}"
         summary += "; the adapter is folded in." if lora else "."
-        recipe, data = finetune(cfg, name), [_data_line(cfg, source) for source in model.finetune.data]
+        recipe = finetune(cfg, name) if model.finetune else optimise(cfg, name)
+        data = [_data_line(cfg, source) for source in model.training.data]
     else:
         summary = f"A merge by {model.merge.method} of {', '.join(parent.model for parent in model.merge.parents)}."
         recipe, data = merge(cfg, name), []
@@ -333,6 +389,68 @@ def plot_confusion(cfg, suite, measured):
         "methods": list(cfg.find("suites", suite).labels.methods),
         "datasets": cfg.measured[suite, measured],
         "version": pictures.CONFUSION_VERSION,
+    }
+
+
+def sampled_questions(cfg, suite):
+    """Which questions a judged suite asks: the same of every model, and of every pair that is judged."""
+    judge = cfg.find("suites", suite).judge
+    return {
+        "datasets": list(judge.datasets),
+        "split": judge.split,
+        "sample": judge.sample,
+        "seed": derive_seed(cfg.seed, "judge", suite),
+    }
+
+
+def answer_questions(cfg, suite, model):
+    """How a model is asked the questions of a judged suite."""
+    asking = cfg.find("suites", suite).judge.answers
+    questions = sampled_questions(cfg, suite)
+    return {
+        "suite": suite,
+        "model": model,
+        "questions": questions,
+        "prompts": {
+            name: load_template(asking.prompt or cfg.find("datasets", name).template) for name in questions["datasets"]
+        },
+        "decoding": decoded(asking.decoding),
+        "compute": compute(cfg, model),
+        "version": judging.VERSION,
+    }
+
+
+def judge_answers(cfg, suite, measured):
+    """What the judge is shown, and what it is asked about it; `measured` is a model or a corpus."""
+    judge = cfg.find("suites", suite).judge
+    return {
+        "suite": suite,
+        "model": measured,
+        "against": cfg.judged[suite, measured],
+        "questions": sampled_questions(cfg, suite),
+        "criteria": list(judge.criteria),
+        "endpoint": endpoint(cfg, judge.endpoint),
+        "prompt": load_template(judge.prompt),
+        "decoding": decoded(judge.decoding),
+        "repeats": {"questions": judge.repeats.questions, "times": judge.repeats.times},
+        "version": judging.VERSION,
+    }
+
+
+def score_judgements(cfg, suite, measured):
+    """What is made of the judgements of a model, or, of the one that is compared with, of those of all others."""
+    judge = cfg.find("suites", suite).judge
+    reference = cfg.evaluation_of[suite, measured].reference
+    return {
+        "suite": suite,
+        "model": measured,
+        "against": cfg.judged[suite, measured],
+        "datasets": list(judge.datasets),
+        "criteria": list(judge.criteria),
+        "limit": cfg.limit,
+        "reference": reference.model_dump() if reference else None,
+        "seed": derive_seed(cfg.seed, "score_judgements", suite),
+        "version": verdicts.VERSION,
     }
 
 

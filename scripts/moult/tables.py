@@ -181,9 +181,9 @@ def prepare_dataset(recipe, raw, target, videos=None, scratch=None, workers=1):
     """Write `<target>/<split>.parquet`, rejects.jsonl, profile.json and labels.json; return the profile.
 
     recipe: name, format, columns, files (split → categories of its files), label_set, task, dev_fraction, limit, seed;
-    `videos` where rows have some: how they are sampled. Then `videos` is their folder, `scratch` where frames are kept
-    until all are decoded, by `workers` processes; frames/, videos.jsonl (what each file is) and frames.jpg (some of
-    the frames, to be looked at) are written too.
+    `test_fraction` where a test split is drawn from train too; `videos` where rows have some: how they are sampled.
+    Then `videos` is their folder, `scratch` where frames are kept until all are decoded, by `workers` processes;
+    frames/, videos.jsonl (what each file is) and frames.jpg (some of the frames, to be looked at) are written too.
     Rows in = rows out + rejects + what `limit` leaves out, which is counted, not rejected. Texts lose the blanks around
     them; what stands in them otherwise is the row's own affair.
     """
@@ -196,8 +196,9 @@ def prepare_dataset(recipe, raw, target, videos=None, scratch=None, workers=1):
         if not splits[split]:
             raise UserError(f"dataset {recipe['name']}, {split}: no usable row, {_why_none(rejected)}.")
         rejects += rejected
-    if "dev" not in splits and len(splits.get("train", ())) > 1 and recipe["dev_fraction"]:
-        splits["train"], splits["dev"] = _carve_dev(splits["train"], recipe)
+    # Test first: selection rows come out of train alone.
+    _carve("test", splits, recipe)
+    _carve("dev", splits, recipe)
     listed, frames = [], []
     for split, rows in splits.items():
         if videos:
@@ -250,12 +251,15 @@ def _by_chance(rows, seed):
     return sorted(rows, key=lambda row: digest([seed, row["uid"]]))
 
 
-def _carve_dev(rows, recipe):
-    """Return (train, dev): selection rows drawn from train with the seed, never from test."""
-    count = min(max(1, round(len(rows) * recipe["dev_fraction"])), len(rows) - 1)
-    chosen = {row["uid"] for row in _by_chance(rows, derive_seed(recipe["seed"], "dev"))[:count]}
-    train = [row for row in rows if row["uid"] not in chosen]
-    return train, [row | {"split": "dev"} for row in rows if row["uid"] in chosen]
+def _carve(split, splits, recipe):
+    """Draw a split that has no file from train, with the seed; nothing is drawn where train is too small for two."""
+    rows, fraction = splits.get("train", ()), recipe.get(f"{split}_fraction")
+    if split in splits or not fraction or len(rows) < 2:
+        return
+    count = min(max(1, round(len(rows) * fraction)), len(rows) - 1)
+    chosen = {row["uid"] for row in _by_chance(rows, derive_seed(recipe["seed"], split))[:count]}
+    splits["train"] = [row for row in rows if row["uid"] not in chosen]
+    splits[split] = [row | {"split": split} for row in rows if row["uid"] in chosen]
 
 
 def _limited(rows, recipe):
@@ -285,7 +289,7 @@ def _with_videos(split, rows, recipe, folder, scratch, workers):
     else:
         dataset = recipe["label_set"]["dataset"]
         kept, without, *found = attach_videos(asked, folder, recipe["videos"], dataset, scratch, wanted, workers)
-    # Selection rows that were carved out came in with train.
+    # Rows that were carved out came in with train.
     origin = split if split in recipe["files"] else "train"
     told = {"dataset": recipe["name"], "split": origin}
     rejects = [
@@ -336,6 +340,7 @@ def _profile(splits, rejects, rows_in, unused, recipe):
         "dataset": recipe["name"],
         "limit": recipe["limit"],
         "dev": "carved out of train" if "dev" in splits and "dev" not in recipe["files"] else "as given",
+        **({"test": "carved out of train"} if "test" in splits and "test" not in recipe["files"] else {}),
         "rows_in": rows_in,
         "rejects": dict(sorted(Counter(reject["reason"] for reject in rejects).items())),
         "splits": {},

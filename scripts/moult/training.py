@@ -1,4 +1,5 @@
-"""Fine-tuning, LoRA or full: a run of transformers' Trainer that may be killed at any moment and then goes on."""
+"""Training, LoRA or full, on examples or on preference pairs: a run of transformers' Trainer that may be killed at any
+moment and then goes on."""
 
 import csv
 import functools
@@ -8,8 +9,8 @@ import shutil
 import time
 from pathlib import Path
 
-from moult import distributed
-from moult.batches import GroupedRows, collate, encode_examples
+from moult import distributed, preference
+from moult.batches import GroupedRows, collate, collate_pairs, encode_examples, encode_pairs, length_of
 from moult.checkpoints import finished, last_whole, mark_whole, refuse_empty, save_like
 from moult.errors import UserError
 from moult.files import read_json, whole_directory, write_json
@@ -23,19 +24,31 @@ logger = logging.getLogger(__name__)
 
 # Raise it when the same recipe would now give a different adapter or model: it retrains every one.
 VERSION = 1
+# Evaluations of a run on pairs, where the recipe does not say how often: what collapses is to be seen in time.
+LOOKS = 10
 
 
 def finetune_lora(
-    recipe: dict, base: Path, train: list[Example], dev: list[Example], scratch: Path, adapter: Path, data=()
+    recipe: dict,
+    base: Path,
+    train: list[Example | preference.Pair],
+    dev: list[Example | preference.Pair],
+    scratch: Path,
+    adapter: Path,
+    data=(),
 ) -> dict:
     """Train a LoRA adapter on the answers of `train`, write its directory whole, and return its `train.json`.
+
+    A recipe with a `loss` (see `preference.pair_losses`) trains on pairs, and stops when the perplexity of the chosen
+    answers of `dev` is more than `collapse` times that under the base; any other trains on examples.
 
     The best checkpoint on `dev` is kept, or the last one where `dev` is empty. Checkpoints live in `scratch`, which
     must belong to this recipe and these rows alone; a second call with it goes on from the last whole one. Examples
     that show videos find their frames in the prepared datasets `data`; what sees in the model stays as it is.
 
     Raises:
-        UserError: no row of a split fits `max_length`, `lora.targets` names no layer, or the loss is not finite.
+        UserError: no row of a split fits `max_length`, `lora.targets` names no layer, the loss is not finite, or the
+            model collapses.
     """
 
     def save(checkpoint, folder):
@@ -50,7 +63,13 @@ def finetune_lora(
 
 
 def finetune_full(
-    recipe: dict, base: Path, train: list[Example], dev: list[Example], scratch: Path, model: Path, data=()
+    recipe: dict,
+    base: Path,
+    train: list[Example | preference.Pair],
+    dev: list[Example | preference.Pair],
+    scratch: Path,
+    model: Path,
+    data=(),
 ) -> dict:
     """Train every weight of the base's language model, write its directory whole, and return its `train.json`.
 
@@ -68,12 +87,13 @@ def _finetune(recipe, base, train, dev, scratch, target, save, data):
     """Train, then write `target`: what `save(checkpoint, folder)` takes from the best checkpoint, and the report."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer, pairwise = AutoTokenizer.from_pretrained(base), "loss" in recipe
     shown = [str(folder) for folder in data] if any(videos_of(one.messages) for one in [*train, *dev]) else []
     vision = Vision(base, Frames(shown)) if shown else None
+    encode = encode_pairs if pairwise else functools.partial(encode_examples, vision=vision)
     rows, truncated, dropped = {}, {}, []
     for split, examples in (("train", train), ("dev", dev)):
-        rows[split], truncated[split], rejects = encode_examples(tokenizer, examples, recipe["max_length"], vision)
+        rows[split], truncated[split], rejects = encode(tokenizer, examples, recipe["max_length"])
         dropped += [{"split": split} | reject for reject in rejects]
         if not rows[split] and (examples or split == "train"):
             raise UserError(
@@ -84,7 +104,12 @@ def _finetune(recipe, base, train, dev, scratch, target, save, data):
     scratch.mkdir(parents=True, exist_ok=True)
     last = last_whole(scratch)
     if last is None or not finished(last):
+        if pairwise and recipe["loss"]["kind"] == "dpo":
+            load = functools.partial(_reference, recipe, base)
+            rows = preference.with_reference(rows, load, recipe["batch_size"], scratch / "reference.json")
         work = {"recipe": recipe, "base": str(base), "rows": rows, "scratch": str(scratch), "shown": shown}
+        if pairwise and not recipe["evaluate_every"]:
+            work["recipe"] = recipe | {"evaluate_every": max(1, _steps(recipe, len(rows["train"])) // LOOKS)}
         work["checkpoint"] = last and str(last)
         if recipe.get("devices", 1) == 1:
             run_trainer(**work)
@@ -93,7 +118,7 @@ def _finetune(recipe, base, train, dev, scratch, target, save, data):
         last = last_whole(scratch)
     state = read_json(last / "trainer_state.json")
 
-    curve = _loss_curve(state["log_history"])
+    curve = _loss_curve(state["log_history"], pairwise)
     best_step = state["best_global_step"] or state["global_step"]
     best = next((row for row in curve if (row["step"], row["split"]) == (best_step, "dev")), None)
     report = {
@@ -103,11 +128,11 @@ def _finetune(recipe, base, train, dev, scratch, target, save, data):
         "steps": state["global_step"],
         "best_step": best_step,
         "criterion": recipe["selection"] if dev else "last",
-        "dev": best and {"nll": best["loss"], "accuracy": best["accuracy"]},
+        "dev": best and _dev_facts(best),
         "truncated": truncated,
         "dropped": dropped,
         "tokens": state["num_input_tokens_seen"],
-    }
+    } | ({"dev_before": _dev_facts(curve[0])} if pairwise else {})
     with whole_directory(target) as partial:
         tokenizer.save_pretrained(partial)
         save(scratch / f"checkpoint-{best_step}", partial)
@@ -117,6 +142,19 @@ def _finetune(recipe, base, train, dev, scratch, target, save, data):
             writer.writeheader()
             writer.writerows(curve)
     return report
+
+
+def _dev_facts(row):
+    """Return what an evaluation of the loss curve says; `nll` is of a token, of pairs that of the chosen answers."""
+    if "nll" in row:
+        return {"loss": row["loss"], "nll": row["nll"], "accuracy": row["accuracy"]}
+    return {"nll": row["loss"], "accuracy": row["accuracy"]}
+
+
+def _steps(recipe, rows):
+    """Return the optimiser steps of a run on so many rows."""
+    each = recipe["batch_size"] * recipe["accumulation"] * recipe.get("devices", 1)
+    return recipe["max_steps"] or math.ceil((recipe["epochs"] or 1) * math.ceil(rows / each))
 
 
 def run_trainer(recipe, base, rows, scratch, checkpoint, shown):
@@ -139,10 +177,16 @@ def run_trainer(recipe, base, rows, scratch, checkpoint, shown):
     if onednn and recipe["dtype"] == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         logger.warning("this CPU has no bfloat16 arithmetic: dtype float32 would be about 20 times faster")
     set_seed(recipe["seed"])
-    trainer = Trainer(
+    trainer_of, collator, score, metrics = Trainer, collate, _score_answers, _dev_metrics
+    if "loss" in recipe:
+        trainer_of, collator, score = preference.pair_trainer(recipe["loss"]), collate_pairs, None
+        metrics = preference.dev_metrics
+    elif shown:
+        collator = functools.partial(collate, vision=Vision(base, Frames(shown)))
+    trainer = trainer_of(
         model=_model(recipe, base),
         args=arguments,
-        data_collator=functools.partial(collate, vision=Vision(base, Frames(shown)) if shown else None),
+        data_collator=collator,
         train_dataset=GroupedRows(
             rows["train"],
             recipe["batch_size"],
@@ -151,10 +195,10 @@ def run_trainer(recipe, base, rows, scratch, checkpoint, shown):
             arguments.world_size,
             mixed=recipe.get("mixed", False),
         ),
-        eval_dataset=sorted(rows["dev"], key=lambda row: len(row["input_ids"]), reverse=True),
-        preprocess_logits_for_metrics=_score_answers,
-        compute_metrics=lambda prediction: _dev_metrics(prediction.predictions, recipe["selection"]),
-        callbacks=[_watch()],
+        eval_dataset=sorted(rows["dev"], key=length_of, reverse=True),
+        preprocess_logits_for_metrics=score,
+        compute_metrics=lambda prediction: metrics(prediction.predictions, recipe["selection"]),
+        callbacks=[_watch(recipe)],
     )
     trainer.remove_callback(PrinterCallback)
     logger.info("ready: training on %d rows, %d for selection", len(rows["train"]), len(rows["dev"]))
@@ -219,13 +263,28 @@ def _is_mixed(recipe):
     return recipe["dtype"] == "bfloat16" and ("lora" not in recipe or recipe.get("zero") == 3)
 
 
+def _base(recipe, base):
+    alone = recipe.get("devices", 1) == 1
+    dtype = "float32" if alone and _is_mixed(recipe) else recipe["dtype"]
+    return auto_class(base).from_pretrained(base, dtype=dtype, local_files_only=True, use_safetensors=True)
+
+
+def _reference(recipe, base):
+    """Return the base as the function of inputs that training begins with, its products in the same dtype."""
+    import torch
+
+    torch.set_num_threads(recipe["threads"])
+    model = _base(recipe, base).to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    if recipe.get("devices", 1) == 1 and _is_mixed(recipe):
+        model.forward = torch.autocast(model.device.type, torch.bfloat16)(model.forward)
+    return model
+
+
 def _model(recipe, base):
     """Return the base, whole or under LoRA, ready to train."""
     from peft import LoraConfig, get_peft_model
 
-    alone = recipe.get("devices", 1) == 1
-    dtype = "float32" if alone and _is_mixed(recipe) else recipe["dtype"]
-    model = auto_class(base).from_pretrained(base, dtype=dtype, local_files_only=True, use_safetensors=True)
+    model = _base(recipe, base)
     sees = is_vision_language(base)
     if "lora" not in recipe:
         if sees:
@@ -249,10 +308,9 @@ def _score_answers(logits, labels):
     """Return (rows, 3): summed negative log-likelihood of the answer, its number of tokens, 1 where all are argmax."""
     import torch
 
-    counted = labels != -100
-    losses = torch.nn.functional.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none")
-    right = ((logits.argmax(-1) == labels) | ~counted).all(-1)
-    return torch.stack([losses.sum(-1), counted.sum(-1), right], dim=-1)
+    logps, tokens = preference.answer_logps(logits, labels)
+    right = ((logits.argmax(-1) == labels) | (labels == -100)).all(-1)
+    return torch.stack([-logps, tokens, right], dim=-1)
 
 
 def _dev_metrics(scores, selection):
@@ -268,8 +326,9 @@ def _dev_metrics(scores, selection):
     }
 
 
-def _watch():
-    """Return the callback that logs each step, stops a run that diverges, and marks what has been saved whole."""
+def _watch(recipe):
+    """Return the callback that logs each step, stops a run that diverges or collapses, and marks what has been saved
+    whole."""
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
@@ -285,6 +344,10 @@ def _watch():
                         f"training diverged at step {state.global_step}: {name} is {logs[name]}; "
                         f"lower learning_rate (now {args.learning_rate}) or raise warmup_ratio."
                     )
+            if "eval_nll" in logs and "collapse" in recipe:
+                # The first evaluation is of the base; checkpoints keep it.
+                first = next(entry for entry in state.log_history if "eval_nll" in entry)
+                preference.refuse_collapse(recipe, state, first["eval_nll"], logs["eval_nll"])
             if not state.is_world_process_zero:
                 return
             place = f"step {state.global_step} of {state.max_steps}"
@@ -301,6 +364,8 @@ def _watch():
                 )
             elif "eval_nll" in logs:
                 logger.info("%s: dev nll %.4f, accuracy %.4f", place, logs["eval_nll"], logs["eval_accuracy"])
+                if logs.get("eval_objective") == 0 and state.global_step == 0:
+                    logger.warning("held-out pairs are all in order by the margin: raise it, or nothing is learnt")
 
         def on_save(self, args, state, control, **_):
             args.distributed_state.wait_for_everyone()
@@ -311,16 +376,17 @@ def _watch():
     return Watch()
 
 
-def _loss_curve(history):
-    """Return one row for each training step and each evaluation of a Trainer's log."""
+def _loss_curve(history, pairwise):
+    """Return one row for each training step and each evaluation of a Trainer's log; of pairs with their `nll`."""
     curve = []
     for entry in history:
         if "loss" in entry:
             split, loss, accuracy = "train", entry["loss"], None
         elif "eval_nll" in entry:
-            split, loss, accuracy = "dev", entry["eval_nll"], entry["eval_accuracy"]
+            split, loss, accuracy = "dev", entry.get("eval_objective", entry["eval_nll"]), entry["eval_accuracy"]
         else:
             continue
+        of_pairs = {"nll": entry.get("eval_nll")} if pairwise else {}
         curve.append(
             {
                 "step": entry["step"],
@@ -328,6 +394,7 @@ def _loss_curve(history):
                 "loss": loss,
                 "accuracy": accuracy,
                 "learning_rate": entry.get("learning_rate"),
+                **of_pairs,
             }
         )
     return curve

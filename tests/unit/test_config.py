@@ -129,7 +129,7 @@ def change(raw, where, value):
         (
             ["models", 1, "merge"],
             {"method": "linear", "parents": [{"model": "a"}, {"model": "b"}]},
-            "write exactly one of fetch, finetune, merge",
+            "write exactly one of fetch, finetune, optimise, merge",
         ),
         (["models", 0, "parameters"], None, "say how many billions a fetched model has"),
         (["models", 1, "finetune", "learning_rate"], -1, "learning_rate: Input should be greater than 0 (here: -1)"),
@@ -236,3 +236,78 @@ def test_new_keys_of_training_change_no_recipe_that_does_not_use_them(raw):
     assert before.keys() - full.keys() == {"lora"}
     two = recipes.finetune(load(change(raw, ["models", 1, "finetune"], finetune | {"devices": 2})), "tuned")
     assert (two["devices"], two["zero"]) == (2, 2)
+
+
+def test_a_setting_is_measured_by_a_model_per_dataset_and_predicts_nothing_twice(raw):
+    raw["datasets"].append(raw["datasets"][1] | {"name": "acts"})
+    raw["models"] += [
+        {"name": f"{name}-sft", "finetune": {"base": "base", "data": [name]}} for name in ("moods", "acts")
+    ]
+    raw["suites"][0]["labels"]["datasets"] = ["moods", "acts"]
+    raw["evaluations"].append(
+        {"suite": "labels", "settings": [{"name": "sft", "models": "{dataset}-sft"}], "against": ["base", "tuned"]}
+    )
+    cfg = load(raw)
+    assert cfg.measured["labels", "sft"] == {"moods": "moods-sft", "acts": "acts-sft"}
+    assert cfg.predicted["labels", "moods-sft"] == ["moods"]
+    assert cfg.predicted["labels", "base"] == ["moods", "acts"]
+    assert ("labels", "sft") not in cfg.predicted
+    assert list(recipes.predict_labels(cfg, "labels", "acts-sft")["datasets"]) == ["acts"]
+    pairs = recipes.tabulate_scores(cfg)["pairs"]
+    assert ["labels", "sft", "base"] in pairs and ["labels", "sft", "tuned"] in pairs and len(pairs) == 4
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ({"name": "base", "models": "base"}, "a model has this name; give the setting another"),
+        ({"name": "sft", "models": "{dataset}-sft"}, "setting 'sft', moods: model 'moods-sft' is not there"),
+        ({"name": "sft", "models": {"acts": "tuned"}}, "no model for the dataset 'moods'"),
+    ],
+)
+def test_a_setting_needs_a_model_for_every_dataset(raw, setting, sentence):
+    raw["evaluations"].append({"suite": "labels", "settings": [setting]})
+    with pytest.raises(UserError) as error:
+        load(raw)
+    assert sentence in str(error.value)
+
+
+def test_a_reference_is_one_that_the_table_has(raw):
+    raw["evaluations"][0]["reference"] = {"model": "LLaMA-3-8B", "setting": "sft"}
+    assert load(raw)
+    raw["evaluations"][0]["reference"]["model"] = "Llama-3-8B"
+    with pytest.raises(UserError, match="has no 'Llama-3-8B, sft'; did you mean 'LLaMA-3-8B, sft'"):
+        load(raw)
+
+
+def test_mmla_is_whole():
+    text, video = (load_file(ROOT / "config" / "experiments" / f"{name}.yaml") for name in ("mmla", "mmla-video"))
+    assert (len(text.datasets), len(video.datasets)) == (12, 9)
+    assert {dataset.name for dataset in text.datasets} - {dataset.name for dataset in video.datasets} == {
+        "IEMOCAP",
+        "IEMOCAP-DA",
+        "MOSI",
+    }
+    for cfg, settings in ((text, 6), (video, 3)):
+        assert len(cfg.measured) == settings
+        assert all(list(model_of) == cfg.names("datasets") for model_of in cfg.measured.values())
+        trained = [model.finetune for model in cfg.models if model.finetune]
+        assert len(trained) == settings // 3 * (len(cfg.datasets) + 1)
+        assert all(one.selection == "accuracy" for one in trained)
+        assert cfg.unpinned()
+    (it,) = (model.finetune for model in video.models if model.name.endswith("-it"))
+    assert (it.learning_rate, it.epochs, it.batch_size, it.accumulation, it.warmup_ratio) == (1e-4, 5, 8, 4, 0.3)
+
+
+def test_planning_says_what_is_fetched_and_whose_token_is_needed(monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    text, video = (load_file(ROOT / "config" / "experiments" / f"{name}.yaml") for name in ("mmla", "mmla-video"))
+    told = text.hub_needs()
+    assert told[0] == "THUIAR/MMLA-Datasets: 36 files of this hub dataset will be fetched"
+    assert told[1] == "Qwen/Qwen2-1.5B-Instruct: this hub model will be fetched, 1.54 billion parameters"
+    assert told[-1].startswith("meta-llama/Meta-Llama-3-8B-Instruct: asks for your token")
+    assert told[-1].endswith("HF_TOKEN, which you must set first")
+    assert video.hub_needs()[1] == "THUIAR/MMLA-Datasets: 9 folders of videos of this hub dataset will be fetched"
+    # What is there already is not spoken of.
+    assert text.hub_needs(lambda kind, name: True) == []
+    assert len(text.hub_needs(lambda kind, name: name == "LLaMA-3-8B")) == 2

@@ -122,6 +122,27 @@ def test_devices_share_the_rows_of_a_step():
         assert shared[:18] == [alone[index] for index in range(len(alone))]
 
 
+def test_rows_of_several_datasets_are_mixed_in_every_step():
+    # As label lists do: the rows of each dataset have a length of their own.
+    rows = [{"input_ids": [1] * (20 + 10 * (number % 4)), "start": 1, "of": number % 4} for number in range(256)]
+    mixed, grouped = GroupedRows(rows, 4, 4, seed=7, mixed=True), GroupedRows(rows, 4, 4, seed=7)
+
+    def datasets_per_step(order):
+        steps = [{order[index]["of"] for index in range(first, first + 16)} for first in range(0, 256, 16)]
+        return sum(map(len, steps)) / len(steps)
+
+    for epoch in (0, 1):
+        mixed.set_epoch(epoch)
+        assert sorted(mixed.order) == list(range(256))
+        assert datasets_per_step(mixed) > 3.8 > datasets_per_step(grouped)
+        # Within a step long rows come first, so that a forward pass has rows of like length.
+        lengths = [len(mixed[index]["input_ids"]) for index in range(16)]
+        assert lengths == sorted(lengths, reverse=True) and lengths[0] == 50
+    again = GroupedRows(rows, 4, 4, seed=7, mixed=True)
+    again.set_epoch(1)
+    assert again.order == mixed.order
+
+
 def mismatches(settings):
     from moult.training import _arguments
     from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig

@@ -114,7 +114,7 @@ def test_what_the_journal_holds_is_not_counted_again(place, capsys):
     with OpenAIServer(lambda body: "four words of answer") as server:
         cfg = load(config(server.url))
         rows = prepared(cfg)
-        more = {"client": client(cfg, "e"), "journal": "journal/distill_answers/e.sqlite"}
+        more = {"client": client(cfg, "teacher"), "journal": "journal/distill_answers/e.sqlite"}
         generate_corpus(corpus(cfg, "e"), rows[:5], "answer", **more)
     found, total, lines = estimated(capsys, config(server.url, budget=1))
     e = found["e"]
@@ -166,3 +166,23 @@ def test_a_wrong_config_is_a_sentence(place):
     Path("x.yaml").write_text("name: x\nbudgett: 3\n")
     with pytest.raises(SystemExit, match="did you mean 'budget'"):
         estimate.main(["x.yaml"])
+
+
+def test_a_judge_is_counted_before_and_after_its_answers_are_there(place, capsys):
+    suite = {"name": "s", "judge": {"datasets": ["q"], "split": "train", "endpoint": "teacher"}}
+    suite["judge"] |= {"sample": 5, "repeats": {"questions": 2, "times": 2}, "decoding": {"max_tokens": 40}}
+    raw = config(suites=[suite], evaluations=[{"suite": "s", "corpora": ["d", "e"], "against": "e"}])
+    found, total, lines = estimated(capsys, raw)
+    one = found["s/d"]
+    # Both orders of each pair, and two of them twice more; the answers may be as long as they may.
+    assert (one["rows"], one["ask"], one["answered"]) == (14, 14, None)
+    assert one["answer_tokens_high"] == 14 * 40
+    assert one["dollars_high"] == pytest.approx((one["prompt_tokens"] + 14 * (20 + 30) + 14 * 40 * 2) / 1e6)
+    assert total["dollars_high"] == pytest.approx(sum(found[name]["dollars_high"] for name in ("g", "d", "e", "s/d")))
+    assert any("the answers of d are not written yet" in line for line in lines)
+    rows = prepared(load(raw))
+    for name in "de":
+        write_jsonl(f"results/x/corpora/{name}.jsonl", [{"uid": row["uid"], "answer": name} for row in rows])
+    one = estimated(capsys, raw)[0]["s/d"]
+    assert (one["ask"], one["answered"]) == (14, 0)
+    assert one["dollars_high"] == pytest.approx((one["prompt_tokens"] + 14 * 40 * 2) / 1e6)

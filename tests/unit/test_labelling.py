@@ -1,6 +1,7 @@
 """Predictions and scores of a pico model: one load, nothing unparsed scored, published values beside ours."""
 
 import csv
+import json
 
 import pytest
 from moult import labelling
@@ -44,6 +45,29 @@ def test_predictions_are_made_in_one_load_and_kept(tmp_path, folders, pico_model
     assert all(row["pred"] in LABELS["labels"] and len(row["raw"]) == 2 for row in first[4:])
     assert predict_labels(*arguments) == first
     assert len(loads) == 1
+
+
+def test_scores_of_a_prediction_file_are_those_of_scikit_learn(tmp_path, folders, pico_model):
+    from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+
+    write_json(tmp_path / "m.json", {"content": "abc"})
+    made = predict_labels(recipe(), pico_model, tmp_path / "m.json", folders, tmp_path / "j.sqlite")
+    write_jsonl(tmp_path / "p.jsonl", made)
+    # Out of the file alone, by nothing of ours.
+    lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text(encoding="utf-8").splitlines()]
+    found = {
+        (row["method"], row["dataset"], row["metric"]): row["value"] for row in score_labels(scoring(), made, folders)
+    }
+    for method in ("generate", "likelihood"):
+        mine = [line for line in lines if line["method"] == method]
+        gold, pred = [line["gold"] for line in mine], [line["pred"] or "unread" for line in mine]
+        assert found[method, "d", "accuracy"] == round(accuracy_score(gold, pred), 6)
+        for average in ("macro", "weighted"):
+            expected = precision_recall_fscore_support(
+                gold, pred, labels=LABELS["labels"], average=average, zero_division=0
+            )
+            for metric, value in zip(("precision", "recall", "f1"), expected, strict=False):
+                assert found[method, "d", f"{average}_{metric}"] == round(value, 6)
 
 
 def scoring(**more):

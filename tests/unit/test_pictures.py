@@ -81,6 +81,19 @@ def test_scores_of_one_dataset_have_no_mean_and_a_suite_without_scores_says_so()
     assert texts(pictures.draw_scores([])) == ["No model was measured on this suite."]
 
 
+def test_confusion_counts_every_answer_the_unread_ones_too():
+    labels = [f"label {i}" for i in range(30)]
+    many = {"labels": labels, "counts": [[100 + i] + [0] * 29 + [3] for i in range(30)]}
+    few = {"labels": ["yes", "no & <more>"], "counts": [[5, 0, 2], [1, 7, 0]]}
+    tables = [one | {"dataset": name, "method": "generate"} for name, one in (("many", many), ("few", few))]
+    svg = pictures.draw_confusion(tables)
+    found = texts(svg)
+    assert {"many, generate", "few, generate", "no & <more>", "unread", "label 29", "129", "7"} <= set(found)
+    # Cells without answers are empty: 60 and 4 counts stand in 930 and 6 cells.
+    assert len([text for text in found if text.isdigit()]) == 64
+    assert pictures.draw_confusion(tables) == svg
+
+
 @pytest.mark.parametrize("dev", [(), (2,), (1, 2)])
 def test_losses_with_and_without_dev(dev):
     rows = [{"step": str(step), "split": "train", "loss": "1.5"} for step in (1, 2)]

@@ -1,7 +1,7 @@
 """Named training settings: written out before the config is checked, and what is written beside them wins."""
 
 import pytest
-from moult.config import Finetune, shipped_labels
+from moult.config import Finetune, load, shipped_labels
 from moult.errors import UserError
 from moult.presets import fill, load_preset, preset_names
 
@@ -38,6 +38,12 @@ def test_keys_beside_a_preset_win_those_of_lora_one_by_one():
     assert "preset" not in written
     assert (written["epochs"], written["learning_rate"]) == (1, 5e-5)
     assert (written["lora"]["rank"], written["lora"]["alpha"]) == (4, 32)
+
+
+def test_a_misspelt_key_is_told_of_presets_too():
+    model = {"name": "m", "finetune": {"presett": "mmla/paper-llm-sft", "base": "b", "data": ["d"]}}
+    with pytest.raises(UserError, match="presett: unknown key; did you mean 'preset'"):
+        load({"name": "x", "models": [model]})
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from moult.errors import UserError
 from moult.examples import training_examples
 from moult.files import write_jsonl
 from moult.labelling import label_examples, label_messages
+from moult.parsing import parse_label
 from moult.prompts import load_template, prompt_ids, render, render_answer, template_names
 from moult.tables import prepare_dataset, read_rows
 from pico import build_pico_tokenizer
@@ -13,7 +14,15 @@ LABELS = {"dataset": "d", "task": "mood", "task_words": "mood", "language": "en"
 
 
 def test_every_shipped_template_renders():
-    fields = {"text": "x", "task_words": "mood", "labels": ["a"], "label": "a", "title": "t", "question": "q"}
+    fields = {
+        "text": "x",
+        "task": "mood",
+        "task_words": "mood",
+        "labels": ["a"],
+        "label": "a",
+        "title": "t",
+        "question": "q",
+    }
     fields |= {"field": "f", "guideline": "", "answer": "z"}
     for name in template_names():
         template = load_template(name)
@@ -45,6 +54,18 @@ def test_control_tokens_in_a_row_open_no_turn():
     plain = prompt_ids(tokenizer, [{"role": "user", "content": "hi"}])
     expected = tokenizer("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False)
     assert plain == expected["input_ids"]
+
+
+@pytest.mark.parametrize("name", [name for name in template_names() if name.startswith("mmla/")])
+def test_what_a_prompt_teaches_is_read_back_as_the_label(name):
+    label_set = {"task": "dialogue_act", "task_words": "dialogue act", "labels": ["agree", "no opinion", "opinion"]}
+    messages, answers = label_messages(load_template(name), {"text": "Fine by me."}, label_set)
+    assert "Fine by me." in messages[-1]["content"] and "<video>" not in messages[-1]["content"]
+    assert [parse_label(answer, label_set["labels"]) for answer in answers] == [
+        (label, "ok") for label in label_set["labels"]
+    ]
+    key = {"mmla/paper-text": "dialogue act: ", "mmla/paper-video": "dialogue act: "}
+    assert answers[0] == (key | {"mmla/reproduction-text": "dialogue_act: "}).get(name, "") + "agree"
 
 
 @pytest.mark.parametrize("written", ["{{ message.content }}", "{{ message.content | trim }}"])

@@ -102,6 +102,17 @@ def table(n):
     return "id\ttext\tlabel\n" + "".join(f"{i}\ttext number {i}\tjoy\n" for i in range(n))
 
 
+def test_a_test_split_is_held_out_where_there_is_none(tmp_path):
+    text = "id\ttext\tlabel\n" + "".join(f"{number}\ttext {number}\tjoy\n" for number in range(40))
+    train, _, profile = prepare(tmp_path, text, test_fraction=0.25, dev_fraction=0.1)
+    dev, test = (read_rows(tmp_path / "out", split) for split in ("dev", "test"))
+    assert (len(train), len(dev), len(test)) == (27, 3, 10) and profile["test"] == "carved out of train"
+    assert {row["split"] for row in test} == {"test"}
+    # Another share for selection leaves the test rows as they are.
+    prepare(tmp_path, text, test_fraction=0.25, dev_fraction=0.5)
+    assert [row["uid"] for row in read_rows(tmp_path / "out", "test")] == [row["uid"] for row in test]
+
+
 def test_dev_is_carved_with_the_seed_whatever_the_order(tmp_path):
     lines = table(50).splitlines()
     chosen = []

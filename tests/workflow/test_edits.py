@@ -40,6 +40,7 @@ def test_a_rank_retrains_its_adapter_and_what_follows(copied):
         "scores/labels/merged.csv",
         "scores/summary.csv",
         "scores/differences.csv",
+        "plots/confusion/labels/merged.svg",
         "plots/labels.svg",
         "report/index.html",
     }

@@ -1,0 +1,10 @@
+"""A model answers each question twice, with much and with little computing: pairs to prefer by (METEOR stage 3)."""
+
+from moult.contrasts import contrast_answers
+from moult.corpora import asked_rows
+from moult.job import job
+
+if __name__ == "__main__":
+    with job(snakemake) as running:
+        rows = asked_rows(snakemake.input, running.recipe["splits"])
+        running.facts = contrast_answers(running, rows, snakemake.input, snakemake.output)

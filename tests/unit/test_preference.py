@@ -1,0 +1,354 @@
+"""Preference losses against a plain implementation of their formulas, and runs on pairs of pico models."""
+
+import csv
+import json
+import math
+import shutil
+
+import pytest
+from moult import preference
+from moult.batches import BLANK, GroupedRows, collate_pairs, encode_pairs
+from moult.errors import UserError
+from moult.files import write_jsonl
+from moult.preference import Pair, read_pairs
+from moult.prompts import end_of_turn_id, prompt_ids
+from moult.training import finetune_full, finetune_lora
+from pico import teach_pico_model
+
+RECIPE = {
+    "base": "pico",
+    "data": ["pairs"],
+    "loss": {"kind": "contrastive", "margin": 1.0, "nll_weight": 0.0},
+    "collapse": 2.0,
+    "lora": {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": "all-linear"},
+    "learning_rate": 1e-2,
+    "epochs": 2,
+    "max_steps": None,
+    "schedule": "constant",
+    "warmup_ratio": 0.0,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "batch_size": 2,
+    "accumulation": 2,
+    "dtype": "float32",
+    "max_length": 128,
+    "evaluate_every": None,
+    "selection": "loss",
+    "gradient_checkpointing": False,
+    "seed": 7,
+    "threads": 1,
+}
+FULL = {key: value for key, value in RECIPE.items() if key != "lora"} | {"learning_rate": 1e-3}
+DPO = {"kind": "dpo", "beta": 0.5, "nll_weight": 0.0}
+LOSSES = {
+    "contrastive": RECIPE["loss"],
+    "contrastive_and_nll": {"kind": "contrastive", "margin": 0.0, "nll_weight": 0.3},
+    "dpo": DPO,
+    "dpo_and_nll": DPO | {"nll_weight": 0.3},
+}
+
+
+def pair(number):
+    """Return a pair; prompts and answers have many lengths, and the answers of a pair never the same."""
+    question = f"question {number} " + " ".join(["data"] * (number % 4))
+    chosen = " and ".join(["fox", "the brown dog", "yes", "a question"][: 1 + number % 4])
+    rejected = " or ".join(["quick", "no", "the jumping fox"][: 1 + (number + 1) % 3])
+    return Pair(f"q:train:{number}", [{"role": "user", "content": question}], chosen, rejected)
+
+
+TRAIN = [pair(number) for number in range(10)]
+DEV = [pair(number) for number in range(100, 104)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(pico_model):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(pico_model)
+
+
+@pytest.fixture(scope="module")
+def base(pico_model):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(pico_model, dtype=torch.float32).eval()
+
+
+@pytest.fixture
+def optimise(pico_model, tmp_path):
+    """Return a function that trains in a folder of its own and returns (train.json, the artefact's folder)."""
+
+    def run(name, train=TRAIN, dev=DEV, recipe=RECIPE, base=pico_model, **changes):
+        folder = tmp_path / name
+        train_it = finetune_lora if "lora" in recipe else finetune_full
+        report = train_it(recipe | changes, base, train, dev, folder / "scratch", folder / "made")
+        return report, folder / "made"
+
+    return run
+
+
+def curve(folder, split):
+    with open(folder / "loss.csv", encoding="utf-8") as handle:
+        return [row for row in csv.DictReader(handle) if row["split"] == split]
+
+
+# ---------------------------------------------------------------- the plain implementation
+
+
+def plain_logps(model, tokenizer, messages, answer):
+    """Return the log-probability of each token of an answer and its end, alone, one after the other."""
+    import torch
+
+    prompt = prompt_ids(tokenizer, messages)
+    ids = prompt + tokenizer(answer)["input_ids"] + [end_of_turn_id(tokenizer)]
+    table = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+    return [table[place - 1, ids[place]] for place in range(len(prompt), len(ids))]
+
+
+def plain_loss(model, reference, tokenizer, pairs, loss):
+    """Return the mean loss of pairs, as the formulas are written in the papers."""
+    import torch
+
+    total = 0
+    for one in pairs:
+        chosen = plain_logps(model, tokenizer, one.messages, one.chosen)
+        rejected = plain_logps(model, tokenizer, one.messages, one.rejected)
+        nll_chosen, nll_rejected = -sum(chosen) / len(chosen), -sum(rejected) / len(rejected)
+        if loss["kind"] == "contrastive":
+            value = torch.clamp(nll_chosen - nll_rejected + loss["margin"], min=0)
+        else:
+            with torch.no_grad():
+                before = [
+                    sum(plain_logps(reference, tokenizer, one.messages, text)) for text in (one.chosen, one.rejected)
+                ]
+            gain = (sum(chosen) - before[0]) - (sum(rejected) - before[1])
+            value = -torch.log(1 / (1 + torch.exp(-loss["beta"] * gain)))
+        total = total + value + loss["nll_weight"] * nll_chosen
+    return total / len(pairs)
+
+
+def gradients(model):
+    return {name: weight.grad.clone() for name, weight in model.named_parameters()}
+
+
+@pytest.fixture(scope="module")
+def moved(pico_model):
+    """The model some way from the base, so that DPO has something to compare."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(pico_model, dtype=torch.float32).eval()
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.05 * torch.randn_like(weight)
+    return model
+
+
+@pytest.mark.parametrize("batches", [[1], [5], [1, 1, 1], [3, 2, 1]], ids=str)
+@pytest.mark.parametrize("kind", LOSSES)
+def test_values_and_gradients_are_those_of_the_formulas(base, moved, tokenizer, tmp_path, kind, batches):
+    """Each list is one optimiser step: so many pairs in each of its forward passes, and a blank one beside them."""
+    import torch
+    from transformers import TrainingArguments
+
+    loss, pairs = LOSSES[kind], TRAIN[: sum(batches)]
+    moved.zero_grad()
+    expected = plain_loss(moved, base, tokenizer, pairs, loss)
+    expected.backward()
+    wanted = gradients(moved)
+
+    rows, _, _ = encode_pairs(tokenizer, pairs, 128)
+    if loss["kind"] == "dpo":
+        rows = preference.with_reference({"train": rows}, lambda: base, 2, tmp_path / "reference.json")["train"]
+    arguments = TrainingArguments(output_dir=tmp_path, use_cpu=True, report_to=[])
+    trainer = preference.pair_trainer(loss)(model=moved, args=arguments)
+    moved.zero_grad()
+    found, start = 0.0, 0
+    for size in batches:
+        batch = collate_pairs([*rows[start : start + size], BLANK])
+        start += size
+        part = trainer.compute_loss(moved, batch, num_items_in_batch=torch.tensor(len(pairs)))
+        part.backward()
+        found += part.item()
+    assert found == pytest.approx(expected.item(), rel=1e-5)
+    for name, gradient in gradients(moved).items():
+        scale = wanted[name].abs().max().item()
+        assert torch.allclose(gradient, wanted[name], rtol=1e-3, atol=1e-4 * scale + 1e-9), name
+    assert any(gradient.abs().max() > 0 for gradient in wanted.values())
+
+
+def test_a_step_is_the_mean_over_its_pairs_however_they_are_batched(optimise):
+    """Ten pairs, four a step: the last step has two."""
+    found = {}
+    for name, (batch_size, accumulation) in {"one": (4, 1), "two": (2, 2), "four": (1, 4)}.items():
+        _, made = optimise(name, loss=DPO, batch_size=batch_size, accumulation=accumulation, epochs=1)
+        found[name] = [float(row["loss"]) for row in curve(made, "train")]
+    assert len(found["one"]) == 3
+    for name in ("two", "four"):
+        assert found[name] == pytest.approx(found["one"], rel=1e-4), name
+
+
+def test_dpo_begins_at_the_logarithm_of_two(optimise):
+    report, made = optimise("begins", loss=DPO, max_steps=2)
+    assert report["dev_before"]["loss"] == pytest.approx(math.log(2), rel=1e-5)
+    assert float(curve(made, "train")[0]["loss"]) == pytest.approx(math.log(2), rel=1e-5)
+
+
+# ---------------------------------------------------------------- pairs and their batches
+
+
+def test_both_answers_follow_the_same_prompt_whichever_is_longer(tokenizer):
+    for one in (TRAIN[3], Pair("x", TRAIN[3].messages, "yes", TRAIN[3].chosen)):
+        (whole,), _, _ = encode_pairs(tokenizer, [one], 128)
+        longest = max(len(answer["input_ids"]) for answer in whole["answers"])
+        (row,), truncated, _ = encode_pairs(tokenizer, [one], longest - 5)
+        chosen, rejected = row["answers"]
+        assert truncated == 1 and chosen["start"] == rejected["start"] == whole["answers"][0]["start"] - 5
+        prompts = [answer["input_ids"][: answer["start"]] for answer in (chosen, rejected)]
+        assert prompts[0] == prompts[1] and prompts[0][0] == tokenizer.bos_token_id
+    _, _, (dropped,) = encode_pairs(tokenizer, [TRAIN[3]], 5)
+    assert dropped["uid"] == "q:train:3" and "max_length is 5" in dropped["reason"]
+
+
+def test_no_shuffle_parts_a_pair(tokenizer):
+    rows, _, _ = encode_pairs(tokenizer, TRAIN, 128)
+    ordered = GroupedRows(rows, batch=3, accumulation=1, seed=4)
+    seen = []
+    for epoch in (0, 1):
+        ordered.set_epoch(epoch)
+        for start in range(0, len(ordered), 3):
+            chunk = [ordered[place] for place in range(start, min(start + 3, len(ordered)))]
+            batch = collate_pairs(chunk)
+            assert len(batch["input_ids"]) == len(batch["targets"]) == 2 * len(batch["labels"])
+            for place, row in enumerate(chunk):
+                for half, answer in ((place, row["answers"][0]), (place + len(chunk), row["answers"][1])):
+                    size = len(answer["input_ids"])
+                    assert batch["input_ids"][half, :size].tolist() == answer["input_ids"]
+                    counted = batch["targets"][half] != -100
+                    assert batch["targets"][half][counted].tolist() == answer["input_ids"][answer["start"] :]
+                seen.append(json.dumps(row))
+    assert sorted(seen) == sorted(2 * [json.dumps(row) for row in rows])
+
+
+def record(number, split="train", **changes):
+    one = pair(number)
+    answers = {
+        side: [{"role": "assistant", "content": text}]
+        for side, text in (("chosen", one.chosen), ("rejected", one.rejected))
+    }
+    return {"uid": f"q:{split}:{number}", "split": split, "prompt": one.messages} | answers | changes
+
+
+def test_pairs_are_read_by_split_and_some_held_out_where_there_is_no_dev(tmp_path):
+    both, alone = tmp_path / "both.jsonl", tmp_path / "alone.jsonl"
+    write_jsonl(both, [record(0), record(1, "dev"), record(2, "test")])
+    write_jsonl(alone, [record(number) for number in range(20)])
+    train, dev = read_pairs([both], ["pairs"], 1)
+    assert ([one.uid for one in train], [one.uid for one in dev]) == (["pairs/q:train:0"], ["pairs/q:dev:1"])
+    assert (dev[0].chosen, dev[0].rejected, dev[0].messages) == (pair(1).chosen, pair(1).rejected, pair(1).messages)
+    train, dev = read_pairs([alone], ["pairs"], 1)
+    assert (len(train), len(dev)) == (18, 2)
+    assert (train, dev) == read_pairs([alone], ["pairs"], 1)
+    assert dev != read_pairs([alone], ["pairs"], 2)[1]
+
+
+def test_what_is_no_pair_is_named_with_its_row(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    for broken in ({"rejected": []}, {"chosen": None}, {"prompt": 1, "chosen": [{"text": "x"}]}):
+        write_jsonl(path, [record(0), record(1, **broken)])
+        with pytest.raises(UserError, match="pairs.jsonl, row 2: is no preference pair"):
+            read_pairs([path], ["pairs"], 1)
+    write_jsonl(path, [record(0, chosen=record(0)["chosen"] * 2)])
+    with pytest.raises(UserError, match="row 1: has 2 chosen and 1 rejected"):
+        read_pairs([path], ["pairs"], 1)
+    write_jsonl(path, [record(0)])
+    with pytest.raises(UserError, match="too few"):
+        read_pairs([path], ["pairs"], 1)
+
+
+# ---------------------------------------------------------------- runs
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("kind", ["contrastive", "dpo"])
+def test_the_chosen_answers_become_likelier(optimise, method, kind):
+    recipe = {"lora": RECIPE, "full": FULL}[method]
+    report, made = optimise("learns", recipe=recipe, loss=LOSSES[kind], epochs=6)
+    assert report["dev"]["loss"] < report["dev_before"]["loss"]
+    assert report["dev"]["accuracy"] == 1.0 and report["criterion"] == "loss"
+    assert (report["n_train"], report["n_dev"]) == (10, 4)
+    assert json.loads((made / "train.json").read_text()) == report
+    assert (made / {"lora": "adapter_model.safetensors", "full": "model.safetensors"}[method]).stat().st_size > 0
+    # 18 steps, a look after each tenth of them; the first look is at the base.
+    assert [int(row["step"]) for row in curve(made, "dev")] == list(range(19))
+    best = min(curve(made, "dev")[1:], key=lambda row: float(row["loss"]))
+    assert int(best["step"]) == report["best_step"] and float(best["nll"]) == report["dev"]["nll"]
+
+
+def test_dev_figures_are_those_of_the_plain_implementation(optimise, base, tokenizer):
+    report, _ = optimise("figures", max_steps=1)
+    before = report["dev_before"]
+    assert before["loss"] == pytest.approx(plain_loss(base, None, tokenizer, DEV, RECIPE["loss"]).item(), rel=1e-5)
+    tokens = [value.item() for one in DEV for value in plain_logps(base, tokenizer, one.messages, one.chosen)]
+    assert before["nll"] == pytest.approx(-sum(tokens) / len(tokens), rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def taught(pico_model, tmp_path_factory):
+    """A model that knows what it says: one with random weights has nothing to lose."""
+    return teach_pico_model(shutil.copytree(pico_model, tmp_path_factory.mktemp("taught") / "model"))
+
+
+def own_pair(number):
+    """Return a pair as the taught model might make it of its own words."""
+    start = ["the quick", "a brown", "this question"][number % 3]
+    question = [{"role": "user", "content": f"question {number}"}]
+    return Pair(str(number), question, f"{start} fox answers data", f"{start} fox quick and brown")
+
+
+@pytest.mark.parametrize("kind", ["contrastive", "dpo"])
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_learning_rate_a_hundred_times_too_high_is_stopped(optimise, taught, tmp_path, method, kind):
+    recipe = {"lora": RECIPE, "full": FULL}[method] | {"loss": LOSSES[kind], "epochs": 3}
+    train, dev = [own_pair(number) for number in range(12)], [own_pair(number) for number in range(12, 16)]
+    rate = {"lora": 3e-3, "full": 3e-4}[method]
+    report, _ = optimise("sane", train, dev, recipe, taught, learning_rate=rate)
+    assert report["dev"]["loss"] < report["dev_before"]["loss"]
+    assert report["dev"]["nll"] - report["dev_before"]["nll"] < math.log(2)
+    for _ in range(2):  # a second run meets the same, from its checkpoint or from the start
+        with pytest.raises(UserError) as error:
+            optimise("mad", train, dev, recipe, taught, learning_rate=100 * rate)
+        assert "collapsed at step" in str(error.value) and "of pairs have NLL" in str(error.value)
+        assert f"lower learning_rate (now {100 * rate:g})" in str(error.value)
+        assert not (tmp_path / "mad" / "made").exists()
+
+
+def test_pairs_that_are_in_order_by_the_margin_are_told(optimise, caplog):
+    easy = [Pair(str(number), TRAIN[number].messages, "fox", "fox") for number in range(4)]
+    with caplog.at_level("WARNING", logger="moult.training"):
+        optimise("easy", easy, easy, loss={"kind": "contrastive", "margin": 0.0, "nll_weight": 0.0}, max_steps=1)
+    assert any("raise it, or nothing is learnt" in text for text in caplog.messages)
+
+
+def test_the_reference_is_computed_once_and_kept(optimise, tmp_path, monkeypatch):
+    _, made = optimise("once", loss=DPO, max_steps=2)
+    expected = (made / "adapter_model.safetensors").read_bytes()
+    for path in (tmp_path / "once" / "scratch").glob("checkpoint-*/whole.json"):
+        path.unlink()
+    monkeypatch.setattr(preference, "_logps", None)
+    _, made = optimise("once", loss=DPO, max_steps=2)
+    assert (made / "adapter_model.safetensors").read_bytes() == expected
+
+
+@pytest.mark.xdist_group("distributed")
+def test_two_processes_have_the_losses_of_one(optimise):
+    """Nine pairs, four a step: in the last step one process has a pair, the other one a blank."""
+    plan = {"loss": DPO, "epochs": 2, "evaluate_every": 2, "accumulation": 2}
+    curves = []
+    for name, many in {"alone": {"batch_size": 2}, "together": {"batch_size": 1, "devices": 2, "zero": 2}}.items():
+        _, made = optimise(name, TRAIN[:9], DEV[:3], **plan, **many)
+        curves.append([float(row["loss"]) for split in ("train", "dev") for row in curve(made, split)])
+    assert len(curves[0]) == 6 + 4
+    assert curves[1] == pytest.approx(curves[0], rel=1e-3)
