@@ -352,7 +352,7 @@ CLUSTER = cluster()
 onstart:
     try:
         if CLUSTER:
-            cancel_leftovers(".snakemake/incomplete", logger.warning)
+            cancel_leftovers(logger.warning)
     except UserError as error:
         raise WorkflowError(str(error)) from None
 
