@@ -17,7 +17,7 @@ from moult.errors import UserError
 from moult.expansion import one_of
 from moult.guard import clear_stale_locks
 from moult.files import digest
-from moult.needs import job_needs, model_at_work
+from moult.needs import job_needs, judge_at_work, model_at_work
 from moult.planned import row_digests
 from moult.refining import check_rounds
 from moult.slurm import cancel_leftovers
@@ -94,6 +94,10 @@ CONTRASTS = [corpus.name for corpus in cfg.corpora if corpus.kind == "contrasts"
 EXPORTED = [one.name for one in cfg.datasets if one.format != "stackoverflow"] + DISTILLED + REFINED
 PREDICTED = list(cfg.predicted)
 MEASURED = list(cfg.measured)
+LABELLED, JUDGED = cfg.names("suites", "labels"), cfg.names("suites", "judge")
+ANSWERED = list(cfg.answered)
+JUDGEMENTS = [pair for pair, against in cfg.judged.items() if pair[1] != against]
+SCORED = [*MEASURED, *cfg.judged]
 
 
 wildcard_constraints:
@@ -101,7 +105,7 @@ wildcard_constraints:
     corpus=one_of(cfg.names("corpora")),
     model=one_of(cfg.names("models")),
     suite=one_of(cfg.names("suites")),
-    measured=one_of(sorted({name for _, name in MEASURED})),
+    measured=one_of(sorted({name for _, name in SCORED})),
 
 
 # ---- files
@@ -305,14 +309,55 @@ def answer_manifests(wildcards):
     return [f"{path.removesuffix('.jsonl')}.manifest.json" for path in answers(wildcards)]
 
 
+def suite_datasets(wildcards):
+    """Return the datasets of a judged suite, in its order."""
+    return [ancient(artefact("datasets", name)) for name in cfg.find("suites", wildcards.suite).judge.datasets]
+
+
+def suite_manifests(wildcards):
+    """Return the manifests of the datasets of a judged suite."""
+    return [manifest("datasets", name) for name in cfg.find("suites", wildcards.suite).judge.datasets]
+
+
+def judged_answers(wildcards):
+    """Return the two files of answers that a judge compares, and the judge, if it is ours."""
+    pair = wildcards.suite, wildcards.measured
+    served = judge_at_work(cfg, wildcards.suite)
+    folder = f"answers/{wildcards.suite}" if cfg.evaluation_of[pair].models else "corpora"
+    inputs = {}
+    for side, name in (("ours", wildcards.measured), ("theirs", cfg.judged[pair])):
+        inputs[side] = f"<results>/{folder}/{name}.jsonl"
+        inputs[f"{side}_manifest"] = manifest(folder, name)
+    if served:
+        inputs["served"] = ancient(artefact("models", served))
+        inputs["served_manifest"] = manifest("models", served)
+    return inputs
+
+
+def compared_with(wildcards):
+    """Return whose judgements a score is made of: the model's own, or all that set another against it."""
+    pairs = [pair for pair in JUDGEMENTS if pair[0] == wildcards.suite]
+    return [pair for pair in pairs if pair[1] == wildcards.measured] or pairs
+
+
+def judgements(wildcards):
+    """Return the judgements that a score is made of."""
+    return [f"<results>/judgements/{suite}/{name}.jsonl" for suite, name in compared_with(wildcards)]
+
+
+def judgement_manifests(wildcards):
+    """Return the manifests of the judgements that a score is made of."""
+    return [manifest(f"judgements/{suite}", name) for suite, name in compared_with(wildcards)]
+
+
 def report_manifests(wildcards):
     """Return the manifests of everything the config names: what the report tells of."""
     made = [("datasets", name) for name in cfg.names("datasets")]
     made += [("corpora", name) for name in cfg.names("corpora")]
     made += [("adapters", name) for name in LORA]
     made += [("models", name) for name in cfg.kept_models]
-    made += [("predictions", f"{suite}/{model}") for suite, model in PREDICTED]
-    made += [("scores", f"{suite}/{name}") for suite, name in MEASURED]
+    measured = {"predictions": PREDICTED, "answers": ANSWERED, "judgements": JUDGEMENTS, "scores": SCORED}
+    made += [(kind, f"{suite}/{name}") for kind, pairs in measured.items() for suite, name in pairs]
     return [manifest(kind, name) for kind, name in made]
 
 
@@ -331,6 +376,11 @@ def recipe_of(build):
 def client_of(wildcards, threads):
     """Return how the endpoint of a corpus is dealt with. Params that depend on `threads` are no reason to rerun."""
     return recipes.client(cfg, cfg.find("corpora", wildcards.corpus).endpoint)
+
+
+def judge_client(wildcards, threads):
+    """Return how the endpoint of a judge is dealt with; see `client_of`."""
+    return recipes.client(cfg, cfg.find("suites", wildcards.suite).judge.endpoint)
 
 
 def refining_clients(wildcards, threads):
@@ -383,7 +433,7 @@ CLUSTER = cluster()
 onstart:
     try:
         if CLUSTER:
-            cancel_leftovers(".snakemake/incomplete", logger.warning)
+            cancel_leftovers(logger.warning)
     except UserError as error:
         raise WorkflowError(str(error)) from None
 
@@ -424,6 +474,12 @@ def decoding_threads(wildcards):
 def threads_of(wildcards):
     """Return the CPU threads of a job that loads a model; they are in its recipe too."""
     name = model_at_work(cfg, wildcards)
+    return cfg.compute_of(name).threads if name else 1
+
+
+def judging_threads(wildcards):
+    """Return the CPU threads of a job that judges."""
+    name = judge_at_work(cfg, wildcards.suite)
     return cfg.compute_of(name).threads if name else 1
 
 

@@ -3,8 +3,9 @@
 
 rule tabulate_scores:
     input:
-        scores=[f"<results>/scores/{suite}/{name}.csv" for suite, name in MEASURED],
+        scores=[f"<results>/scores/{suite}/{name}.csv" for suite, name in SCORED],
         predictions=[f"<results>/predictions/{suite}/{model}.jsonl" for suite, model in PREDICTED],
+        judgements=[f"<results>/judgements/{suite}/{name}.jsonl" for suite, name in JUDGEMENTS],
     output:
         summary=report("<results>/scores/summary.csv", category="Scores", caption="../resources/report/summary.rst"),
         differences=report(
@@ -21,6 +22,7 @@ rule tabulate_scores:
     params:
         recipe=recipes.tabulate_scores(cfg),
         predicted=PREDICTED,
+        judged=JUDGEMENTS,
     message:
         "tabulate_scores: tabulating all scores " "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:

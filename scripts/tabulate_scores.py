@@ -2,6 +2,7 @@
 
 import csv
 
+from moult import verdicts
 from moult.job import job
 from moult.labelling import COLUMNS, DIFFERENCES, differences, write_csv
 
@@ -14,4 +15,6 @@ if __name__ == "__main__":
         write_csv(snakemake.output.summary, rows, COLUMNS)
         predicted = map(tuple, snakemake.params.predicted)
         predictions = dict(zip(predicted, snakemake.input.predictions, strict=True))
-        write_csv(snakemake.output.differences, differences(running.recipe, predictions), DIFFERENCES)
+        judgements = dict(zip(map(tuple, snakemake.params.judged), snakemake.input.judgements, strict=True))
+        rows = [*differences(running.recipe, predictions), *verdicts.differences(running.recipe, judgements)]
+        write_csv(snakemake.output.differences, rows, DIFFERENCES)

@@ -38,6 +38,22 @@ class Reply:
     reset: bool = False
 
 
+def answer_in_form(body):
+    """Answer with some text, or with JSON by the schema that is asked for; the same question gets the same answer."""
+    text = f"answer to {body['messages'][-1]['content'][-40:]}"
+    form = body.get("response_format")
+    return json.dumps(filled(form["json_schema"]["schema"], random.Random(str(body)))) if form else text
+
+
+def filled(schema, chance):
+    """Return a value that a JSON schema allows, drawn by `chance`."""
+    if "enum" in schema:
+        return chance.choice(schema["enum"])
+    if schema["type"] == "object":
+        return {name: filled(part, chance) for name, part in schema["properties"].items()}
+    return {"string": "some words", "integer": 1, "boolean": True, "array": []}[schema["type"]]
+
+
 class OpenAIServer:
     """Answers every chat with `reply(body)`: text, (status, error body), or a whole Reply.
 
@@ -46,8 +62,8 @@ class OpenAIServer:
     in the server's loop and must not wait: add your own.
     """
 
-    def __init__(self, reply=lambda body: f"answer to {body['messages'][-1]['content'][-40:]}", delay=0.0, port=0):
-        self.reply, self.delay = reply, delay
+    def __init__(self, reply=None, delay=0.0, port=0):
+        self.reply, self.delay = reply or answer_in_form, delay
         self.asked, self.times, self.paid = [], [], []
         self.routes = {"POST /v1/chat/completions": self.chat}
         self.socket = socket.create_server(("127.0.0.1", port), backlog=1024)

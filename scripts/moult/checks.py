@@ -59,14 +59,21 @@ def unknown_names(cfg):
             yield from _known("models", model.name, "data (corpora of pairs)", name, pairs)
     labelled = {entry.name for entry in cfg.datasets if entry.labels is not None}
     for suite in cfg.suites:
-        for name in suite.labels.datasets:
-            yield from _known("suites", suite.name, "datasets", name, labelled)
-            if name in labelled and suite.labels.split not in cfg.find("datasets", name).files:
-                yield f"suites {suite.name!r}, split: dataset {name!r} has no file for {suite.labels.split!r}"
+        way = suite.labels or suite.judge
+        usable = labelled if suite.labels else questions
+        for name in way.datasets:
+            yield from _known("suites", suite.name, "datasets", name, usable)
+            if name in usable and way.split not in _splits(cfg.find("datasets", name), suite):
+                yield f"suites {suite.name!r}, split: dataset {name!r} has no file for {way.split!r}"
+        if suite.judge:
+            yield from _known("suites", suite.name, "endpoint", suite.judge.endpoint, endpoints)
+    answers = {corpus.name for corpus in cfg.corpora if corpus.kind == "distilled"}
     for evaluation in cfg.evaluations:
         yield from _known("evaluations", evaluation.suite, "suite", evaluation.suite, suites)
         for name in evaluation.models:
             yield from _known("evaluations", evaluation.suite, "models", name, models)
+        for name in evaluation.corpora:
+            yield from _known("evaluations", evaluation.suite, "corpora", name, answers)
         beside = {name for entry in cfg.evaluations if entry.suite == evaluation.suite for name in entry.measured}
         for name in evaluation.against:
             if name not in beside:
@@ -74,7 +81,7 @@ def unknown_names(cfg):
                     f"evaluations {evaluation.suite!r}, against: {name!r} is not measured by this suite"
                     f"{nearest(name, beside)}"
                 )
-        if evaluation.suite in suites:
+        if evaluation.suite in suites and cfg.find("suites", evaluation.suite).labels:
             yield from _unknown_members(cfg, evaluation, models)
 
 
@@ -97,6 +104,40 @@ def _is_written_out(cfg, entry):
     """Whether a corpus or model came out of `rounds`, where a wrong name is told."""
     place = getattr(entry, "round", None)
     return place is not None and place.of in cfg.by_name["rounds"]
+
+
+def _splits(dataset, suite):
+    """Return the splits that a suite may measure on: those of files, and under a judge the dev split that is carved."""
+    carved = suite.judge and dataset.dev_fraction and "train" in dataset.files
+    return {*dataset.files, *(["dev"] if carved else [])}
+
+
+def judged_evaluations(cfg):
+    """Yield a sentence for every evaluation that asks of a judge, or of labels, what they cannot do."""
+    against = {}
+    for entry in cfg.evaluations:
+        judge, place = cfg.find("suites", entry.suite).judge, f"evaluations {entry.suite!r}"
+        if entry.reference and (entry.reference.table == "meteor") != bool(judge):
+            yield f"{place}, reference: of a {'judge' if judge else 'label'} suite is `table: {_table(judge)}`"
+        if not judge:
+            if entry.corpora:
+                yield f"{place}, corpora: a suite of labels measures models; write `models`"
+            continue
+        if entry.settings:
+            yield f"{place}, settings: a judge compares models, or corpora; a setting has one model per dataset"
+        if bool(entry.models) == bool(entry.corpora):
+            yield f"{place}: a judge compares either `models` or `corpora`; write one of the two"
+        if len(entry.against) != 1 or entry.against[0] not in entry.measured or len(entry.measured) < 2:
+            yield f"{place}, against: a judge compares; name two models or corpora, and one of them here"
+        if against.setdefault(entry.suite, entry.against) != entry.against:
+            yield f"{place}, against: is {against[entry.suite]} in one evaluation and {entry.against} in another"
+        for name in entry.corpora:
+            if cfg.corpus_dataset(name).name not in judge.datasets:
+                yield f"{place}, corpora: {name!r} answers other questions than those of the suite's datasets"
+
+
+def _table(judge):
+    return "meteor" if judge else "mmla"
 
 
 def repeated_names(cfg):
@@ -122,7 +163,8 @@ def budget_without_price(cfg):
     """Yield a sentence for every remote endpoint whose answers a budget could not count."""
     if cfg.budget is None:
         return
-    for name in dict.fromkeys(name for corpus in cfg.corpora for name in endpoints_of(corpus)):
+    judges = [suite.judge.endpoint for suite in cfg.suites if suite.judge]
+    for name in dict.fromkeys([*(name for corpus in cfg.corpora for name in endpoints_of(corpus)), *judges]):
         endpoint = cfg.find("endpoints", name)
         if endpoint.url and not endpoint.price:
             yield (

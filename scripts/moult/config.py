@@ -572,17 +572,63 @@ class LabelSuite(Section):
     max_tokens: int = Field(16, ge=1, description="Of a generated answer.")
 
 
+class Answering(Section):
+    """How the models of a judged evaluation are asked; the defaults are METEOR's."""
+
+    prompt: Prompt | None = Field(None, description="Default: the dataset's, so that it is the one of training.")
+    decoding: Decoding = Decoding(temperature=0.7, top_p=0.9, max_tokens=1024)
+
+
+class Repeats(Section):
+    """Pairs that the judge is shown again, each time with another seed: does it say the same?"""
+
+    questions: int = Field(20, ge=0, description="At most so many of them; 0: none.")
+    times: int = Field(1, ge=1)
+
+
+class JudgeSuite(Section):
+    """Answers to questions, compared in pairs by a judge that sees each pair in both orders."""
+
+    datasets: list[str] = Field(min_length=1, description="Of format stackoverflow: their questions.")
+    split: Split = "test"
+    sample: int | None = Field(100, ge=1, description="At most so many questions, drawn with the seed; null: all.")
+    criteria: list[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]] = Field(
+        ["accuracy", "completeness", "relevance", "coherence", "reliability"],
+        min_length=1,
+        description="Scored from 1 to 10, and `overall` beside them.",
+    )
+    answers: Answering = Answering()
+    endpoint: str = Field(description="The judge.")
+    prompt: Prompt = "judge/pair"
+    decoding: Decoding = Decoding(max_tokens=1500)
+    repeats: Repeats = Repeats()
+
+    @model_validator(mode="after")
+    def criteria_are_distinct(self):
+        if "overall" in self.criteria:
+            raise ValueError("criteria: `overall` is asked for anyway; leave it out")
+        if len(set(self.criteria)) < len(self.criteria):
+            raise ValueError("criteria: one stands twice")
+        return self
+
+
 class Suite(Section):
     """How to measure."""
 
     name: Name
-    labels: LabelSuite
+    labels: LabelSuite | None = None
+    judge: JudgeSuite | None = None
+
+    @model_validator(mode="after")
+    def one_way(self):
+        exactly_one(self, "labels", "judge")
+        return self
 
 
 class Reference(Section):
     """Published values to set beside ours: one model and setting of a table, from every source that has it."""
 
-    table: Literal["mmla"] = "mmla"
+    table: Literal["mmla", "meteor"] = "mmla"
     model: str
     setting: str
 
@@ -609,26 +655,27 @@ class Setting(Section):
 
 
 class Evaluation(Section):
-    """A suite, and the models and settings that it measures."""
+    """A suite and what it measures: models and settings, or, under a judge, the answers that stand in corpora."""
 
     suite: str
     models: list[str] = []
     settings: list[Setting] = []
+    corpora: list[str] = Field([], description="Of distilled answers; only a judge compares them.")
     against: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = Field(
-        [], description="Models or settings to take paired differences from, measured by the same suite."
+        [], description="Models or settings to take paired differences from; under a judge the one to compare with."
     )
     reference: Reference | None = None
 
     @model_validator(mode="after")
     def measures_something(self):
         if not self.measured:
-            raise ValueError("name `models` or `settings` that the suite measures")
+            raise ValueError("name `models`, `settings` or `corpora` that the suite measures")
         return self
 
     @property
     def measured(self):
         """The names under which scores stand."""
-        return [*self.models, *(setting.name for setting in self.settings)]
+        return [*self.models, *(setting.name for setting in self.settings), *self.corpora]
 
 
 class Rounds(Section):
@@ -686,20 +733,33 @@ class Config(Section):
 
     @cached_property
     def evaluation_of(self):
-        """The evaluation that measures a model or a setting under a suite, by (suite, name)."""
+        """The evaluation that measures a model, a setting or a corpus under a suite, by (suite, name)."""
         return {(entry.suite, name): entry for entry in reversed(self.evaluations) for name in entry.measured}
 
     @cached_property
     def measured(self):
-        """What is scored: (suite, model or setting) → dataset → the model that answers for it there."""
+        """What is scored by labels: (suite, model or setting) → dataset → the model that answers for it there."""
         found = {}
-        for entry in self.evaluations:
+        for entry in self._under("labels"):
             datasets = self.find("suites", entry.suite).labels.datasets
             for name in entry.models:
                 found[entry.suite, name] = dict.fromkeys(datasets, name)
             for setting in entry.settings:
                 found[entry.suite, setting.name] = {dataset: setting.model_for(dataset) for dataset in datasets}
         return found
+
+    @cached_property
+    def judged(self):
+        """What a judge compares: (suite, model or corpus) → the one that it is compared with, itself among them."""
+        return {(entry.suite, name): entry.against[0] for entry in self._under("judge") for name in entry.measured}
+
+    @cached_property
+    def answered(self):
+        """Whose answers a judge is shown and are yet to be asked for, as (suite, model)."""
+        return list(dict.fromkeys((entry.suite, name) for entry in self._under("judge") for name in entry.models))
+
+    def _under(self, kind):
+        return [entry for entry in self.evaluations if getattr(self.find("suites", entry.suite), kind)]
 
     @cached_property
     def predicted(self):
@@ -923,6 +983,7 @@ def load(raw, source="config"):
         raise UserError(_listed(source, [_sentence(one, expanded) for one in _told_once(error, expanded)])) from None
     if problems := [*checks.repeated_names(cfg), *checks.unknown_names(cfg)] or [
         *checks.cycle(cfg),
+        *checks.judged_evaluations(cfg),
         *checks.budget_without_price(cfg),
         *checks.precision(cfg),
         *checks.beams(cfg),

@@ -16,6 +16,7 @@ from moult.corpora import corpus_requests, identity_of
 from moult.errors import UserError
 from moult.files import read_jsonl
 from moult.journal import copy_of
+from moult.judging import answers_in, drawn, planned
 from moult.planned import prepared_questions, rows_of
 from moult.prompts import prompt_ids, render
 from moult.spending import cost_of, spending_in
@@ -34,8 +35,10 @@ class Estimator:
         self.questions, self.tokenizer = functools.cache(self._questions), functools.cache(self._tokenizer)
 
     def corpora(self):
-        """Return what each corpus would ask and cost, as plain JSON; None stands for unknown."""
-        return [self._refined(entry) if entry.kind == "refined" else self._corpus(entry) for entry in self.cfg.corpora]
+        """Return what each corpus and each judge would ask and cost, as plain JSON; None stands for unknown."""
+        found = [self._refined(entry) if entry.kind == "refined" else self._corpus(entry) for entry in self.cfg.corpora]
+        pairs = [pair for pair, against in self.cfg.judged.items() if pair[1] != against]
+        return found + [self._judgements(*pair) for pair in pairs]
 
     def total(self, corpora):
         """Return the sum over corpora, what was spent before, and the budget; null where a part is unknown."""
@@ -50,21 +53,49 @@ class Estimator:
         build, asking = recipes.corpus, corpus_requests
         if entry.kind == "contrasts":
             build, asking = recipes.contrasts, pair_requests
-        recipe, client = build(self.cfg, entry.name), recipes.client(self.cfg, entry.endpoint)
-        found = {"corpus": entry.name, "endpoint": entry.endpoint, "mode": client["mode"] if client else "served"}
-        notes, writes_to = [], Path("journal", RULES[entry.kind], f"{entry.name}.sqlite")
+        recipe, notes = build(self.cfg, entry.name), []
         rows, exact, extra = self._rows(entry, notes)
+        requests = None if rows is None else asking(recipe, rows)
+        writes_to = Path("journal", RULES[entry.kind], f"{entry.name}.sqlite")
+        return self._asking(entry.name, entry, recipe, requests, exact, extra, writes_to, notes)
+
+    def _judgements(self, suite, name):
+        judge, recipe = self.cfg.find("suites", suite).judge, recipes.judge_answers(self.cfg, suite, name)
+        notes, requests, exact, longest = [], None, True, 0
+        rows = [self._noted(dataset, [judge.split], notes) for dataset in judge.datasets]
+        if None not in rows:
+            questions = drawn(recipe["questions"], [row for part in rows for row in part])
+            sides = []
+            for side in (recipe["model"], recipe["against"]):
+                modelled = bool(self.cfg.evaluation_of[suite, name].models)
+                written = self.results / (f"answers/{suite}" if modelled else "corpora") / f"{side}.jsonl"
+                if written.exists():
+                    sides.append(answers_in(written))
+                    continue
+                sides.append({row["uid"]: ("", None) for row in questions})
+                asked = judge.answers if modelled else self.cfg.find("corpora", side)
+                exact, longest = False, longest + asked.decoding.max_tokens
+                notes.append(f"the answers of {side} are not written yet: counted with 0 to their max_tokens a request")
+            requests = [request for *_, request in planned(recipe, questions, *sides)[0]]
+        writes_to = Path("journal", "judge_answers", suite, f"{name}.sqlite")
+        return self._asking(f"{suite}/{name}", judge, recipe, requests, exact, (0, longest), writes_to, notes)
+
+    def _asking(self, name, entry, recipe, requests, exact, extra, writes_to, notes):
+        """Return what requests cost (None: not known which).
+
+        entry: has endpoint and decoding. exact, extra: see `_rows`. writes_to: the journal of the job that asks.
+        """
+        client = recipes.client(self.cfg, entry.endpoint)
+        found = {"corpus": name, "endpoint": entry.endpoint, "mode": client["mode"] if client else "served"}
         empty = ("rows", "answered", "ask", "prompt_tokens", "dollars_low", "dollars_high")
         found |= dict.fromkeys(empty) | {"answer_tokens_low": None, "answer_tokens_high": None, "notes": notes}
         if not client:
             found |= {"dollars_low": 0.0, "dollars_high": 0.0}
         elif not client["price"]:
             notes.append(f"price unknown: set `price` of the endpoint {entry.endpoint}")
-        if rows is None:
+        if requests is None:
             return found
-        requests, keys = asking(recipe, rows), None
-        if exact:
-            keys = self._keys(requests, recipe["endpoint"], notes)
+        keys = self._keys(requests, recipe["endpoint"], notes) if exact else None
         known, mean = self._journal(writes_to, keys, notes)
         missing = dict(zip(keys, requests, strict=True)) if keys else dict(enumerate(requests))
         missing = [request for key, request in missing.items() if key not in known]
@@ -72,7 +103,7 @@ class Estimator:
         longest = entry.decoding.max_tokens
         answer = [round(len(missing) * min(mean or 0, longest)), len(missing) * longest]
         found |= {
-            "rows": len(rows),
+            "rows": len(requests),
             "answered": len(known) if keys else None,
             "ask": len(missing),
             "prompt_tokens": prompt,

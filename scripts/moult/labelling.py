@@ -244,6 +244,8 @@ def differences(recipe, predictions):
     models_of = {(suite, name): model_of for suite, name, model_of in recipe["measured"]}
     rows = []
     for suite, model, against in recipe["pairs"]:
+        if (suite, model) not in models_of:
+            continue
         ours, theirs = (_correct(models_of[suite, name], suite, predictions) for name in (model, against))
         for dataset, method in dict.fromkeys((key[1], key[2]) for key in ours):
             keys = [key for key in ours if key[1:] == (dataset, method)]

@@ -86,6 +86,16 @@ def share(count, n):
     return Estimate(p, interval=(max(0.0, centre - half), min(1.0, centre + half)))
 
 
+def means(columns, seed):
+    """Return name → Estimate of the mean of each column; all have a value per row, and rows are resampled together."""
+    import numpy as np
+
+    table = np.array(list(columns.values()), dtype=float)
+    rows = table.shape[1]
+    draws = np.random.default_rng(seed).multinomial(rows, np.full(rows, 1 / rows), size=RESAMPLES)
+    return dict(zip(columns, map(Estimate, table.mean(axis=1), table @ draws.T / rows), strict=True))
+
+
 def mean_of(results, weights=None):
     """Return the mean over data sets of every metric that all of them have bootstrap draws of; plain, or weighted."""
     import numpy as np

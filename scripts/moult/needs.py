@@ -59,6 +59,8 @@ JOBS = {
     "fold_round": ("weights", ("model",)),
     "merge_models": ("weights", ("model",)),
     "predict_labels": ("inference", ("suite", "model")),
+    "answer_questions": ("inference", ("suite", "model")),
+    "judge_answers": ("judging", ("suite", "measured")),
 }
 # Tokens of a prompt in inference, beside its frames; a batch of longer ones needs `gpu_mem_gb`.
 PROMPT = 1024
@@ -134,9 +136,15 @@ def needs(
 
 
 def job_needs(cfg, stage, names, attempt=1):
-    """Return what one job of a config needs. `names`: its wildcards, any of dataset, corpus, suite, model."""
+    """Return what one job of a config needs. `names`: its wildcards, any of dataset, corpus, suite, model.
+
+    The stage `judging` is inference by the judge of a suite, where it is a model of this build.
+    """
     corpus, suite = names.get("corpus"), names.get("suite")
-    name = model_at_work(cfg, names)
+    judging = stage == "judging"
+    name = judge_at_work(cfg, suite) if judging else model_at_work(cfg, names)
+    if judging:
+        stage = "inference" if name else "tables"
     if name is None:
         return needs("tables" if corpus else stage, attempt=attempt)
     model, compute = cfg.find("models", name), cfg.compute_of(name)
@@ -160,6 +168,10 @@ def job_needs(cfg, stage, names, attempt=1):
             answer += entry.judge_decoding.max_tokens + answer if entry.kind == "refined" else 0
             if entry.kind == "contrasts" and entry.chosen.method == "beam":
                 settings["rows"] = max(settings["rows"], entry.chosen.beams)
+        elif judge := cfg.find("suites", suite).judge:
+            datasets, answer = [cfg.find("datasets", one) for one in judge.datasets], judge.answers.decoding.max_tokens
+            # It reads two of them.
+            answer = 2 * answer + judge.decoding.max_tokens if judging else answer
         else:
             labels = cfg.find("suites", suite).labels
             datasets, answer = [cfg.find("datasets", one) for one in labels.datasets], labels.max_tokens
@@ -176,6 +188,11 @@ def model_at_work(cfg, names):
         asked = [cfg.find("endpoints", name).serve for name in endpoints_of(cfg.find("corpora", names["corpus"]))]
         return max(filter(None, asked), key=lambda name: cfg.inherited(name, "parameters"), default=None)
     return names.get("model")
+
+
+def judge_at_work(cfg, suite):
+    """Return the model that judges the answers of a suite, None where the judge is remote."""
+    return cfg.find("endpoints", cfg.find("suites", suite).judge.endpoint).serve
 
 
 def frame_tokens(videos):

@@ -6,6 +6,8 @@ from moult.chat import Answer
 
 # Codes of an account that has no money left, whatever the status they come with.
 NO_QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
+# How the reasons begin of a reply that has not the form that was asked for.
+OFF_FORM = ("the reply is not ", "the reply breaks the schema")
 
 
 def chat_body(request, model):

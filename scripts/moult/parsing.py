@@ -59,3 +59,25 @@ def parse_verdict(text):
     if not all(isinstance(words, str) for words in said.values()):
         return None, f"the reply's feedback and hints are no texts: {text[:80]!r}"
     return {"verdict": value["verdict"]} | said, None
+
+
+def parse_pair(text, criteria):
+    """Return the reply of a judge that compared two answers: {justification, answer_1, answer_2}, None if it is none.
+
+    answer_1 and answer_2 hold an integer from 1 to 10 for each of the criteria, in their order. A missing or further
+    criterion, a number in words or out of range, or text around the JSON is not guessed at.
+    """
+    try:
+        reply = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(reply, dict) or not isinstance(reply.get("justification"), str):
+        return None
+    for name in ("answer_1", "answer_2"):
+        scores = reply.get(name)
+        if not isinstance(scores, dict) or set(scores) != set(criteria):
+            return None
+        if not all(type(score) is int and 1 <= score <= 10 for score in scores.values()):
+            return None
+    scores = {name: {one: reply[name][one] for one in criteria} for name in ("answer_1", "answer_2")}
+    return {"justification": reply["justification"], **scores}

@@ -54,6 +54,8 @@ RULE_KINDS = {
     "model": "models",
     "models": "models",
     "labels": "suites",
+    "questions": "suites",
+    "judgements": "suites",
 }
 STYLE = {
     "svg.fonttype": "none",
@@ -185,10 +187,12 @@ def draw_scores(rows):
     """Return the accuracies of one suite as SVG, out of its rows of summary.csv.
 
     A panel per dataset and, where there are several, one for their mean; a line per model, a mark per method, with the
-    95% interval; the accuracy of the majority label as a dashed line.
+    95% interval; the accuracy of the majority label as a dashed line. Of a judged suite: its win shares.
     """
     from matplotlib import style
 
+    shares = win_shares(rows)
+    rows = shares or rows
     found = {
         (row["dataset"], row["model"], row["method"]): [
             100 * float(row[name]) for name in ("value", "ci_low", "ci_high")
@@ -199,7 +203,7 @@ def draw_scores(rows):
     datasets, models, methods = (list(dict.fromkeys(key[place] for key in found)) for place in range(3))
     majorities = {row["dataset"]: 100 * float(row["value"]) for row in rows if row["metric"] == "majority_accuracy"}
     panels = [name for name in datasets if name not in ("mean", "weighted_mean")]
-    if len(panels) > 1:
+    if len(panels) > 1 and not shares:
         if len(majorities) == len(panels):
             majorities["mean"] = sum(majorities.values()) / len(panels)
         panels.append("mean")
@@ -215,6 +219,12 @@ def draw_scores(rows):
                 )
         _finish(figure, axes[: len(panels)], [shorten(name) for name in models])
         return _svg_of(figure)
+
+
+def win_shares(rows):
+    """Return the win shares of a judged suite as accuracies are drawn, a panel per criterion; none of another suite."""
+    shares = [row for row in rows if row["metric"] == "win_share" and row["dataset"] == "weighted_mean"]
+    return [row | {"dataset": row["task"], "metric": "accuracy"} for row in shares]
 
 
 def _grid(panels, models, methods):

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import yaml
 
 from moult.errors import UserError, nearest
-from moult.needs import GROWTH, JOBS, job_needs, model_at_work
+from moult.needs import GROWTH, JOBS, job_needs, judge_at_work, model_at_work
 
 # The executor plugin looks here, too; a site says it in its environment, or edits the file that is shipped.
 VARIABLE = "SNAKEMAKE_SLURM_PARTITIONS"
@@ -42,6 +42,8 @@ class Site:
         goes on from where it was. What a retry asks beyond the first attempt is cut, too. UserError, naming the job
         `what`, where no partition has what the first attempt needs.
         """
+        if asked["gpu"] % asked["nodes"]:
+            raise UserError(f"{what} has {asked['gpu']} GPUs, which {asked['nodes']} nodes cannot share evenly.")
         if asked["nodes"] > 1 and asked["processes"] < 2:
             raise UserError(
                 f"{what} is spread over {asked['nodes']} nodes: each needs two of `finetune.devices` at least."
@@ -120,6 +122,7 @@ def as_resources(asked):
     task for each process.
     """
     several = asked["nodes"] > 1 and asked["gpu"] > 0
+    model = f"{asked['gpu_model']}:" if asked["gpu_model"] else ""
     return {
         "gpu": asked["gpu"],
         "gpu_mem_gb": asked["gpu_mem_gb"],
@@ -131,10 +134,12 @@ def as_resources(asked):
         "cpus_per_task": asked["cpus"] // (asked["processes"] if several else 1) or 1,
         "tasks_per_node": asked["processes"] if several else None,
         "mpi": "srun" if several else None,
+        # Else Slurm hands out the sum as it likes, three on one node and one on the other.
+        "slurm_extra": f"--gpus-per-node={model}{asked['gpu'] // asked['nodes']}" if several else None,
     }
 
 
-RESOURCES = "gpu gpu_mem_gb gpu_model mem_mb runtime nodes cpus_per_task tasks_per_node mpi".split()
+RESOURCES = "gpu gpu_mem_gb gpu_model mem_mb runtime nodes cpus_per_task tasks_per_node mpi slurm_extra".split()
 
 
 def jobs_with_models(cfg):
@@ -154,6 +159,11 @@ def jobs_with_models(cfg):
             yield f"generate {corpus.kind}", "inference", {"corpus": corpus.name}
     for suite, model in cfg.predicted:
         yield "predict_labels", "inference", {"suite": suite, "model": model}
+    for suite, model in cfg.answered:
+        yield "answer_questions", "inference", {"suite": suite, "model": model}
+    for (suite, name), against in cfg.judged.items():
+        if name != against and judge_at_work(cfg, suite):
+            yield "judge_answers", "judging", {"suite": suite, "measured": name}
 
 
 def table(cfg, site):

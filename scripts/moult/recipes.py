@@ -9,6 +9,7 @@ from moult import (
     corpora,
     exports,
     folding,
+    judging,
     labelling,
     llamafactory,
     merging,
@@ -18,6 +19,7 @@ from moult import (
     report,
     tables,
     training,
+    verdicts,
     videos,
 )
 from moult.files import derive_seed
@@ -185,20 +187,16 @@ def corpus(cfg, name):
         "splits": list(entry.splits),
         "endpoint": endpoint(cfg, entry.endpoint),
         "prompt": load_template(entry.prompt),
-        "decoding": _decoding(entry.decoding),
+        "decoding": decoded(entry.decoding),
         "cut": entry.cut,
         "seed": derive_seed(cfg.seed, entry.kind, name),
         "version": corpora.VERSION,
     }
 
 
-def _decoding(decoding):
-    return {
-        "temperature": decoding.temperature,
-        "top_p": decoding.top_p,
-        "top_k": decoding.top_k,
-        "max_tokens": decoding.max_tokens,
-    }
+def decoded(decoding):
+    """How answers are decoded."""
+    return {key: getattr(decoding, key) for key in ("temperature", "top_p", "top_k", "max_tokens")}
 
 
 def refined(cfg, name):
@@ -213,8 +211,8 @@ def refined(cfg, name):
         "prompt": load_template(entry.prompt),
         "revise_prompt": load_template(entry.revise_prompt),
         "judge_prompt": load_template(entry.judge_prompt),
-        "decoding": _decoding(entry.decoding),
-        "judge_decoding": _decoding(entry.judge_decoding),
+        "decoding": decoded(entry.decoding),
+        "judge_decoding": decoded(entry.judge_decoding),
         "max_iterations": entry.max_iterations,
         "cut": entry.cut,
         "may_be_empty": entry.round is not None,
@@ -410,6 +408,68 @@ def plot_confusion(cfg, suite, measured):
         "methods": list(cfg.find("suites", suite).labels.methods),
         "datasets": cfg.measured[suite, measured],
         "version": pictures.CONFUSION_VERSION,
+    }
+
+
+def sampled_questions(cfg, suite):
+    """Which questions a judged suite asks: the same of every model, and of every pair that is judged."""
+    judge = cfg.find("suites", suite).judge
+    return {
+        "datasets": list(judge.datasets),
+        "split": judge.split,
+        "sample": judge.sample,
+        "seed": derive_seed(cfg.seed, "judge", suite),
+    }
+
+
+def answer_questions(cfg, suite, model):
+    """How a model is asked the questions of a judged suite."""
+    asking = cfg.find("suites", suite).judge.answers
+    questions = sampled_questions(cfg, suite)
+    return {
+        "suite": suite,
+        "model": model,
+        "questions": questions,
+        "prompts": {
+            name: load_template(asking.prompt or cfg.find("datasets", name).template) for name in questions["datasets"]
+        },
+        "decoding": decoded(asking.decoding),
+        "compute": compute(cfg, model),
+        "version": judging.VERSION,
+    }
+
+
+def judge_answers(cfg, suite, measured):
+    """What the judge is shown, and what it is asked about it; `measured` is a model or a corpus."""
+    judge = cfg.find("suites", suite).judge
+    return {
+        "suite": suite,
+        "model": measured,
+        "against": cfg.judged[suite, measured],
+        "questions": sampled_questions(cfg, suite),
+        "criteria": list(judge.criteria),
+        "endpoint": endpoint(cfg, judge.endpoint),
+        "prompt": load_template(judge.prompt),
+        "decoding": decoded(judge.decoding),
+        "repeats": {"questions": judge.repeats.questions, "times": judge.repeats.times},
+        "version": judging.VERSION,
+    }
+
+
+def score_judgements(cfg, suite, measured):
+    """What is made of the judgements of a model, or, of the one that is compared with, of those of all others."""
+    judge = cfg.find("suites", suite).judge
+    reference = cfg.evaluation_of[suite, measured].reference
+    return {
+        "suite": suite,
+        "model": measured,
+        "against": cfg.judged[suite, measured],
+        "datasets": list(judge.datasets),
+        "criteria": list(judge.criteria),
+        "limit": cfg.limit,
+        "reference": reference.model_dump() if reference else None,
+        "seed": derive_seed(cfg.seed, "score_judgements", suite),
+        "version": verdicts.VERSION,
     }
 
 

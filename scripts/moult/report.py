@@ -10,13 +10,15 @@ from pathlib import Path
 
 from moult import pictures, standings, tables
 from moult.files import digest, read_json, read_jsonl, write_text_atomic
+from moult.verdicts import METHOD as JUDGED
 
 # Raise when the template, the style or the pictures change: it rewrites reports.
-VERSION = 2
+VERSION = 3
 LOOKS = Path(__file__).parents[2] / "resources" / "report"
 WORDS = {
     "generate": "by generation",
     "likelihood": "by label likelihood",
+    "judged": "judged in pairs",
     "mean": "mean",
     "weighted_mean": "weighted mean",
     "datasets": "dataset",
@@ -25,6 +27,8 @@ WORDS = {
     "models": "model",
     "suites": "suite",
     "predictions": "predictions",
+    "answers": "answers",
+    "judgements": "judgements",
     "scores": "scores",
 }
 # Rules whose artefacts hold train.json and loss.csv.
@@ -43,9 +47,14 @@ def write_report(target, *, summary, differences, plots, confusion, manifests, l
     """
     root = Path(summary).parents[1]
     made = read_manifests(manifests, root)
-    suites = standings.suite_tables(read_csv(summary), read_csv(differences))
+    scores, compared = read_csv(summary), read_csv(differences)
+    suites = standings.suite_tables(*([row for row in rows if row["method"] != JUDGED] for rows in (scores, compared)))
+    judged = standings.judged_suites(*([row for row in rows if row["method"] == JUDGED] for rows in (scores, compared)))
+    for suite in judged:
+        suite |= judged_entry(suite["name"], made, root)
     leaks = {Path(path).stem: read_csv(path) for path in leakage}
     corpora = [corpus_entry(one, root) for one in made.values() if one["kind"] == "corpora"]
+    costs = corpora + [judging_cost(one, root) for one in made.values() if one["kind"] == "judgements"]
     page = {
         "title": title,
         "experiment": root.name,
@@ -62,7 +71,9 @@ def write_report(target, *, summary, differences, plots, confusion, manifests, l
         "trained": [loss_entry(one, root) for one in made.values() if one["facts"].get("steps")],
         "datasets": [dataset_entry(one, leaks, root) for one in made.values() if one["kind"] == "datasets"],
         "corpora": corpora,
-        "cost": total_cost(corpora),
+        "judged": judged,
+        "costs": costs,
+        "cost": total_cost(costs),
         "accounts": row_accounts(made, corpora, root),
         "versions": package_versions(made),
         "stale": stale_parents(made),
@@ -150,8 +161,13 @@ def _in_words(rule, recipe, facts):
             return f"{recipe['method']} merge", f"{recipe['method']} of {'; '.join(parents)}{onto}"
         case "predict_labels":
             return "", f"{' and '.join(recipe['methods'])} on {recipe['split']}, {recipe['compute']['engine']}"
-        case "score_labels":
-            return "", "metrics of those predictions, with intervals"
+        case "score_labels" | "score_judgements":
+            return "", f"metrics of those {'predictions' if rule == 'score_labels' else 'judgements'}, with intervals"
+        case "answer_questions":
+            return "", f"{facts['rows']:,} questions answered, temperature {recipe['decoding']['temperature']:g}"
+        case "judge_answers":
+            who = f"{recipe['model']} against {recipe['against']}"
+            return "", f"{who}, judged by {_author(recipe['endpoint'])}: {facts['rows']:,} judgements"
         case _:
             return "", ""
 
@@ -195,7 +211,15 @@ def draw_lineage(made):
             nodes[f"suites/{suite}"] = {"kind": "suites", "label": suite, "detail": detail, "title": title}
             measured.append((f"models/{model}", f"suites/{suite}"))
             datasets += [(parent, f"suites/{suite}") for parent in parents if parent.startswith("datasets/")]
-        elif one["kind"] != "scores":
+        elif one["kind"] == "judgements":
+            suite, recipe = one["name"].split("/")[0], one["recipe"]
+            kind = "corpora" if any(parent.startswith("corpora/") for parent in parents) else "models"
+            detail = f"judged by {_author(recipe['endpoint'])}"
+            title = f"{suite}: {', '.join(recipe['criteria'])}, {detail}"
+            nodes[f"suites/{suite}"] = {"kind": "suites", "label": suite, "detail": detail, "title": title}
+            measured += [(f"{kind}/{recipe[side]}", f"suites/{suite}") for side in ("model", "against")]
+            datasets += [(parent, f"suites/{suite}") for parent in parents if parent.startswith("datasets/")]
+        elif one["kind"] not in ("answers", "scores"):
             title = f"{one['name']}: {one['long']}"
             nodes[key] = {"kind": one["kind"], "label": one["name"], "detail": one["short"], "title": title}
             edges += [(parent, key) for parent in parents]
@@ -204,8 +228,8 @@ def draw_lineage(made):
     for key in nodes:
         nodes[key]["href"] = f"#{key}"
     used = {parent for parent, _ in edges}
-    measured += dict.fromkeys((dataset, suite) for dataset, suite in datasets if dataset not in used)
-    return pictures.draw_graph(nodes, edges, measured)
+    measured += ((dataset, suite) for dataset, suite in datasets if dataset not in used)
+    return pictures.draw_graph(nodes, edges, list(dict.fromkeys(measured)))
 
 
 def package_versions(made):
@@ -257,6 +281,20 @@ def corpus_entry(one, root):
     }
 
 
+def judging_cost(one, root):
+    """Return what the judgements of one model took, as a corpus' entry says it."""
+    url = one["recipe"]["endpoint"].get("url")
+    return {"name": one["name"], "key": one["key"], "url": url, "usage": read_json(root / f"{one['key']}.usage.json")}
+
+
+def judged_entry(suite, made, root):
+    """Return whether a judged suite compares models or corpora, and its first judgements."""
+    mine = [one for one in made.values() if one["kind"] == "judgements" and one["name"].split("/")[0] == suite]
+    corpora = any(parent.startswith("corpora/") for one in mine for parent in one["parents"])
+    rows = [row for one in mine for row in read_jsonl(root / f"{one['key']}.jsonl") if row["status"] == "ok"]
+    return {"kind": "corpora" if corpora else "models", "samples": rows[:SAMPLES]}
+
+
 def _answers_of(row):
     """Return the texts of a pair by side; nothing of a row that is none."""
     return {side: row[side][0]["content"] for side in ("chosen", "rejected") if side in row}
@@ -270,9 +308,9 @@ def loss_entry(one, root):
     return {"name": one["name"], "key": one["key"], "picture": picture, "ends": (ends[0], ends[-1]), **one["facts"]}
 
 
-def total_cost(corpora):
-    """Return the sum of what all corpora took; `unknown` counts those whose price is not known."""
-    usages = [corpus["usage"] for corpus in corpora]
+def total_cost(costs):
+    """Return the sum of what all jobs that ask took; `unknown` counts those whose price is not known."""
+    usages = [one["usage"] for one in costs]
     totals = {
         key: sum(usage[key] for usage in usages) for key in ("calls", "failed", "prompt_tokens", "completion_tokens")
     }
@@ -298,6 +336,10 @@ def row_accounts(made, corpora, root):
         given = one["facts"].get("rows_in", corpus["usage"]["calls"])
         accounts.append(_account(one, given, one["facts"]["rows"], corpus["rejects"]))
     for one in made.values():
+        if one["kind"] in ("answers", "judgements"):
+            rows = read_jsonl(root / f"{one['key']}.jsonl")
+            reasons = Counter(_failure(row) for row in rows if row["status"] != "ok")
+            accounts.append(_account(one, len(rows), sum(row["status"] == "ok" for row in rows), reasons))
         if one["rule"] in TRAINERS:
             sources = [parent for parent in one["parents"] if parent in given_by]
             given = sum(given_by[source].get(split, 0) for source in sources for split in ("train", "dev"))
@@ -305,6 +347,11 @@ def row_accounts(made, corpora, root):
             reasons = Counter(row["reason"] for row in one["facts"]["dropped"])
             accounts.append(_account(one, given, kept, reasons))
     return accounts
+
+
+def _failure(row):
+    """Return why an answer cannot be judged, or a judgement not be scored."""
+    return "not in the form that was asked for" if row["status"] == "unknown" else row.get("reason") or row["raw"]
 
 
 def _account(one, given, kept, reasons, unused=0):

@@ -1,11 +1,9 @@
 """What Slurm is asked and told beside what the executor plugin does."""
 
-import json
 import os
 import socket
 import subprocess
 import time
-from pathlib import Path
 
 from moult.errors import UserError
 
@@ -31,35 +29,30 @@ def allocated():
     return int(nodes), int(processors)
 
 
-def cancel_leftovers(markers, tell, patience=PATIENCE):
-    """Cancel the jobs that a killed scheduler left in the queue or at work, and wait until they are gone.
+def cancel_leftovers(tell, patience=PATIENCE):
+    """Cancel the jobs that a killed scheduler left in the queue or at work here, and wait until they are gone.
 
     Else their successors would wait for them, each with an allocation that it does not use. What was at work goes on
-    from its last checkpoint or answer. `markers` is where Snakemake notes unfinished outputs with the number of Slurm's
-    job; a job counts only if it runs in this working directory. UserError if one is still there after `patience`
-    seconds.
+    from its last checkpoint or answer. To be called by the only scheduler of this working directory: every job of this
+    user that runs there, and has the comment that the executor gives, is a leftover then. UserError if one is still
+    there after `patience` seconds.
     """
-    noted = set()
-    for marker in Path(markers).rglob("*"):
-        try:
-            noted.add(json.loads(marker.read_text(encoding="utf-8"))["external_jobid"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    if not (left := _in_queue(noted)):
+    if not (left := _in_queue()):
         return
     tell(f"cancelling what a scheduler that is gone left behind: Slurm jobs {', '.join(left)}")
     subprocess.run(["scancel", *left], check=False)
     end = time.monotonic() + patience
-    while left := _in_queue(noted):
+    while left := _in_queue():
         if time.monotonic() > end:
             raise UserError(f"Slurm jobs {', '.join(left)} do not end after scancel; see `squeue`, then run again.")
         time.sleep(1)
 
 
-def _in_queue(noted):
-    """Return those job numbers that wait or work in this directory, by whatever scheduler they were submitted."""
-    lines = (line.split(maxsplit=1) for line in _squeue("--me", "--format=%A %Z"))
-    return sorted({job for job, place in lines if job in noted and os.path.realpath(place) == os.path.realpath(".")})
+def _in_queue():
+    """Return the numbers of the executor's jobs that wait or work in this directory."""
+    lines = (line.split("|", maxsplit=2) for line in _squeue("--me", "--format=%A|%k|%Z"))
+    here = os.path.realpath(".")
+    return sorted(job for job, comment, place in lines if comment[:5] == "rule_" and os.path.realpath(place) == here)
 
 
 def _squeue(*arguments):

@@ -5,11 +5,21 @@ from moult.labelling import SOURCES
 # What the rows of a suite end with: its means over the datasets.
 MEANS = ("mean", "weighted_mean")
 STATUSES = ("unknown", "multi", "error")
+# What tells of a judge, not of the answers.
+TRUST = (
+    "order_consistency first_shown_share repeat_stability tie_rate parse_failure_rate error_rate unanswered_rate"
+).split()
 
 
 def _published(row):
     """Return what each source published instead, as source, value, and what ours is more."""
     return [(source, float(row[source]), float(row[f"{source}_delta"])) for source in SOURCES if row[source]]
+
+
+def _estimate(row):
+    """Return a row of summary.csv as numbers."""
+    estimate = {"value": float(row["value"]), "low": float(row["ci_low"]), "high": float(row["ci_high"])}
+    return estimate | {"n": int(row["n"]), "published": _published(row)}
 
 
 def suite_tables(rows, differences):
@@ -20,8 +30,7 @@ def suite_tables(rows, differences):
     """
     found = {}
     for row in rows:
-        estimate = {"value": float(row["value"]), "low": float(row["ci_low"]), "high": float(row["ci_high"])}
-        estimate |= {"n": int(row["n"]), "published": _published(row)}
+        estimate = _estimate(row)
         cells = found.setdefault(row["suite"], {}).setdefault(row["method"], {})
         cells.setdefault((row["model"], row["dataset"]), {})[row["metric"]] = estimate
     return [
@@ -111,3 +120,61 @@ def unread_answers(suite):
                 names = {"suite": suite["name"], "model": row["model"], "method": table["method"]}
                 lines.append(names | counts | {"n": sum(sizes)})
     return lines
+
+
+# ---------------------------------------------------------------- judged suites
+
+
+def judged_suites(rows, differences):
+    """Return for each judged suite of summary.csv its name, tables, trust, verdicts, differences and published sources.
+
+    A table has dataset, criteria (overall last) and rows (model, per criterion a cell of win_share and score, or None).
+    trust: per model and dataset, the metrics that tell of the judge rather than of the answers. verdicts: of each model
+    that was set against another, its overall win share over the suite.
+    """
+    found = {}
+    for row in rows:
+        suite = found.setdefault(row["suite"], {"cells": {}, "sources": set()})
+        cell = suite["cells"].setdefault((row["dataset"], row["model"], row["task"]), {})
+        cell[row["metric"]] = _estimate(row)
+        suite["sources"] |= {source for source, *_ in cell[row["metric"]]["published"]}
+    suites = []
+    for name, suite in found.items():
+        mine = [row for row in differences if row["suite"] == name]
+        # Its judgements are those of the others.
+        compared_with = {row["against"] for row in mine}
+        trust = [
+            {"model": model, "dataset": dataset} | dict.fromkeys(TRUST) | cell
+            for (dataset, model, criterion), cell in suite["cells"].items()
+            if criterion == "overall" and dataset not in MEANS and model not in compared_with
+        ]
+        tables = {"name": name, "tables": _judged_tables(suite["cells"]), "trust": trust}
+        tables |= {"verdicts": _judged_verdicts(suite["cells"], mine), "differences": _differences(mine)}
+        suites.append(tables | {"sources": sorted(suite["sources"])})
+    return suites
+
+
+def _judged_tables(cells):
+    datasets = list(dict.fromkeys(dataset for dataset, _, _ in cells if dataset not in MEANS))
+    criteria = list(dict.fromkeys(criterion for _, _, criterion in cells if criterion != "overall"))
+    models = list(dict.fromkeys(model for _, model, _ in cells))
+    tables = []
+    # The means first: of many datasets they are what is looked for.
+    for dataset in [*MEANS, *datasets] if len(datasets) > 1 else datasets:
+        found = [
+            [cells.get((dataset, model, criterion), {}) for criterion in (*criteria, "overall")] for model in models
+        ]
+        rows = [
+            {"model": model, "cells": [cell if "win_share" in cell else None for cell in line]}
+            for model, line in zip(models, found, strict=True)
+        ]
+        tables.append({"dataset": dataset, "criteria": [*criteria, "overall"], "rows": rows})
+    return tables
+
+
+def _judged_verdicts(cells, differences):
+    verdicts = []
+    for model, against in dict.fromkeys((row["model"], row["against"]) for row in differences):
+        share = cells.get(("weighted_mean", model, "overall"), {}).get("win_share")
+        verdicts += [{"model": model, "against": against, "share": share}] if share else []
+    return verdicts

@@ -196,5 +196,5 @@ def test_several_nodes_train_one_model(training, cluster, undisturbed):
     job = cluster.jobs(training.path)[-1]
     assert (job["NumNodes"], job["NodeList"], job["Partition"]) == ("2", "a800[1-2]", "gpu-80gb")
     assert job["TresPerJob"] == "gres:gpu:a800:4"
-    assert "step 6 of 6" in log
+    assert "step 6 of 6" in log and re.search(r" GPU \d+,\d+$", log, re.MULTILINE)
     assert subprocess.run(["pgrep", "-f", "moult.distributed"], capture_output=True, check=False).returncode == 1

@@ -202,3 +202,23 @@ def test_rounds_are_counted_each(place, capsys):
     entry = {"name": "m", "base": "base", "dataset": "q", "rows": 9, "interval": 4, "judge": "teacher"}
     found, _, _ = estimated(capsys, config(corpora=[], rounds=[entry]))
     assert [found[f"m-r{number}"]["rows"] for number in (1, 2, 3)] == [4, 4, 1]
+
+
+def test_a_judge_is_counted_before_and_after_its_answers_are_there(place, capsys):
+    suite = {"name": "s", "judge": {"datasets": ["q"], "split": "train", "endpoint": "teacher"}}
+    suite["judge"] |= {"sample": 5, "repeats": {"questions": 2, "times": 2}, "decoding": {"max_tokens": 40}}
+    raw = config(suites=[suite], evaluations=[{"suite": "s", "corpora": ["d", "e"], "against": "e"}])
+    found, total, lines = estimated(capsys, raw)
+    one = found["s/d"]
+    # Both orders of each pair, and two of them twice more; the answers may be as long as they may.
+    assert (one["rows"], one["ask"], one["answered"]) == (14, 14, None)
+    assert one["answer_tokens_high"] == 14 * 40
+    assert one["dollars_high"] == pytest.approx((one["prompt_tokens"] + 14 * (20 + 30) + 14 * 40 * 2) / 1e6)
+    assert total["dollars_high"] == pytest.approx(sum(found[name]["dollars_high"] for name in ("g", "d", "e", "s/d")))
+    assert any("the answers of d are not written yet" in line for line in lines)
+    rows = prepared(load(raw))
+    for name in "de":
+        write_jsonl(f"results/x/corpora/{name}.jsonl", [{"uid": row["uid"], "answer": name} for row in rows])
+    one = estimated(capsys, raw)[0]["s/d"]
+    assert (one["ask"], one["answered"]) == (14, 0)
+    assert one["dollars_high"] == pytest.approx((one["prompt_tokens"] + 14 * 40 * 2) / 1e6)

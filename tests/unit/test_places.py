@@ -5,7 +5,7 @@ import yaml
 from moult.config import load
 from moult.errors import UserError
 from moult.needs import needs
-from moult.places import SHIPPED, Site, jobs_with_models, main, table
+from moult.places import SHIPPED, Site, as_resources, jobs_with_models, main, table
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,11 @@ def test_a_retry_gets_more_until_there_is_no_more(site):
 def test_nodes_bring_tasks(site):
     asked, partition = site.place(needs("full", 8, devices=16, zero=3, override={"nodes": 2}), "it")
     assert (asked["gpu"], partition) == (16, "gpu-80gb")
+    resources = as_resources(asked)
+    assert (resources["nodes"], resources["tasks_per_node"], resources["cpus_per_task"]) == (2, 8, 4)
+    assert resources["slurm_extra"] == "--gpus-per-node=a800:8"
+    with pytest.raises(UserError, match="5 GPUs, which 2 nodes cannot share evenly"):
+        site.place(needs("full", 8, devices=5, zero=3, override={"nodes": 2}), "it")
     with pytest.raises(UserError, match="over 2 nodes: each needs two of `finetune.devices`"):
         site.place(needs("full", 8, devices=2, zero=3, override={"nodes": 2}), "it")
     with pytest.raises(UserError, match="on each of 3 nodes"):

@@ -167,7 +167,7 @@ def test_budget_price_and_mode_decide_no_answer_and_remake_nothing():
     one = load(config(price=PRICE) | {"budget": 5})
     other = load(config(price=PRICE | {"input": 9.0}, mode="batch", poll=1))
     assert recipes.corpus(one, "d") == recipes.corpus(other, "d")
-    assert recipes.client(one, "d")["budget"] == 5 and recipes.client(other, "d")["mode"] == "batch"
+    assert recipes.client(one, "teacher")["budget"] == 5 and recipes.client(other, "teacher")["mode"] == "batch"
 
 
 def test_a_served_model_has_no_batch_mode():

@@ -26,6 +26,8 @@ def pico_config(url):
     """Every list and every rule, at the smallest scale there is."""
     small = {"max_steps": 4, "batch_size": 2, "evaluate_every": 2, "max_length": 256}
     lora = small | {"lora": {"rank": 2, "alpha": 4}}
+    judged = {"datasets": ["questions"], "split": "train", "criteria": ["accuracy"], "repeats": {"questions": 1}}
+    judged |= {"answers": {"decoding": {"temperature": 1.0, "max_tokens": 8}}}
     return {
         "name": "pico",
         "seed": 7,
@@ -58,6 +60,7 @@ def pico_config(url):
                 "decoding": {"temperature": 1.0, "max_tokens": 12},
             },
             {"name": "distilled", "kind": "distilled", "guidelines": "guidelines", "endpoint": "teacher"},
+            {"name": "plain", "kind": "distilled", "dataset": "questions", "endpoint": "teacher"},
             {
                 "name": "own_words",
                 "kind": "guidelines",
@@ -84,8 +87,16 @@ def pico_config(url):
             },
             {"name": "moods_full", "finetune": {"base": "base", "data": ["moods"], "method": "full", **small}},
         ],
-        "suites": [{"name": "labels", "labels": {"datasets": ["moods"], "max_tokens": 4}}],
-        "evaluations": [{"suite": "labels", "models": ["base", "merged"], "against": "base"}],
+        "suites": [
+            {"name": "labels", "labels": {"datasets": ["moods"], "max_tokens": 4}},
+            {"name": "quality", "judge": judged | {"endpoint": "student", "decoding": {"max_tokens": 400}}},
+            {"name": "data", "judge": judged | {"endpoint": "teacher"}},
+        ],
+        "evaluations": [
+            {"suite": "labels", "models": ["base", "merged"], "against": "base"},
+            {"suite": "quality", "models": ["base", "advisor"], "against": "base"},
+            {"suite": "data", "corpora": ["plain", "distilled"], "against": "plain"},
+        ],
     }
 
 
@@ -191,7 +202,7 @@ def server():
 def inputs(tmp_path_factory, server):
     """A folder with config, data and model of the pico build."""
     folder = tmp_path_factory.mktemp("inputs")
-    model = build_pico_model(tmp_path_factory.mktemp("model") / "base", max_position_embeddings=2048)
+    model = build_pico_model(tmp_path_factory.mktemp("model") / "base", max_position_embeddings=8192)
     write_inputs(folder, model, server.url)
     return folder
 

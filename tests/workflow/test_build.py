@@ -19,6 +19,9 @@ RULES = {
     "merge_models",
     "predict_labels",
     "score_labels",
+    "answer_questions",
+    "judge_answers",
+    "score_judgements",
     "tabulate_scores",
     "plot_confusion",
     "plot_scores",
@@ -35,10 +38,10 @@ def test_everything_is_there(built):
     for name in ("base", "advisor", "moods_sft", "merged", "moods_full"):
         assert (results / "models" / name / "model.safetensors").stat().st_size > 0
         assert (results / "models" / name / "README.md").read_text().startswith("---")
-    for name in ("guidelines", "distilled", "own_words"):
+    for name in ("guidelines", "distilled", "plain", "own_words"):
         assert (results / "corpora" / f"{name}.jsonl").stat().st_size > 0
     with open(results / "scores" / "summary.csv") as handle:
-        rows = list(csv.DictReader(handle))
+        rows = [row for row in csv.DictReader(handle) if row["suite"] == "labels"]
     assert {"model", "suite", "dataset", "metric", "value", "n", "ci_low", "ci_high"} <= set(rows[0])
     assert {(row["model"], row["method"]) for row in rows} == {
         (model, method) for model in ("base", "merged") for method in ("generate", "likelihood")

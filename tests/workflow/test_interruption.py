@@ -1,5 +1,6 @@
 """Kill -9 at a bad moment: the next run continues, and pays for no answer twice."""
 
+import json
 import os
 import signal
 import time
@@ -78,3 +79,27 @@ def test_a_second_scheduler_is_refused_while_the_first_is_at_work(copied):
         assert first.poll() is None
     finally:
         kill_group(first)
+
+
+def test_judging_pays_for_no_judgement_twice(copied):
+    rows = [f"Question {i}?\tBody of question number {i}." for i in range(30)]
+    (copied.path / "data" / "ml.tsv").write_text("\n".join(["title\tquestion_content", *rows]) + "\n")
+    corpora = [f"results/pico/corpora/{name}.jsonl" for name in ("plain", "distilled")]
+    run = copied.snakemake(*corpora)
+    assert run.returncode == 0, run.stdout + run.stderr
+    target, server = "results/pico/judgements/data/distilled.jsonl", copied.server
+    server.delay, before = 0.1, len(server.asked)
+    try:
+        process = copied.start(target)
+        wait_for(lambda: len(server.asked) - before >= 15)
+        kill_group(process)
+        assert not (copied.path / target).exists()
+        run = copied.snakemake(target)
+    finally:
+        server.delay = 0.0
+    assert run.returncode == 0, run.stdout + run.stderr
+    asked = [str(body) for body in server.asked[before:]]
+    said = [json.loads(line) for line in (copied.path / target).read_text().splitlines()]
+    assert {row["status"] for row in said} == {"ok"} and len(set(asked)) > 40
+    # Of those in flight when it was killed, at most `concurrency` are asked again.
+    assert len(asked) - len(set(asked)) <= 2

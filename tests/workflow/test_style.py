@@ -143,9 +143,11 @@ def test_the_slurm_profile_plans_every_job_with_its_resources(tmp_path):
     jobs = re.findall(
         r"^ *Job \d+: (\w+):.*\((\d+) CPUs, (?:(\d+) GPUs, )?(\d+) MB, (\d+) min\)$", found.stdout, re.MULTILINE
     )
-    # The demo trains adapters only, on text and on answers, not on pairs, and exports are made when asked for.
+    # The demo trains adapters only, on text and on answers, not on pairs, and has no judge; exports are asked for.
     others = {"finetune_full", "fetch_videos", "export_dataset", "index_exports"}
-    others |= {"refine_answers", "fold_round", "contrast_answers", "optimise_lora", "optimise_full"}
+    others |= {"contrast_answers", "optimise_lora", "optimise_full"}
+    others |= {"answer_questions", "judge_answers", "score_judgements"}
+    others |= {"refine_answers", "fold_round"}
     assert {rule for rule, *_ in jobs} == set(RULES) - TARGETS - others
     assert len(jobs) == 46
     assert all(int(cpus) >= 1 and int(memory) >= 1000 and int(minutes) >= 10 for _, cpus, _, memory, minutes in jobs)

@@ -1,0 +1,14 @@
+"""One model answers the questions that a judge will compare the answers to."""
+
+from moult.files import write_jsonl
+from moult.job import job
+from moult.judging import answer_questions
+
+if __name__ == "__main__":
+    with job(snakemake) as running:
+        folders = dict(zip(running.recipe["questions"]["datasets"], snakemake.input.datasets, strict=True))
+        rows = answer_questions(
+            running.recipe, folders, snakemake.input.model, snakemake.input.model_manifest, running.journal
+        )
+        write_jsonl(snakemake.output.answers, rows)
+        running.facts = {"rows": len(rows), "failed": sum(row["status"] != "ok" for row in rows)}
