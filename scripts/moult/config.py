@@ -840,6 +840,8 @@ class Config(Section):
                 served = by_name["endpoints"][endpoint].serve
                 if served and not (corpus.kind == "refined" and self.is_within_rounds(served, corpus)):
                     needed.add(served)
+        judges = [by_name["endpoints"][suite.judge.endpoint].serve for suite in self.suites if suite.judge]
+        needed |= {served for served in judges if served}
         return [
             model.name
             for model in self.models
