@@ -409,11 +409,11 @@ def cluster():
     """Return the cluster that jobs go to, or None where they stay on this machine; stop if a job fits nowhere there."""
     # The slurm profile names an account: that is what a cluster is known by. Which partitions it has is not said in the
     # profile, because there a path is one of the working directory.
-    account = workflow.resource_settings._parsed_default_resources.get("slurm_account")
-    if account is None or not workflow.is_main_process:
+    asked = workflow.resource_settings._parsed_default_resources
+    if "slurm_account" not in asked or not workflow.is_main_process:
         return None
     os.environ.setdefault(VARIABLE, str(SHIPPED))
-    if account.raw == "$SLURM_ACCOUNT" and "SLURM_ACCOUNT" not in os.environ:
+    if asked["slurm_account"].raw == "$SLURM_ACCOUNT" and "SLURM_ACCOUNT" not in os.environ:
         raise WorkflowError(
             "SLURM_ACCOUNT is not set: export the account that your jobs are charged to (`sacctmgr show associations "
             "user=$USER format=account` lists yours), or export it empty where the cluster has no accounts."

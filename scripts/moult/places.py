@@ -193,7 +193,6 @@ def main(paths):
     """Print the table of each config."""
     from moult.config import load_file
 
-    logging.disable()
     site = Site(os.environ.get(VARIABLE, SHIPPED))
     for path in paths:
         lines = table(load_file(path), site)
@@ -205,6 +204,7 @@ def main(paths):
 
 
 if __name__ == "__main__":
+    logging.disable()
     try:
         main(sys.argv[1:])
     except UserError as error:

@@ -133,7 +133,9 @@ def pair_trainer(loss):
             labels, _, targets, reference = (inputs.get(name) for name in own)
             outputs = model(**{name: value for name, value in inputs.items() if name not in own})
             logps, tokens = (value.view(2, -1) for value in answer_logps(outputs.logits, targets))
-            losses, ordered = pair_losses(loss, logps, tokens, None if reference is None else reference.T)
+            # A device whose share is blank rows alone is given no reference; they count nowhere.
+            reference = torch.zeros_like(logps) if reference is None else reference.T
+            losses, ordered = pair_losses(loss, logps, tokens, reference)
             real = labels != -100
             total = (losses * real).sum() / (real.sum() if num_items_in_batch is None else num_items_in_batch)
             # The library averages over devices what is a share of the sum here.

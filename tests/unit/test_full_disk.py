@@ -20,7 +20,7 @@ from moult.merging import merge_models
 from moult.models import fetch_model, write_model_card
 from moult.tables import fetch_dataset, prepare_dataset
 from moult.training import finetune_lora
-from snakemake.iocontainers import InputFiles, Log, OutputFiles, Params, Wildcards
+from snakemake.iocontainers import InputFiles, Log, OutputFiles, Params, ResourceList, Wildcards
 from sources import REVISION, serving_hub, write_wheel
 from test_training import DEV, RECIPE, TRAIN
 
@@ -53,7 +53,7 @@ def originals(tmp_path_factory):
 class Snakemake:
     """What a script is given, of Snakemake's own types."""
 
-    rule, input, params, wildcards = "write", InputFiles(), Params(), Wildcards(["it"])
+    rule, input, params, wildcards, resources = "write", InputFiles(), Params(), Wildcards(["it"]), ResourceList()
 
     def __init__(self, log, **output):
         self.log, self.output = Log([str(log)]), OutputFiles(fromdict={key: str(path) for key, path in output.items()})
