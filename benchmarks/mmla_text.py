@@ -67,7 +67,9 @@ def table(rows):
     lines.append("|---|---|---|---|---|---|")
     keys = dict.fromkeys((row["dataset"], row["method"], row["model"], row["n"]) for row in rows)
     for dataset, method, model, n in keys:
-        mine = [row for row in rows if (row["dataset"], row["method"], row["model"]) == (dataset, method, model)]
+        # A mean is of the datasets of its suite, which `n` tells apart.
+        key = (dataset, method, model, n)
+        mine = [row for row in rows if (row["dataset"], row["method"], row["model"], row["n"]) == key]
         seeds = {row["seed"]: percent(row, "accuracy", "ci_low", "ci_high") for row in mine}
         told = "; ".join(f"{value:.1f} [{low:.1f}, {high:.1f}]" for value, low, high in seeds.values())
         if len(seeds) > 1:

@@ -89,7 +89,7 @@ def pico_config(url):
         ],
         "suites": [
             {"name": "labels", "labels": {"datasets": ["moods"], "max_tokens": 4}},
-            {"name": "quality", "judge": judged | {"endpoint": "student", "decoding": {"max_tokens": 400}}},
+            {"name": "quality", "judge": judged | {"endpoint": "student", "decoding": {"max_tokens": 1000}}},
             {"name": "data", "judge": judged | {"endpoint": "teacher"}},
         ],
         "evaluations": [

@@ -41,7 +41,9 @@ def test_a_rank_retrains_its_adapter_and_what_follows(copied):
         "scores/summary.csv",
         "scores/differences.csv",
         "plots/confusion/labels/merged.svg",
+        "plots/data.svg",
         "plots/labels.svg",
+        "plots/quality.svg",
         "report/index.html",
     }
 
