@@ -16,7 +16,7 @@ from moult.devices import visible_devices
 from moult.errors import UserError
 from moult.expansion import one_of
 from moult.guard import clear_stale_locks
-from moult.files import digest
+from moult.files import digest, read_json
 from moult.needs import job_needs, judge_at_work, model_at_work
 from moult.planned import row_digests
 from moult.refining import check_rounds
@@ -179,8 +179,9 @@ def refining_inputs(wildcards):
     corpus = cfg.find("corpora", wildcards.corpus)
     inputs = {"questions": ancient(data_path(corpus.dataset or corpus.corpus))}
     inputs["questions_manifest"] = data_manifest(corpus.dataset or corpus.corpus)
-    if planned_rows(corpus):
-        # The recipe has the digest of these rows: what changes elsewhere in the dataset is no change here.
+    if is_made_as_planned(corpus):
+        # The recipe has the digest of these rows: what changes elsewhere in the dataset is no change here. Where the
+        # recipe has changed, the file may not be ancient: behind a job that is to run, Snakemake looks at no params.
         inputs["questions_manifest"] = ancient(inputs["questions_manifest"])
     for part, endpoint in (("served", corpus.endpoint), ("judge", corpus.judge)):
         if served := cfg.find("endpoints", endpoint).serve:
@@ -212,6 +213,12 @@ def planned_rows(corpus):
     """Return the digest of the rows of a corpus' slice, None where it has none or they cannot be known yet."""
     rows = questions_now(corpus.dataset, *corpus.splits) if corpus.slice and corpus.dataset else None
     return rows and digest(rows[slice(*corpus.slice)])
+
+
+def is_made_as_planned(corpus):
+    """Tell whether a slice is there, refined by the recipe of today out of the rows of today."""
+    made = Path("results", cfg.name, "corpora", f"{corpus.name}.manifest.json")
+    return planned_rows(corpus) and made.exists() and digest(read_json(made)["recipe"]) == digest(refined_from(corpus))
 
 
 def training_data(wildcards):
@@ -392,7 +399,11 @@ def refining_clients(wildcards, threads):
 
 def refining_recipe(wildcards):
     """Return the recipe of a refined corpus, with the digest of its slice where it is known."""
-    corpus = cfg.find("corpora", wildcards.corpus)
+    return refined_from(cfg.find("corpora", wildcards.corpus))
+
+
+def refined_from(corpus):
+    """Return the recipe of a refined corpus, with the digest of its slice where it is known."""
     rows = planned_rows(corpus)
     return recipes.refined(cfg, corpus.name) | ({"rows": rows} if rows else {})
 
