@@ -107,9 +107,10 @@ def _is_written_out(cfg, entry):
 
 
 def _splits(dataset, suite):
-    """Return the splits that a suite may measure on: those of files, and under a judge the dev split that is carved."""
-    carved = suite.judge and dataset.dev_fraction and "train" in dataset.files
-    return {*dataset.files, *(["dev"] if carved else [])}
+    """Return the splits that a suite may measure on: those of files and a carved test split, and under a judge a carved
+    dev split, too: by labels it is what checkpoints are selected on."""
+    carved = {"test": dataset.test_fraction, "dev": dataset.dev_fraction if suite.judge else 0}
+    return {*dataset.files, *(split for split, share in carved.items() if share and "train" in dataset.files)}
 
 
 def judged_evaluations(cfg):
@@ -127,8 +128,10 @@ def judged_evaluations(cfg):
             yield f"{place}, settings: a judge compares models, or corpora; a setting has one model per dataset"
         if bool(entry.models) == bool(entry.corpora):
             yield f"{place}: a judge compares either `models` or `corpora`; write one of the two"
-        if len(entry.against) != 1 or entry.against[0] not in entry.measured or len(entry.measured) < 2:
-            yield f"{place}, against: a judge compares; name two models or corpora, and one of them here"
+        kind = "models" if entry.models else "corpora"
+        beside = [name for other in cfg.evaluations if other.suite == entry.suite for name in getattr(other, kind)]
+        if len(entry.against) != 1 or entry.against[0] not in beside or entry.against == entry.measured:
+            yield f"{place}, against: a judge compares; name two {kind}, and one of them here"
         if against.setdefault(entry.suite, entry.against) != entry.against:
             yield f"{place}, against: is {against[entry.suite]} in one evaluation and {entry.against} in another"
         for name in entry.corpora:

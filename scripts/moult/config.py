@@ -218,6 +218,9 @@ class Endpoint(Section):
     requests_per_minute: int | None = Field(None, ge=1, description="Of one job; null: no limit.")
     tokens_per_minute: int | None = Field(None, ge=1, description="Of one job, prompts and answers; null: no limit.")
     price: Price | None = None
+    structured: Literal["response_format", "function"] = Field(
+        "response_format", description="How a JSON schema is asked for; function: by a call that the model must make."
+    )
     mode: Literal["chat", "batch"] = Field("chat", description="batch: the Batch API, cheaper, within 24 hours.")
     poll: float = Field(60, gt=0, description="Longest wait between two looks at a batch, in seconds.")
 
@@ -959,7 +962,7 @@ def _fields_at(location, raw):
             continue
         annotation = section.model_fields[part].annotation if part in section.model_fields else None
         section = _section_in(annotation)
-    return set(section.model_fields) | ({"preset"} if section is Finetune else set()) if section else set()
+    return set(section.model_fields) | ({"preset"} if section in (Finetune, Optimise) else set()) if section else set()
 
 
 def _section_in(annotation):
@@ -1037,7 +1040,8 @@ def schema():
     # A dataset_info.json may say the rest.
     document["$defs"]["Dataset"]["required"] = ["name"]
     preset = {"enum": presets.preset_names(), "description": "Settings of resources/presets; keys beside it win."}
-    document["$defs"]["Finetune"]["properties"]["preset"] = preset
+    for name in ("Finetune", "Optimise"):
+        document["$defs"][name]["properties"]["preset"] = preset
     document["properties"]["$schema"] = {"type": "string"}
     return document
 

@@ -39,7 +39,8 @@ def _substitute(value, axes):
 
 def expand(raw):
     """Return the raw config with every entry that has `for:` written out, one entry per combination, and with the
-    endpoints, corpora and models of `rounds` behind the others. Pure."""
+    endpoints, corpora and models of `rounds` behind the others; `<name>-last` is the model of the last round of
+    `rounds` <name>, whatever its number. Pure."""
     expanded = dict(raw)
     for kind in LISTS:
         entries = raw.get(kind) or []
@@ -62,12 +63,24 @@ def expand(raw):
             for combination in itertools.product(*axes.values()):
                 written.append(_substitute(rest, dict(zip(axes, combination, strict=True))))
         expanded[kind] = written
-    rounds = expanded.get("rounds")
+    rounds, last = expanded.get("rounds"), {}
     for entry in rounds if isinstance(rounds, list) else []:
-        for kind, written in zip(WRITTEN, _rounds(entry, raw.get("limit")), strict=True):
+        endpoints, corpora, models = _rounds(entry, raw.get("limit"))
+        for kind, written in zip(WRITTEN, (endpoints, corpora, models), strict=True):
             if isinstance(expanded.get(kind) or [], list):
                 expanded[kind] = [*(expanded.get(kind) or []), *written]
-    return expanded
+        if models:
+            last[f"{entry['name']}-last"] = models[-1]["name"]
+    return {kind: _renamed(value, last) if kind in LISTS else value for kind, value in expanded.items()}
+
+
+def _renamed(value, names):
+    """Return a value in which each string that is one of these names is another."""
+    if isinstance(value, dict):
+        return {key: _renamed(item, names) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_renamed(item, names) for item in value]
+    return names.get(value, value) if isinstance(value, str) else value
 
 
 def _rounds(entry, limit):

@@ -161,6 +161,7 @@ def client(cfg, name):
         return None
     return {
         "key": entry.key,
+        "structured": entry.structured,
         "concurrency": entry.concurrency,
         "timeout": entry.timeout,
         "retries": entry.retries,
@@ -240,7 +241,7 @@ def contrasts(cfg, name):
         "splits": list(entry.splits),
         "endpoint": endpoint(cfg, entry.endpoint),
         "prompt": load_template(entry.prompt or cfg.corpus_dataset(name).template),
-        "rejected": _decoding(entry.decoding),
+        "rejected": decoded(entry.decoding),
         "chosen": costly,
         "gate": {
             "min_characters": gate.min_characters,

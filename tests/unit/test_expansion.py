@@ -82,6 +82,17 @@ def test_rounds_over_an_axis_are_written_out_for_each_of_its_values():
     ]
 
 
+def test_the_last_round_has_a_name_that_does_not_depend_on_their_number():
+    given = rounds()
+    given["models"].append({"name": "tuned", "optimise": {"base": "m-last", "data": ["m-last-pairs"]}})
+    given["evaluations"] = [{"suite": "s", "models": ["base", "m-last"], "against": "m-last"}]
+    written = expand(given)
+    assert written["models"][1]["optimise"] == {"base": "m-r3", "data": ["m-last-pairs"]}
+    assert written["evaluations"] == [{"suite": "s", "models": ["base", "m-r3"], "against": "m-r3"}]
+    given["rounds"][0]["interval"] = 10
+    assert expand(given)["evaluations"][0]["against"] == "m-r1"
+
+
 def test_expanding_changes_nothing_that_was_given():
     given = rounds()
     before = repr(given)

@@ -149,7 +149,7 @@ def test_a_changed_row_leaves_the_rounds_before_untouched_and_remakes_what_follo
     assert after["rounds-r1"] == before["rounds-r1"]
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
     assert after["rounds-r2"] != before["rounds-r2"] and after["rounds-r3"] != before["rounds-r3"]
-    # Of the slice one row was asked anew, and of the last all, of another model; the judge about what was not said before.
+    # Of the slice one row was asked anew, of the last all, of another model; the judge about answers new to it.
     assert "3 requests, 2 of them answered before, 1 to ask" in refine_log(copied, "rounds-r2")
     assert "1 requests, 0 of them answered before, 1 to ask" in refine_log(copied, "rounds-r3")
     titles = {re.search(r"do (\d)", body["messages"][-1]["content"])[1] for body in copied.server.asked[asked:]}
