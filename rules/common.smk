@@ -87,8 +87,6 @@ MERGED = cfg.names("models", "merge")
 GUIDELINES = [corpus.name for corpus in cfg.corpora if corpus.kind == "guidelines"]
 DISTILLED = [corpus.name for corpus in cfg.corpora if corpus.kind == "distilled"]
 REFINED = [corpus.name for corpus in cfg.corpora if corpus.kind == "refined"]
-# Models whose full weights the next round needs for a while.
-STUDENTS = [model.name for model in cfg.models if model.round and model.round.number < model.round.count]
 CONTRASTS = [corpus.name for corpus in cfg.corpora if corpus.kind == "contrasts"]
 # Rows that surely have answers; questions that may have some are exported when asked for by name.
 EXPORTED = [one.name for one in cfg.datasets if one.format != "stackoverflow"] + DISTILLED + REFINED

@@ -172,7 +172,7 @@ rule fold_round:
     benchmark:
         "<benchmarks>/fold_round/{model}.tsv"
     wildcard_constraints:
-        model=one_of(STUDENTS),
+        model=one_of(cfg.students),
     priority: 5
     conda:
         "../envs/models.yaml"

@@ -833,6 +833,11 @@ class Config(Section):
         return known[name]
 
     @cached_property
+    def students(self):
+        """Names of the models whose full weights the next round needs for a while."""
+        return [model.name for model in self.models if model.round and model.round.number < model.round.count]
+
+    @cached_property
     def kept_models(self):
         """Names of the models whose full weights `all` makes: not those of a round that nothing but the next needs."""
         by_name = self.by_name

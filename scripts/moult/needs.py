@@ -84,6 +84,7 @@ def needs(
     checkpointing=False,
     threads=1,
     splits=False,
+    answers=1,
 ):
     """Return what a job of a stage asks for; memory and time grow with each attempt.
 
@@ -91,8 +92,8 @@ def needs(
     `models` of them in memory), tables, fetch and videos (no model). billions: parameters of the model. devices:
     processes that train together, each on a GPU of its own, under the ZeRO stage `zero`. rank: of LoRA. tokens: of a
     row, those of its frames included. rows: in a forward pass of one device. checkpointing: of gradients. threads: of
-    a process. splits: the engine can split a model over GPUs. override: any of gpus, gpu_mem_gb, gpu_model, cpus,
-    mem_gb, hours, nodes.
+    a process. splits: the engine can split a model over GPUs. answers: written to a question in inference, beams and
+    samples among them. override: any of gpus, gpu_mem_gb, gpu_model, cpus, mem_gb, hours, nodes.
 
     Returns gpu (of the whole job), gpu_mem_gb (of each), gpu_model (None: any that is large enough), nodes, cpus and
     mem_mb (of each node), processes (on each node), runtime (minutes).
@@ -119,7 +120,7 @@ def needs(
     else:
         memory = PLAIN[stage][1]
     slower = 1 if gpus or not with_model else 4
-    hours = PLAIN[stage][0] if stage in PLAIN else HOURS[stage] * max(billions, 0.5) * slower / devices
+    hours = PLAIN[stage][0] if stage in PLAIN else HOURS[stage] * max(billions, 0.5) * answers * slower / devices
     hours = override.get("hours", max(1 / 6, hours))
     # A GPU waits for what prepares its rows: four processors each, unless told otherwise.
     cpus = override.get("cpus", max(threads * processes, 4 * math.ceil(gpus / nodes)))
@@ -166,6 +167,7 @@ def job_needs(cfg, stage, names, attempt=1):
             datasets, answer = [cfg.corpus_dataset(corpus)], entry.decoding.max_tokens
             # What was said of an answer is in the prompt of the next.
             answer += entry.judge_decoding.max_tokens + answer if entry.kind == "refined" else 0
+            settings["answers"] = _answers(entry)
             if entry.kind == "contrasts" and entry.chosen.method == "beam":
                 settings["rows"] = max(settings["rows"], entry.chosen.beams)
         elif judge := cfg.find("suites", suite).judge:
@@ -193,6 +195,13 @@ def model_at_work(cfg, names):
 def judge_at_work(cfg, suite):
     """Return the model that judges the answers of a suite, None where the judge is remote."""
     return cfg.find("endpoints", cfg.find("suites", suite).judge.endpoint).serve
+
+
+def _answers(corpus):
+    """Return how many answers to a question are written for a corpus, at the most."""
+    if corpus.kind == "contrasts":
+        return 1 + (corpus.chosen.beams if corpus.chosen.method == "beam" else corpus.chosen.samples)
+    return corpus.max_iterations if corpus.kind == "refined" else 1
 
 
 def frame_tokens(videos):
