@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from moult import config, pins, recipes
+from moult import pins, recipes
 from moult.config import load, load_file, schema
+from moult.entries import datasets
 from moult.errors import UserError
 from moult.expansion import expand
 
@@ -221,8 +222,8 @@ def test_a_file_that_is_no_yaml_is_told(tmp_path):
 
 
 def test_labels_of_every_shipped_set_are_distinct_and_lower_case():
-    for name in config.shipped_labels():
-        labels = yaml.safe_load((config.LABELS / f"{name}.yaml").read_text())
+    for name in datasets.shipped_labels():
+        labels = yaml.safe_load((datasets.LABELS / f"{name}.yaml").read_text())
         assert set(labels) == {"dataset", "task", "task_words", "language", "labels"}, name
         assert all(isinstance(one, str) and one == one.lower() for one in labels["labels"]), name
         assert len(set(labels["labels"])) == len(labels["labels"]), name

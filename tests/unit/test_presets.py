@@ -1,7 +1,9 @@
 """Named training settings: written out before the config is checked, and what is written beside them wins."""
 
 import pytest
-from moult.config import Finetune, Optimise, load, shipped_labels
+from moult.config import load
+from moult.entries.datasets import shipped_labels
+from moult.entries.models import Finetune, Optimise
 from moult.errors import UserError
 from moult.presets import fill, load_preset, preset_names
 
