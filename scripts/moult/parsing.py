@@ -31,21 +31,18 @@ def _folded(text):
     return re.sub(r"[\s_]+", " ", unicodedata.normalize("NFKC", text).lower())
 
 
-# The form of a judge's reply. Feedback comes first, so that the verdict follows from it.
-VERDICT = {
-    "type": "object",
-    "properties": {
-        "feedback": {"type": "string"},
-        "hints": {"type": "string"},
-        "verdict": {"type": "string", "enum": ["correct", "incorrect"]},
-    },
-    "required": ["feedback", "hints", "verdict"],
-    "additionalProperties": False,
-}
+def verdict_schema(longest=None):
+    """Return the JSON schema of a judge's verdict. Feedback comes first, so that the verdict follows from it.
+
+    longest: characters of feedback and of hints; None for remote models, of which not all take a limit.
+    """
+    text = {"type": "string"} | ({"maxLength": longest} if longest else {})
+    properties = {"feedback": text, "hints": text, "verdict": {"type": "string", "enum": ["correct", "incorrect"]}}
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
 def parse_verdict(text):
-    """Return ({verdict, feedback, hints}, None) of a judge's reply in the form of VERDICT; else (None, why not).
+    """Return ({verdict, feedback, hints}, None) of a reply in the form of `verdict_schema`; else (None, why not).
 
     Nothing is guessed from words in a text: "Partially correct" is no verdict.
     """

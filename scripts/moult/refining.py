@@ -8,12 +8,15 @@ from moult.corpora import author, flaw_of, open_endpoint
 from moult.errors import UserError
 from moult.files import derive_seed, digest, write_json, write_jsonl
 from moult.journal import Journal
-from moult.parsing import VERDICT, parse_verdict
-from moult.prompts import render
+from moult.parsing import parse_verdict, verdict_schema
+from moult.prompts import as_material, render
 from moult.spending import usage_of
 
 # Raise when the same recipe would now ask something else, or accept another answer.
 VERSION = 1
+# Characters of feedback and of hints, where the judge is a model of this build: a weak one may never end. So many for
+# each token that it may write.
+WORDY = 1.5
 # What is said of an answer that there is no point in judging; it is the model's feedback as the judge's would be.
 UNJUDGED = {
     "empty": "There is no answer. Answer the question.",
@@ -139,6 +142,8 @@ def _answers(asked, pending, histories, iteration):
 def _judge(asked, answered, histories, iteration, failed):
     """Add to each row's history what became of its answer; to `failed` why a row can go no further."""
     recipe, judged, requests = asked.recipe, [], []
+    decoding, serves = recipe["judge_decoding"], "serve" in recipe["judge"]
+    schema = verdict_schema(int(WORDY * decoding["max_tokens"]) if serves else None)
     for row, value in answered:
         entry = {"iteration": iteration, "answer": value["text"], "verdict": None, "feedback": "", "hints": ""}
         if value["finish_reason"] == "error":
@@ -150,8 +155,8 @@ def _judge(asked, answered, histories, iteration, failed):
             entry["feedback"] = UNJUDGED[entry["verdict"]]
             continue
         judged.append((row, entry))
-        fields = row | {"answer": value["text"]}
-        requests.append(_request(recipe["seed"], recipe["judge_prompt"], fields, recipe["judge_decoding"], VERDICT))
+        texts = {"title": row["title"] or "", "question": row["question"], "answer": value["text"]}
+        requests.append(_request(recipe["seed"], recipe["judge_prompt"], row | as_material(texts), decoding, schema))
     for (row, entry), value in zip(judged, asked.ask("judge", requests), strict=True):
         verdict, problem = parse_verdict(value["text"])
         if value["error"] or problem:
