@@ -8,6 +8,7 @@ import pytest
 from moult import generate
 from moult.errors import UserError
 from moult.files import digest, read_json, read_jsonl, write_json
+from moult.parsing import verdict_schema
 from moult.prompts import load_template
 from moult.refining import check_rounds, refine_answers, row_digest, slice_of, write_refined
 from openai_server import OpenAIServer, Reply, completion
@@ -123,6 +124,9 @@ def test_the_form_of_the_verdict_is_enforced(tmp_path):
         refine(server, tmp_path)
     schema = asked_of(server, "judge")[0]["response_format"]["json_schema"]
     assert schema["strict"] and set(schema["schema"]["required"]) == {"verdict", "feedback", "hints"}
+    # Not every API takes a limit of length; a model of this build must not talk for ever.
+    assert "maxLength" not in schema["schema"]["properties"]["feedback"]
+    assert verdict_schema(30)["properties"]["feedback"]["maxLength"] == 30
 
 
 def test_what_an_answer_says_stays_between_marks_that_it_cannot_know(tmp_path):
