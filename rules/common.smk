@@ -17,7 +17,7 @@ from moult.errors import UserError
 from moult.expansion import one_of
 from moult.guard import clear_stale_locks
 from moult.needs import job_needs, judge_at_work, model_at_work
-from moult.slurm import cancel_leftovers
+from moult.slurm import cancel_leftovers, keep_to_squeue
 from moult.places import RESOURCES, SHIPPED, VARIABLE, Site, as_resources
 
 
@@ -353,6 +353,7 @@ onstart:
     try:
         if CLUSTER:
             cancel_leftovers(logger.warning)
+            keep_to_squeue()
     except UserError as error:
         raise WorkflowError(str(error)) from None
 

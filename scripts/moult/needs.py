@@ -58,6 +58,12 @@ JOBS = {
     "answer_questions": ("inference", ("suite", "model")),
     "judge_answers": ("judging", ("suite", "measured")),
 }
+# The rule of each kind of corpus.
+CORPUS_RULES = {
+    "guidelines": "generate_guidelines",
+    "distilled": "distill_answers",
+    "contrasts": "contrast_answers",
+}
 # Tokens of a prompt in inference, beside its frames; a batch of longer ones needs `gpu_mem_gb`.
 PROMPT = 1024
 # A retry gets this many times the memory; of time it gets twice and three times what the first attempt got.

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import yaml
 
 from moult.errors import UserError, nearest
-from moult.needs import GROWTH, JOBS, job_needs, judge_at_work
+from moult.needs import CORPUS_RULES, GROWTH, JOBS, job_needs, judge_at_work
 
 # The executor plugin looks here, too; a site says it in its environment, or edits the file that is shipped.
 VARIABLE = "SNAKEMAKE_SLURM_PARTITIONS"
@@ -156,7 +156,7 @@ def jobs_with_models(cfg):
             yield rule, JOBS[rule][0], {"model": model.name}
     for corpus in cfg.corpora:
         if cfg.find("endpoints", corpus.endpoint).serve:
-            yield f"generate {corpus.kind}", "inference", {"corpus": corpus.name}
+            yield CORPUS_RULES[corpus.kind], "inference", {"corpus": corpus.name}
     for suite, model in cfg.predicted:
         yield "predict_labels", "inference", {"suite": suite, "model": model}
     for suite, model in cfg.answered:

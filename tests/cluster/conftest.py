@@ -6,7 +6,6 @@ import subprocess
 
 import pytest
 from slurm_cluster import SCRIPT, Cluster, ClusterFolder
-from workflow.conftest import inputs, server  # noqa: F401
 
 
 def pytest_collection_modifyitems(items):
@@ -44,6 +43,6 @@ def cluster(tmp_path_factory):
 
 
 @pytest.fixture
-def folder(inputs, tmp_path, server, cluster):  # noqa: F811
+def folder(inputs, tmp_path, server, cluster):
     """The inputs of the pico build, nothing made of them; its jobs go to the cluster."""
     return ClusterFolder(shutil.copytree(inputs, tmp_path / "work"), server)

@@ -1,0 +1,126 @@
+"""The pico build through the slurm profile, on a real Slurm: every job where it belongs, with devices of its own."""
+
+import itertools
+import json
+import os
+import re
+
+import pytest
+import yaml
+from pico_build import ROOT
+
+# Per model: GPUs, memory of each, and where that is in profiles/slurm/partitions.yaml. Other models ask for none.
+PLACES = {
+    "base": (1, 16, "gpu-24gb", "rtx_4090"),
+    "advisor": (1, 40, "gpu-80gb", "a800"),
+    "moods_sft": (2, 90, "gpu-96gb", "rtx_pro_6000"),
+    "moods_full": (2, 70, "gpu-80gb", "a800"),
+}
+NOWHERE = (0, None, "cpu", None)
+GROUPS = yaml.safe_load((ROOT / "profiles" / "slurm" / "profile.yaml").read_text())["groups"]
+
+
+def asking(config):
+    """Return a config whose models ask for GPUs as if they were large."""
+    for model in config["models"]:
+        gpus, memory, _, _ = PLACES.get(model["name"], NOWHERE)
+        model["needs"] = {"gpus": gpus} | ({"gpu_mem_gb": memory} if memory else {})
+        if model["name"] == "moods_full":
+            model["finetune"]["devices"] = gpus
+    return config
+
+
+def model_at_work(config, rule, name):
+    """Return the model that a job loads by what its rule does, None if it loads none; `name` is that of its log."""
+
+    def find(kind, name):
+        return next(one for one in config[kind] if one["name"] == name)
+
+    if rule in ("predict_labels", "answer_questions", "finetune_lora", "finetune_full"):
+        return name.rpartition("/")[2]
+    if rule in ("generate_guidelines", "distill_answers"):
+        return find("endpoints", find("corpora", name)["endpoint"]).get("serve")
+    if rule == "judge_answers":
+        return find("endpoints", find("suites", name.partition("/")[0])["judge"]["endpoint"]).get("serve")
+    return None
+
+
+def logs(folder):
+    """Yield (rule, name, text) of every job of the workflow, by its log."""
+    place = folder.path / "logs" / "pico"
+    for path in sorted(place.rglob("*.log")):
+        rule, *names = path.relative_to(place).with_suffix("").parts
+        yield (rule, "/".join(names), path.read_text()) if names else (rule, "all", path.read_text())
+
+
+def slurm_job(log, jobs):
+    """Return Slurm's job that a rule's log leads to."""
+    number, node = re.search(r"\(Slurm job (\d+) on (\w+)\)", log).groups()
+    assert jobs[number]["NodeList"] == node
+    return jobs[number]
+
+
+def devices(log):
+    """Return the GPUs that a rule's log names."""
+    found = re.search(r" GPU ([\d,]+)$", log, re.MULTILINE)
+    return set(found[1].split(",")) if found else set()
+
+
+def disjoint(pairs):
+    """Compare the devices of (Slurm's job, its rule's log) pairs; return how many shared a node at the same time."""
+    together = 0
+    for (job, log), (other, another) in itertools.combinations(pairs, 2):
+        apart = job["StartTime"] >= other["EndTime"] or other["StartTime"] >= job["EndTime"]
+        if job["NodeList"] == other["NodeList"] and not apart:
+            together += 1
+            assert not devices(log) & devices(another), (job, other)
+    return together
+
+
+def test_the_pico_build_runs_where_its_needs_call_for(folder, cluster):
+    folder.config = config = asking(folder.config)
+    run = folder.snakemake()
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "Nothing to be done" in folder.snakemake("--dry-run").stdout
+    jobs = {job["JobId"]: job for job in cluster.jobs(folder.path)}
+    assert {job["JobState"] for job in jobs.values()} == {"COMPLETED"}
+    assert {job["Requeue"] for job in jobs.values()} == {"0"}
+
+    alone, grouped, on_gpus = [], {}, []
+    for rule, name, log in logs(folder):
+        job = slurm_job(log, jobs)
+        gpus, _, partition, card = PLACES.get(model_at_work(config, rule, name), NOWHERE)
+        expected = (partition, f"gres:gpu:{card}:{gpus}" if gpus else None, gpus)
+        assert (job["Partition"], job.get("TresPerJob"), len(devices(log))) == expected, (rule, name)
+        if rule in GROUPS:
+            grouped.setdefault(GROUPS[rule], set()).add(job["JobId"])
+        else:
+            alone.append(job["JobId"])
+        if gpus:
+            on_gpus.append((job, log))
+    # Every card was asked for. Tiny jobs of a kind share a Slurm job, and all others have one of their own.
+    assert {card for _, _, _, card in PLACES.values()} == {job["TresPerJob"].split(":")[2] for job, _ in on_gpus}
+    shared = [number for numbers in grouped.values() for number in numbers]
+    assert set(grouped) >= {"datasets", "scores", "plots"} and len(shared) == len(grouped)
+    assert sorted(alone + shared) == sorted(jobs)
+    # Jobs of one node, at the same time, saw different devices.
+    assert disjoint(on_gpus) >= 1
+    # Two processes trained one model, started inside the allocation.
+    made = json.loads((folder.path / "results/pico/models/moods_full/train.json").read_text())
+    assert made["recipe"]["devices"] == 2
+
+
+@pytest.mark.skipif(not os.environ.get("MOULT_CLUSTER_FAULTS"), reason="MOULT_CLUSTER_FAULTS is not set")
+def test_many_jobs_side_by_side_see_disjoint_devices(folder, cluster):
+    """Six jobs of one GPU on nodes of four: those of a node at the same time have different devices."""
+    config = folder.config
+    tuned = config["models"][2]
+    names = [f"tuned_{number}" for number in range(6)]
+    config["models"] += [tuned | {"name": name, "needs": {"gpus": 1, "gpu_mem_gb": 20}} for name in names]
+    folder.config = config
+    run = folder.snakemake(*(f"results/pico/adapters/{name}" for name in names))
+    assert run.returncode == 0, run.stdout + run.stderr
+    jobs = {job["JobId"]: job for job in cluster.jobs(folder.path)}
+    pairs = [(slurm_job(log, jobs), log) for log in (folder.log("finetune_lora", name) for name in names)]
+    assert {job["Partition"] for job, _ in pairs} == {"gpu-24gb"}
+    assert disjoint(pairs) >= 3
