@@ -178,7 +178,7 @@ stop() { # signal, pid file
     local process
     [ -s "$2" ] || return 0
     process=$(cat "$2")
-    if tr '\0' ' ' <"/proc/$process/cmdline" 2>/dev/null | grep -Eq 'slurmd|slurmctld|munged'; then
+    if tr '\0' ' ' 2>/dev/null <"/proc/$process/cmdline" | grep -Eq 'slurmd|slurmctld|munged'; then
         kill "-$1" "$process" 2>/dev/null || true
         # A zombie counts as gone: whoever should reap it may be late.
         until [ ! -e "/proc/$process" ] || grep -q '^State:.Z' "/proc/$process/status" 2>/dev/null; do sleep 0.05; done
