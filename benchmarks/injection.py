@@ -92,7 +92,7 @@ def main():
 def judge(model):
     """Return the judge under test: a server, or a model loaded here."""
     if not model.startswith("http"):
-        return load_engine(model, dtype="bfloat16", batch_size=16)
+        return load_engine(model, dtype="float32", batch_size=16)
     settings = {"name": "judge", "url": model, "model": "judge", "key": None, "concurrency": 4}
     return RemoteEndpoint(settings | {"timeout": 600, "retries": 1})
 

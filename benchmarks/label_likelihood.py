@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "scripts"))
 
 from moult.chat import LabelRequest  # noqa: E402
-from moult.config import LABELS  # noqa: E402
+from moult.entries.datasets import LABELS  # noqa: E402
 from moult.generate import load_engine  # noqa: E402
 from moult.labelling import label_messages  # noqa: E402
 from moult.prompts import load_template, prompt_ids  # noqa: E402

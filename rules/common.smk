@@ -16,7 +16,10 @@ from moult.devices import visible_devices
 from moult.errors import UserError
 from moult.expansion import one_of
 from moult.guard import clear_stale_locks
+from moult.files import digest, read_json
 from moult.needs import job_needs, judge_at_work, model_at_work
+from moult.planned import row_digests
+from moult.refining import check_rounds
 from moult.slurm import cancel_leftovers, keep_to_squeue
 from moult.places import RESOURCES, SHIPPED, VARIABLE, Site, as_resources
 
@@ -59,6 +62,11 @@ def checked_config():
 
 cfg = checked_config()
 
+# Snakemake walks from target to source in recursion, and three jobs of each round stand behind one another.
+sys.setrecursionlimit(
+    max(sys.getrecursionlimit(), 1000 + 100 * max((one.round.count for one in cfg.models if one.round), default=0))
+)
+
 if workflow.is_main_process and not workflow.dryrun:
     scheduler_lock = clear_stale_locks(".snakemake")
 
@@ -78,9 +86,10 @@ LORA = FINETUNED_LORA + OPTIMISED_LORA
 MERGED = cfg.names("models", "merge")
 GUIDELINES = [corpus.name for corpus in cfg.corpora if corpus.kind == "guidelines"]
 DISTILLED = [corpus.name for corpus in cfg.corpora if corpus.kind == "distilled"]
+REFINED = [corpus.name for corpus in cfg.corpora if corpus.kind == "refined"]
 CONTRASTS = [corpus.name for corpus in cfg.corpora if corpus.kind == "contrasts"]
 # Rows that surely have answers; questions that may have some are exported when asked for by name.
-EXPORTED = [one.name for one in cfg.datasets if one.format != "stackoverflow"] + DISTILLED
+EXPORTED = [one.name for one in cfg.datasets if one.format != "stackoverflow"] + DISTILLED + REFINED
 PREDICTED = list(cfg.predicted)
 MEASURED = list(cfg.measured)
 LABELLED, JUDGED = cfg.names("suites", "labels"), cfg.names("suites", "judge")
@@ -163,6 +172,53 @@ def corpus_inputs(wildcards):
     return inputs
 
 
+def refining_inputs(wildcards):
+    """Return what a corpus is refined from: questions, and the models that answer and judge, where they are ours."""
+    corpus = cfg.find("corpora", wildcards.corpus)
+    inputs = {"questions": ancient(data_path(corpus.dataset or corpus.corpus))}
+    inputs["questions_manifest"] = data_manifest(corpus.dataset or corpus.corpus)
+    if is_made_as_planned(corpus):
+        # The recipe has the digest of these rows: what changes elsewhere in the dataset is no change here. Where the
+        # recipe has changed, the file may not be ancient: behind a job that is to run, Snakemake looks at no params.
+        inputs["questions_manifest"] = ancient(inputs["questions_manifest"])
+    for part, endpoint in (("served", corpus.endpoint), ("judge", corpus.judge)):
+        if served := cfg.find("endpoints", endpoint).serve:
+            inputs |= weights_of(part, served, corpus)
+    return inputs
+
+
+def weights_of(part, name, user):
+    """Return the inputs of what loads a model's full weights. Within rounds these are there for a while only, and made
+    again without a change to what was made with them; the adapter's manifest is what tells of one."""
+    if cfg.is_within_rounds(name, user):
+        weights, vouched = artefact("students", name), manifest("students", name)
+        return {
+            part: ancient(weights),
+            f"{part}_manifest": ancient(vouched),
+            f"{part}_made_by": manifest("adapters", name),
+        }
+    return {part: ancient(artefact("models", name)), f"{part}_manifest": manifest("models", name)}
+
+
+@cache
+def questions_now(dataset, *splits):
+    """Return a digest for each row of a dataset's splits, None where they cannot be known before it is prepared."""
+    found = row_digests(cfg, dataset)
+    return found and [row for split in splits for row in found.get(split, [])]
+
+
+def planned_rows(corpus):
+    """Return the digest of the rows of a corpus' slice, None where it has none or they cannot be known yet."""
+    rows = questions_now(corpus.dataset, *corpus.splits) if corpus.slice and corpus.dataset else None
+    return rows and digest(rows[slice(*corpus.slice)])
+
+
+def is_made_as_planned(corpus):
+    """Tell whether a slice is there, refined by the recipe of today out of the rows of today."""
+    made = Path("results", cfg.name, "corpora", f"{corpus.name}.manifest.json")
+    return planned_rows(corpus) and made.exists() and digest(read_json(made)["recipe"]) == digest(refined_from(corpus))
+
+
 def training_data(wildcards):
     """Return the data sources of a trained model, in the order of its recipe."""
     return [ancient(data_path(name)) for name in cfg.find("models", wildcards.model).training.data]
@@ -188,6 +244,22 @@ def exported_data(wildcards):
 def exported_manifest(wildcards):
     """Return the manifest of the dataset or corpus that is exported."""
     return data_manifest(wildcards.export)
+
+
+def adapter_base(wildcards):
+    """Return the base that an adapter is trained on."""
+    model = cfg.find("models", wildcards.model)
+    return weights_of("base", model.finetune.base, model)
+
+
+def folded_into(wildcards):
+    """Return the base that an adapter is folded into, for rounds together with all adapters before."""
+    return artefact("models", cfg.before_rounds(wildcards.model))
+
+
+def folded_into_manifest(wildcards):
+    """Return the manifest of the base that an adapter is folded into."""
+    return manifest("models", cfg.before_rounds(wildcards.model))
 
 
 def base_model(wildcards):
@@ -288,7 +360,7 @@ def report_manifests(wildcards):
     made = [("datasets", name) for name in cfg.names("datasets")]
     made += [("corpora", name) for name in cfg.names("corpora")]
     made += [("adapters", name) for name in LORA]
-    made += [("models", name) for name in cfg.names("models")]
+    made += [("models", name) for name in cfg.kept_models]
     measured = {"predictions": PREDICTED, "answers": ANSWERED, "judgements": JUDGEMENTS, "scores": SCORED}
     made += [(kind, f"{suite}/{name}") for kind, pairs in measured.items() for suite, name in pairs]
     return [manifest(kind, name) for kind, name in made]
@@ -314,6 +386,24 @@ def client_of(wildcards, threads):
 def judge_client(wildcards, threads):
     """Return how the endpoint of a judge is dealt with; see `client_of`."""
     return recipes.client(cfg, cfg.find("suites", wildcards.suite).judge.endpoint)
+
+
+def refining_clients(wildcards, threads):
+    """Return how both endpoints of a refined corpus are dealt with, and of which round it is; see `client_of`."""
+    corpus = cfg.find("corpora", wildcards.corpus)
+    clients = {part: recipes.client(cfg, getattr(corpus, part)) for part in ("endpoint", "judge")}
+    return clients | {"round": corpus.round.model_dump() if corpus.round else None}
+
+
+def refining_recipe(wildcards):
+    """Return the recipe of a refined corpus, with the digest of its slice where it is known."""
+    return refined_from(cfg.find("corpora", wildcards.corpus))
+
+
+def refined_from(corpus):
+    """Return the recipe of a refined corpus, with the digest of its slice where it is known."""
+    rows = planned_rows(corpus)
+    return recipes.refined(cfg, corpus.name) | ({"rows": rows} if rows else {})
 
 
 def card_of(wildcards):
@@ -406,3 +496,16 @@ def judging_threads(wildcards):
 def training_threads(wildcards):
     """Return the CPU threads of a training job: those of a model, for each device."""
     return threads_of(wildcards) * cfg.find("models", wildcards.model).training.devices
+
+
+# ---- rounds
+
+
+if workflow.is_main_process:
+    for entry in cfg.rounds:
+        if found := questions_now(entry.dataset, "train"):
+            first = cfg.find("corpora", f"{entry.name}-r1").round
+            try:
+                check_rounds(first.model_dump(), len(found), entry.dataset)
+            except UserError as error:
+                raise WorkflowError(str(error)) from None

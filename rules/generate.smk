@@ -63,6 +63,36 @@ rule distill_answers:
         "../scripts/distill_answers.py"
 
 
+rule refine_answers:
+    input:
+        unpack(refining_inputs),
+    output:
+        corpus="<results>/corpora/{corpus}.jsonl",
+        rejects="<results>/corpora/{corpus}.rejects.jsonl",
+        usage="<results>/corpora/{corpus}.usage.json",
+        manifest="<results>/corpora/{corpus}.manifest.json",
+    log:
+        "<logs>/refine_answers/{corpus}.log",
+    benchmark:
+        "<benchmarks>/refine_answers/{corpus}.tsv"
+    wildcard_constraints:
+        corpus=one_of(REFINED),
+    priority: 10
+    conda:
+        "../envs/models.yaml"
+    threads: threads_of
+    resources:
+        **needs_of("inference"),
+    params:
+        recipe=refining_recipe,
+        client=refining_clients,
+    message:
+        "refine_answers: refining the answers {wildcards.corpus} "
+        "({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"
+    script:
+        "../scripts/refine_answers.py"
+
+
 rule contrast_answers:
     input:
         unpack(corpus_inputs),

@@ -33,4 +33,4 @@ rule merge_models:
 
 rule models:
     input:
-        collect("<results>/models/{model}", model=cfg.names("models")),
+        collect("<results>/models/{model}", model=cfg.kept_models),

@@ -3,8 +3,7 @@
 
 rule finetune_lora:
     input:
-        base=ancient(base_model),
-        base_manifest=base_manifest,
+        unpack(adapter_base),
         data=training_data,
         data_manifests=training_manifests,
         leakage=training_leakage,
@@ -131,8 +130,8 @@ rule fold_adapter:
     input:
         adapter=ancient("<results>/adapters/{model}"),
         adapter_manifest="<results>/adapters/{model}.manifest.json",
-        base=ancient(base_model),
-        base_manifest=base_manifest,
+        base=ancient(folded_into),
+        base_manifest=folded_into_manifest,
     output:
         model=directory("<results>/models/{model}"),
         manifest="<results>/models/{model}.manifest.json",
@@ -156,6 +155,37 @@ rule fold_adapter:
         "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
         "../scripts/fold_adapter.py"
+
+
+# The full weights of a round, for as long as the next round works with them.
+rule fold_round:
+    input:
+        adapter=ancient("<results>/adapters/{model}"),
+        adapter_manifest="<results>/adapters/{model}.manifest.json",
+        base=ancient(folded_into),
+        base_manifest=folded_into_manifest,
+    output:
+        model=temp(directory("<results>/students/{model}")),
+        manifest=temp("<results>/students/{model}.manifest.json"),
+    log:
+        "<logs>/fold_round/{model}.log",
+    benchmark:
+        "<benchmarks>/fold_round/{model}.tsv"
+    wildcard_constraints:
+        model=one_of(cfg.students),
+    priority: 5
+    conda:
+        "../envs/models.yaml"
+    threads: threads_of
+    resources:
+        **needs_of("weights"),
+    params:
+        recipe=recipe_of(recipes.fold_adapter),
+    message:
+        "fold_round: folding the adapters up to {wildcards.model} into full weights for the next round "
+        "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
+    script:
+        "../scripts/fold_round.py"
 
 
 rule adapters:

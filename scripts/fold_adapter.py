@@ -1,10 +1,11 @@
-"""Fold a LoRA adapter into the full weights of its base."""
+"""Fold a LoRA adapter into the full weights of its base, for a round's model with those of the rounds before."""
 
-from moult.folding import fold_adapter
+from moult.folding import earlier_adapters, fold_adapter
 from moult.job import job
 from moult.models import write_model_card
 
 if __name__ == "__main__":
     with job(snakemake) as running:
-        running.facts = fold_adapter(snakemake.input.adapter, snakemake.input.base, snakemake.output.model)
+        before = earlier_adapters(snakemake.input.adapter_manifest)
+        running.facts = fold_adapter(snakemake.input.adapter, snakemake.input.base, snakemake.output.model, before)
         write_model_card(snakemake.output.model, running.card(snakemake.params.card) | running.facts)

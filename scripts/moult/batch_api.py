@@ -214,7 +214,7 @@ class BatchEndpoint:
         return lines, dollars, False
 
     def _line(self, key, request):
-        body = chat_body(request, self.settings["model"])
+        body = chat_body(request, self.settings)
         entry = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
         return json.dumps(entry, ensure_ascii=False).encode() + b"\n"
 

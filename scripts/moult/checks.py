@@ -9,6 +9,11 @@ from moult.errors import nearest
 SUFFIXES = (".manifest", ".rejects", ".usage", ".recipe")
 
 
+def endpoints_of(corpus):
+    """Return the names of the endpoints that a corpus asks."""
+    return [name for field in ("endpoint", "judge") if (name := getattr(corpus, field, None))]
+
+
 def _known(kind, entry, field, name, known):
     if name not in known:
         return [f"{kind} {entry!r}, {field}: {name!r} is not there{nearest(name, known)}"]
@@ -19,22 +24,33 @@ def unknown_names(cfg):
     """Yield a sentence for every name that no entry has, and for every entry that cannot be what it is used as."""
     models, datasets, corpora = (set(cfg.names(kind)) for kind in ("models", "datasets", "corpora"))
     endpoints, suites = set(cfg.names("endpoints")), set(cfg.names("suites"))
+    students = {corpus.endpoint for corpus in cfg.corpora if _is_written_out(cfg, corpus)}
     for endpoint in cfg.endpoints:
-        if endpoint.serve:
+        if endpoint.serve and endpoint.name not in students:
             yield from _known("endpoints", endpoint.name, "serve", endpoint.serve, models)
     questions = {entry.name for entry in cfg.datasets if entry.format == "stackoverflow"}
     guidelines = {entry.name for entry in cfg.corpora if entry.kind == "guidelines"}
     for corpus in cfg.corpora:
+        if _is_written_out(cfg, corpus):
+            continue
         yield from _known("corpora", corpus.name, "endpoint", corpus.endpoint, endpoints)
+        if corpus.kind == "refined":
+            yield from _known("corpora", corpus.name, "judge", corpus.judge, endpoints)
         if corpus.dataset:
             yield from _known("corpora", corpus.name, "dataset", corpus.dataset, questions)
         if getattr(corpus, "guidelines", None):
             yield from _known("corpora", corpus.name, "guidelines", corpus.guidelines, guidelines)
         if getattr(corpus, "corpus", None):
             yield from _known("corpora", corpus.name, "corpus", corpus.corpus, corpora)
-    trainable = datasets | {corpus.name for corpus in cfg.corpora if corpus.kind == "distilled"}
+    trainable = datasets | {corpus.name for corpus in cfg.corpora if corpus.kind in ("distilled", "refined")}
     pairs = {corpus.name for corpus in cfg.corpora if corpus.kind == "contrasts"}
+    for entry in cfg.rounds:
+        yield from _known("rounds", entry.name, "base", entry.base, models)
+        yield from _known("rounds", entry.name, "dataset", entry.dataset, questions)
+        yield from _known("rounds", entry.name, "judge", entry.judge, endpoints)
     for model in cfg.models:
+        if _is_written_out(cfg, model):
+            continue
         for parent in model.parents:
             yield from _known("models", model.name, "base or parents", parent, models)
         for name in model.finetune.data if model.finetune else []:
@@ -84,10 +100,17 @@ def _unknown_members(cfg, evaluation, models):
                 yield f"{place}, {dataset}: model {name!r} is not there{nearest(name, models)}"
 
 
+def _is_written_out(cfg, entry):
+    """Whether a corpus or model came out of `rounds`, where a wrong name is told."""
+    place = getattr(entry, "round", None)
+    return place is not None and place.of in cfg.by_name["rounds"]
+
+
 def _splits(dataset, suite):
-    """Return the splits that a suite may measure on: those of files, and under a judge the dev split that is carved."""
-    carved = suite.judge and dataset.dev_fraction and "train" in dataset.files
-    return {*dataset.files, *(["dev"] if carved else [])}
+    """Return the splits that a suite may measure on: those of files and a carved test split, and under a judge a carved
+    dev split, too: by labels it is what checkpoints are selected on."""
+    carved = {"test": dataset.test_fraction, "dev": dataset.dev_fraction if suite.judge else 0}
+    return {*dataset.files, *(split for split, share in carved.items() if share and "train" in dataset.files)}
 
 
 def judged_evaluations(cfg):
@@ -105,8 +128,10 @@ def judged_evaluations(cfg):
             yield f"{place}, settings: a judge compares models, or corpora; a setting has one model per dataset"
         if bool(entry.models) == bool(entry.corpora):
             yield f"{place}: a judge compares either `models` or `corpora`; write one of the two"
-        if len(entry.against) != 1 or entry.against[0] not in entry.measured or len(entry.measured) < 2:
-            yield f"{place}, against: a judge compares; name two models or corpora, and one of them here"
+        kind = "models" if entry.models else "corpora"
+        beside = [name for other in cfg.evaluations if other.suite == entry.suite for name in getattr(other, kind)]
+        if len(entry.against) != 1 or entry.against[0] not in beside or entry.against == entry.measured:
+            yield f"{place}, against: a judge compares; name two {kind}, and one of them here"
         if against.setdefault(entry.suite, entry.against) != entry.against:
             yield f"{place}, against: is {against[entry.suite]} in one evaluation and {entry.against} in another"
         for name in entry.corpora:
@@ -141,8 +166,8 @@ def budget_without_price(cfg):
     """Yield a sentence for every remote endpoint whose answers a budget could not count."""
     if cfg.budget is None:
         return
-    judges = [suite.judge for suite in cfg.suites if suite.judge]
-    for name in dict.fromkeys(one.endpoint for one in [*cfg.corpora, *judges]):
+    judges = [suite.judge.endpoint for suite in cfg.suites if suite.judge]
+    for name in dict.fromkeys([*(name for corpus in cfg.corpora for name in endpoints_of(corpus)), *judges]):
         endpoint = cfg.find("endpoints", name)
         if endpoint.url and not endpoint.price:
             yield (
@@ -157,31 +182,37 @@ def cycle(cfg):
     for endpoint in cfg.endpoints:
         edges[f"endpoint {endpoint.name}"] = [f"model {endpoint.serve}"] if endpoint.serve else []
     for corpus in cfg.corpora:
-        edges[f"corpus {corpus.name}"] = [f"endpoint {corpus.endpoint}"] + (
-            [f"corpus {corpus.asked}"] if corpus.asked else []
-        )
+        edges[f"corpus {corpus.name}"] = [f"endpoint {name}" for name in endpoints_of(corpus)]
+        edges[f"corpus {corpus.name}"] += [f"corpus {corpus.asked}"] if corpus.asked else []
     for model in cfg.models:
         data = model.training.data if model.training else []
         edges[f"model {model.name}"] = [f"model {name}" for name in model.parents] + [
             f"corpus {name}" for name in data if f"corpus {name}" in edges
         ]
-    done, path = set(), []
+    if found := _cycle_in(edges):
+        yield f"a cycle, nothing could be built first: {' ← '.join(found)}"
 
-    def visit(node):
-        if node in path:
-            return path[path.index(node) :] + [node]
-        if node in done:
-            return None
-        path.append(node)
-        found = next((cycle for target in edges.get(node, []) if (cycle := visit(target))), None)
-        path.pop()
-        done.add(node)
-        return found
 
-    for node in edges:
-        if cycle := visit(node):
-            yield f"a cycle, nothing could be built first: {' ← '.join(cycle)}"
-            return
+def _cycle_in(edges):
+    """Return the first cycle of a graph (node → its targets) as a path that ends where it begins, None if there is
+    none. Not recursive: a thousand rounds are a path of thousands."""
+    done = set()
+    for start in edges:
+        # The path so far, each node with the targets that are still to be seen.
+        path = {} if start in done else {start: iter(edges[start])}
+        while path:
+            node = next(reversed(path))
+            for target in path[node]:
+                if target in path:
+                    nodes = list(path)
+                    return nodes[nodes.index(target) :] + [target]
+                if target not in done:
+                    path[target] = iter(edges.get(target, ()))
+                    break
+            else:
+                done.add(node)
+                del path[node]
+    return None
 
 
 def precision(cfg):

@@ -131,7 +131,7 @@ class RemoteEndpoint:
 
     async def _ask(self, client, request):
         """Return the Answer to a request, which is an error after `retries` further tries."""
-        body = json.dumps(chat_body(request, self.settings["model"])).encode()
+        body = json.dumps(chat_body(request, self.settings)).encode()
         tries = 0
         while True:
             try:

@@ -6,19 +6,19 @@ import json
 import logging
 import math
 import sys
-import tempfile
 from pathlib import Path
 
-from moult import recipes, tables
+from moult import recipes
 from moult.chat import request_key
 from moult.config import load_file
 from moult.contrasts import pair_requests
-from moult.corpora import corpus_requests, identity_of, question_rows
+from moult.corpora import corpus_requests, identity_of
 from moult.errors import UserError
 from moult.files import read_jsonl
 from moult.journal import copy_of
 from moult.judging import answers_in, drawn, planned
-from moult.prompts import prompt_ids
+from moult.planned import prepared_questions, rows_of
+from moult.prompts import prompt_ids, render
 from moult.spending import cost_of, spending_in
 
 # Of English prose; code has fewer, Chinese one or two.
@@ -36,8 +36,9 @@ class Estimator:
 
     def corpora(self):
         """Return what each corpus and each judge would ask and cost, as plain JSON; None stands for unknown."""
+        found = [self._refined(entry) if entry.kind == "refined" else self._corpus(entry) for entry in self.cfg.corpora]
         pairs = [pair for pair, against in self.cfg.judged.items() if pair[1] != against]
-        return [self._corpus(entry) for entry in self.cfg.corpora] + [self._judgements(*pair) for pair in pairs]
+        return found + [self._judgements(*pair) for pair in pairs]
 
     def total(self, corpora):
         """Return the sum over corpora, what was spent before, and the budget; null where a part is unknown."""
@@ -116,6 +117,47 @@ class Estimator:
                 found[bound] = cost_of(client["price"], prompt + len(missing) * more, tokens)
         return found
 
+    def _refined(self, entry):
+        """Return what refining asks of both its endpoints: each row once at least, `max_iterations` times at most."""
+        recipe, notes = recipes.refined(self.cfg, entry.name), []
+        clients = {part: recipes.client(self.cfg, getattr(entry, part)) for part in ("endpoint", "judge")}
+        remote = [part for part, client in clients.items() if client]
+        found = {"corpus": entry.name, "endpoint": f"{entry.endpoint} and {entry.judge}", "mode": "refined"}
+        empty = ("rows", "answered", "ask", "prompt_tokens", "answer_tokens_low", "answer_tokens_high")
+        money = None if remote else 0.0
+        found |= dict.fromkeys(empty) | {"dollars_low": money, "dollars_high": money, "notes": notes}
+        rows = self._noted(self.cfg.corpus_dataset(entry.name).name, entry.splits, notes)
+        if rows is None:
+            return found
+        rows = rows[slice(*entry.slice)] if entry.slice else rows
+        often, longest = entry.max_iterations, {"endpoint": entry.decoding, "judge": entry.judge_decoding}
+        longest = {part: decoding.max_tokens for part, decoding in longest.items()}
+        # What a prompt gains: the judge sees an answer, a revision sees an answer and what was said of it.
+        gains = {"judge": often * longest["endpoint"], "endpoint": (often - 1) * sum(longest.values())}
+        found |= {"rows": len(rows), "ask": 2 * often * len(rows), "prompt_tokens": 0, "answer_tokens_low": 0}
+        found["answer_tokens_high"] = often * len(rows) * sum(longest.values())
+        low = high = 0.0
+        for part, template in (("endpoint", "prompt"), ("judge", "judge_prompt")):
+            fields = {"answer": "", "guideline": ""}
+            texts = [text["content"] for row in rows for text in render(recipe[template], **(fields | row))]
+            prompt = sum(math.ceil(len(text) / CHARACTERS_PER_TOKEN) for text in texts)
+            most = often * prompt + gains[part] * len(rows)
+            found["prompt_tokens"] += most
+            if (client := clients[part]) and client["price"]:
+                low += cost_of(client["price"], prompt, 0)
+                high += cost_of(client["price"], most, often * len(rows) * longest[part])
+        unpriced = [getattr(entry, part) for part in remote if not clients[part]["price"]]
+        if unpriced:
+            notes.append(f"price unknown: set `price` of the endpoint {', '.join(unpriced)}")
+        elif remote:
+            begun = Path("journal", "refine_answers", f"{entry.name}.sqlite").exists()
+            found |= {"dollars_low": 0.0 if begun else low, "dollars_high": high}
+        notes.append(
+            f"counted with {often} answers and verdicts a row, the most that is asked, whatever is answered yet"
+        )
+        notes.append(f"prompt tokens at about {CHARACTERS_PER_TOKEN} characters a token")
+        return found
+
     def _rows(self, entry, notes):
         """Return (rows or None, whether they are the ones that will be asked, tokens a row that are not in them yet:
         at least, at most)."""
@@ -150,23 +192,10 @@ class Estimator:
         """Return (all rows of a dataset as prompts need them, a note or None); UserError where they cannot be had."""
         prepared = self.results / "datasets" / name
         if Path(f"{prepared}.manifest.json").exists():
-            return self._read(prepared), None
-        raw, recipe = self.results / "raw" / name, recipes.prepare_dataset(self.cfg, name)
-        sources = recipes.raw_sources(self.cfg.find("datasets", name))
-        with tempfile.TemporaryDirectory() as folder:
-            if not Path(f"{raw}.manifest.json").exists():
-                absent = [source.path for _, _, source in sources if not (source.path and Path(source.path).exists())]
-                if absent:
-                    raise UserError(f"dataset {name} is not fetched")
-                raw, local = Path(folder, "raw"), [source.path for _, _, source in sources]
-                tables.fetch_dataset(recipes.fetch_dataset(self.cfg, name)["sources"], local, raw)
-            tables.prepare_dataset(recipe, raw, Path(folder, "dataset"))
-            return self._read(
-                Path(folder, "dataset")
-            ), f"dataset {name} is not prepared yet, counted from its raw files"
-
-    def _read(self, folder):
-        return question_rows(folder, [split for split in tables.SPLITS if (folder / f"{split}.parquet").exists()])
+            return rows_of(prepared), None
+        raw = self.results / "raw" / name
+        rows = prepared_questions(self.cfg, name, raw if Path(f"{raw}.manifest.json").exists() else None)
+        return rows, f"dataset {name} is not prepared yet, counted from its raw files"
 
     def _served(self, endpoint):
         return self.results / "models" / endpoint["serve"]

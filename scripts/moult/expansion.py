@@ -1,11 +1,26 @@
-"""`for:` in a raw config, written out."""
+"""`for:` and `rounds:` in a raw config, written out."""
 
 import itertools
 import re
 
 from moult.errors import UserError
 
-LISTS = ("datasets", "endpoints", "corpora", "models", "suites", "evaluations")
+# What `rounds` is written out into.
+WRITTEN = ("endpoints", "corpora", "models")
+LISTS = ("datasets", *WRITTEN, "suites", "evaluations", "rounds")
+# Rows of a round, and what of an entry of `rounds` its corpora take over.
+INTERVAL = 2570
+REFINING = {
+    "dataset",
+    "judge",
+    "max_iterations",
+    "cut",
+    "prompt",
+    "revise_prompt",
+    "judge_prompt",
+    "decoding",
+    "judge_decoding",
+}
 
 
 def _substitute(value, axes):
@@ -23,7 +38,9 @@ def _substitute(value, axes):
 
 
 def expand(raw):
-    """Return the raw config with every entry that has `for:` written out, one entry per combination. Pure."""
+    """Return the raw config with every entry that has `for:` written out, one entry per combination, and with the
+    endpoints, corpora and models of `rounds` behind the others; `<name>-last` is the model of the last round of
+    `rounds` <name>, whatever its number. Pure."""
     expanded = dict(raw)
     for kind in LISTS:
         entries = raw.get(kind) or []
@@ -46,7 +63,50 @@ def expand(raw):
             for combination in itertools.product(*axes.values()):
                 written.append(_substitute(rest, dict(zip(axes, combination, strict=True))))
         expanded[kind] = written
-    return expanded
+    rounds, last = expanded.get("rounds"), {}
+    for entry in rounds if isinstance(rounds, list) else []:
+        endpoints, corpora, models = _rounds(entry, raw.get("limit"))
+        for kind, written in zip(WRITTEN, (endpoints, corpora, models), strict=True):
+            if isinstance(expanded.get(kind) or [], list):
+                expanded[kind] = [*(expanded.get(kind) or []), *written]
+        if models:
+            last[f"{entry['name']}-last"] = models[-1]["name"]
+    return {kind: _renamed(value, last) if kind in LISTS else value for kind, value in expanded.items()}
+
+
+def _renamed(value, names):
+    """Return a value in which each string that is one of these names is another."""
+    if isinstance(value, dict):
+        return {key: _renamed(item, names) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_renamed(item, names) for item in value]
+    return names.get(value, value) if isinstance(value, str) else value
+
+
+def _rounds(entry, limit):
+    """Return the endpoints, corpora and models of an entry of `rounds`; none of one that the types will refuse."""
+    endpoints, corpora, models = [], [], []
+    if not isinstance(entry, dict) or not {"name", "base", "dataset", "rows", "judge"} <= entry.keys():
+        return endpoints, corpora, models
+    rows, interval, tuning = entry["rows"], entry.get("interval", INTERVAL), entry.get("finetune") or {}
+    counts = [rows, interval] if limit is None else [rows, interval, limit]
+    if not isinstance(tuning, dict) or not all(isinstance(count, int) and count > 0 for count in counts):
+        return endpoints, corpora, models
+    name, base = entry["name"], entry["base"]
+    asking = {key: value for key, value in entry.items() if key in REFINING}
+    count = -(-min(rows, limit or rows) // interval)
+    for number in range(1, count + 1):
+        place = {"of": name, "number": number, "count": count, "interval": interval}
+        this, student = f"{name}-r{number}", f"{name}-r{number}-student"
+        endpoints.append({"name": student, "serve": base})
+        corpora.append(
+            {"kind": "refined", "name": this, "endpoint": student, "splits": ["train"], "round": place}
+            | {"slice": [(number - 1) * interval, number * interval]}
+            | asking
+        )
+        models.append({"name": this, "round": place, "finetune": {**tuning, "base": base, "data": [this]}})
+        base = this
+    return endpoints, corpora, models
 
 
 def one_of(names):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from moult.errors import UserError
 from moult.files import read_json, whole_directory, write_json
+from moult.manifest import check_manifest
 from moult.models import OTHER_FILES, TOKENIZER_FILES, copy_files
 from moult.weights import HEAD, check_model_folder, is_tied, refuse_infinite, tensor_headers
 
@@ -53,8 +54,33 @@ class _Lora:
         return product.T if self.embedding else product
 
 
-def fold_adapter(adapter, base, target):
+def earlier_adapters(manifest):
+    """Return the adapters of the rounds before one, the first round's first, by the manifest of its adapter.
+
+    An adapter of a round was made from the adapter of the round before, and its manifest says so. UserError where one
+    of them is missing, or is not the one that the next was trained on.
+    """
+    found, path = [], Path(manifest)
+    while True:
+        parents = read_json(path)["parents"]
+        name = next((name for name in sorted(parents) if Path(name).parent == path.parent), None)
+        if name is None:
+            return found[::-1]
+        path = Path(f"{name}.manifest.json")
+        if not path.is_file():
+            raise UserError(f"{path}: is missing; rounds are folded together: make the adapter {name} again.")
+        if check_manifest(path)["content"] != parents[name]:
+            raise UserError(
+                f"{name}: the next round was trained on another adapter of this name; make the rounds again."
+            )
+        found.append(Path(name))
+
+
+def fold_adapter(adapter, base, target, before=()):
     """Fold a LoRA adapter into full weights: W + scale * B @ A in float32, rounded once to the base's dtype.
+
+    `before` are the adapters of earlier rounds, in order, which are folded in the same float32 sum: the weights of a
+    round need those of no other round.
 
     scale is alpha / r, or alpha / sqrt(r) with `use_rslora` (Kalajdzievski 2023, arXiv 2312.03732). Shards are
     those of the base; the tokenizer is the adapter's, where it has one. An adapter that changes the embeddings or
@@ -66,15 +92,18 @@ def fold_adapter(adapter, base, target):
     from safetensors.torch import save_file
 
     adapter, base = Path(adapter), Path(base)
-    check_model_folder(adapter)
     check_model_folder(base)
-    settings, config, held = _lora_settings(adapter), read_json(base / "config.json"), tensor_headers(base)
+    config, held = read_json(base / "config.json"), tensor_headers(base)
     embedding = next((name for name in held if name.endswith(EMBEDDINGS)), None)
     shapes = {name: shape for name, (_, _, shape) in held.items()}
     if is_tied(config) and embedding:
         shapes.setdefault(HEAD, shapes[embedding])
-    loras, replaced = _read_adapter(adapter, base, shapes)
-    changed = loras.keys() | replaced.keys()
+    steps = []
+    for one in map(Path, [*before, adapter]):
+        check_model_folder(one)
+        steps.append((_lora_settings(one), *_read_adapter(one, base, shapes)))
+    settings, loras, replaced = steps[-1]
+    changed = {name for _, updates, others in steps for name in [*updates, *others]}
     untied = is_tied(config) and not changed.isdisjoint({HEAD, embedding})
     with whole_directory(target) as folder:
         for shard in sorted({file for file, _, _ in held.values()}):
@@ -86,7 +115,7 @@ def fold_adapter(adapter, base, target):
             for name, weight in weights.items():
                 refuse_infinite(weight, f"{base / shard}, {name}", "fetch or make the base again")
             for name in changed & weights.keys():
-                weights[name] = _folded(weights[name], replaced.get(name), loras.get(name), settings)
+                weights[name] = _folded(weights[name], name, steps)
                 remedy = "fold it into a base in bfloat16 or float32, or train it again"
                 refuse_infinite(weights[name], f"{adapter}, {name} folded", remedy)
             save_file(weights, folder / shard, metadata=metadata or {"format": "pt"})
@@ -163,10 +192,11 @@ def _stored_name(name):
     return name.removeprefix("model.") if name.startswith("model.visual.") else name
 
 
-def _folded(weight, replacement, lora, settings):
-    result = (weight if replacement is None else replacement).float()
-    if lora:
-        result = result + lora.delta(settings)
+def _folded(weight, name, steps):
+    result = weight.float()
+    for settings, loras, replaced in steps:
+        result = replaced[name].float() if name in replaced else result
+        result = result + loras[name].delta(settings) if name in loras else result
     return result.to(weight.dtype).contiguous()
 
 

@@ -1,7 +1,6 @@
 """Judging: models answer questions, a judge compares the answers in pairs, each pair in both orders."""
 
 import logging
-import re
 from collections import Counter
 
 from moult.chat import ChatRequest, Sampling, ask_all
@@ -11,7 +10,7 @@ from moult.files import derive_seed, digest, read_jsonl
 from moult.journal import Journal
 from moult.openai_format import OFF_FORM
 from moult.parsing import parse_pair
-from moult.prompts import render
+from moult.prompts import as_material, render
 from moult.spending import usage_of
 
 # Raise when the same recipe would now ask something else, or read the same reply otherwise.
@@ -19,8 +18,6 @@ VERSION = 1
 ORDERS = ("original", "swapped")
 # Longer justifications are cut short by the schema, where the model is ours: a weak one may never end.
 JUSTIFICATION = 240
-# How chat templates spell the turns of a conversation, as far as no text about code needs it so.
-CONTROL = re.compile(r"<(?=\|[\w ]{1,40}\|>|/?(?:start|end)_of_turn>|<SYS>>|</SYS>>)|\[(?=/?INST\])")
 logger = logging.getLogger(__name__)
 
 
@@ -92,20 +89,10 @@ def _closed(properties):
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
-def spelt_out(text):
-    """Return a text whose control tokens of common chat templates are broken by a blank, whoever reads it.
-
-    The models of this build never see such tokens in a message (`prompts.prompt_ids`); some servers obey them.
-    """
-    return CONTROL.sub(lambda found: f"{found[0]} ", text)
-
-
 def pair_request(recipe, row, shown, repeat=0):
     """Return the request that shows the judge a question and two answers, in the order of `shown`."""
-    texts = [spelt_out(text) for text in (row["title"] or "", row["question"], *shown)]
-    fields = dict(zip(("title", "question", "answer_1", "answer_2"), texts, strict=True))
-    # Who writes a text cannot know a hash over it.
-    fields |= {"fence": digest(texts)[:12], "field": row["field"], "criteria": recipe["criteria"]}
+    texts = {"title": row["title"] or "", "question": row["question"], "answer_1": shown[0], "answer_2": shown[1]}
+    fields = as_material(texts) | {"field": row["field"], "criteria": recipe["criteria"]}
     messages = render(recipe["prompt"], **fields)
     longest = JUSTIFICATION if "serve" in recipe["endpoint"] else None
     return ChatRequest(

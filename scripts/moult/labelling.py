@@ -7,8 +7,8 @@ from collections import Counter
 
 from moult import generate, metrics
 from moult.chat import ChatRequest, LabelRequest, Sampling, ask_all
-from moult.config import REFERENCE
 from moult.corpora import served_identity
+from moult.entries.evaluations import REFERENCE
 from moult.files import read_json, read_jsonl, whole_file
 from moult.journal import Journal
 from moult.parsing import parse_label

@@ -25,6 +25,8 @@ torch, and the weights on their way to the GPU, or, without a GPU, what a GPU wo
 
 import math
 
+from moult.checks import endpoints_of
+
 # Below this many billions of parameters a CPU does the work.
 CPU_BILLIONS = 0.5
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -47,22 +49,18 @@ JOBS = {
     "fetch_model": ("weights", ("model",)),
     "generate_guidelines": ("inference", ("corpus",)),
     "distill_answers": ("inference", ("corpus",)),
+    "refine_answers": ("inference", ("corpus",)),
     "contrast_answers": ("inference", ("corpus",)),
     "finetune_lora": ("lora", ("model",)),
     "finetune_full": ("full", ("model",)),
     "optimise_lora": ("lora", ("model",)),
     "optimise_full": ("full", ("model",)),
     "fold_adapter": ("weights", ("model",)),
+    "fold_round": ("weights", ("model",)),
     "merge_models": ("weights", ("model",)),
     "predict_labels": ("inference", ("suite", "model")),
     "answer_questions": ("inference", ("suite", "model")),
     "judge_answers": ("judging", ("suite", "measured")),
-}
-# The rule of each kind of corpus.
-CORPUS_RULES = {
-    "guidelines": "generate_guidelines",
-    "distilled": "distill_answers",
-    "contrasts": "contrast_answers",
 }
 # Tokens of a prompt in inference, beside its frames; a batch of longer ones needs `gpu_mem_gb`.
 PROMPT = 1024
@@ -86,6 +84,7 @@ def needs(
     checkpointing=False,
     threads=1,
     splits=False,
+    answers=1,
 ):
     """Return what a job of a stage asks for; memory and time grow with each attempt.
 
@@ -93,8 +92,8 @@ def needs(
     `models` of them in memory), tables, fetch and videos (no model). billions: parameters of the model. devices:
     processes that train together, each on a GPU of its own, under the ZeRO stage `zero`. rank: of LoRA. tokens: of a
     row, those of its frames included. rows: in a forward pass of one device. checkpointing: of gradients. threads: of
-    a process. splits: the engine can split a model over GPUs. override: any of gpus, gpu_mem_gb, gpu_model, cpus,
-    mem_gb, hours, nodes.
+    a process. splits: the engine can split a model over GPUs. answers: written to a question in inference, beams and
+    samples among them. override: any of gpus, gpu_mem_gb, gpu_model, cpus, mem_gb, hours, nodes.
 
     Returns gpu (of the whole job), gpu_mem_gb (of each), gpu_model (None: any that is large enough), nodes, cpus and
     mem_mb (of each node), processes (on each node), runtime (minutes).
@@ -121,7 +120,7 @@ def needs(
     else:
         memory = PLAIN[stage][1]
     slower = 1 if gpus or not with_model else 4
-    hours = PLAIN[stage][0] if stage in PLAIN else HOURS[stage] * max(billions, 0.5) * slower / devices
+    hours = PLAIN[stage][0] if stage in PLAIN else HOURS[stage] * max(billions, 0.5) * answers * slower / devices
     hours = override.get("hours", max(1 / 6, hours))
     # A GPU waits for what prepares its rows: four processors each, unless told otherwise.
     cpus = override.get("cpus", max(threads * processes, 4 * math.ceil(gpus / nodes)))
@@ -166,6 +165,9 @@ def job_needs(cfg, stage, names, attempt=1):
         if corpus:
             entry = cfg.find("corpora", corpus)
             datasets, answer = [cfg.corpus_dataset(corpus)], entry.decoding.max_tokens
+            # What was said of an answer is in the prompt of the next.
+            answer += entry.judge_decoding.max_tokens + answer if entry.kind == "refined" else 0
+            settings["answers"] = _answers(entry)
             if entry.kind == "contrasts" and entry.chosen.method == "beam":
                 settings["rows"] = max(settings["rows"], entry.chosen.beams)
         elif judge := cfg.find("suites", suite).judge:
@@ -182,15 +184,24 @@ def job_needs(cfg, stage, names, attempt=1):
 
 
 def model_at_work(cfg, names):
-    """Return the model that a job loads, or None: its own, or the one that a corpus' endpoint serves."""
+    """Return the model that a job loads, or None: its own, or the one that a corpus' endpoint serves. Of several that
+    answer and judge one at a time is in memory: the largest."""
     if "corpus" in names.keys():
-        return cfg.find("endpoints", cfg.find("corpora", names["corpus"]).endpoint).serve
+        asked = [cfg.find("endpoints", name).serve for name in endpoints_of(cfg.find("corpora", names["corpus"]))]
+        return max(filter(None, asked), key=lambda name: cfg.inherited(name, "parameters"), default=None)
     return names.get("model")
 
 
 def judge_at_work(cfg, suite):
     """Return the model that judges the answers of a suite, None where the judge is remote."""
     return cfg.find("endpoints", cfg.find("suites", suite).judge.endpoint).serve
+
+
+def _answers(corpus):
+    """Return how many answers to a question are written for a corpus, at the most."""
+    if corpus.kind == "contrasts":
+        return 1 + (corpus.chosen.beams if corpus.chosen.method == "beam" else corpus.chosen.samples)
+    return corpus.max_iterations if corpus.kind == "refined" else 1
 
 
 def frame_tokens(videos):

@@ -6,15 +6,21 @@ from moult.chat import Answer
 
 # Codes of an account that has no money left, whatever the status they come with.
 NO_QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
+# What a form that is asked for is called.
+FUNCTION = "answer"
 # How the reasons begin of a reply that has not the form that was asked for.
 OFF_FORM = ("the reply is not ", "the reply breaks the schema")
 
 
-def chat_body(request, model):
-    """Return the body of a chat completions call as plain JSON. Choices are asked for as a schema."""
+def chat_body(request, settings):
+    """Return the body of a chat completions call as plain JSON. Choices are asked for as a schema.
+
+    settings: `model`; `structured`, how a schema is asked for: as `response_format`, or as the parameters of the one
+    `function` that the model must call (models older than response_format's schemas).
+    """
     sampling = request.sampling
     body = {
-        "model": model,
+        "model": settings["model"],
         "messages": request.messages,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
@@ -24,10 +30,13 @@ def chat_body(request, model):
     if sampling.top_k:
         body["top_k"] = sampling.top_k
     schema = _schema_of_choices(request.choices) if request.choices else request.schema
-    if schema:
+    if schema and settings.get("structured") == "function":
+        body["tools"] = [{"type": "function", "function": {"name": FUNCTION, "parameters": schema}}]
+        body["tool_choice"] = {"type": "function", "function": {"name": FUNCTION}}
+    elif schema:
         body["response_format"] = {
             "type": "json_schema",
-            "json_schema": {"name": "answer", "schema": schema, "strict": True},
+            "json_schema": {"name": FUNCTION, "schema": schema, "strict": True},
         }
     return body
 
@@ -58,7 +67,9 @@ def answer_of(reply, request):
         return failed(f"refused: {message['refusal']}")
     if ended == "content_filter":
         return failed("refused: stopped by the content filter")
-    if message.get("tool_calls") or message.get("function_call"):
+    if (request.choices or request.schema) and (called := _arguments(message.get("tool_calls"))) is not None:
+        content, ended = called, "length" if ended == "length" else "stop"
+    elif message.get("tool_calls") or message.get("function_call"):
         return failed("the reply calls a tool instead of answering")
     if not isinstance(content, str | None):
         return failed(f"the content of the reply is a {type(content).__name__}, not text")
@@ -95,6 +106,15 @@ def error_of(reply):
 def _first(reply):
     choices = reply.get("choices") if isinstance(reply, dict) else None
     return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
+
+
+def _arguments(calls):
+    """Return the arguments (JSON as text) of a call of the function that was asked for, None where it is none."""
+    try:
+        (call,) = calls
+        return call["function"]["arguments"] if call["function"]["name"] == FUNCTION else None
+    except (TypeError, ValueError, KeyError):
+        return None
 
 
 def _checked(text, request):

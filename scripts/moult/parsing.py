@@ -31,6 +31,33 @@ def _folded(text):
     return re.sub(r"[\s_]+", " ", unicodedata.normalize("NFKC", text).lower())
 
 
+def verdict_schema(longest=None):
+    """Return the JSON schema of a judge's verdict. Feedback comes first, so that the verdict follows from it.
+
+    longest: characters of feedback and of hints; None for remote models, of which not all take a limit.
+    """
+    text = {"type": "string"} | ({"maxLength": longest} if longest else {})
+    properties = {"feedback": text, "hints": text, "verdict": {"type": "string", "enum": ["correct", "incorrect"]}}
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def parse_verdict(text):
+    """Return ({verdict, feedback, hints}, None) of a reply in the form of `verdict_schema`; else (None, why not).
+
+    Nothing is guessed from words in a text: "Partially correct" is no verdict.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None, f"the reply is not the JSON that was asked for: {text[:80]!r}"
+    if not isinstance(value, dict) or value.get("verdict") not in ("correct", "incorrect"):
+        return None, f"the reply has no verdict: {text[:80]!r}"
+    said = {name: value.get(name, "") for name in ("feedback", "hints")}
+    if not all(isinstance(words, str) for words in said.values()):
+        return None, f"the reply's feedback and hints are no texts: {text[:80]!r}"
+    return {"verdict": value["verdict"]} | said, None
+
+
 def parse_pair(text, criteria):
     """Return the reply of a judge that compared two answers: {justification, answer_1, answer_2}, None if it is none.
 

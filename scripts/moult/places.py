@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import yaml
 
 from moult.errors import UserError, nearest
-from moult.needs import CORPUS_RULES, GROWTH, JOBS, job_needs, judge_at_work
+from moult.needs import GROWTH, JOBS, job_needs, judge_at_work, model_at_work
 
 # The executor plugin looks here, too; a site says it in its environment, or edits the file that is shipped.
 VARIABLE = "SNAKEMAKE_SLURM_PARTITIONS"
@@ -142,8 +142,18 @@ def as_resources(asked):
 RESOURCES = "gpu gpu_mem_gb gpu_model mem_mb runtime nodes cpus_per_task tasks_per_node mpi slurm_extra".split()
 
 
+# The rule that writes each kind of corpus.
+WRITERS = {
+    "guidelines": "generate_guidelines",
+    "distilled": "distill_answers",
+    "refined": "refine_answers",
+    "contrasts": "contrast_answers",
+}
+
+
 def jobs_with_models(cfg):
     """Yield (rule, stage, wildcards) of every job of a config that loads a model."""
+    kept = set(cfg.kept_models)
     for model in cfg.models:
         if model.fetch:
             rules = ["fetch_model"]
@@ -151,12 +161,15 @@ def jobs_with_models(cfg):
             rules = ["merge_models"]
         else:
             way = "finetune" if model.finetune else "optimise"
-            rules = [f"{way}_full"] if model.training.method == "full" else [f"{way}_lora", "fold_adapter"]
+            rules = [f"{way}_full"] if model.training.method == "full" else [f"{way}_lora"]
+            if model.training.method == "lora":
+                rules += ["fold_round"] * (model.name in cfg.students) + ["fold_adapter"] * (model.name in kept)
         for rule in rules:
             yield rule, JOBS[rule][0], {"model": model.name}
     for corpus in cfg.corpora:
-        if cfg.find("endpoints", corpus.endpoint).serve:
-            yield CORPUS_RULES[corpus.kind], "inference", {"corpus": corpus.name}
+        if model_at_work(cfg, {"corpus": corpus.name}):
+            rule = WRITERS[corpus.kind]
+            yield rule, JOBS[rule][0], {"corpus": corpus.name}
     for suite, model in cfg.predicted:
         yield "predict_labels", "inference", {"suite": suite, "model": model}
     for suite, model in cfg.answered:

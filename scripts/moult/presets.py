@@ -7,6 +7,8 @@ import yaml
 
 from moult.errors import UserError, nearest
 
+# How a model may be trained, each of which may have a preset.
+TRAININGS = ("finetune", "optimise")
 PRESETS = Path(__file__).parents[2] / "resources" / "presets"
 
 
@@ -48,12 +50,14 @@ def fill(raw):
     """Write out `preset:` in the models of an expanded config, in place; keys that stand beside it win."""
     models = raw.get("models")
     for model in models if isinstance(models, list) else []:
-        own = model.get("finetune") if isinstance(model, dict) else None
-        if isinstance(own, dict) and "preset" in own:
+        for way in TRAININGS:
+            own = model.get(way) if isinstance(model, dict) else None
+            if not isinstance(own, dict) or "preset" not in own:
+                continue
             own = dict(own)
             name = own.pop("preset")
             try:
-                model["finetune"] = laid_over(load_preset(name), own)
+                model[way] = laid_over(load_preset(name), own)
             except UserError as error:
                 raise UserError(f"models {model.get('name', '')!r}, {error}.") from None
 

@@ -1,12 +1,16 @@
 """Prompts: templates in `resources/prompts/`, and their tokens. The same code serves training and inference."""
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from moult.errors import UserError
+from moult.files import digest
 
 PROMPTS = Path(__file__).parents[2] / "resources" / "prompts"
+# How chat templates spell the turns of a conversation, as far as no text about code needs it so.
+CONTROL = re.compile(r"<(?=\|[\w ]{1,40}\|>|/?(?:start|end)_of_turn>|<SYS>>|</SYS>>)|\[(?=/?INST\])")
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,22 @@ def render(template, **fields):
 def render_answer(template, **fields):
     """Return the assistant's answer of a template: what training teaches and label likelihood scores."""
     return _fill(template["answer"], fields)
+
+
+def spelt_out(text):
+    """Return a text whose control tokens of common chat templates are broken by a blank, whoever reads it.
+
+    The models of this build never see such tokens in a message (`prompt_ids`); some servers obey them.
+    """
+    return CONTROL.sub(lambda found: f"{found[0]} ", text)
+
+
+def as_material(texts):
+    """Return the fields of a judge's template that are texts to be judged (name → text), with a `fence` to stand
+    between: a mark that nobody who writes such a text can know, for it is a hash over them.
+    """
+    shown = {name: spelt_out(text) for name, text in texts.items()}
+    return shown | {"fence": digest(list(shown.values()))[:12]}
 
 
 def with_videos(messages, videos):

@@ -15,6 +15,7 @@ from moult import (
     merging,
     models,
     pictures,
+    refining,
     report,
     tables,
     training,
@@ -160,6 +161,7 @@ def client(cfg, name):
         return None
     return {
         "key": entry.key,
+        "structured": entry.structured,
         "concurrency": entry.concurrency,
         "timeout": entry.timeout,
         "retries": entry.retries,
@@ -198,10 +200,32 @@ def decoded(decoding):
     return {key: getattr(decoding, key) for key in ("temperature", "top_p", "top_k", "max_tokens")}
 
 
+def refined(cfg, name):
+    """What is asked of whom, how it is judged, and how often. Of its round a corpus knows nothing."""
+    entry = cfg.find("corpora", name)
+    return {
+        "name": name,
+        "splits": list(entry.splits),
+        "slice": list(entry.slice) if entry.slice else None,
+        "endpoint": endpoint(cfg, entry.endpoint),
+        "judge": endpoint(cfg, entry.judge),
+        "prompt": load_template(entry.prompt),
+        "revise_prompt": load_template(entry.revise_prompt),
+        "judge_prompt": load_template(entry.judge_prompt),
+        "decoding": decoded(entry.decoding),
+        "judge_decoding": decoded(entry.judge_decoding),
+        "max_iterations": entry.max_iterations,
+        "cut": entry.cut,
+        "may_be_empty": entry.round is not None,
+        "seed": derive_seed(cfg.seed, "refined", name),
+        "version": refining.VERSION,
+    }
+
+
 def contrasts(cfg, name):
     """What is asked twice of whom, how either answer is decoded, and which pairs are kept."""
     entry = cfg.find("corpora", name)
-    chosen, gate, decoding = entry.chosen, entry.gate, entry.decoding
+    chosen, gate = entry.chosen, entry.gate
     if chosen.method == "beam":
         costly = {"method": "beam", "beams": chosen.beams, "length_penalty": chosen.length_penalty}
     else:
@@ -217,12 +241,7 @@ def contrasts(cfg, name):
         "splits": list(entry.splits),
         "endpoint": endpoint(cfg, entry.endpoint),
         "prompt": load_template(entry.prompt or cfg.corpus_dataset(name).template),
-        "rejected": {
-            "temperature": decoding.temperature,
-            "top_p": decoding.top_p,
-            "top_k": decoding.top_k,
-            "max_tokens": decoding.max_tokens,
-        },
+        "rejected": decoded(entry.decoding),
         "chosen": costly,
         "gate": {
             "min_characters": gate.min_characters,
@@ -237,8 +256,9 @@ def contrasts(cfg, name):
 
 def finetune(cfg, name):
     """What the trainer is told, and the prompt template of each data source; `lora` where an adapter is trained."""
-    data = cfg.find("models", name).finetune.data
-    return _training(cfg, name, "finetune", data={one: _template(training_dataset(cfg, one)) for one in data})
+    model = cfg.find("models", name)
+    data = {one: _template(training_dataset(cfg, one)) for one in model.finetune.data}
+    return _training(cfg, name, "finetune", data=data, **({"may_be_empty": True} if model.round else {}))
 
 
 def optimise(cfg, name):
@@ -294,8 +314,8 @@ def training_dataset(cfg, source):
 
 
 def fold_adapter(cfg, name):
-    """Folding has no settings of its own."""
-    return {"base": cfg.find("models", name).training.base, "version": folding.VERSION}
+    """Folding has no settings of its own. The adapters of rounds are folded together, into the model before them."""
+    return {"base": cfg.before_rounds(name), "version": folding.VERSION}
 
 
 def merge(cfg, name):

@@ -68,7 +68,7 @@ def write_report(target, *, summary, differences, plots, confusion, manifests, l
         "verdicts": [standings.verdict(suite["name"], table) for suite in suites for table in suite["tables"]],
         "unread": [line for suite in suites for line in standings.unread_answers(suite)],
         "lineage": draw_lineage(made),
-        "trained": [loss_entry(one, root) for one in made.values() if one["rule"] in TRAINERS],
+        "trained": [loss_entry(one, root) for one in made.values() if one["facts"].get("steps")],
         "datasets": [dataset_entry(one, leaks, root) for one in made.values() if one["kind"] == "datasets"],
         "corpora": corpora,
         "judged": judged,
@@ -124,6 +124,11 @@ def _in_words(rule, recipe, facts):
                 f"{facts['rows']:,} rows by {author}",
                 f"{facts['rows']:,} rows written by {author}, {limits}",
             )
+        case "refine_answers":
+            author, judge = _author(recipe["endpoint"]), _author(recipe["judge"])
+            accepted = f"{facts['rows']:,} of {facts['rows_in']:,} rows by {author}"
+            often = f"at most {recipe['max_iterations']} answers each, {facts['revised']:,} accepted after revision"
+            return accepted, f"{accepted}, accepted by {judge}; {often}"
         case "contrast_answers":
             author, (way, number) = _author(recipe["endpoint"]), _costly(recipe["chosen"])
             pairs = f"{facts['rows']:,} pairs by {author}"
@@ -268,7 +273,7 @@ def corpus_entry(one, root):
         "name": one["name"],
         "key": one["key"],
         "rule": one["rule"],
-        "url": one["recipe"]["endpoint"].get("url"),
+        "url": one["recipe"]["endpoint"].get("url") or one["recipe"].get("judge", {}).get("url"),
         "usage": read_json(f"{path}.usage.json"),
         "rejects": Counter(row["reason"] for row in read_jsonl(f"{path}.rejects.jsonl")),
         "splits": _in_order(Counter(row["split"] for row in rows)),

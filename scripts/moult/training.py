@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 # Raise it when the same recipe would now give a different adapter or model: it retrains every one.
 VERSION = 1
+# Columns of loss.csv; those of pairs have `nll` too.
+CURVE = ["step", "split", "loss", "accuracy", "learning_rate"]
 # Evaluations of a run on pairs, where the recipe does not say how often: what collapses is to be seen in time.
 LOOKS = 10
 
@@ -44,7 +46,8 @@ def finetune_lora(
 
     The best checkpoint on `dev` is kept, or the last one where `dev` is empty. Checkpoints live in `scratch`, which
     must belong to this recipe and these rows alone; a second call with it goes on from the last whole one. Examples
-    that show videos find their frames in the prepared datasets `data`; what sees in the model stays as it is.
+    that show videos find their frames in the prepared datasets `data`; what sees in the model stays as it is. Without
+    a row, where the recipe says `may_be_empty`, the adapter is one that changes nothing: its B is 0, as at every start.
 
     Raises:
         UserError: no row of a split fits `max_length`, `lora.targets` names no layer, the loss is not finite, or the
@@ -59,6 +62,8 @@ def finetune_lora(
         config |= {"base_model_name_or_path": recipe["base"], "target_modules": sorted(config["target_modules"])}
         write_json(folder / "adapter_config.json", config)
 
+    if not train and recipe.get("may_be_empty"):
+        return _untrained(recipe, base, scratch, adapter, save)
     return _finetune(recipe, base, train, dev, scratch, adapter, save, data)
 
 
@@ -133,14 +138,33 @@ def _finetune(recipe, base, train, dev, scratch, target, save, data):
         "dropped": dropped,
         "tokens": state["num_input_tokens_seen"],
     } | ({"dev_before": _dev_facts(curve[0])} if pairwise else {})
+    _write(target, tokenizer, lambda partial: save(scratch / f"checkpoint-{best_step}", partial), report, curve)
+    return report
+
+
+def _write(target, tokenizer, save, report, curve):
     with whole_directory(target) as partial:
         tokenizer.save_pretrained(partial)
-        save(scratch / f"checkpoint-{best_step}", partial)
+        save(partial)
         write_json(partial / "train.json", report)
         with open(partial / "loss.csv", "w", encoding="utf-8", newline="") as handle:
-            writer = csv.DictWriter(handle, list(curve[0]), lineterminator="\n")
+            writer = csv.DictWriter(handle, list(curve[0]) if curve else CURVE, lineterminator="\n")
             writer.writeheader()
             writer.writerows(curve)
+
+
+def _untrained(recipe, base, scratch, target, save):
+    """Write an adapter as it is before its first step, and return its report."""
+    from transformers import AutoTokenizer, set_seed
+
+    set_seed(recipe["seed"])
+    start = scratch / "checkpoint-0"
+    _model(recipe, base).save_pretrained(start)
+    logger.warning("no row to train on: the adapter changes nothing")
+    none = {"train": 0, "dev": 0}
+    report = {"recipe": recipe, "n_train": 0, "n_dev": 0, "steps": 0, "best_step": 0, "criterion": "last", "dev": None}
+    report |= {"truncated": none, "dropped": [], "tokens": 0}
+    _write(target, AutoTokenizer.from_pretrained(base), lambda partial: save(start, partial), report, [])
     return report
 
 

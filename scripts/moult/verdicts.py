@@ -3,7 +3,7 @@
 import csv
 
 from moult import metrics
-from moult.config import REFERENCE
+from moult.entries.evaluations import REFERENCE
 from moult.files import read_jsonl
 from moult.labelling import COLUMNS
 

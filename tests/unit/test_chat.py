@@ -12,7 +12,7 @@ from moult.errors import UserError
 from moult.files import digest
 from moult.journal import Journal
 from moult.spending import usage_of
-from openai_server import MISBEHAVIOURS, OpenAIServer
+from openai_server import MISBEHAVIOURS, OpenAIServer, Reply, completion
 
 
 def request(text, **more):
@@ -166,6 +166,27 @@ def test_choices_are_asked_as_a_schema_and_unwrapped(tmp_path):
     assert found[0]["text"] == "yes"
     sent = server.asked[0]["response_format"]["json_schema"]["schema"]
     assert sent["properties"]["choice"]["enum"] == ["yes", "no"]
+
+
+@pytest.mark.parametrize(
+    ("called", "arguments", "text"),
+    [("answer", '{"choice": "yes"}', "yes"), ("answer", '{"choice": "perhaps"}', ""), ("other", "{}", "")],
+)
+def test_a_model_that_knows_no_schema_must_call_a_function(tmp_path, called, arguments, text):
+    def reply(body):
+        call = {"id": "1", "type": "function", "function": {"name": called, "arguments": arguments}}
+        return Reply(completion(body, None, tool_calls=[call]))
+
+    with OpenAIServer(reply) as server:
+        asked = [request("q", choices=("yes", "no")), request("in words")]
+        found = ask(tmp_path / "j.sqlite", asked, server, structured="function")
+    assert [value["text"] for value in found] == [text, ""]
+    assert bool(found[0]["error"]) == (not text) and "calls a tool" in found[1]["error"]
+    forced, plain = sorted(server.asked, key=lambda body: "tools" not in body)
+    assert "response_format" not in forced and "tools" not in plain
+    (tool,) = forced["tools"]
+    assert forced["tool_choice"]["function"]["name"] == tool["function"]["name"]
+    assert tool["function"]["parameters"]["properties"]["choice"]["enum"] == ["yes", "no"]
 
 
 def test_what_arrived_before_a_crash_is_on_disk(tmp_path):

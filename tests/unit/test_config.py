@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from moult import config, pins, recipes
+from moult import pins, recipes
 from moult.config import load, load_file, schema
+from moult.entries import datasets
 from moult.errors import UserError
 from moult.expansion import expand
 
@@ -221,8 +222,8 @@ def test_a_file_that_is_no_yaml_is_told(tmp_path):
 
 
 def test_labels_of_every_shipped_set_are_distinct_and_lower_case():
-    for name in config.shipped_labels():
-        labels = yaml.safe_load((config.LABELS / f"{name}.yaml").read_text())
+    for name in datasets.shipped_labels():
+        labels = yaml.safe_load((datasets.LABELS / f"{name}.yaml").read_text())
         assert set(labels) == {"dataset", "task", "task_words", "language", "labels"}, name
         assert all(isinstance(one, str) and one == one.lower() for one in labels["labels"]), name
         assert len(set(labels["labels"])) == len(labels["labels"]), name
@@ -311,3 +312,97 @@ def test_planning_says_what_is_fetched_and_whose_token_is_needed(monkeypatch):
     # What is there already is not spoken of.
     assert text.hub_needs(lambda kind, name: True) == []
     assert len(text.hub_needs(lambda kind, name: name == "LLaMA-3-8B")) == 2
+
+
+def with_rounds(raw, **more):
+    entry = {"name": "m", "base": "base", "dataset": "questions", "rows": 10, "interval": 4, "judge": "student"}
+    return raw | {"rounds": [entry | more]}
+
+
+def test_rounds_become_corpora_and_models_with_all_that_these_have(raw):
+    cfg = load(with_rounds(raw, finetune={"learning_rate": 1e-5}))
+    assert cfg.names("corpora")[-3:] == ["m-r1", "m-r2", "m-r3"]
+    assert cfg.find("models", "m-r3").finetune.learning_rate == 1e-5
+    assert cfg.corpus_dataset("m-r2").name == "questions" and cfg.inherited("m-r3", "parameters") == 0.1
+    assert {cfg.before_rounds(name) for name in ("m-r1", "m-r2", "m-r3", "tuned")} == {"base"}
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"rows": 0}, "rounds, entry 1 (m), rows: Input should be greater than or equal to 1"),
+        ({"interwal": 3}, "rounds, entry 1 (m), interwal: unknown key; did you mean 'interval'?"),
+        ({"finetune": {"method": "full"}}, "finetune: rounds keep an adapter each; leave out `method`"),
+        ({"finetune": {"base": "x"}}, "finetune: base follows from the round; leave it out"),
+        ({"finetune": {"epoch": 1}}, "models, entry 5 (m-r1), finetune, epoch: unknown key; did you mean 'epochs'?"),
+        ({"judge": "studnet"}, "rounds 'm', judge: 'studnet' is not there; did you mean 'student'?"),
+        ({"dataset": "moods"}, "rounds 'm', dataset: 'moods' is not there"),
+        ({"base": "bsae"}, "rounds 'm', base: 'bsae' is not there; did you mean 'base'?"),
+        ({"max_iterations": 0}, "rounds, entry 1 (m), max_iterations: Input should be greater than or equal to 1"),
+        ({"prompt": "meteor/anser"}, "prompt 'meteor/anser' is not in resources/prompts/; did you mean"),
+    ],
+)
+def test_a_mistake_in_rounds_is_told_once(raw, more, sentence):
+    with pytest.raises(UserError) as caught:
+        load(with_rounds(raw, **more))
+    told = str(caught.value).splitlines()
+    assert sentence in told[0]
+    assert len(told) == 1, told
+
+
+def test_full_weights_are_kept_of_the_last_round_and_of_what_something_else_names(raw):
+    own = ["base", "tuned", "merged", "other"]
+    assert load(with_rounds(raw)).kept_models == [*own, "m-r3"]
+    measured = with_rounds(raw)
+    measured["evaluations"] = [{"suite": "labels", "models": ["base", "m-r1"]}]
+    assert load(measured).kept_models == [*own, "m-r1", "m-r3"]
+    trained = with_rounds(raw)
+    trained["models"] = [*raw["models"], {"name": "more", "finetune": {"base": "m-r2", "data": ["moods"]}}]
+    assert load(trained).kept_models == [*own, "more", "m-r2", "m-r3"]
+    asked = with_rounds(raw)
+    asked["endpoints"] = [*raw["endpoints"], {"name": "second", "serve": "m-r2"}]
+    asked["corpora"] = [
+        *raw["corpora"],
+        {"name": "more", "kind": "refined", "dataset": "questions", "endpoint": "second", "judge": "student"},
+    ]
+    assert load(asked).kept_models == [*own, "m-r2", "m-r3"]
+
+
+def test_a_cycle_through_a_judge_is_told(raw):
+    raw["corpora"].append(
+        {"name": "refined", "kind": "refined", "dataset": "questions", "endpoint": "student", "judge": "itself"}
+    )
+    raw["endpoints"].append({"name": "itself", "serve": "tuned"})
+    raw["models"][1]["finetune"]["data"] = ["refined"]
+    with pytest.raises(UserError, match="a cycle.* endpoint itself ← model tuned ← corpus refined ← endpoint itself"):
+        load(raw)
+
+
+def test_a_slice_without_a_row_is_refused(raw):
+    raw["corpora"].append(
+        {
+            "name": "r",
+            "kind": "refined",
+            "corpus": "distilled",
+            "slice": [4, 4],
+            "endpoint": "student",
+            "judge": "student",
+        }
+    )
+    with pytest.raises(UserError, match=r"slice: \[4, 4\] has no row"):
+        load(raw)
+
+
+def test_a_judge_needs_a_price_where_there_is_a_budget(raw):
+    raw["endpoints"].append({"name": "gpt", "url": "http://127.0.0.1:1", "model": "gpt"})
+    with pytest.raises(UserError, match="endpoints 'gpt', price: is missing, but there is a `budget`"):
+        load(with_rounds(raw, judge="gpt") | {"budget": 1})
+
+
+def test_a_thousand_rounds_are_checked_and_looked_through_without_recursion(raw):
+    """At Python's own limit: each round is three steps of a chain."""
+    cfg = load(with_rounds(raw, rows=10_276, interval=10))
+    last = "m-r1028"
+    assert len(cfg.lineage(last)) == 1029 and cfg.inherited(last, "parameters") == 0.1
+    assert cfg.compute_of(last) == cfg.compute and cfg.before_rounds(last) == "base"
+    assert recipes.refined(cfg, last)["slice"] == [10_270, 10_280]

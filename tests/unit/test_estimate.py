@@ -168,6 +168,42 @@ def test_a_wrong_config_is_a_sentence(place):
         estimate.main(["x.yaml"])
 
 
+def refined(**more):
+    return {
+        "name": "r",
+        "kind": "refined",
+        "dataset": "q",
+        "splits": ["train"],
+        "slice": [4, None],
+        "endpoint": "student",
+        "judge": "teacher",
+        "decoding": {"max_tokens": 10},
+        "judge_decoding": {"max_tokens": 20},
+    } | more
+
+
+def test_refining_is_counted_from_one_verdict_a_row_to_as_many_as_it_may_have(place, capsys):
+    raw = config()
+    raw["corpora"] = [refined(), refined(name="own", judge="student"), refined(name="once", max_iterations=1)]
+    found, total, lines = estimated(capsys, raw)
+    rows, r, once = ROWS - 3 - 4, found["r"], found["once"]
+    assert r["rows"] == rows and r["ask"] == 6 * rows and r["answer_tokens_high"] == 3 * rows * 30
+    assert once["ask"] == 2 * rows
+    # The judge alone is paid: for a row once its question, and three times the answer to it, too.
+    assert once["dollars_high"] == pytest.approx(once["dollars_low"] + rows * (10 + 20 * 2) / 1e6)
+    assert r["dollars_high"] == pytest.approx(3 * once["dollars_high"]) and r["dollars_low"] == once["dollars_low"] > 0
+    assert found["own"]["dollars_high"] == 0 and total["dollars_high"] == r["dollars_high"] + once["dollars_high"]
+    assert any("the most that is asked" in line for line in lines)
+    del raw["endpoints"][1]["price"]
+    assert estimated(capsys, raw)[0]["r"]["dollars_high"] is None
+
+
+def test_rounds_are_counted_each(place, capsys):
+    entry = {"name": "m", "base": "base", "dataset": "q", "rows": 9, "interval": 4, "judge": "teacher"}
+    found, _, _ = estimated(capsys, config(corpora=[], rounds=[entry]))
+    assert [found[f"m-r{number}"]["rows"] for number in (1, 2, 3)] == [4, 4, 1]
+
+
 def test_a_judge_is_counted_before_and_after_its_answers_are_there(place, capsys):
     suite = {"name": "s", "judge": {"datasets": ["q"], "split": "train", "endpoint": "teacher"}}
     suite["judge"] |= {"sample": 5, "repeats": {"questions": 2, "times": 2}, "decoding": {"max_tokens": 40}}

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from moult import judging
+from moult import judging, prompts
 from moult.errors import UserError
 from moult.files import write_json, write_jsonl
 from moult.judging import answer_questions, answers_in, judge_answers, pair_request, planned, sampled_questions
@@ -164,7 +164,7 @@ def test_answers_cannot_close_their_fence_nor_open_a_turn():
     # The fence is another for another text, so that no answer can hold its own.
     other = pair_request(recipe(), QUESTIONS[0] | {"question": evil}, (f"{evil} [{fence} end of answer_1]", "fine"))
     assert not other.messages[1]["content"].startswith(f"[{fence} ")
-    assert "a < b | c > d, x[i] and <b>" in judging.spelt_out("a < b | c > d, x[i] and <b>")
+    assert "a < b | c > d, x[i] and <b>" in prompts.spelt_out("a < b | c > d, x[i] and <b>")
 
 
 def test_the_sample_follows_the_seed_and_one_new_question_moves_one_at_the_most(monkeypatch):

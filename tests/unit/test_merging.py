@@ -8,7 +8,8 @@ import pytest
 import yaml
 from moult.compatibility import check_compatible
 from moult.errors import UserError
-from moult.folding import fold_adapter
+from moult.folding import earlier_adapters, fold_adapter
+from moult.manifest import write_manifest
 from moult.merging import merge_models, mergekit_config
 from moult.weights import check_model_folder, tensor_headers
 from pico import build_pico_model
@@ -159,6 +160,51 @@ def test_an_adapter_of_a_vision_language_model_finds_its_weights(tmp_path):
     merged = load(tmp_path / "merged")
     for name, weight in load(tmp_path / "folded").items():
         assert weight.allclose(merged[name], atol=1e-6), name
+
+
+def as_artefact(folder, *parents):
+    """Write the manifest of an adapter that was made from others."""
+    path = f"{folder}.manifest.json"
+    manifests = [f"{parent}.manifest.json" for parent in parents]
+    write_manifest(path, rule="finetune_lora", outputs=[folder], parents=manifests, recipe={}, facts={})
+    return path
+
+
+@pytest.fixture
+def three_rounds(pico_model, tmp_path, monkeypatch):
+    """The adapters of three rounds, each with a manifest that names the one before and the base of another kind."""
+    monkeypatch.chdir(tmp_path)
+    write_manifest("models.manifest.json", rule="fetch_model", outputs=[], parents=[], recipe={}, facts={})
+    (tmp_path / "adapters").mkdir()
+    for number in (1, 2, 3):
+        train_adapter(pico_model, f"adapters/r{number}", lora_alpha=4 * number)
+        as_artefact(f"adapters/r{number}", "models", *([f"adapters/r{number - 1}"] if number > 1 else []))
+    return [Path("adapters", f"r{number}") for number in (1, 2, 3)]
+
+
+def test_a_round_is_folded_with_all_rounds_before_into_what_one_after_the_other_gives(three_rounds, pico_model):
+    first, second, third = three_rounds
+    assert earlier_adapters("adapters/r3.manifest.json") == [first, second]
+    assert earlier_adapters("adapters/r1.manifest.json") == []
+    facts = fold_adapter(third, pico_model, "together", earlier_adapters("adapters/r3.manifest.json"))
+    assert facts == {"folded": 6, "replaced": 0, "untied": False, "zero": False}
+    for base, adapter, target in ((pico_model, first, "one"), ("one", second, "two"), ("two", third, "three")):
+        fold_adapter(adapter, base, target)
+    apart, together, base = load(Path("three")), load(Path("together")), load(pico_model)
+    assert all(weight.sub(apart[name]).abs().max() <= 1e-6 for name, weight in together.items())
+    assert sum(not weight.equal(base[name]) for name, weight in together.items()) == 6
+
+
+def test_a_chain_of_rounds_that_is_broken_is_told(three_rounds, pico_model):
+    train_adapter(pico_model, "adapters/r1", lora_alpha=9)
+    with pytest.raises(UserError, match="r1/adapter_config.json: has other bytes|r1/.*: has"):
+        earlier_adapters("adapters/r3.manifest.json")
+    as_artefact("adapters/r1", "models")
+    with pytest.raises(UserError, match="adapters/r1: the next round was trained on another adapter of this name"):
+        earlier_adapters("adapters/r3.manifest.json")
+    Path("adapters/r1.manifest.json").unlink()
+    with pytest.raises(UserError, match="adapters/r1.manifest.json: is missing; .*make the adapter adapters/r1 again"):
+        earlier_adapters("adapters/r3.manifest.json")
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,11 @@ def test_inference_by_hand():
     assert memory("inference", 7, tokens=1000, rows=8) == math.ceil(1 + 1.15 * (14 + cache + layer + scores))
 
 
+def test_time_goes_by_the_answers_to_a_question():
+    once, eleven = needs("inference", 8, override={}), needs("inference", 8, answers=11)
+    assert (once["runtime"], eleven["runtime"]) == (240, 2640) and once["gpu_mem_gb"] == eleven["gpu_mem_gb"]
+
+
 def test_full_training_by_hand():
     """16 bytes a parameter, of which ZeRO-2 shares 14 and ZeRO-3 all."""
     small = {"tokens": 1, "rows": 1}

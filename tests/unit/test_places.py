@@ -153,7 +153,7 @@ def test_the_table_has_every_job_that_loads_a_model(site, capsys):
 
 
 def everything():
-    """A config with every kind of model, corpus and suite, all answers by a model of its own."""
+    """A config with every kind of model, corpus and suite, and rounds; all answers by a model of its own."""
     files = {"train": "x.tsv", "test": "y.tsv"}
     trained = {"base": "base", "data": ["rows"]}
     preferring = {"base": "base", "data": ["pairs"], "loss": {"kind": "dpo"}, "learning_rate": 1e-5}
@@ -178,6 +178,17 @@ def everything():
             {"name": "preferring", "optimise": preferring},
             {"name": "preferring_whole", "optimise": preferring | {"method": "full"}},
             {"name": "merged", "merge": {"method": "linear", "parents": [{"model": "tuned"}, {"model": "whole"}]}},
+        ],
+        "rounds": [
+            {
+                "name": "own",
+                "base": "base",
+                "dataset": "asked",
+                "rows": 4,
+                "interval": 2,
+                "judge": "student",
+                "finetune": {},
+            }
         ],
         "suites": [
             {"name": "labels", "labels": {"datasets": ["rows"]}},

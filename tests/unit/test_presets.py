@@ -1,15 +1,37 @@
 """Named training settings: written out before the config is checked, and what is written beside them wins."""
 
 import pytest
-from moult.config import Finetune, load, shipped_labels
+from moult.config import load
+from moult.entries.datasets import shipped_labels
+from moult.entries.models import Finetune, Optimise
 from moult.errors import UserError
 from moult.presets import fill, load_preset, preset_names
 
 
 def test_every_preset_is_a_training():
     for name in preset_names():
-        training = Finetune(base="b", data=["d"], **load_preset(name))
-        assert training.selection == "accuracy"
+        settings = load_preset(name)
+        training = (Optimise if "loss" in settings else Finetune)(base="b", data=["d"], **settings)
+        assert training.selection == "accuracy" or name.startswith("meteor/")
+
+
+def test_meteor_s_steps_have_the_rows_that_the_paper_says():
+    def of(name, kind=Finetune):
+        one = kind(base="b", data=["d"], **load_preset(name))
+        return one.method, one.batch_size * one.accumulation * one.devices, one.learning_rate, one.epochs
+
+    assert of("meteor/sft") == ("full", 32, 3e-5, 3)
+    assert of("meteor/sft-lora")[:2] == ("lora", 32)
+    assert of("meteor/round") == ("lora", 8, 3e-5, 1)
+    assert of("meteor/self-training", Optimise) == ("lora", 8, 1e-5, 1)
+
+
+def test_a_preference_optimisation_has_presets_too():
+    own = {"preset": "meteor/self-training", "loss": {"kind": "dpo"}}
+    raw = {"models": [{"name": "m", "optimise": own}]}
+    fill(raw)
+    assert raw["models"][0]["optimise"]["loss"] == {"kind": "dpo"}
+    assert raw["models"][0]["optimise"]["learning_rate"] == 1e-5 and "preset" in own
 
 
 def test_those_per_dataset_have_every_dataset_of_the_study():

@@ -24,6 +24,7 @@ def test_every_shipped_template_renders():
         "question": "q",
     }
     fields |= {"field": "f", "guideline": "", "answer": "z"}
+    fields |= {"previous": "y", "feedback": "wrong", "hints": "h"}
     fields |= {"fence": "00", "answer_1": "x", "answer_2": "y", "criteria": ["accuracy"]}
     for name in template_names():
         template = load_template(name)

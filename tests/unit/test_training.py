@@ -11,6 +11,7 @@ import pytest
 from moult import checkpoints, training
 from moult.batches import collate, encode_examples
 from moult.errors import UserError
+from moult.folding import fold_adapter
 from moult.prompts import Example, end_of_turn_id, prompt_ids
 from moult.training import finetune_full, finetune_lora
 from pico import build_pico_model
@@ -399,3 +400,16 @@ def test_weights_that_were_not_gathered_are_refused(finetune, pico_model, tmp_pa
 def test_a_diverging_full_run_names_the_remedy(finetune):
     with pytest.raises(UserError, match="lower learning_rate"):
         finetune("diverges", recipe=FULL, learning_rate=1e30, warmup_ratio=0.0)
+
+
+def test_a_round_without_rows_has_an_adapter_that_changes_nothing(finetune, pico_model, tmp_path):
+    from safetensors.torch import load_file
+
+    with pytest.raises(UserError, match="train: none of 0 rows can be trained on"):
+        finetune("refused", train=[], dev=[])
+    report, adapter = finetune("empty", train=[], dev=[], may_be_empty=True)
+    assert report["steps"] == report["n_train"] == 0 and curve(adapter, "train") == []
+    assert fold_adapter(adapter, pico_model, tmp_path / "folded")["zero"]
+    base, folded = load_file(pico_model / "model.safetensors"), load_file(tmp_path / "folded/model.safetensors")
+    assert all(folded[name].equal(base[name]) for name in base)
+    assert content(adapter) == content(finetune("again", train=[], dev=[], may_be_empty=True)[1])

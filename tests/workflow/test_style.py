@@ -164,6 +164,7 @@ def test_the_slurm_profile_plans_every_job_with_its_resources(tmp_path):
     others = {"finetune_full", "fetch_videos", "export_dataset", "index_exports"}
     others |= {"contrast_answers", "optimise_lora", "optimise_full"}
     others |= {"answer_questions", "judge_answers", "score_judgements"}
+    others |= {"refine_answers", "fold_round"}
     assert {rule for rule, *_ in jobs} == set(RULES) - TARGETS - others
     assert len(jobs) == 46
     assert all(int(cpus) >= 1 and int(memory) >= 1000 and int(minutes) >= 10 for _, cpus, _, memory, minutes in jobs)

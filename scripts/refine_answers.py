@@ -1,0 +1,29 @@
+"""A model answers, a judge says what is wrong, the model revises (METEOR stage 2)."""
+
+from moult.corpora import question_rows
+from moult.files import read_jsonl
+from moult.job import job
+from moult.refining import check_rounds, refine_answers, slice_of, write_refined
+
+if __name__ == "__main__":
+    with job(snakemake) as running:
+        inputs, splits = snakemake.input, running.recipe["splits"]
+        if str(inputs.questions).endswith(".jsonl"):
+            rows = [row for row in read_jsonl(inputs.questions) if row["split"] in splits]
+        else:
+            rows = question_rows(inputs.questions, splits)
+        if running.client["round"]:
+            check_rounds(running.client["round"], len(rows), inputs.questions)
+        served = {
+            part: (inputs.get(name), inputs.get(f"{name}_manifest"))
+            for part, name in (("endpoint", "served"), ("judge", "judge"))
+        }
+        result = refine_answers(
+            running.recipe,
+            slice_of(rows, running.recipe),
+            clients=running.client,
+            served=served,
+            journal=running.journal,
+        )
+        outputs = (snakemake.output.corpus, snakemake.output.rejects, snakemake.output.usage)
+        running.facts = write_refined(*outputs, result, may_be_empty=running.recipe["may_be_empty"])

@@ -1,0 +1,69 @@
+"""The studies are planned whole, and part by part, with no data there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ONE_ROUND = {
+    "fetch_dataset",
+    "prepare_dataset",
+    "check_leakage",
+    "fetch_model",
+    "generate_guidelines",
+    "distill_answers",
+}
+ONE_ROUND |= {"finetune_full", "refine_answers", "finetune_lora"}
+STAGE_3 = ONE_ROUND | {"fold_round", "fold_adapter", "contrast_answers", "optimise_lora"}
+EVALUATION = STAGE_3 | {"answer_questions", "judge_answers", "score_judgements"}
+
+
+def planned(folder, name, *targets):
+    """Return what a dry run says, and how many jobs of each rule it plans."""
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        *targets,
+        "--snakefile",
+        ROOT / "Snakefile",
+        "--directory",
+        folder,
+        "-n",
+    ]
+    command += ["--configfile", ROOT / "config" / "experiments" / f"{name}.yaml"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    told = run.stdout + run.stderr
+    assert run.returncode == 0, told
+    table = told[told.rindex("Job stats:") :]
+    return told, {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
+
+
+@pytest.mark.parametrize(
+    ("name", "jobs", "fetched"),
+    [
+        ("mmla", 134, "THUIAR/MMLA-Datasets"),
+        ("mmla-video", 78, "THUIAR/MMLA-Datasets"),
+        ("meteor", 75, "meta-llama/Meta-Llama-3-8B-Instruct"),
+    ],
+)
+def test_the_study_is_planned_without_data(tmp_path, name, jobs, fetched):
+    told, counts = planned(tmp_path, name)
+    assert counts["total"] == jobs
+    assert f"{fetched}: " in told and "will be fetched" in told and "make pin" in told
+
+
+@pytest.mark.parametrize(
+    ("target", "rules"),
+    [
+        ("adapters/Qwen2-rounds-r1", ONE_ROUND),
+        ("models/Qwen2-meteor", STAGE_3),
+        ("scores/Qwen2-quality/Qwen2-meteor.csv", EVALUATION),
+    ],
+)
+def test_a_part_of_meteor_is_a_target(tmp_path, target, rules):
+    _, counts = planned(tmp_path, "meteor", f"results/meteor/{target}")
+    assert counts.keys() - {"total"} == rules and counts["fetch_model"] == 1
