@@ -51,8 +51,8 @@ def cancel_leftovers(tell, patience=PATIENCE):
 def keep_to_squeue():
     """Let the executor plugin ask `squeue` for the state of jobs whatever happens to the controller.
 
-    Before each such question it looks up how long squeue remembers jobs that ended, takes no answer for "too short", and
-    turns to `sacct`; where no accounting database is behind that, it asks in vain for as long as
+    Before each such question it looks up how long squeue remembers jobs that ended, takes no answer for "too short",
+    and turns to `sacct`; where no accounting database is behind that, it asks in vain for as long as
     `slurm-status-attempts` says. What it was told at the start is what it is told from then on.
     """
     import snakemake_executor_plugin_slurm as plugin
