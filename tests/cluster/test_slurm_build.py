@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import re
 
@@ -19,7 +20,8 @@ PLACES = {
 NOWHERE = (0, None, "cpu", None)
 # What takes minutes is no part of `make test`.
 AT_LENGTH = pytest.mark.skipif(not os.environ.get("MOULT_CLUSTER_FAULTS"), reason="MOULT_CLUSTER_FAULTS is not set")
-GROUPS = yaml.safe_load((ROOT / "profiles" / "slurm" / "profile.yaml").read_text())["groups"]
+PROFILE = yaml.safe_load((ROOT / "profiles" / "slurm" / "profile.yaml").read_text())
+GROUPS, COMPONENTS = PROFILE["groups"], PROFILE["group-components"]
 
 
 def whole(config):
@@ -110,17 +112,22 @@ def test_the_pico_build_runs_where_its_needs_call_for(part, folder, cluster):
         expected = (partition, f"gres:gpu:{card}:{gpus}" if gpus else None, gpus)
         assert (job["Partition"], job.get("TresPerJob"), len(devices(log))) == expected, (rule, name)
         if rule in GROUPS:
-            grouped.setdefault(GROUPS[rule], set()).add(job["JobId"])
+            grouped.setdefault(GROUPS[rule], {}).setdefault(name, set()).add(job["JobId"])
         else:
             alone.append(job["JobId"])
         if gpus:
             on_gpus.append((job, log))
-    # Every card that a model asks for was given. Tiny jobs of a kind share a Slurm job; others have one of their own.
+    # Every card that a model asks for was given.
     cards = {PLACES.get(model["name"], NOWHERE)[3] for model in config["models"]} - {None}
     assert {job["TresPerJob"].split(":")[2] for job, _ in on_gpus} == cards
-    shared = [number for numbers in grouped.values() for number in numbers]
-    assert set(grouped) >= {"datasets", "scores", "plots"} and len(shared) == len(grouped)
-    assert sorted(alone + shared) == sorted(jobs)
+    # Tiny jobs of a kind share Slurm jobs; all others have one of their own.
+    assert set(grouped) >= {"datasets", "scores", "plots"}
+    shared = {kind: set().union(*places.values()) for kind, places in grouped.items()}
+    for kind, places in grouped.items():
+        # What is done to one thing is done in one place, and several things share it.
+        assert {len(numbers) for numbers in places.values()} == {1}
+        assert len(shared[kind]) == math.ceil(len(places) / COMPONENTS[kind]), kind
+    assert sorted(itertools.chain(alone, *shared.values())) == sorted(jobs)
     # Jobs of one node, at the same time, saw different devices.
     assert disjoint(on_gpus) >= 1
     if part is whole:
