@@ -1,9 +1,9 @@
 # What a newcomer types. Each target does its own set-up.
 #   make demo            build the demo: tables → data → adapters → models → scores → report
 #   make demo NAME=x     build config/demo/x.yaml
-#   make test            all tests that need no GPU and no network
+#   make test            all tests that need no GPU and no network (a small build on a Slurm of our own where it can be had: root, Debian)
 #   make test-server     the client against llama.cpp's server with a real model; fetches the model once (93 MB)
-#   make test-cluster    a Slurm of our own on loopback (root, Debian), and every fault on it (about a quarter of an hour)
+#   make test-cluster    a Slurm of our own on loopback (root, Debian), a whole build and every fault on it (half an hour)
 #   make test-soak       fifty builds, each killed at a seeded moment and run again (about an hour)
 #   make check           formatting and lint
 #   make dag             the rule graph as a picture, docs/rulegraph.svg

@@ -20,7 +20,7 @@ from moult.files import digest, read_json
 from moult.needs import job_needs, judge_at_work, model_at_work
 from moult.planned import row_digests
 from moult.refining import check_rounds
-from moult.slurm import cancel_leftovers
+from moult.slurm import cancel_leftovers, keep_to_squeue
 from moult.places import RESOURCES, SHIPPED, VARIABLE, Site, as_resources
 
 
@@ -443,6 +443,7 @@ onstart:
     try:
         if CLUSTER:
             cancel_leftovers(logger.warning)
+            keep_to_squeue()
     except UserError as error:
         raise WorkflowError(str(error)) from None
 

@@ -48,6 +48,19 @@ def cancel_leftovers(tell, patience=PATIENCE):
         time.sleep(1)
 
 
+def keep_to_squeue():
+    """Let the executor plugin ask `squeue` for the state of jobs whatever happens to the controller.
+
+    Before each such question it looks up how long squeue remembers jobs that ended, takes no answer for "too short",
+    and turns to `sacct`; where no accounting database is behind that, it asks in vain for as long as
+    `slurm-status-attempts` says. What it was told at the start is what it is told from then on.
+    """
+    import snakemake_executor_plugin_slurm as plugin
+
+    if (seconds := plugin.get_min_job_age()) is not None:
+        plugin.get_min_job_age = lambda: seconds
+
+
 def _in_queue():
     """Return the numbers of the executor's jobs that wait or work in this directory."""
     lines = (line.split("|", maxsplit=2) for line in _squeue("--me", "--format=%A|%k|%Z"))

@@ -6,7 +6,6 @@ import subprocess
 
 import pytest
 from slurm_cluster import SCRIPT, Cluster, ClusterFolder
-from workflow.conftest import inputs, server  # noqa: F401
 
 
 def pytest_collection_modifyitems(items):
@@ -31,11 +30,12 @@ def cluster(tmp_path_factory):
         pytest.skip("Slurm comes from Debian's packages, and there is no apt-get")
     installed = subprocess.run([SCRIPT, "install"], capture_output=True, text=True, check=False)
     if installed.returncode:
-        pytest.skip(f"Slurm cannot be installed here: {installed.stderr.strip().splitlines()[-1]}")
+        reason = installed.stderr.strip().splitlines() or [f"status {installed.returncode}"]
+        pytest.skip(f"Slurm cannot be installed here: {reason[-1]}")
     running = Cluster(tmp_path_factory.mktemp("slurm"))
     started = subprocess.run([SCRIPT, "up", running.state], capture_output=True, text=True, check=False)
     if started.returncode == 3:
-        pytest.skip(started.stderr.strip())
+        pytest.skip(started.stderr.strip().splitlines()[-1])
     try:
         assert started.returncode == 0, started.stdout + started.stderr
         yield running
@@ -44,6 +44,6 @@ def cluster(tmp_path_factory):
 
 
 @pytest.fixture
-def folder(inputs, tmp_path, server, cluster):  # noqa: F811
+def folder(inputs, tmp_path, server, cluster):
     """The inputs of the pico build, nothing made of them; its jobs go to the cluster."""
     return ClusterFolder(shutil.copytree(inputs, tmp_path / "work"), server)

@@ -2,7 +2,7 @@
 # A whole Slurm cluster on loopback, of Debian's packages, as plain processes of this machine. Run as root.
 #
 #   tests/cluster/slurm.sh install        packages, without starting their services
-#   tests/cluster/slurm.sh up DIR         munged, slurmctld, one slurmd per node; all state below DIR
+#   tests/cluster/slurm.sh up DIR         munged, slurmctld, one slurmd per node; all state below DIR. Status 3: not on this machine
 #   tests/cluster/slurm.sh down DIR       stop them, and remove DIR
 #   tests/cluster/slurm.sh restart-controller DIR
 #   tests/cluster/slurm.sh kill-node DIR NODE, start-node DIR NODE
@@ -144,6 +144,14 @@ up() {
     fi
     mkdir -p "$dir"/{etc,run,log,state,spool,dev} /etc/slurm
     chmod 755 "$dir" "$dir"/run
+    # GPUs must be character devices, or CUDA_VISIBLE_DEVICES stays empty: these are /dev/null by other names.
+    local number
+    for number in 0 1 2 3 4 5 6 7; do
+        if ! mknod -m 666 "$dir/dev/nvidia$number" c 1 3; then
+            echo "pretended GPUs cannot be made here: mknod is not permitted" >&2
+            return 3
+        fi
+    done
     dd if=/dev/urandom of="$dir/etc/munge.key" bs=1024 count=1 status=none
     chmod 600 "$dir/etc/munge.key"
     munged --force --key-file="$dir/etc/munge.key" --socket="$dir/run/munge.socket" --pid-file="$dir/run/munged.pid" \
@@ -151,9 +159,6 @@ up() {
     configure >"$dir/etc/slurm.conf"
     configure_gpus >"$dir/etc/gres.conf"
     echo "CgroupPlugin=cgroup/v1" >"$dir/etc/cgroup.conf"
-    # GPUs must be character devices, or CUDA_VISIBLE_DEVICES stays empty: these are /dev/null by other names.
-    local number
-    for number in 0 1 2 3 4 5 6 7; do mknod -m 666 "$dir/dev/nvidia$number" c 1 3; done
     # SLURM_CONF is not enough: the executor's job step takes SLURM_* out of the environment of its own srun.
     local name
     for name in slurm gres cgroup; do ln -sfn "$dir/etc/$name.conf" "/etc/slurm/$name.conf"; done
@@ -173,7 +178,7 @@ stop() { # signal, pid file
     local process
     [ -s "$2" ] || return 0
     process=$(cat "$2")
-    if tr '\0' ' ' <"/proc/$process/cmdline" 2>/dev/null | grep -Eq 'slurmd|slurmctld|munged'; then
+    if tr '\0' ' ' 2>/dev/null <"/proc/$process/cmdline" | grep -Eq 'slurmd|slurmctld|munged'; then
         kill "-$1" "$process" 2>/dev/null || true
         # A zombie counts as gone: whoever should reap it may be late.
         until [ ! -e "/proc/$process" ] || grep -q '^State:.Z' "/proc/$process/status" 2>/dev/null; do sleep 0.05; done

@@ -5,7 +5,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from workflow.conftest import ROOT, Folder
+from pico_build import ROOT, Folder
 
 SCRIPT = Path(__file__).parent / "slurm.sh"
 

@@ -24,11 +24,11 @@ from collections import Counter
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS / "workflow"), str(TESTS)]
+sys.path.insert(0, str(TESTS))
 
-from conftest import Folder, write_inputs  # noqa: E402
 from openai_server import OpenAIServer  # noqa: E402
 from pico import build_pico_model  # noqa: E402
+from pico_build import Folder, write_inputs  # noqa: E402
 
 CONCURRENCY = 2
 COLUMNS = "seed begun_from killed jobs_done running repeats remade_s equal".split()

@@ -1,10 +1,12 @@
 """The smallest card that holds a job, the partition that the executor plugin itself would take, and clear refusals."""
 
+import re
+
 import pytest
 import yaml
 from moult.config import load
 from moult.errors import UserError
-from moult.needs import needs
+from moult.needs import JOBS, PLAIN, needs
 from moult.places import SHIPPED, Site, as_resources, jobs_with_models, main, table
 
 
@@ -148,3 +150,78 @@ def test_the_table_has_every_job_that_loads_a_model(site, capsys):
     assert lines["finetune_full", "huge"][-1].startswith("nowhere")
     main([SHIPPED.parents[2] / "config" / "config.yaml"])
     assert "predict_labels" in capsys.readouterr().out
+
+
+def everything():
+    """A config with every kind of model, corpus and suite, and rounds; all answers by a model of its own."""
+    files = {"train": "x.tsv", "test": "y.tsv"}
+    trained = {"base": "base", "data": ["rows"]}
+    preferring = {"base": "base", "data": ["pairs"], "loss": {"kind": "dpo"}, "learning_rate": 1e-5}
+    answers = {"dataset": "asked", "endpoint": "student"}
+    return {
+        "name": "x",
+        "compute": {"dtype": "bfloat16"},
+        "datasets": [
+            {"name": "rows", "format": "mmla", "files": files, "labels": ["a", "b"], "task": "t"},
+            {"name": "asked", "format": "stackoverflow", "files": files},
+        ],
+        "endpoints": [{"name": "student", "serve": "base"}],
+        "corpora": [
+            {"name": "words", "kind": "guidelines", **answers},
+            {"name": "distilled", "kind": "distilled", **answers},
+            {"name": "pairs", "kind": "contrasts", **answers},
+        ],
+        "models": [
+            {"name": "base", "fetch": {"path": "b"}, "parameters": 8},
+            {"name": "tuned", "finetune": trained},
+            {"name": "whole", "finetune": trained | {"method": "full"}},
+            {"name": "preferring", "optimise": preferring},
+            {"name": "preferring_whole", "optimise": preferring | {"method": "full"}},
+            {"name": "merged", "merge": {"method": "linear", "parents": [{"model": "tuned"}, {"model": "whole"}]}},
+        ],
+        "rounds": [
+            {
+                "name": "own",
+                "base": "base",
+                "dataset": "asked",
+                "rows": 4,
+                "interval": 2,
+                "judge": "student",
+                "finetune": {},
+            }
+        ],
+        "suites": [
+            {"name": "labels", "labels": {"datasets": ["rows"]}},
+            {"name": "quality", "judge": {"datasets": ["asked"], "endpoint": "student"}},
+        ],
+        "evaluations": [
+            {"suite": "labels", "models": ["tuned"]},
+            {"suite": "quality", "models": ["base", "tuned"], "against": "base"},
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def rules():
+    """By the rules' own words: {rule: (what it asks for, what its jobs are named by, its environment)}."""
+    text = "\n".join(path.read_text() for path in sorted((SHIPPED.parents[2] / "rules").glob("*.smk")))
+    found = {}
+    for rule, body in re.findall(r"^rule (\w+):\n(.*?)(?=^\w|\Z)", text, re.MULTILINE | re.DOTALL):
+        if asked := re.search(r'needs_of\("?(\w+)"?\)', body):
+            names = re.findall(r"\{(\w+)\}", re.search(r'"<logs>/(\S+)\.log"', body)[1])
+            found[rule] = asked[1], tuple(names), re.search(r"envs/(\w+)\.yaml", body)[1]
+    return found
+
+
+def test_every_rule_that_works_with_a_model_has_its_needs_and_its_line(rules):
+    plain = ("tables", "preparation")
+    assert {rule: (stage, names) for rule, (stage, names, _) in rules.items() if stage not in plain} == JOBS
+    with_models = {rule for rule, (_, _, environment) in rules.items() if environment == "models"}
+    assert with_models == {rule for rule, (stage, _) in JOBS.items() if stage not in PLAIN}
+    assert {rule for rule, _, _ in jobs_with_models(load(everything()))} == with_models
+
+
+def test_what_is_small_and_one_of_many_is_grouped_on_slurm_and_nothing_else(rules):
+    groups = yaml.safe_load((SHIPPED.parent / "profile.yaml").read_text())["groups"]
+    small = {rule for rule, (_, names, environment) in rules.items() if names and environment == "tables"}
+    assert set(groups) == small - {"fetch_videos"}

@@ -4,8 +4,8 @@ import re
 import signal
 from os import kill
 
+from pico_build import ROOT, Folder
 from test_interruption import kill_group, wait_for
-from workflow.conftest import ROOT, Folder
 
 NAMES = [f"tuned_{number}" for number in range(8)]
 

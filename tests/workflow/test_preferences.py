@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 import yaml
-from conftest import Folder, write_config
 from pico import build_pico_model, teach_pico_model
+from pico_build import Folder, write_config
 from test_interruption import kill_group, wait_for
 
 

@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 import yaml
-from conftest import Folder, write_config
 from openai_server import OpenAIServer
 from pico import build_pico_model
+from pico_build import Folder, write_config
 from test_interruption import kill_group, wait_for
 
 ROWS, INTERVAL = 7, 3

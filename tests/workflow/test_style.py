@@ -4,11 +4,13 @@ import os
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
 from moult.needs import JOBS
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 RULES = {
@@ -90,6 +92,21 @@ def test_conda_environments_are_exact():
         assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][A-Za-z0-9.]*", package) for package in packages["pip"])
         names = [package.split("==")[0].lower() for package in packages["pip"]]
         assert len(names) == len(set(names))
+
+
+def test_conda_environments_leave_nothing_to_the_solver():
+    """What a pinned package needs is pinned, too, as far as the lock has it: pip has no choice left."""
+    locked = pins((ROOT / "requirements.lock").read_text())
+    for path in (ROOT / "envs").glob("*.yaml"):
+        pinned = pins("\n".join(yaml.safe_load(path.read_text())["dependencies"][-1]["pip"]))
+        for package in pinned:
+            wanted = (Requirement(line) for line in metadata.requires(package) or [])
+            needed = {
+                re.sub("[-_.]+", "-", one.name).lower()
+                for one in wanted
+                if not one.marker or one.marker.evaluate({"extra": ""})
+            }
+            assert needed & locked.keys() <= pinned.keys(), f"{path.name}: {package}"
 
 
 def test_the_container_is_made_of_the_lock_and_used_where_it_is_named():

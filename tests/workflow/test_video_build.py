@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 from clips import light_pictures, write_clip
-from conftest import Folder, write_config
 from pico import build_pico_vlm
+from pico_build import Folder, write_config
 
 
 def video_config():
