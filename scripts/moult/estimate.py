@@ -19,6 +19,7 @@ from moult.journal import copy_of
 from moult.judging import answers_in, drawn, planned
 from moult.planned import prepared_questions, rows_of
 from moult.prompts import prompt_ids, render
+from moult.refining import shown_to_judge
 from moult.spending import cost_of, spending_in
 
 # Of English prose; code has fewer, Chinese one or two.
@@ -138,8 +139,10 @@ class Estimator:
         found["answer_tokens_high"] = often * len(rows) * sum(longest.values())
         low = high = 0.0
         for part, template in (("endpoint", "prompt"), ("judge", "judge_prompt")):
-            fields = {"answer": "", "guideline": ""}
-            texts = [text["content"] for row in rows for text in render(recipe[template], **(fields | row))]
+            filled = [shown_to_judge(row, "") for row in rows] if part == "judge" else rows
+            texts = [
+                text["content"] for row in filled for text in render(recipe[template], **({"guideline": ""} | row))
+            ]
             prompt = sum(math.ceil(len(text) / CHARACTERS_PER_TOKEN) for text in texts)
             most = often * prompt + gains[part] * len(rows)
             found["prompt_tokens"] += most

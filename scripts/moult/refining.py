@@ -155,14 +155,19 @@ def _judge(asked, answered, histories, iteration, failed):
             entry["feedback"] = UNJUDGED[entry["verdict"]]
             continue
         judged.append((row, entry))
-        texts = {"title": row["title"] or "", "question": row["question"], "answer": value["text"]}
-        requests.append(_request(recipe["seed"], recipe["judge_prompt"], row | as_material(texts), decoding, schema))
+        fields = shown_to_judge(row, value["text"])
+        requests.append(_request(recipe["seed"], recipe["judge_prompt"], fields, decoding, schema))
     for (row, entry), value in zip(judged, asked.ask("judge", requests), strict=True):
         verdict, problem = parse_verdict(value["text"])
         if value["error"] or problem:
             failed[row["uid"]] = f"judge: {value['error'] or problem}"
         else:
             entry |= verdict
+
+
+def shown_to_judge(row, answer):
+    """Return the fields of the judge's template for a row and an answer to it."""
+    return row | as_material({"title": row["title"] or "", "question": row["question"], "answer": answer})
 
 
 def _request(seed, template, fields, decoding, schema=None):

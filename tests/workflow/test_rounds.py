@@ -24,7 +24,7 @@ class Judge:
         self.times = {}
 
     def __call__(self, body):
-        number = int(re.search(r"Title: How to do (\d+)", body["messages"][-1]["content"])[1])
+        number = int(re.search(r"How to do (\d+)", body["messages"][-1]["content"])[1])
         said = VERDICTS.get(number, "correct").split()
         self.times[number] = self.times.get(number, 0) + 1
         verdict = said[min(self.times[number], len(said)) - 1]
