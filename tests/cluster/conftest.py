@@ -8,8 +8,9 @@ import pytest
 from slurm_cluster import SCRIPT, Cluster, ClusterFolder
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """One cluster: what asks for it runs in one process, when tests run in several."""
+    """One cluster: what asks for it runs in one process when tests run in several; before xdist reads the groups."""
     for item in items:
         if "cluster" in item.path.parts:
             item.add_marker(pytest.mark.xdist_group("cluster"))

@@ -5,12 +5,17 @@ import shutil
 import pytest
 from pico_build import Folder
 
+# Fixtures that several tests share and that take long: a build of the session's, or of one module's.
+BUILDS = ("prepared", "optimised", "filmed", "built")
 
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Keep what shares the one build in one process, when tests run in several."""
+    """Keep what shares a build in one process, when tests run in several; before xdist looks at the groups."""
     for item in items:
-        if "workflow" in item.path.parts:
-            item.add_marker(pytest.mark.xdist_group("workflow"))
+        shared = next((name for name in BUILDS if name in item.fixturenames), None)
+        if "workflow" in item.path.parts and shared:
+            item.add_marker(pytest.mark.xdist_group(shared))
 
 
 @pytest.fixture(scope="session")
