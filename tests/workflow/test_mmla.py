@@ -2,9 +2,6 @@
 
 import csv
 import json
-from pathlib import Path
-
-ROOT = Path(__file__).parents[2]
 
 
 def read(path):

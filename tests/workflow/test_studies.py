@@ -3,11 +3,10 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from pico_build import ROOT
 
-ROOT = Path(__file__).parents[2]
 ONE_ROUND = {
     "fetch_dataset",
     "prepare_dataset",

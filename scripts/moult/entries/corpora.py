@@ -99,7 +99,19 @@ class Round(Section):
     interval: int = Field(ge=1, description="Rows of a round.")
 
 
-class Refined(Generated):
+class Refining(Section):
+    """How answers are judged and revised, whether of one corpus or round by round."""
+
+    max_iterations: int = Field(3, ge=1, description="Answers to a question at the most.")
+    cut: Literal["keep", "reject"] = Field("reject", description="Whether an answer that reached max_tokens is judged.")
+    prompt: Prompt = "meteor/answer"
+    revise_prompt: Prompt = "meteor/revise"
+    judge_prompt: Prompt = "meteor/judge"
+    decoding: Decoding = Decoding(temperature=0.7, top_p=0.9, max_tokens=512)
+    judge_decoding: Decoding = Decoding(temperature=0.0, max_tokens=512)
+
+
+class Refined(Generated, Refining):
     """METEOR stage 2: a model answers, a judge says what is wrong, the model revises; only accepted answers stay."""
 
     kind: Literal["refined"]
@@ -112,13 +124,6 @@ class Refined(Generated):
     )
     endpoint: str = Field(description="Who answers and revises.")
     judge: str = Field(description="The endpoint that judges.")
-    max_iterations: int = Field(3, ge=1, description="Answers to a question at the most.")
-    cut: Literal["keep", "reject"] = Field("reject", description="Whether an answer that reached max_tokens is judged.")
-    prompt: Prompt = "meteor/answer"
-    revise_prompt: Prompt = "meteor/revise"
-    judge_prompt: Prompt = "meteor/judge"
-    decoding: Decoding = Decoding(temperature=0.7, top_p=0.9, max_tokens=512)
-    judge_decoding: Decoding = Decoding(temperature=0.0, max_tokens=512)
     round: Round | None = None
 
     @model_validator(mode="after")
@@ -183,7 +188,7 @@ CORPORA = {"guidelines": Guidelines, "distilled": Distilled, "refined": Refined,
 Corpus = Annotated[Guidelines | Distilled | Refined | Contrasts, Field(discriminator="kind")]
 
 
-class Rounds(Section):
+class Rounds(Refining):
     """METEOR's iterative training, round by round: each writes a refined corpus and the model trained on it."""
 
     name: Name = Field(description="Its corpora and models are <name>-r1, <name>-r2 and so on.")
@@ -192,13 +197,6 @@ class Rounds(Section):
     rows: int = Field(ge=1, description="Train rows of the dataset; the number of rounds follows.")
     interval: int = Field(INTERVAL, ge=1, description="Rows of a round; the last one takes what is left.")
     judge: str = Field(description="The endpoint that judges.")
-    max_iterations: int = Field(3, ge=1, description="Answers to a question at the most.")
-    cut: Literal["keep", "reject"] = Field("reject", description="Whether an answer that reached max_tokens is judged.")
-    prompt: Prompt = "meteor/answer"
-    revise_prompt: Prompt = "meteor/revise"
-    judge_prompt: Prompt = "meteor/judge"
-    decoding: Decoding = Decoding(temperature=0.7, top_p=0.9, max_tokens=512)
-    judge_decoding: Decoding = Decoding(temperature=0.0, max_tokens=512)
     finetune: dict = Field({}, description="Settings of each round's training, as under `models`; by LoRA.")
 
     @model_validator(mode="after")
