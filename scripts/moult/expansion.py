@@ -3,24 +3,14 @@
 import itertools
 import re
 
+from moult.entries.corpora import INTERVAL, Refining
 from moult.errors import UserError
 
 # What `rounds` is written out into.
 WRITTEN = ("endpoints", "corpora", "models")
 LISTS = ("datasets", *WRITTEN, "suites", "evaluations", "rounds")
-# Rows of a round, and what of an entry of `rounds` its corpora take over.
-INTERVAL = 2570
-REFINING = {
-    "dataset",
-    "judge",
-    "max_iterations",
-    "cut",
-    "prompt",
-    "revise_prompt",
-    "judge_prompt",
-    "decoding",
-    "judge_decoding",
-}
+# What of an entry of `rounds` its corpora take over.
+REFINING = {"dataset", "judge", *Refining.model_fields}
 
 
 def _substitute(value, axes):

@@ -5,7 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from moult.entries.section import Decoding, Name, Prompt, Section, Split, Variable, exactly_one
-from moult.expansion import INTERVAL
+
+# Rows of a round, unless the config says otherwise.
+INTERVAL = 2570
 
 
 class Price(Section):
