@@ -37,7 +37,7 @@ RESULTS := results/demo$(if $(NAME),-$(NAME))
 
 demo: .venv/ready
 	snakemake --profile profiles/local --logger rich $(CONFIGFILE)
-	@PYTHONPATH=scripts python -m moult.timing logs/demo$(if $(NAME),-$(NAME))
+	@PYTHONPATH=scripts python -m moult.jobs.timing logs/demo$(if $(NAME),-$(NAME))
 	@echo "Open $(RESULTS)/report/index.html"
 
 test: .venv/ready
@@ -54,29 +54,30 @@ check: .venv/ready
 	ruff format --check scripts tests benchmarks
 	snakefmt --check Snakefile rules
 	snakemake --lint
+	PYTHONPATH=scripts lint-imports
 
 dag: .venv/ready
 	mkdir -p docs
-	snakemake --rulegraph dot all 2>/dev/null | PYTHONPATH=scripts python -m moult.pictures - docs/rulegraph.svg
+	snakemake --rulegraph dot all 2>/dev/null | PYTHONPATH=scripts python -m moult.report.pictures - docs/rulegraph.svg
 
 estimate: .venv/ready
-	@PYTHONPATH=scripts python -m moult.estimate $(if $(NAME),config/demo/$(NAME).yaml,$(CONFIG))
+	@PYTHONPATH=scripts python -m moult.planning.estimate $(if $(NAME),config/demo/$(NAME).yaml,$(CONFIG))
 
 # All configs that are shipped, unless CONFIG is given.
 needs: .venv/ready
-	@PYTHONPATH=scripts python -m moult.places $(if $(filter command line,$(origin CONFIG)),$(CONFIG),config/config.yaml $(wildcard config/*/*.yaml))
+	@PYTHONPATH=scripts python -m moult.planning.partitions $(if $(filter command line,$(origin CONFIG)),$(CONFIG),config/config.yaml $(wildcard config/*/*.yaml))
 
 efficiency: .venv/ready
-	@PYTHONPATH=scripts python -m moult.efficiency $(if $(NAME),config/demo/$(NAME).yaml,$(CONFIG))
+	@PYTHONPATH=scripts python -m moult.planning.efficiency $(if $(NAME),config/demo/$(NAME).yaml,$(CONFIG))
 
 test-cluster: .venv/ready
 	MOULT_CLUSTER_FAULTS=1 python -m pytest tests/cluster
 
 pin: .venv/ready
-	PYTHONPATH=scripts python -m moult.pins $(CONFIG)
+	PYTHONPATH=scripts python -m moult.config.pins $(CONFIG)
 
 schema: .venv/ready
-	PYTHONPATH=scripts python -m moult.config > config/schema.json
+	PYTHONPATH=scripts python -m moult.config.experiment > config/schema.json
 
 clean:
 	rm -rf results logs scratch .snakemake

@@ -38,7 +38,7 @@ def question_rows(n):
 
 def recipe(url):
     """Return the recipe of a distilled corpus."""
-    from moult.prompts import load_template
+    from moult.data.prompts import load_template
 
     return {
         "endpoint": {"name": "teacher", "url": url, "model": "m"},
@@ -51,7 +51,7 @@ def recipe(url):
 
 def moult(url, rows, concurrency):
     """The stage as the rule runs it: rows rendered, asked, journalled; corpus, rejects and usage written."""
-    from moult.corpora import generate_corpus, write_corpus
+    from moult.corpora.generated import generate_corpus, write_corpus
 
     client = {"key": None, "concurrency": concurrency, "timeout": 60, "retries": 0, "price": None}
     with tempfile.TemporaryDirectory() as folder:
@@ -65,7 +65,7 @@ def bare(url, rows, concurrency):
     import asyncio
 
     import openai
-    from moult.prompts import render
+    from moult.data.prompts import render
 
     template = recipe(url)["prompt"]
     messages = [render(template, guideline="", **row) for row in rows]
@@ -106,9 +106,9 @@ def resident_mb():
 
 def long_run(url, n, concurrency):
     """From the first request to the last answer with many in flight; memory after 1,024 answers and at the end."""
-    from moult import endpoints
+    from moult.inference.remote import endpoint
 
-    memory, seen, original = [], [0], endpoints.RemoteEndpoint.answer
+    memory, seen, original = [], [0], endpoint.RemoteEndpoint.answer
 
     def watched(self, requests, missing):
         begun = time.monotonic()
@@ -120,7 +120,7 @@ def long_run(url, n, concurrency):
         memory.append(resident_mb())
         memory.append(time.monotonic() - begun)
 
-    endpoints.RemoteEndpoint.answer = watched
+    endpoint.RemoteEndpoint.answer = watched
     cpu = time.process_time()
     moult(url, question_rows(n), concurrency)
     early, late, seconds = memory

@@ -18,10 +18,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
-from moult.errors import UserError  # noqa: E402
-from moult.files import read_json, read_jsonl  # noqa: E402
-from moult.readers import LINE_END, read_raw  # noqa: E402
-from moult.tables import SPLITS, prepare_dataset, read_rows  # noqa: E402
+from moult.base.errors import UserError  # noqa: E402
+from moult.base.files import read_json, read_jsonl  # noqa: E402
+from moult.data.readers import LINE_END, read_raw  # noqa: E402
+from moult.data.tables import SPLITS, prepare_dataset, read_rows  # noqa: E402
 
 HEADER = ["id", "text", "label"]
 PIECES = [

@@ -19,14 +19,14 @@ import yaml
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from moult.chat import ask_all  # noqa: E402
-from moult.endpoints import RemoteEndpoint  # noqa: E402
-from moult.generate import load_engine  # noqa: E402
-from moult.journal import Journal  # noqa: E402
-from moult.judging import judgement, pair_request, pair_schema  # noqa: E402
-from moult.labelling import write_csv  # noqa: E402
-from moult.prompts import load_template  # noqa: E402
-from moult.verdicts import outcome  # noqa: E402
+from moult.base.files import write_csv  # noqa: E402
+from moult.data.prompts import load_template  # noqa: E402
+from moult.evaluation.judging import judgement, pair_request, pair_schema  # noqa: E402
+from moult.evaluation.pairwise import outcome  # noqa: E402
+from moult.inference.asking import ask_all  # noqa: E402
+from moult.inference.engines import load_engine  # noqa: E402
+from moult.inference.journal import Journal  # noqa: E402
+from moult.inference.remote.endpoint import RemoteEndpoint  # noqa: E402
 
 PLAIN = {
     "system": "You are an expert evaluator of educational content about {{ field }}.",

@@ -19,11 +19,12 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "scripts"))
 
-from moult.chat import LabelRequest  # noqa: E402
-from moult.entries.datasets import LABELS  # noqa: E402
-from moult.generate import load_engine  # noqa: E402
-from moult.labelling import label_messages  # noqa: E402
-from moult.prompts import load_template, prompt_ids  # noqa: E402
+from moult.config.entries.datasets import LABELS  # noqa: E402
+from moult.data.examples import label_messages  # noqa: E402
+from moult.data.prompts import load_template  # noqa: E402
+from moult.inference.engines import load_engine  # noqa: E402
+from moult.inference.requests import LabelRequest  # noqa: E402
+from moult.inference.tokens import prompt_ids  # noqa: E402
 
 NEW_TOKENS = 12
 

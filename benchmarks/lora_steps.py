@@ -26,7 +26,7 @@ LORA = {"rank": 16, "alpha": 32, "dropout": 0.05, "targets": "all-linear"}
 def examples(data, number):
     """Return so many rows of train, half from each dataset, as training sees them."""
     import yaml
-    from moult.prompts import Example, load_template, render, render_answer
+    from moult.data.prompts import Example, load_template, render, render_answer
 
     template, found = load_template("mmla/text"), []
     for name in ("MUStARD", "MIntRec"):
@@ -61,7 +61,7 @@ def clock():
 
 def train_ours(options, rows, scratch):
     """Train by our trainer, the recipe as the rule would hand it over."""
-    from moult.training import run_trainer
+    from moult.training.finetune import run_trainer
 
     recipe = {
         "base": "base",
@@ -135,7 +135,7 @@ def train_trl(options, rows, scratch, sampling):
 
 def run_side(options):
     """Train one side and print what it took as JSON."""
-    from moult.batches import encode_examples
+    from moult.training.encoding import encode_examples
     from transformers import AutoTokenizer
 
     rows, _, _ = encode_examples(AutoTokenizer.from_pretrained(options.base), examples(options.data, options.rows), 768)

@@ -109,7 +109,7 @@ def make_parents(model, work):
 def ours(method, target):
     """Merge as the job does; this is what the fresh process of our side runs."""
     sys.path.insert(0, str(HERE.parent / "scripts"))
-    from moult.merging import merge_models
+    from moult.weights.merging import merge_models
 
     recipe = {"method": method, "base": None, "parameters": {}, "dtype": "bfloat16", "seed": SEED, "threads": 1}
     merge_models(recipe | MERGES[method][1], {name: name for name in PARENTS}, target)

@@ -1,7 +1,7 @@
 """What jobs wait for before they work: `python benchmarks/startup.py [--repeats 3]`.
 
 Seconds from a fresh process to the log line `ready` (imports over, a pico model loaded) of each kind of job, beside
-bare imports of torch, transformers' model class and its Trainer; with and without what moult.imports leaves out. Jobs
+bare imports of torch, transformers' model class and its Trainer; with and without what `lean_imports` leaves out. Jobs
 without such a line (fold, prepare) are timed to their end. Writes benchmarks/startup.csv.
 
 Seconds are of CPU (user and system), which neighbours on a machine disturb less than the clock. Bytecode is cached, as
@@ -31,15 +31,15 @@ CHAT = [{"role": "user", "content": "Is it good?"}]
 
 def generate(work):
     """A served model, or one that predicts: they start alike."""
-    from moult.generate import load_engine
+    from moult.inference.engines import load_engine
 
     load_engine(work / "base")
 
 
 def train(work):
     """Two steps of LoRA."""
-    from moult.prompts import Example
-    from moult.training import finetune_lora
+    from moult.data.prompts import Example
+    from moult.training.finetune import finetune_lora
 
     lora = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": "all-linear"}
     recipe = {"base": "base", "lora": lora, "learning_rate": 1e-3, "epochs": 1, "max_steps": 2, "schedule": "cosine"}
@@ -53,7 +53,7 @@ def train(work):
 
 def merge(work):
     """The mean of two models."""
-    from moult.merging import merge_models
+    from moult.weights.merging import merge_models
 
     recipe = {"method": "linear", "base": None, "parameters": {}, "dtype": "float32", "seed": 1, "threads": 1}
     recipe |= {"parents": [{"model": name, "weight": 0.5} for name in ("base", "other")]}
@@ -62,14 +62,14 @@ def merge(work):
 
 def fold(work):
     """An adapter into its base."""
-    from moult.folding import fold_adapter
+    from moult.weights.folding import fold_adapter
 
     fold_adapter(work / "adapter", work / "base", work / "folded")
 
 
 def prepare(work):
     """Two rows into one table."""
-    from moult.tables import prepare_dataset
+    from moult.data.tables import prepare_dataset
 
     recipe = {"name": "d", "format": "mmla", "columns": {}, "files": {"train": ["train"]}, "label_set": LABELS}
     recipe |= {"task": "mood", "language": "en", "dev_fraction": 0, "limit": None, "seed": 1}
@@ -93,12 +93,12 @@ class UntilReady(logging.Handler):
 
 def start(kind, work, lean):
     """Run one kind of job until it is ready; this is what a fresh process does."""
-    import moult.imports
+    from moult.base import lean_imports
 
     if not lean:
-        moult.imports.without = lambda *_: nullcontext()
-        moult.imports.without_compiler = nullcontext
-        moult.imports.without_deepspeed = lambda: None
+        lean_imports.without = lambda *_: nullcontext()
+        lean_imports.without_compiler = nullcontext
+        lean_imports.without_deepspeed = lambda: None
     logging.basicConfig(level=logging.INFO, handlers=[UntilReady()])
     with suppress(Ready):
         JOBS[kind](work)

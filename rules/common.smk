@@ -10,18 +10,18 @@ from snakemake.logging import logger
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from moult import recipes
-from moult.config import load
-from moult.devices import visible_devices
-from moult.errors import UserError
-from moult.expansion import one_of
-from moult.guard import clear_stale_locks
-from moult.files import digest, read_json
-from moult.needs import job_needs, judge_at_work, model_at_work
-from moult.planned import row_digests
-from moult.refining import check_rounds
-from moult.slurm import cancel_leftovers, keep_to_squeue
-from moult.places import RESOURCES, SHIPPED, VARIABLE, Site, as_resources
+from moult.base.errors import UserError
+from moult.base.files import digest, read_json
+from moult.config.expansion import one_of
+from moult.config.experiment import load
+from moult.corpora.refined import check_rounds
+from moult.jobs.gpus import visible_devices
+from moult.jobs.locks import clear_stale_locks
+from moult.jobs.slurm import cancel_leftovers, keep_to_squeue
+from moult.planning.needs import job_needs, judge_at_work, model_at_work
+from moult.planning.partitions import RESOURCES, SHIPPED, VARIABLE, Site, as_resources
+from moult.stages import recipes
+from moult.stages.foreseen import row_digests
 
 
 def checked_config():

@@ -1,8 +1,8 @@
 """One model answers the questions that a judge will compare the answers to."""
 
-from moult.files import write_jsonl
-from moult.job import job
-from moult.judging import answer_questions
+from moult.base.files import write_jsonl
+from moult.evaluation.judging import answer_questions
+from moult.jobs.job import job
 
 if __name__ == "__main__":
     with job(snakemake) as running:

@@ -1,7 +1,7 @@
 """List the rows of one split that stand in another too."""
 
-from moult.job import job
-from moult.tables import check_leakage
+from moult.data.tables import check_leakage
+from moult.jobs.job import job
 
 if __name__ == "__main__":
     with job(snakemake) as running:

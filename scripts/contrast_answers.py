@@ -1,8 +1,8 @@
 """A model answers each question twice, with much and with little computing: pairs to prefer by (METEOR stage 3)."""
 
-from moult.contrasts import contrast_answers
-from moult.corpora import asked_rows
-from moult.job import job
+from moult.corpora.contrasts import contrast_answers
+from moult.data.questions import asked_rows
+from moult.jobs.job import job
 
 if __name__ == "__main__":
     with job(snakemake) as running:

@@ -1,7 +1,8 @@
 """A stronger endpoint answers each question, following its guideline where there is one."""
 
-from moult.corpora import asked_rows, make_corpus
-from moult.job import job
+from moult.corpora.generated import make_corpus
+from moult.data.questions import asked_rows
+from moult.jobs.job import job
 
 if __name__ == "__main__":
     with job(snakemake) as running:

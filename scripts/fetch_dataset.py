@@ -1,7 +1,7 @@
 """Bring the raw files of a dataset together, checksums checked."""
 
-from moult.job import job
-from moult.tables import fetch_dataset
+from moult.data.tables import fetch_dataset
+from moult.jobs.job import job
 
 if __name__ == "__main__":
     with job(snakemake) as running:

@@ -1,7 +1,7 @@
 """Fetch a model into Hugging Face layout, with a card."""
 
-from moult.job import job
-from moult.models import fetch_model, write_model_card
+from moult.jobs.job import job
+from moult.weights.fetch import fetch_model, write_model_card
 
 if __name__ == "__main__":
     with job(snakemake) as running:

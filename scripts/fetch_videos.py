@@ -1,7 +1,7 @@
 """Bring the videos of a hub dataset together."""
 
-from moult.job import job
-from moult.videos import fetch_videos
+from moult.data.videos import fetch_videos
+from moult.jobs.job import job
 
 if __name__ == "__main__":
     with job(snakemake) as running:

@@ -1,9 +1,9 @@
 """Train every weight of a model, resuming from the last whole checkpoint of the same work."""
 
-from moult.examples import training_examples
-from moult.job import job
-from moult.models import write_model_card
-from moult.training import finetune_full
+from moult.data.examples import training_examples
+from moult.jobs.job import job
+from moult.training.finetune import finetune_full
+from moult.weights.fetch import write_model_card
 
 if __name__ == "__main__":
     with job(snakemake) as running:

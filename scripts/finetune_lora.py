@@ -1,8 +1,8 @@
 """Train one LoRA adapter, resuming from the last whole checkpoint of the same work."""
 
-from moult.examples import training_examples
-from moult.job import job
-from moult.training import finetune_lora
+from moult.data.examples import training_examples
+from moult.jobs.job import job
+from moult.training.finetune import finetune_lora
 
 if __name__ == "__main__":
     with job(snakemake) as running:

@@ -1,8 +1,8 @@
 """Fold a LoRA adapter into the full weights of its base, for a round's model with those of the rounds before."""
 
-from moult.folding import earlier_adapters, fold_adapter
-from moult.job import job
-from moult.models import write_model_card
+from moult.jobs.job import job
+from moult.weights.fetch import write_model_card
+from moult.weights.folding import earlier_adapters, fold_adapter
 
 if __name__ == "__main__":
     with job(snakemake) as running:

@@ -1,7 +1,7 @@
 """Fold the adapters of all rounds up to one into the full weights that the next round works with."""
 
-from moult.folding import earlier_adapters, fold_adapter
-from moult.job import job
+from moult.jobs.job import job
+from moult.weights.folding import earlier_adapters, fold_adapter
 
 if __name__ == "__main__":
     with job(snakemake) as running:

@@ -1,7 +1,8 @@
 """The model under training writes a guideline for each question (METEOR stage 1)."""
 
-from moult.corpora import make_corpus, question_rows
-from moult.job import job
+from moult.corpora.generated import make_corpus
+from moult.data.questions import question_rows
+from moult.jobs.job import job
 
 if __name__ == "__main__":
     with job(snakemake) as running:

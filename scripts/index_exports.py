@@ -1,7 +1,7 @@
 """Write one dataset_info.json for all exports of an experiment."""
 
-from moult.exports import index_exports
-from moult.job import job
+from moult.data.exports import index_exports
+from moult.jobs.job import job
 
 if __name__ == "__main__":
     with job(snakemake):

@@ -2,9 +2,9 @@
 
 from collections import Counter
 
-from moult.files import write_json, write_jsonl
-from moult.job import job
-from moult.judging import answers_in, judge_answers, sampled_questions
+from moult.base.files import write_json, write_jsonl
+from moult.evaluation.judging import answers_in, judge_answers, sampled_questions
+from moult.jobs.job import job
 
 if __name__ == "__main__":
     with job(snakemake) as running:

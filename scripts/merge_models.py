@@ -1,8 +1,8 @@
 """Merge the weights of several models with mergekit, after checking that they fit together."""
 
-from moult.job import job
-from moult.merging import merge_models
-from moult.models import write_model_card
+from moult.jobs.job import job
+from moult.weights.fetch import write_model_card
+from moult.weights.merging import merge_models
 
 if __name__ == "__main__":
     with job(snakemake) as running:

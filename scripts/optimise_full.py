@@ -1,9 +1,9 @@
 """Train every weight of a model to prefer the chosen answer of each pair, resuming from the last checkpoint."""
 
-from moult.job import job
-from moult.models import write_model_card
-from moult.preference import read_pairs
-from moult.training import finetune_full
+from moult.jobs.job import job
+from moult.training.finetune import finetune_full
+from moult.training.pairs import read_pairs
+from moult.weights.fetch import write_model_card
 
 if __name__ == "__main__":
     with job(snakemake) as running:

@@ -1,8 +1,8 @@
 """Train one LoRA adapter to prefer the chosen answer of each pair, resuming from the last checkpoint."""
 
-from moult.job import job
-from moult.preference import read_pairs
-from moult.training import finetune_lora
+from moult.jobs.job import job
+from moult.training.finetune import finetune_lora
+from moult.training.pairs import read_pairs
 
 if __name__ == "__main__":
     with job(snakemake) as running:

@@ -1,9 +1,8 @@
 """Draw the scores of one suite."""
 
-from moult.files import write_text_atomic
-from moult.job import job
-from moult.pictures import draw_scores
-from moult.report import read_csv
+from moult.base.files import read_csv, write_text_atomic
+from moult.jobs.job import job
+from moult.report.pictures import draw_scores
 
 if __name__ == "__main__":
     with job(snakemake):

@@ -1,8 +1,8 @@
 """Predict the labels of every dataset of a suite with one model, by every method, in one model load."""
 
-from moult.files import write_jsonl
-from moult.job import job
-from moult.labelling import predict_labels
+from moult.base.files import write_jsonl
+from moult.evaluation.labels import predict_labels
+from moult.jobs.job import job
 
 if __name__ == "__main__":
     with job(snakemake) as running:

@@ -1,7 +1,7 @@
 """Turn raw tables into one parquet per split, with rejects and a profile."""
 
-from moult.job import job
-from moult.tables import prepare_dataset
+from moult.data.tables import prepare_dataset
+from moult.jobs.job import job
 
 if __name__ == "__main__":
     with job(snakemake) as running:

@@ -1,9 +1,9 @@
 """A model answers, a judge says what is wrong, the model revises (METEOR stage 2)."""
 
-from moult.corpora import question_rows
-from moult.files import read_jsonl
-from moult.job import job
-from moult.refining import check_rounds, refine_answers, slice_of, write_refined
+from moult.base.files import read_jsonl
+from moult.corpora.refined import check_rounds, refine_answers, slice_of, write_refined
+from moult.data.questions import question_rows
+from moult.jobs.job import job
 
 if __name__ == "__main__":
     with job(snakemake) as running:

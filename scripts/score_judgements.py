@@ -1,9 +1,9 @@
 """Score one model's judgements: criteria, win shares, consistency of the judge, published values."""
 
-from moult.files import read_jsonl
-from moult.job import job
-from moult.labelling import COLUMNS, write_csv
-from moult.verdicts import score_judgements
+from moult.base.files import read_jsonl, write_csv
+from moult.evaluation.labels import COLUMNS
+from moult.evaluation.pairwise import score_judgements
+from moult.jobs.job import job
 
 if __name__ == "__main__":
     with job(snakemake) as running:

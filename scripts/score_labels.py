@@ -1,8 +1,8 @@
 """Score the label predictions of a model or a setting: metrics with intervals, baselines, published values."""
 
-from moult.files import read_jsonl
-from moult.job import job
-from moult.labelling import COLUMNS, score_labels, write_csv
+from moult.base.files import read_jsonl, write_csv
+from moult.evaluation.labels import COLUMNS, score_labels
+from moult.jobs.job import job
 
 if __name__ == "__main__":
     with job(snakemake) as running:

@@ -2,9 +2,10 @@
 
 import csv
 
-from moult import verdicts
-from moult.job import job
-from moult.labelling import COLUMNS, DIFFERENCES, differences, write_csv
+from moult.base.files import write_csv
+from moult.evaluation import pairwise
+from moult.evaluation.labels import COLUMNS, DIFFERENCES, differences
+from moult.jobs.job import job
 
 if __name__ == "__main__":
     with job(snakemake) as running:
@@ -16,5 +17,5 @@ if __name__ == "__main__":
         predicted = map(tuple, snakemake.params.predicted)
         predictions = dict(zip(predicted, snakemake.input.predictions, strict=True))
         judgements = dict(zip(map(tuple, snakemake.params.judged), snakemake.input.judgements, strict=True))
-        rows = [*differences(running.recipe, predictions), *verdicts.differences(running.recipe, judgements)]
+        rows = [*differences(running.recipe, predictions), *pairwise.differences(running.recipe, judgements)]
         write_csv(snakemake.output.differences, rows, DIFFERENCES)

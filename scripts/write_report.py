@@ -1,7 +1,7 @@
 """One HTML file that tells what was built from what, how good it is, and what it cost."""
 
-from moult.job import job
-from moult.report import write_report
+from moult.jobs.job import job
+from moult.report.page import write_report
 
 if __name__ == "__main__":
     with job(snakemake) as running:

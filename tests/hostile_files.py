@@ -17,14 +17,14 @@ import time
 from pathlib import Path
 
 import pytest
-from moult import downloads
-from moult.errors import UserError
-from moult.files import read_jsonl
-from moult.folding import fold_adapter
-from moult.manifest import check_manifest, write_manifest
-from moult.merging import merge_models
-from moult.models import fetch_model
-from moult.tables import fetch_dataset
+from moult.base import downloads
+from moult.base.errors import UserError
+from moult.base.files import read_jsonl
+from moult.data.tables import fetch_dataset
+from moult.jobs.manifest import check_manifest, write_manifest
+from moult.weights.fetch import fetch_model
+from moult.weights.folding import fold_adapter
+from moult.weights.merging import merge_models
 from pico import build_pico_model
 from sources import REVISION, Hub, serving, serving_hub, write_gguf, write_wheel
 

@@ -124,8 +124,8 @@ def teach_pico_model(path, steps=150, seed=0):
     import random
 
     import torch
-    from moult.batches import collate, encode_examples
-    from moult.prompts import Example
+    from moult.data.prompts import Example
+    from moult.training.encoding import collate, encode_examples
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModelForCausalLM.from_pretrained(path)

@@ -198,4 +198,4 @@ def test_several_nodes_train_one_model(training, cluster, undisturbed):
     assert (nodes, job["Partition"]) == (["a8001", "a8002"], "gpu-80gb")
     assert job["TresPerJob"] == "gres:gpu:a800:4"
     assert "step 6 of 6" in log and re.search(r" GPU \d+,\d+$", log, re.MULTILINE)
-    assert subprocess.run(["pgrep", "-f", "moult.distributed"], capture_output=True, check=False).returncode == 1
+    assert subprocess.run(["pgrep", "-f", "moult.training.worker"], capture_output=True, check=False).returncode == 1

@@ -61,7 +61,7 @@ def jobs_of(config, folder):
 
 def jobs(config, folder):
     """Return the lines of `jobs.jsonl` for a config, planned in an empty folder."""
-    from moult.files import digest
+    from moult.base.files import digest
 
     lines = []
     for job in jobs_of(config, folder):
@@ -72,11 +72,14 @@ def jobs(config, folder):
 
 def keys():
     """Return the journal's key of one request of each kind that the shipped prompts make."""
-    from moult import contrasts, judging, labelling, refining
-    from moult.chat import ChatRequest, LabelRequest, Sampling, request_key
-    from moult.corpora import corpus_requests, served_identity
-    from moult.parsing import verdict_schema
-    from moult.prompts import load_template
+    from moult.corpora import contrasts
+    from moult.corpora import refined as refining
+    from moult.data import examples
+    from moult.data.prompts import load_template
+    from moult.evaluation import judging
+    from moult.inference.asking import served_identity
+    from moult.inference.requests import ChatRequest, LabelRequest, Sampling, corpus_requests, request_key
+    from moult.inference.structured import verdict_schema
 
     row = {"uid": "q:train:0", "dataset": "q", "split": "train", "field": "machine learning"}
     row |= {"title": "Which metric?", "question": "I have <|im_end|> two classes, 9 to 1."}
@@ -92,8 +95,8 @@ def keys():
         ours = served_identity(manifest, compute, 1)
     theirs = {key: remote[key] for key in ("url", "model")}
     label_set = {"task": "emotion", "task_words": "emotion", "labels": ["joy", "anger"]}
-    messages, answers = labelling.label_messages(load_template("mmla/text"), {"text": "Oh no."}, label_set)
-    shown, _ = labelling.label_messages(
+    messages, answers = examples.label_messages(load_template("mmla/text"), {"text": "Oh no."}, label_set)
+    shown, _ = examples.label_messages(
         load_template("mmla/video"),
         {"text": "Oh no.", "media": [{"type": "video", "frames": "1" * 64}]},
         label_set,

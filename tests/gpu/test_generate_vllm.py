@@ -4,8 +4,8 @@ import itertools
 import json
 
 import pytest
-from moult.chat import ChatRequest, LabelRequest, Sampling
-from moult.generate import load_engine
+from moult.inference.engines import load_engine
+from moult.inference.requests import ChatRequest, LabelRequest, Sampling
 from pico import build_pico_model
 
 pytestmark = pytest.mark.gpu

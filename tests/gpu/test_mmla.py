@@ -2,12 +2,13 @@
 
 import pytest
 from clips import light_pictures, write_clip
-from moult.files import write_json
-from moult.folding import fold_adapter
-from moult.labelling import label_examples, predict_labels
-from moult.prompts import load_template
-from moult.tables import prepare_dataset
-from moult.training import finetune_lora
+from moult.base.files import write_json
+from moult.data.examples import label_examples
+from moult.data.prompts import load_template
+from moult.data.tables import prepare_dataset
+from moult.evaluation.labels import predict_labels
+from moult.training.finetune import finetune_lora
+from moult.weights.folding import fold_adapter
 from pico import build_pico_model, build_pico_vlm
 
 pytestmark = pytest.mark.gpu

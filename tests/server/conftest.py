@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from moult.models import package_file
+from moult.weights.fetch import package_file
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """

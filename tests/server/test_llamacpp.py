@@ -3,11 +3,12 @@
 import json
 
 import pytest
-from moult import endpoints
-from moult.chat import ChatRequest, Sampling, ask_all
-from moult.endpoints import RemoteEndpoint
-from moult.errors import UserError
-from moult.journal import Journal
+from moult.base.errors import UserError
+from moult.inference.asking import ask_all
+from moult.inference.journal import Journal
+from moult.inference.remote import endpoint
+from moult.inference.remote.endpoint import RemoteEndpoint
+from moult.inference.requests import ChatRequest, Sampling
 
 
 def request(text, max_tokens=32, temperature=0.0, **more):
@@ -87,7 +88,7 @@ def test_a_wrong_url_stops(server):
 
 
 def test_the_journal_goes_on_after_the_server_was_killed(open_server, tmp_path, monkeypatch):
-    monkeypatch.setattr(endpoints, "FIRST_WAIT", 0.1)
+    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.1)
     requests = [request(f"Write a sentence about the number {i}.", 16, 0.8, seed=i) for i in range(16)]
     first = open_server()
 

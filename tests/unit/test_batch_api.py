@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-from moult import batch_api
-from moult.chat import ChatRequest, Sampling, ask_all
-from moult.corpora import open_endpoint
-from moult.errors import UserError
-from moult.journal import Journal
-from moult.spending import spending_in
+from moult.base.errors import UserError
+from moult.inference.asking import ask_all, open_endpoint
+from moult.inference.journal import Journal
+from moult.inference.remote import batch
+from moult.inference.requests import ChatRequest, Sampling
+from moult.inference.spending import spending_in
 from openai_batches import BatchServer
 from openai_server import error
 
@@ -77,11 +77,11 @@ def test_answers_of_chat_mode_are_not_asked_again_in_a_batch(server, journal):
 
 
 def test_a_long_list_goes_in_several_batches(server, journal, monkeypatch):
-    monkeypatch.setattr(batch_api, "MAX_ROWS", 8)
+    monkeypatch.setattr(batch, "MAX_ROWS", 8)
     assert texts(ask(server.url, journal, requests(20))) == expected(20)
     assert [len(server.lines(batch["input_file_id"])) for batch in server.batches.values()] == [8, 8, 4]
-    monkeypatch.setattr(batch_api, "MAX_ROWS", 50_000)
-    monkeypatch.setattr(batch_api, "MAX_BYTES", 700)
+    monkeypatch.setattr(batch, "MAX_ROWS", 50_000)
+    monkeypatch.setattr(batch, "MAX_BYTES", 700)
     ask(server.url, journal, requests(5, seed=1))
     sizes = [len(server.files[batch["input_file_id"]]) for batch in server.batches.values()][3:]
     assert len(sizes) > 1 and max(sizes) <= 700
@@ -152,7 +152,7 @@ def test_a_refused_file_is_a_sentence_with_the_api_s_own_words(server, journal):
 
 
 def test_a_full_queue_takes_the_rest_later(server, journal, monkeypatch):
-    monkeypatch.setattr(batch_api, "MAX_ROWS", 8)
+    monkeypatch.setattr(batch, "MAX_ROWS", 8)
     server.limit = 10
     assert texts(ask(server.url, journal, requests(20))) == expected(20)
     assert server.paid_twice() == 0 and not server.twice
@@ -223,18 +223,19 @@ def test_answers_that_nobody_asks_for_now_wait_for_when_they_are_asked(server, j
 CHILD = """
 import os, signal, sys
 sys.path[:0] = [{tests!r}, {unit!r}]
-import moult.batch_api, moult.journal
+from moult.inference import journal
+from moult.inference.remote import batch
 from test_batch_api import ask, requests
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
 if {place!r} == "read":
-    moult.journal.Journal.keep = die
+    journal.Journal.keep = die
 elif {place!r} == "journalled":
-    moult.batch_api.Underway.release = die
+    batch.Underway.release = die
 elif {place!r} == "noted":
-    moult.batch_api.Underway.note = die
+    batch.Underway.note = die
 ask({url!r}, {journal!r}, requests(10), price={price!r}, spending={spending!r})
 """
 
@@ -286,7 +287,7 @@ def test_killed_at_any_moment_it_finds_its_batch_again(server, journal, tmp_path
 def worst(server_url, journal, count):
     """Return the dollars that a batch of so many requests is counted with at most."""
     with Journal(journal.with_name("other.sqlite")) as kept:
-        endpoint = batch_api.BatchEndpoint(
+        endpoint = batch.BatchEndpoint(
             CLIENT | {"name": "t", "url": server_url, "model": "big", "price": PRICE},
             batches_budget(),
             kept,
@@ -296,7 +297,7 @@ def worst(server_url, journal, count):
 
 
 def batches_budget():
-    from moult.spending import Budget
+    from moult.inference.spending import Budget
 
     return Budget(None, PRICE, None)
 

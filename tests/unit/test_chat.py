@@ -5,13 +5,14 @@ import sqlite3
 from dataclasses import asdict
 
 import pytest
-from moult import chat
-from moult.chat import Answer, ChatRequest, LabelRequest, Sampling, ask_all, request_key
-from moult.endpoints import RemoteEndpoint
-from moult.errors import UserError
-from moult.files import digest
-from moult.journal import Journal
-from moult.spending import usage_of
+from moult.base.errors import UserError
+from moult.base.files import digest
+from moult.inference import asking
+from moult.inference.asking import ask_all
+from moult.inference.journal import Journal
+from moult.inference.remote.endpoint import RemoteEndpoint
+from moult.inference.requests import Answer, ChatRequest, LabelRequest, Sampling, request_key
+from moult.inference.spending import usage_of
 from openai_server import MISBEHAVIOURS, OpenAIServer, Reply, completion
 
 
@@ -216,7 +217,7 @@ def test_a_file_that_is_no_journal_is_named(tmp_path):
 
 
 def test_usage_adds_up():
-    values = [chat.as_stored(Answer("a", prompt_tokens=1000, completion_tokens=500)) for _ in range(4)]
+    values = [asking.as_stored(Answer("a", prompt_tokens=1000, completion_tokens=500)) for _ in range(4)]
     priced = usage_of(values, settings("http://x", price={"input": 30, "output": 60}))
     assert (priced["calls"], priced["prompt_tokens"], priced["cost_usd"]) == (4, 4000, 0.24)
     assert usage_of(values, settings("http://x"))["cost_usd"] is None

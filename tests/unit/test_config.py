@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from moult import pins, recipes
-from moult.config import load, load_file, schema
-from moult.entries import datasets
-from moult.errors import UserError
-from moult.expansion import expand
+from moult.base.errors import UserError
+from moult.config import pins
+from moult.config.entries import datasets
+from moult.config.expansion import expand
+from moult.config.experiment import load, load_file, schema
+from moult.stages import recipes
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted([ROOT / "config" / "config.yaml", *(ROOT / "config").glob("*/*.yaml")])

@@ -4,11 +4,11 @@ import shutil
 import types
 
 import pytest
-from moult.chat import ChatRequest, Sampling
-from moult.contrasts import choose, chrf, contrast_answers, ngrams, pair_requests, repetition
-from moult.files import read_json, read_jsonl, write_json
-from moult.generate import load_engine
-from moult.prompts import load_template
+from moult.base.files import read_json, read_jsonl, write_json
+from moult.corpora.contrasts import choose, chrf, contrast_answers, ngrams, pair_requests, repetition
+from moult.data.prompts import load_template
+from moult.inference.engines import load_engine
+from moult.inference.requests import ChatRequest, Sampling
 from openai_server import OpenAIServer
 from pico import teach_pico_model
 
@@ -132,7 +132,7 @@ def log_likelihood(model, prompt, ids):
 def test_beam_search_finds_what_trying_everything_finds(engine):
     """Two tokens, as many beams as there are tokens: nothing can be missed."""
     import torch
-    from moult.prompts import prompt_ids
+    from moult.inference.tokens import prompt_ids
 
     messages = ({"role": "user", "content": "question"},)
     request = ChatRequest(messages, Sampling(max_tokens=2, beams=512))

@@ -1,10 +1,10 @@
 """A row of a corpus ends as an answer or as a reject with its reason."""
 
 import pytest
-from moult.corpora import generate_corpus, write_corpus
-from moult.errors import UserError
-from moult.files import read_json, read_jsonl
-from moult.prompts import load_template
+from moult.base.errors import UserError
+from moult.base.files import read_json, read_jsonl
+from moult.corpora.generated import generate_corpus, write_corpus
+from moult.data.prompts import load_template
 from openai_server import OpenAIServer
 
 ROWS = [

@@ -6,14 +6,14 @@ import sys
 import time
 
 import pytest
-from moult.devices import LOCKS, leased, visible_devices
-from moult.errors import UserError
-from moult.slurm import allocation
+from moult.base.errors import UserError
+from moult.jobs.gpus import LOCKS, leased, visible_devices
+from moult.jobs.slurm import allocation
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from moult.devices import leased
+from moult.jobs.gpus import leased
 with leased(int(sys.argv[1]), lambda words: print("waits", flush=True), Path(sys.argv[2])) as held:
     print("holds", *held, flush=True)
     sys.stdin.read(1)

@@ -4,9 +4,9 @@ import hashlib
 import http.server
 
 import pytest
-from moult import downloads
-from moult.downloads import check_hub_file, fetch_url
-from moult.errors import UserError
+from moult.base import downloads
+from moult.base.downloads import check_hub_file, fetch_url
+from moult.base.errors import UserError
 from sources import serving
 
 

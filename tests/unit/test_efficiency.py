@@ -1,9 +1,9 @@
 """What jobs used of what they had asked for, from Snakemake's benchmark files."""
 
 import pytest
-from moult.config import load
-from moult.efficiency import main, table
-from moult.errors import UserError
+from moult.base.errors import UserError
+from moult.config.experiment import load
+from moult.planning.efficiency import main, table
 
 HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
 CONFIG = {"name": "x", "models": [{"name": "base", "fetch": {"path": "b"}, "parameters": 1}]}

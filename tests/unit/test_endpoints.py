@@ -5,14 +5,14 @@ import subprocess
 import sys
 import time
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
-from moult import endpoints
-from moult.chat import ChatRequest, Sampling
-from moult.endpoints import RemoteEndpoint
-from moult.errors import UserError
-from moult.limits import Bucket, retry_after
+from moult.base.errors import UserError
+from moult.base.paths import CODE
+from moult.inference.remote import endpoint
+from moult.inference.remote.endpoint import RemoteEndpoint
+from moult.inference.remote.rate_limit import Bucket, retry_after
+from moult.inference.requests import ChatRequest, Sampling
 from openai_server import MISBEHAVIOURS, OpenAIServer, Reply, completion, error, misbehaving
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
@@ -58,7 +58,7 @@ class Counted:
 @pytest.fixture
 def quick(monkeypatch):
     """Further tries come soon."""
-    monkeypatch.setattr(endpoints, "FIRST_WAIT", 0.02)
+    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.02)
 
 
 # What is told of each failure, and whether the reply was paid for.
@@ -306,6 +306,6 @@ def test_a_key_is_never_in_a_message(monkeypatch):
 
 def test_openai_is_not_imported_to_ask():
     """Half of a second of every small job."""
-    code = "import sys; from moult import corpora, endpoints; import httpx2; assert 'openai' not in sys.modules"
-    scripts = Path(endpoints.__file__).parents[1]
+    code = "import sys; from moult.corpora import generated; import httpx2; assert 'openai' not in sys.modules"
+    scripts = CODE
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(scripts)})

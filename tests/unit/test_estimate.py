@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from moult import estimate, tables
-from moult.config import load
-from moult.corpora import generate_corpus, question_rows
-from moult.files import write_json, write_jsonl
-from moult.journal import Journal
-from moult.manifest import write_manifest
-from moult.recipes import client, corpus, prepare_dataset
+from moult.base.files import write_json, write_jsonl
+from moult.config.experiment import load
+from moult.corpora.generated import generate_corpus
+from moult.data import tables
+from moult.data.questions import question_rows
+from moult.inference.journal import Journal
+from moult.jobs.manifest import write_manifest
+from moult.planning import estimate
+from moult.stages.recipes import client, corpus, prepare_dataset
 from openai_server import OpenAIServer
 
 ROOT = Path(__file__).parents[2]
@@ -145,7 +147,7 @@ def test_what_is_unknown_says_so(place, capsys):
 def test_a_journal_in_use_is_not_waited_for_and_one_of_a_killed_build_is_read(place, capsys):
     cfg = load(config())
     prepared(cfg)
-    program = "import sys, time; from moult.journal import Journal; j = Journal(sys.argv[1]); "
+    program = "import sys, time; from moult.inference.journal import Journal; j = Journal(sys.argv[1]); "
     program += "j.keep([('k', {}, {'completion_tokens': 7})]); print('held', flush=True); time.sleep(600)"
     arguments = [sys.executable, "-c", program, "journal/distill_answers/e.sqlite"]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "scripts")}

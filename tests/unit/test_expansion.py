@@ -5,7 +5,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from moult.expansion import expand, one_of
+from moult.config.expansion import expand, one_of
 
 NAMES = st.text("ab-._1", min_size=1, max_size=5)
 

@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from moult.errors import UserError
-from moult.files import derive_seed, digest, read_jsonl, whole_directory, whole_file, write_json, write_jsonl
-from moult.job import Job
-from moult.manifest import check_manifest, write_manifest
-from moult.timing import table
+from moult.base.errors import UserError
+from moult.base.files import derive_seed, digest, read_jsonl, whole_directory, whole_file, write_json, write_jsonl
+from moult.jobs.job import Job
+from moult.jobs.manifest import check_manifest, write_manifest
+from moult.jobs.timing import table
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -41,7 +41,7 @@ def test_a_failed_directory_leaves_the_old_one(tmp_path):
 WRITER = """
 import os, signal, sys
 from pathlib import Path
-from moult.files import whole_directory, whole_file
+from moult.base.files import whole_directory, whole_file
 folder, task = Path(sys.argv[1]), sys.argv[2]
 if task == "die":
     with whole_directory(folder / "model") as half, whole_file(folder / "table.csv") as handle:
@@ -151,7 +151,7 @@ def test_a_manifest_knows_other_bytes_of_equal_size_in_small_files(tmp_path, mon
     (tmp_path / "m" / "weights").write_text("abd")
     with pytest.raises(UserError, match="weights: has other bytes than"):
         check_manifest(path)
-    monkeypatch.setattr("moult.manifest.HASHED", 2)
+    monkeypatch.setattr("moult.jobs.manifest.HASHED", 2)
     check_manifest(path)
 
 

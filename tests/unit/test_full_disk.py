@@ -10,16 +10,15 @@ from pathlib import Path
 
 import hostile_files
 import pytest
-from moult.files import whole_directory, write_json, write_jsonl, write_text_atomic
-from moult.folding import fold_adapter
-from moult.job import job
-from moult.journal import Journal
-from moult.labelling import write_csv
-from moult.manifest import write_manifest
-from moult.merging import merge_models
-from moult.models import fetch_model, write_model_card
-from moult.tables import fetch_dataset, prepare_dataset
-from moult.training import finetune_lora
+from moult.base.files import whole_directory, write_csv, write_json, write_jsonl, write_text_atomic
+from moult.data.tables import fetch_dataset, prepare_dataset
+from moult.inference.journal import Journal
+from moult.jobs.job import job
+from moult.jobs.manifest import write_manifest
+from moult.training.finetune import finetune_lora
+from moult.weights.fetch import fetch_model, write_model_card
+from moult.weights.folding import fold_adapter
+from moult.weights.merging import merge_models
 from snakemake.iocontainers import InputFiles, Log, OutputFiles, Params, ResourceList, Wildcards
 from sources import REVISION, serving_hub, write_wheel
 from test_training import DEV, RECIPE, TRAIN

@@ -8,10 +8,10 @@ import sys
 from collections import Counter
 
 import pytest
-from moult.chat import Answer, ChatRequest, LabelRequest, Sampling
-from moult.errors import UserError
-from moult.generate import draw, load_engine
-from moult.prompts import end_of_turn_id, prompt_ids
+from moult.base.errors import UserError
+from moult.inference.engines import draw, load_engine
+from moult.inference.requests import Answer, ChatRequest, LabelRequest, Sampling
+from moult.inference.tokens import end_of_turn_id, prompt_ids
 from pico import CHATML, build_pico_tokenizer
 
 SCHEMA = {

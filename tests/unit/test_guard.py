@@ -8,8 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from moult.guard import clear_stale_locks
-from moult.manifest import write_manifest
+from moult.jobs.locks import clear_stale_locks
+from moult.jobs.manifest import write_manifest
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -22,7 +22,7 @@ def start(code, *arguments, **options):
 
 HOLD = """
 import time
-from moult.guard import only_writer
+from moult.jobs.locks import only_writer
 with only_writer(sys.argv[1], lambda sentence: print(sentence, flush=True)):
     print("at work", flush=True)
     time.sleep(float(sys.argv[2]))
@@ -53,7 +53,7 @@ def test_a_job_dies_with_its_scheduler(tmp_path):
     job = tmp_path / "job.py"
     job.write_text(
         f"import os, sys, time; sys.path.insert(0, {str(SCRIPTS)!r})\n"
-        "from moult.guard import die_with_scheduler\n"
+        "from moult.jobs.locks import die_with_scheduler\n"
         "die_with_scheduler()\n"
         "print(os.getpid(), flush=True)\n"
         "time.sleep(60)\n"
@@ -73,14 +73,14 @@ def test_a_job_dies_with_its_scheduler(tmp_path):
 
 
 def test_a_process_without_a_scheduler_lives_on():
-    code = "from moult.guard import die_with_scheduler; die_with_scheduler(); print('alive')"
+    code = "from moult.jobs.locks import die_with_scheduler; die_with_scheduler(); print('alive')"
     assert start(code).communicate(timeout=30)[0] == "alive\n"
 
 
 SCHEDULE = """
 import time
-from moult.guard import clear_stale_locks
-from moult.manifest import write_manifest
+from moult.jobs.locks import clear_stale_locks
+from moult.jobs.manifest import write_manifest
 alive = clear_stale_locks(sys.argv[1])
 print("up", flush=True)
 time.sleep(60)

@@ -5,7 +5,7 @@ import shutil
 
 import hostile_files
 import pytest
-from moult.models import fetch_model
+from moult.weights.fetch import fetch_model
 
 
 @pytest.fixture(scope="module")

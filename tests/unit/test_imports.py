@@ -24,8 +24,8 @@ def python(*lines):
 
 def test_an_engine_answers_and_scores_without_the_compiler_and_torch_has_it_afterwards(pico_model):
     *_, unused, compiled = python(
-        "from moult.chat import ChatRequest, LabelRequest, Sampling",
-        "from moult.generate import load_engine",
+        "from moult.inference.requests import ChatRequest, LabelRequest, Sampling",
+        "from moult.inference.engines import load_engine",
         f"engine = load_engine({str(pico_model)!r})",
         "chat = ({'role': 'user', 'content': 'hello'},)",
         "assert len(list(engine.answer([ChatRequest(chat, Sampling(max_tokens=2))]))) == 1",
@@ -45,7 +45,7 @@ def test_an_engine_answers_and_scores_without_the_compiler_and_torch_has_it_afte
 def test_nothing_stays_replaced_when_an_import_fails():
     (told,) = python(
         "import sys, torch, transformers.utils, transformers.utils.import_utils as more",
-        "from moult.imports import without, without_compiler",
+        "from moult.base.lean_imports import without, without_compiler",
         "before = (transformers.utils.is_scipy_available, more.is_scipy_available)",
         "try:",
         "    with without('scipy', 'torch_distributed'), without_compiler():",
@@ -64,7 +64,7 @@ def test_deepspeed_is_asked_for_only_in_one_process_of_several(rank, asked):
     (told,) = python(
         "import os",
         f"os.environ.update({ {'LOCAL_RANK': rank} if rank else {} })",
-        "from moult.imports import without_deepspeed",
+        "from moult.base.lean_imports import without_deepspeed",
         "without_deepspeed()",
         "import importlib.util, accelerate.utils.other as other",
         "print(other.is_deepspeed_available() == (importlib.util.find_spec('deepspeed') is not None))",

@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 import moult
-from moult.journal import Journal
+from moult.inference.journal import Journal
 
 # The answer is kept, and the process killed before it could close anything.
 KILLED = """
 import os, signal, sys
-from moult.journal import Journal
+from moult.inference.journal import Journal
 journal = Journal(sys.argv[1])
 journal.keep([("k", {"q": "é"}, {"text": "kept"})])
 os.kill(os.getpid(), signal.SIGKILL)

@@ -3,13 +3,21 @@
 import json
 
 import pytest
-from moult import judging, prompts
-from moult.errors import UserError
-from moult.files import write_json, write_jsonl
-from moult.judging import answer_questions, answers_in, judge_answers, pair_request, planned, sampled_questions
-from moult.parsing import parse_pair
-from moult.prompts import load_template
-from moult.tables import prepare_dataset
+from moult.base.errors import UserError
+from moult.base.files import write_json, write_jsonl
+from moult.data import prompts
+from moult.data.prompts import load_template
+from moult.data.tables import prepare_dataset
+from moult.evaluation import judging
+from moult.evaluation.judging import (
+    answer_questions,
+    answers_in,
+    judge_answers,
+    pair_request,
+    planned,
+    sampled_questions,
+)
+from moult.inference.structured import parse_pair
 from openai_server import MISBEHAVIOURS, OpenAIServer, Reply, completion
 
 CRITERIA = ["accuracy", "coherence"]

@@ -4,11 +4,12 @@ import csv
 import json
 
 import pytest
-from moult import labelling
-from moult.files import write_json, write_jsonl
-from moult.labelling import COLUMNS, DIFFERENCES, Published, differences, predict_labels, score_labels, write_csv
-from moult.prompts import load_template
-from moult.tables import prepare_dataset
+from moult.base.files import write_csv, write_json, write_jsonl
+from moult.data.prompts import load_template
+from moult.data.tables import prepare_dataset
+from moult.evaluation import labels as labelling
+from moult.evaluation.labels import COLUMNS, DIFFERENCES, Published, differences, predict_labels, score_labels
+from moult.inference import engines
 
 LABELS = {"dataset": "MOSI", "task": "sentiment", "task_words": "sentiment", "language": "en"}
 LABELS |= {"labels": ["positive", "negative"]}
@@ -36,8 +37,8 @@ def recipe(**more):
 
 def test_predictions_are_made_in_one_load_and_kept(tmp_path, folders, pico_model, monkeypatch):
     loads = []
-    load = labelling.generate.load_engine
-    monkeypatch.setattr(labelling.generate, "load_engine", lambda *a, **k: loads.append(1) or load(*a, **k))
+    load = engines.load_engine
+    monkeypatch.setattr(engines, "load_engine", lambda *a, **k: loads.append(1) or load(*a, **k))
     write_json(tmp_path / "m.json", {"content": "abc"})
     arguments = (recipe(), pico_model, tmp_path / "m.json", folders, tmp_path / "j.sqlite")
     first = predict_labels(*arguments)

@@ -7,19 +7,20 @@ from clips import light_pictures, write_clip
 from hostile_page import as_bytes, outcome_of, table_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from moult import recipes
-from moult.batches import encode_examples
-from moult.config import load
-from moult.errors import UserError
-from moult.examples import training_examples
-from moult.exports import export_dataset, index_exports
-from moult.files import read_json, read_jsonl
-from moult.llamafactory import MEDIA
-from moult.prompts import Example, load_template, prompt_ids, videos_of
-from moult.tables import prepare_dataset, read_rows
-from moult.training import finetune_lora
-from moult.videos import Frames
-from moult.vision import Vision
+from moult.base.errors import UserError
+from moult.base.files import read_json, read_jsonl
+from moult.config.experiment import load
+from moult.data.examples import training_examples
+from moult.data.exports import export_dataset, index_exports
+from moult.data.formats.llamafactory import MEDIA
+from moult.data.prompts import Example, load_template, videos_of
+from moult.data.tables import prepare_dataset, read_rows
+from moult.data.videos import Frames
+from moult.inference.tokens import prompt_ids
+from moult.inference.vision import Vision
+from moult.stages import recipes
+from moult.training.encoding import encode_examples
+from moult.training.finetune import finetune_lora
 from pico import build_pico_vlm
 from test_training import RECIPE
 from transformers import AutoTokenizer

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from moult.compatibility import check_compatible
-from moult.errors import UserError
-from moult.folding import earlier_adapters, fold_adapter
-from moult.manifest import write_manifest
-from moult.merging import merge_models, mergekit_config
-from moult.weights import check_model_folder, tensor_headers
+from moult.base.errors import UserError
+from moult.jobs.manifest import write_manifest
+from moult.weights.compatibility import check_compatible
+from moult.weights.folding import earlier_adapters, fold_adapter
+from moult.weights.headers import check_model_folder, tensor_headers
+from moult.weights.merging import merge_models, mergekit_config
 from pico import build_pico_model
 
 TARGETS = ["q_proj", "v_proj", "down_proj"]

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from moult import metrics
+from moult.evaluation import metrics
 
 LABELS = ["a", "b", "c", "never"]
 

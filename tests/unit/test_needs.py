@@ -4,7 +4,7 @@ import math
 from types import SimpleNamespace
 
 import pytest
-from moult.needs import frame_tokens, needs
+from moult.planning.needs import frame_tokens, needs
 
 
 def memory(stage, billions, **settings):

@@ -1,7 +1,7 @@
 """The label parser reads what models write, and nothing else."""
 
 import pytest
-from moult.parsing import parse_label
+from moult.inference.structured import parse_label
 
 EMOTIONS = ["neutral", "surprise", "fear", "sadness", "joy", "anger", "disgust"]
 INTENTS = ["agree", "ask for help", "inform", "joke", "therapist_input"]

@@ -3,11 +3,11 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from moult import pictures
+from moult.base.paths import CODE, RESOURCES
+from moult.report import pictures
 
 RULES = """digraph snakemake_dag {
     node[shape=box, style=rounded];
@@ -58,8 +58,8 @@ def test_every_kind_has_a_key(kind):
 
 
 def test_rulegraph_from_the_command_line(tmp_path):
-    command = [sys.executable, pictures.__file__, "-", str(tmp_path / "rules.svg")]
-    run = subprocess.run(command, input=RULES, text=True, capture_output=True, check=True, cwd=tmp_path)
+    command = [sys.executable, "-m", "moult.report.pictures", "-", str(tmp_path / "rules.svg")]
+    run = subprocess.run(command, input=RULES, text=True, capture_output=True, check=True, cwd=CODE)
     assert run.stderr == ""
     svg = (tmp_path / "rules.svg").read_text(encoding="utf-8")
     assert texts(svg) == ["fetch_dataset", "prepare_dataset", "some_other"]
@@ -120,7 +120,7 @@ def test_links_out_of_a_picture_stay():
 
 
 def test_the_page_knows_every_colour_in_light_and_dark():
-    style = Path(pictures.__file__).parents[2] / "resources" / "report" / "style.css"
+    style = RESOURCES / "report" / "style.css"
     light, dark = style.read_text(encoding="utf-8").split("prefers-color-scheme: dark")
     for name in pictures.PALETTE:
         assert f"--{name}:" in light and f"--{name}:" in dark

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 import yaml
-from moult import pins
-from moult.files import read_json
+from moult.base.files import read_json
+from moult.config import pins
 
 BODY = b"id\ttext\tlabel\n1\thi\tpositive\n"
 
@@ -54,8 +54,8 @@ def test_what_cannot_be_looked_up_is_told_and_the_rest_recorded(tmp_path, url, m
 
 
 def test_a_source_without_a_checksum_is_refused_when_built(tmp_path, url):
-    from moult.errors import UserError
-    from moult.tables import fetch_dataset
+    from moult.base.errors import UserError
+    from moult.data.tables import fetch_dataset
 
     source = {"kind": "url", "split": "train", "index": 0, "basename": "a.tsv", "sha256": None, "url": f"{url}/a.tsv"}
     with pytest.raises(UserError, match="`sha256` is null; run `make pin`"):

@@ -4,10 +4,10 @@ import re
 
 import pytest
 import yaml
-from moult.config import load
-from moult.errors import UserError
-from moult.needs import JOBS, PLAIN, needs
-from moult.places import SHIPPED, Site, as_resources, jobs_with_models, main, table
+from moult.base.errors import UserError
+from moult.config.experiment import load
+from moult.planning.needs import JOBS, PLAIN, needs
+from moult.planning.partitions import SHIPPED, Site, as_resources, jobs_with_models, main, table
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,11 @@
 """Named training settings: written out before the config is checked, and what is written beside them wins."""
 
 import pytest
-from moult.config import load
-from moult.entries.datasets import shipped_labels
-from moult.entries.models import Finetune, Optimise
-from moult.errors import UserError
-from moult.presets import fill, load_preset, preset_names
+from moult.base.errors import UserError
+from moult.config.entries.datasets import shipped_labels
+from moult.config.entries.models import Finetune, Optimise
+from moult.config.experiment import load
+from moult.config.presets import fill, load_preset, preset_names
 
 
 def test_every_preset_is_a_training():

@@ -1,13 +1,13 @@
 """Prompts: what a row says stays what it says, in training and inference alike."""
 
 import pytest
-from moult.errors import UserError
-from moult.examples import training_examples
-from moult.files import write_jsonl
-from moult.labelling import label_examples, label_messages
-from moult.parsing import parse_label
-from moult.prompts import load_template, prompt_ids, render, render_answer, template_names
-from moult.tables import prepare_dataset, read_rows
+from moult.base.errors import UserError
+from moult.base.files import write_jsonl
+from moult.data.examples import label_examples, label_messages, training_examples
+from moult.data.prompts import load_template, render, render_answer, template_names
+from moult.data.tables import prepare_dataset, read_rows
+from moult.inference.structured import parse_label
+from moult.inference.tokens import prompt_ids
 from pico import build_pico_tokenizer
 
 LABELS = {"dataset": "d", "task": "mood", "task_words": "mood", "language": "en", "labels": ["good", "bad"]}

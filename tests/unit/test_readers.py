@@ -10,10 +10,10 @@ import pytest
 from hostile_page import as_bytes, outcome_of, spelt, table_of
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from moult.errors import UserError
-from moult.files import read_jsonl
-from moult.readers import LINE_END, read_raw
-from moult.tables import prepare_dataset, read_rows
+from moult.base.errors import UserError
+from moult.base.files import read_jsonl
+from moult.data.readers import LINE_END, read_raw
+from moult.data.tables import prepare_dataset, read_rows
 
 LABELS = {"dataset": "d", "task": "mood", "task_words": "mood", "language": "en", "labels": ["joy", "anger"]}
 RECIPE = {"name": "d", "format": "mmla", "columns": {}, "files": {"train": ["train"]}, "label_set": LABELS}

@@ -9,14 +9,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from moult.corpora import write_corpus
-from moult.files import read_json, write_jsonl, write_text_atomic
-from moult.labelling import COLUMNS, DIFFERENCES, differences, score_labels, write_csv
-from moult.manifest import write_manifest
-from moult.pictures import draw_scores
-from moult.report import read_csv, read_manifests, row_accounts, write_report
-from moult.standings import suite_tables, verdict
-from moult.tables import prepare_dataset
+from moult.base.files import read_csv, read_json, write_csv, write_jsonl, write_text_atomic
+from moult.corpora.generated import write_corpus
+from moult.data.tables import prepare_dataset
+from moult.evaluation.labels import COLUMNS, DIFFERENCES, differences, score_labels
+from moult.evaluation.leaderboard import suite_tables, verdict
+from moult.jobs.manifest import write_manifest
+from moult.report.page import read_manifests, row_accounts, write_report
+from moult.report.pictures import draw_scores
 
 DEMO = Path(__file__).parents[2] / "resources" / "demo"
 TASKS = {

@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import snakemake_executor_plugin_slurm as plugin
-from moult.slurm import keep_to_squeue
+from moult.jobs.slurm import keep_to_squeue
 
 
 @pytest.mark.parametrize(("at_first", "later"), [(300, 300), (None, None)])

@@ -6,13 +6,13 @@ import subprocess
 import sys
 
 import pytest
-from moult import recipes
-from moult.chat import Answer
-from moult.config import load
-from moult.corpora import generate_corpus
-from moult.errors import UserError
-from moult.prompts import load_template
-from moult.spending import Budget, spending_in
+from moult.base.errors import UserError
+from moult.config.experiment import load
+from moult.corpora.generated import generate_corpus
+from moult.data.prompts import load_template
+from moult.inference.requests import Answer
+from moult.inference.spending import Budget, spending_in
+from moult.stages import recipes
 from openai_server import OpenAIServer
 
 PRICE = {"input": 1.0, "output": 2.0}
@@ -22,11 +22,9 @@ WORKERS = 4
 
 JOB = """
 import sys, threading, time
-from moult import recipes
-from moult.chat import Answer
-from moult.config import load
-from moult.errors import UserError
-from moult.spending import Budget
+from moult.inference.requests import Answer
+from moult.base.errors import UserError
+from moult.inference.spending import Budget
 
 path, limit, delay = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
 budget = Budget(limit, {"input": 1.0, "output": 2.0}, path)

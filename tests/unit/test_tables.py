@@ -4,10 +4,10 @@ import csv
 import json
 
 import pytest
-from moult import tables
-from moult.errors import UserError
-from moult.files import read_jsonl
-from moult.tables import check_leakage, fetch_dataset, find_leakage, prepare_dataset, read_rows
+from moult.base.errors import UserError
+from moult.base.files import read_jsonl
+from moult.data import tables
+from moult.data.tables import check_leakage, fetch_dataset, find_leakage, prepare_dataset, read_rows
 
 LABELS = {"dataset": "d", "task": "emotion", "task_words": "emotion", "language": "en", "labels": ["joy", "anger"]}
 

@@ -8,12 +8,14 @@ import subprocess
 import sys
 
 import pytest
-from moult import checkpoints, training
-from moult.batches import collate, encode_examples
-from moult.errors import UserError
-from moult.folding import fold_adapter
-from moult.prompts import Example, end_of_turn_id, prompt_ids
-from moult.training import finetune_full, finetune_lora
+from moult.base.errors import UserError
+from moult.data.prompts import Example
+from moult.inference.tokens import end_of_turn_id, prompt_ids
+from moult.training import checkpoints
+from moult.training import finetune as training
+from moult.training.encoding import collate, encode_examples
+from moult.training.finetune import finetune_full, finetune_lora
+from moult.weights.folding import fold_adapter
 from pico import build_pico_model
 
 RECIPE = {
@@ -200,7 +202,7 @@ CHILD = """
 import json, logging, os, signal, sys
 from pathlib import Path
 import test_training
-from moult.training import finetune_full, finetune_lora
+from moult.training.finetune import finetune_full, finetune_lora
 
 class Killer(logging.Handler):
     def emit(self, record):
@@ -208,8 +210,8 @@ class Killer(logging.Handler):
             assert not {"datasets", "scipy", "deepspeed"} & set(sys.modules)
             os.kill(os.getpid(), signal.SIGKILL)
 
-logging.getLogger("moult.training").setLevel(logging.INFO)
-logging.getLogger("moult.training").addHandler(Killer())
+logging.getLogger("moult.training.finetune").setLevel(logging.INFO)
+logging.getLogger("moult.training.finetune").addHandler(Killer())
 base, scratch, adapter = map(Path, sys.argv[2:])
 work = test_training.TRAIN, test_training.DEV, scratch, adapter
 if sys.argv[1] == "lora":
@@ -230,7 +232,7 @@ def test_a_killed_run_ends_in_the_same_bytes(finetune, pico_model, tmp_path, cap
     assert not adapter.exists()
     # Steps 1 to 5 are the first epoch: the checkpoint of step 6 lies in the middle of the second.
     assert (scratch / "checkpoint-6" / "whole.json").exists()
-    with caplog.at_level("INFO", logger="moult.training"):
+    with caplog.at_level("INFO", logger="moult.training.finetune"):
         _, resumed = finetune("killed", recipe=recipe)
     assert content(resumed) == content(whole)
     steps = [text.split()[1] for text in caplog.messages if "learning rate" in text]
@@ -258,7 +260,7 @@ def test_a_half_saved_checkpoint_is_not_resumed(finetune, tmp_path, monkeypatch)
 
 
 def test_a_checkpoint_whose_best_one_is_lost_is_not_resumed(tmp_path):
-    from moult.files import write_json
+    from moult.base.files import write_json
 
     for step, best in ((2, 2), (4, 4), (6, 2), (8, 4)):
         checkpoint = tmp_path / f"checkpoint-{step}"

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clips import light_pictures, write_clip
-from moult import videos
-from moult.errors import UserError
-from moult.files import read_jsonl
-from moult.tables import prepare_dataset, read_rows
-from moult.videos import Decoder, Frames, attach_videos, fitting_size, frame_indices, sample_frames, video_names
+from moult.base.errors import UserError
+from moult.base.files import read_jsonl
+from moult.data import videos
+from moult.data.tables import prepare_dataset, read_rows
+from moult.data.videos import Decoder, Frames, attach_videos, fitting_size, frame_indices, sample_frames, video_names
 from PIL import Image
 from sources import REVISION, serving_hub
 

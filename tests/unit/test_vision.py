@@ -5,15 +5,16 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from moult.batches import collate, encode_examples
-from moult.chat import ChatRequest, LabelRequest, Sampling
-from moult.errors import UserError
-from moult.folding import fold_adapter
-from moult.generate import load_engine
-from moult.prompts import Example, prompt_ids, videos_of, with_videos
-from moult.training import finetune_full, finetune_lora
-from moult.videos import Frames
-from moult.vision import Vision, auto_class
+from moult.base.errors import UserError
+from moult.data.prompts import Example, videos_of, with_videos
+from moult.data.videos import Frames
+from moult.inference.engines import load_engine
+from moult.inference.requests import ChatRequest, LabelRequest, Sampling
+from moult.inference.tokens import prompt_ids
+from moult.inference.vision import Vision, auto_class
+from moult.training.encoding import collate, encode_examples
+from moult.training.finetune import finetune_full, finetune_lora
+from moult.weights.folding import fold_adapter
 from pico import build_pico_model, build_pico_vlm
 from PIL import Image
 from safetensors.torch import load_file

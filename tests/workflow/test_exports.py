@@ -2,8 +2,8 @@
 
 import json
 
-from moult.examples import training_examples
-from moult.files import read_json
+from moult.base.files import read_json
+from moult.data.examples import training_examples
 
 TALKS = [
     {

@@ -4,7 +4,7 @@ import csv
 import json
 
 import pytest
-from moult.files import read_jsonl
+from moult.base.files import read_jsonl
 
 
 def scores(built, suite):

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from moult import endpoints
-from moult.corpora import generate_corpus
-from moult.errors import UserError
-from moult.prompts import load_template
+from moult.base.errors import UserError
+from moult.corpora.generated import generate_corpus
+from moult.data.prompts import load_template
+from moult.inference.remote import endpoint
 from openai_server import MISBEHAVIOURS, OpenAIServer, misbehaving
 
 ROOT = Path(__file__).parents[2]
@@ -23,9 +23,9 @@ ODDS |= dict.fromkeys(["length", "empty", "tools", "parts", "400"], 0.01) | {"ti
 
 PROGRAM = """
 import sys
-from moult.chat import ChatRequest, Sampling, ask_all
-from moult.endpoints import RemoteEndpoint
-from moult.journal import Journal
+from moult.inference.requests import ChatRequest, Sampling; from moult.inference.asking import ask_all
+from moult.inference.remote.endpoint import RemoteEndpoint
+from moult.inference.journal import Journal
 url, path, rows, concurrency = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 settings = {"name": "teacher", "url": url, "model": "m", "key": None, "concurrency": concurrency}
 settings |= {"timeout": 5, "retries": 9}
@@ -82,7 +82,7 @@ def generate(server, journal, **client):
 
 
 def test_every_row_is_an_answer_or_has_its_reason(tmp_path, monkeypatch):
-    monkeypatch.setattr(endpoints, "FIRST_WAIT", 0.05)
+    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.05)
     with OpenAIServer(misbehaving(7, ODDS)) as server:
         kept, rejects, usage = generate(server, tmp_path / "j.sqlite")
         assert sorted(row["uid"] for row in kept + rejects) == sorted(row["uid"] for row in rows(ROWS))

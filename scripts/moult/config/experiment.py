@@ -1,0 +1,349 @@
+"""The config as types. A wrong config stops here, before the graph, with sentences that say what to write instead."""
+
+import os
+from collections import Counter
+from functools import cached_property
+from pathlib import Path
+
+import yaml
+from pydantic import Field, ValidationError
+
+from moult.base.errors import UserError, nearest
+from moult.config import checks, pins, presets
+from moult.config.entries.corpora import CORPORA, Corpus, Distilled, Endpoint, Rounds
+from moult.config.entries.datasets import Dataset
+from moult.config.entries.evaluations import Evaluation, Suite
+from moult.config.entries.models import Compute, Finetune, Model, Optimise
+from moult.config.entries.section import Name, Section
+from moult.config.expansion import LISTS, WRITTEN, expand
+
+
+class Config(Section):
+    """One experiment."""
+
+    name: Name = Field(description="The experiment; its results go to results/<name>/.")
+    title: str | None = Field(None, description="Heading of the report.")
+    seed: int = 0
+    limit: int | None = Field(None, ge=1, description="Rows per split, for a smoke run; every table says so.")
+    budget: float | None = Field(None, ge=0, description="US dollars for all remote answers of all runs together.")
+    compute: Compute = Compute()
+    datasets: list[Dataset] = []
+    endpoints: list[Endpoint] = []
+    corpora: list[Corpus] = []
+    models: list[Model] = []
+    suites: list[Suite] = []
+    evaluations: list[Evaluation] = []
+    rounds: list[Rounds] = Field([], description="Written out into endpoints, corpora and models.")
+
+    @cached_property
+    def by_name(self):
+        """The entries of every list that has names, as kind → name → entry; of a repeated name the first."""
+        return {
+            kind: {entry.name: entry for entry in reversed(getattr(self, kind))}
+            for kind in LISTS
+            if kind != "evaluations"
+        }
+
+    @cached_property
+    def evaluation_of(self):
+        """The evaluation that measures a model, a setting or a corpus under a suite, by (suite, name)."""
+        return {(entry.suite, name): entry for entry in reversed(self.evaluations) for name in entry.measured}
+
+    @cached_property
+    def measured(self):
+        """What is scored by labels: (suite, model or setting) → dataset → the model that answers for it there."""
+        found = {}
+        for entry in self._under("labels"):
+            datasets = self.find("suites", entry.suite).labels.datasets
+            for name in entry.models:
+                found[entry.suite, name] = dict.fromkeys(datasets, name)
+            for setting in entry.settings:
+                found[entry.suite, setting.name] = {dataset: setting.model_for(dataset) for dataset in datasets}
+        return found
+
+    @cached_property
+    def judged(self):
+        """What a judge compares: (suite, model or corpus) → the one that it is compared with, itself among them."""
+        return {(entry.suite, name): entry.against[0] for entry in self._under("judge") for name in entry.measured}
+
+    @cached_property
+    def answered(self):
+        """Whose answers a judge is shown and are yet to be asked for, as (suite, model)."""
+        return list(dict.fromkeys((entry.suite, name) for entry in self._under("judge") for name in entry.models))
+
+    def _under(self, kind):
+        return [entry for entry in self.evaluations if getattr(self.find("suites", entry.suite), kind)]
+
+    @cached_property
+    def predicted(self):
+        """What is predicted: (suite, model) → the datasets that the model is needed for, in the suite's order."""
+        found = {}
+        for (suite, _), model_of in self.measured.items():
+            for dataset, model in model_of.items():
+                found.setdefault((suite, model), set()).add(dataset)
+        return {
+            (suite, model): [name for name in self.find("suites", suite).labels.datasets if name in datasets]
+            for (suite, model), datasets in found.items()
+        }
+
+    def find(self, kind, name):
+        """Return the entry of a list by its name, e.g. `find("models", "base")`."""
+        return self.by_name[kind][name]
+
+    def names(self, kind, having=None):
+        """Return the names of a list, e.g. `names("models", having="merge")`."""
+        return [entry.name for entry in getattr(self, kind) if having is None or getattr(entry, having)]
+
+    def lineage(self, name):
+        """Return a model and its ancestors by first parent, youngest first."""
+        models = [self.find("models", name)]
+        while models[-1].parents:
+            models.append(self.find("models", models[-1].parents[0]))
+        return models
+
+    @cached_property
+    def _inherited(self):
+        return {}
+
+    def inherited(self, name, field):
+        """Return a model's field, or its nearest ancestor's that has it. What a long chain of models is asked one by
+        one is looked up once for each."""
+        known, passed = self._inherited, []
+        while (name, field) not in known:
+            passed.append(name)
+            model = self.find("models", name)
+            if (value := getattr(model, field)) is not None or not model.parents:
+                known[name, field] = value
+            else:
+                name = model.parents[0]
+        value = known[name, field]
+        known.update(((one, field), value) for one in passed)
+        return value
+
+    @cached_property
+    def _before_rounds(self):
+        return {}
+
+    def is_within_rounds(self, name, user):
+        """Whether a model is of the same rounds as what uses it: then the user needs its full weights for a while."""
+        model = self.by_name["models"][name]
+        return bool(model.round and user.round and model.round.of == user.round.of)
+
+    def before_rounds(self, name):
+        """Return the model that the first of a model's rounds is trained from; a model of no rounds: its own base."""
+        known, passed = self._before_rounds, []
+        while name not in known:
+            passed.append(name)
+            model = self.find("models", name)
+            name = model.training.base
+            if not self.is_within_rounds(name, model):
+                known[passed[-1]] = name
+                name = passed[-1]
+        known.update((one, known[name]) for one in passed)
+        return known[name]
+
+    @cached_property
+    def students(self):
+        """Names of the models whose full weights the next round needs for a while."""
+        return [model.name for model in self.models if model.round and model.round.number < model.round.count]
+
+    @cached_property
+    def kept_models(self):
+        """Names of the models whose full weights `all` makes: not those of a round that nothing but the next needs."""
+        by_name = self.by_name
+        needed = {name for entry in self.evaluations for name in entry.models} | {name for _, name in self.predicted}
+        needed |= {name for model in self.models for name in model.parents if not self.is_within_rounds(name, model)}
+        for corpus in self.corpora:
+            for endpoint in checks.endpoints_of(corpus):
+                served = by_name["endpoints"][endpoint].serve
+                if served and not (corpus.kind == "refined" and self.is_within_rounds(served, corpus)):
+                    needed.add(served)
+        judges = [by_name["endpoints"][suite.judge.endpoint].serve for suite in self.suites if suite.judge]
+        needed |= {served for served in judges if served}
+        return [
+            model.name
+            for model in self.models
+            if not model.round or model.round.number == model.round.count or model.name in needed
+        ]
+
+    def compute_of(self, name):
+        """Return how a model is run: its own settings, an ancestor's, or the experiment's."""
+        return self.inherited(name, "compute") or self.compute
+
+    def unpinned(self):
+        """Return what has no revision or checksum yet: `make pin` looks it up, building refuses until then."""
+        sources = [source for dataset in self.datasets for files in dataset.files.values() for source in files]
+        sources += [dataset.videos for dataset in self.datasets if dataset.videos]
+        sources += [model.fetch for model in self.models if model.fetch]
+        return sorted(
+            {
+                source.hub or getattr(source, "url", None) or source.package
+                for source in sources
+                if (source.hub and not source.revision)
+                or ((getattr(source, "url", None) or getattr(source, "package", None)) and not source.sha256)
+            }
+        )
+
+    def hub_needs(self, made=lambda kind, name: False):
+        """Return a sentence for each hub repository that is still to be fetched from, and for each token it needs.
+
+        made(kind, name): whether there is already an artefact, e.g. `raw` of a dataset.
+        """
+        told, asking = [], []
+        for kind, what in (("raw", "files"), ("videos", "folders of videos")):
+            sources = [
+                source
+                for dataset in self.datasets
+                if not made(kind, dataset.name)
+                for source in (
+                    [dataset.videos] * bool(dataset.videos)
+                    if kind == "videos"
+                    else [source for files in dataset.files.values() for source in files]
+                )
+                if source.hub
+            ]
+            asking += sources
+            counts = Counter(source.hub for source in sources)
+            told += [f"{hub}: {count} {what} of this hub dataset will be fetched" for hub, count in counts.items()]
+        for model in self.models:
+            if model.fetch and model.fetch.hub and not made("models", model.name):
+                asking.append(model.fetch)
+                size = f"{model.parameters:g} billion parameters"
+                told.append(f"{model.fetch.hub}: this hub model will be fetched, {size}")
+        for token in sorted({source.token for source in asking if source.token}):
+            hubs = ", ".join(sorted({source.hub for source in asking if source.token == token}))
+            there = "is set" if os.environ.get(token) else "you must set first"
+            told.append(f"{hubs}: asks for your token in the environment variable {token}, which {there}")
+        return told
+
+    def corpus_dataset(self, name):
+        """Return the dataset whose questions a corpus answers."""
+        corpus = self.find("corpora", name)
+        if corpus.dataset:
+            return self.find("datasets", corpus.dataset)
+        return self.corpus_dataset(corpus.asked)
+
+
+def _sentence(error, raw):
+    """Return pydantic's error as `entry, field: what is wrong`, with the nearest known key for a typo."""
+    location, where, node = list(error["loc"]), [], raw
+    for part in location:
+        if isinstance(part, int):
+            node = node[part] if isinstance(node, list) and part < len(node) else None
+            name = node.get("name", node.get("suite")) if isinstance(node, dict) else None
+            where.append(f"entry {part + 1}" + (f" ({name})" if name else ""))
+        else:
+            if isinstance(node, dict) and part in node:
+                node = node[part]
+            elif part in CORPORA and isinstance(node, dict):
+                continue
+            where.append(str(part))
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        message = f"unknown key{nearest(location[-1], _fields_at(location[:-1], raw))}"
+    elif error["type"] == "missing":
+        message = "is missing"
+    elif "input" in error and not isinstance(error["input"], dict | list) and error["type"] != "value_error":
+        message = f"{message} (here: {error['input']!r})"
+    return f"{', '.join(where) or 'the config'}: {message}"
+
+
+def _fields_at(location, raw):
+    """Return the field names of the section that a location of the config stands in."""
+    section = Config
+    for part in location:
+        if isinstance(part, int) or not isinstance(section, type):
+            continue
+        if part in CORPORA and section not in (Distilled,):
+            section = CORPORA[part]
+            continue
+        annotation = section.model_fields[part].annotation if part in section.model_fields else None
+        section = _section_in(annotation)
+    return set(section.model_fields) | ({"preset"} if section in (Finetune, Optimise) else set()) if section else set()
+
+
+def _section_in(annotation):
+    """Return the first Section type inside an annotation such as `list[Model]` or `Merge | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next((found for part in getattr(annotation, "__args__", ()) if (found := _section_in(part))), None)
+
+
+def load(raw, source="config"):
+    """Return the Config of a raw mapping; UserError with a sentence per mistake, each naming entry and field."""
+    if secrets := list(checks.secrets(raw)):
+        raise UserError(_listed(source, secrets))
+    try:
+        expanded = expand(raw)
+        presets.fill(expanded)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    pins.fill(expanded)
+    try:
+        cfg = Config.model_validate(expanded)
+    except ValidationError as error:
+        raise UserError(_listed(source, [_sentence(one, expanded) for one in _told_once(error, expanded)])) from None
+    if problems := [*checks.repeated_names(cfg), *checks.unknown_names(cfg)] or [
+        *checks.cycle(cfg),
+        *checks.judged_evaluations(cfg),
+        *checks.budget_without_price(cfg),
+        *checks.precision(cfg),
+        *checks.beams(cfg),
+    ]:
+        raise UserError(_listed(source, problems))
+    return cfg
+
+
+def _told_once(error, expanded):
+    """Return pydantic's errors without those that an entry of `rounds` only repeats in what it was written out into."""
+
+    def repeats(one):
+        kind, place = (*one["loc"], None, None)[:2]
+        entry = expanded[kind][place] if kind in WRITTEN and isinstance(place, int) else None
+        found = entry.get("round") if isinstance(entry, dict) else None
+        return isinstance(found, dict) and (found.get("number") != 1 or found.get("of") in wrong)
+
+    errors = error.errors()
+    entries = [expanded["rounds"][one["loc"][1]] for one in errors if one["loc"][0] == "rounds" and len(one["loc"]) > 1]
+    wrong = [entry.get("name") for entry in entries if isinstance(entry, dict)]
+    return [one for one in errors if not repeats(one)]
+
+
+def _listed(source, problems):
+    return "\n".join(f"{source}: {problem}." for problem in dict.fromkeys(problems))
+
+
+def load_file(path):
+    """Return the Config of one YAML file."""
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    return load(raw or {}, str(path))
+
+
+def schema():
+    """Return the JSON schema of the config, for editors; `for` is allowed in every named entry."""
+    document = Config.model_json_schema()
+    kinds = [kind.__name__ for kind in CORPORA.values()]
+    for name in ("Dataset", "Endpoint", *kinds, "Model", "Suite", "Evaluation", "Rounds"):
+        document["$defs"][name]["properties"]["for"] = {
+            "type": "object",
+            "additionalProperties": {"type": "array"},
+            "description": "One entry per combination; write {axis} where its value goes.",
+        }
+    # A dataset_info.json may say the rest.
+    document["$defs"]["Dataset"]["required"] = ["name"]
+    preset = {"enum": presets.preset_names(), "description": "Settings of resources/presets; keys beside it win."}
+    for name in ("Finetune", "Optimise"):
+        document["$defs"][name]["properties"]["preset"] = preset
+    document["properties"]["$schema"] = {"type": "string"}
+    return document
+
+
+if __name__ == "__main__":
+    import json
+
+    print(json.dumps(schema(), indent=2, sort_keys=True))

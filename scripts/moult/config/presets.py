@@ -1,0 +1,86 @@
+"""Presets: named training settings in `resources/presets/`, written out into the raw config before it is checked."""
+
+from functools import cache
+
+import yaml
+
+from moult.base.errors import UserError, nearest
+from moult.base.paths import RESOURCES
+
+# How a model may be trained, each of which may have a preset.
+TRAININGS = ("finetune", "optimise")
+PRESETS = RESOURCES / "presets"
+
+
+def preset_names():
+    """Return the names of the shipped presets, e.g. `mmla/paper-llm-sft`, and with each dataset where it has some."""
+    names = []
+    for path in sorted(PRESETS.rglob("*.yaml")):
+        name = path.relative_to(PRESETS).with_suffix("").as_posix()
+        datasets = _datasets(name)
+        names += [f"{name}/{dataset}" for dataset in datasets] if datasets else [name]
+    return names
+
+
+def load_preset(name):
+    """Return the settings of a preset as a new dict; those of its dataset win over those of its file, and all of them
+    over those of the preset that it builds on. UserError when there is none of this name.
+    """
+    if datasets := [known for known in sorted(_known()) if known.startswith(f"{name}/")]:
+        raise UserError(f"preset {name!r} has settings per dataset; write {datasets[0]!r}, or another of its datasets")
+    if name not in _known():
+        raise UserError(f"preset {name!r} is not in resources/presets/{nearest(name, _known())}")
+    whole = name in _files()
+    settings = dict(_read(name if whole else name.rsplit("/", 1)[0]))
+    dataset = None if whole else name.rsplit("/", 1)[1]
+    own = settings.pop("by_dataset", {}).get(dataset, {})
+    below = settings.pop("preset", None)
+    return laid_over(load_preset(below.replace("{dataset}", str(dataset))) if below else {}, laid_over(settings, own))
+
+
+def laid_over(settings, own):
+    """Return settings with `own` laid over them; of `lora` key by key."""
+    merged = settings | own
+    if isinstance(settings.get("lora"), dict) and isinstance(own.get("lora"), dict):
+        merged["lora"] = settings["lora"] | own["lora"]
+    return merged
+
+
+def fill(raw):
+    """Write out `preset:` in the models of an expanded config, in place; keys that stand beside it win."""
+    models = raw.get("models")
+    for model in models if isinstance(models, list) else []:
+        for way in TRAININGS:
+            own = model.get(way) if isinstance(model, dict) else None
+            if not isinstance(own, dict) or "preset" not in own:
+                continue
+            own = dict(own)
+            name = own.pop("preset")
+            try:
+                model[way] = laid_over(load_preset(name), own)
+            except UserError as error:
+                raise UserError(f"models {model.get('name', '')!r}, {error}.") from None
+
+
+@cache
+def _known():
+    return frozenset(preset_names())
+
+
+@cache
+def _files():
+    return frozenset(name for name in _known() if (PRESETS / f"{name}.yaml").exists())
+
+
+@cache
+def _read(name):
+    return yaml.safe_load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+def _datasets(name):
+    """Return the datasets that a preset file has settings for, itself or by the preset that it builds on."""
+    content = _read(name)
+    if "by_dataset" in content:
+        return list(content["by_dataset"])
+    below = content.get("preset", "")
+    return _datasets(below.removesuffix("/{dataset}")) if below.endswith("/{dataset}") else []

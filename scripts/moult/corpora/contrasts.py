@@ -1,0 +1,185 @@
+"""Preference pairs that a model makes itself: an answer that took much computing against one that took little.
+
+Each pair is one record: `uid`, `split`, `prompt` (chat messages), `chosen` and `rejected` (a list of one answer each:
+`role`, `content`, `model`, `decoding`, `tokens`, `reward`), `rm` (what the rewards are, null where there are none),
+`margin` (reward of the chosen answer less that of the rejected one, or null) and `seed`.
+"""
+
+import logging
+import re
+from collections import Counter
+
+from moult.base.files import derive_seed
+from moult.corpora.generated import write_corpus
+from moult.data.prompts import render
+from moult.inference.asking import ask, author, flaw_of
+from moult.inference.requests import ChatRequest, Sampling
+from moult.inference.spending import usage_of
+
+# Raise when the same recipe would now ask or choose something else.
+VERSION = 1
+# Orders of chrF's character n-grams, as published.
+ORDERS = range(1, 7)
+# Chinese and Japanese write no blanks between words: there a character counts as one.
+WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
+logger = logging.getLogger(__name__)
+
+
+def contrast_answers(running, rows, inputs, outputs):
+    """Make the pairs of a job and write its corpus, rejects and usage; return the counts for the manifest."""
+    recipe = running.recipe
+    requests = pair_requests(recipe, rows)
+    served = inputs.get("served"), inputs.get("served_manifest")
+    values = ask(recipe["endpoint"], requests, running.client, running.journal, *served)
+    kept, rejects = pairs_of(recipe, rows, requests, values)
+    logger.info("%d rows in, %d pairs out, %d rejected", len(rows), len(kept), len(rejects))
+    usage = usage_of(values, recipe["endpoint"] | (running.client or {}))
+    facts = write_corpus(outputs.corpus, outputs.rejects, outputs.usage, (kept, rejects, usage))
+    longer = sum(len(pair["chosen"][0]["content"]) > len(pair["rejected"][0]["content"]) for pair in kept)
+    return facts | {"rows_in": len(rows), "chosen_longer": longer}
+
+
+def samplings(recipe):
+    """Return how the answers to a row are decoded, as Samplings: the rejected one, then each candidate for chosen."""
+    cheap, costly = recipe["rejected"], recipe["chosen"]
+    room = {"max_tokens": cheap["max_tokens"]}
+    if costly["method"] == "beam":
+        return [
+            Sampling(**cheap),
+            Sampling(beams=costly["beams"], length_penalty=costly["length_penalty"], **room),
+        ]
+    drawn = {key: costly[key] for key in ("temperature", "top_p", "top_k")}
+    return [Sampling(**cheap), *[Sampling(**drawn, **room)] * costly["samples"]]
+
+
+def pair_requests(recipe, rows):
+    """Return what is asked for the pairs of all rows: for each row, one request for each of `samplings`, in order.
+
+    A request's seed comes from its own words and its place, so that neither order nor neighbours change its answer.
+    """
+    ways = samplings(recipe)
+    requests = []
+    for row in rows:
+        messages = tuple(render(recipe["prompt"], **({"guideline": ""} | row)))
+        seeds = [derive_seed(recipe["seed"], list(messages), place) for place in range(len(ways))]
+        requests += [ChatRequest(messages, way, seed=seed) for way, seed in zip(ways, seeds, strict=True)]
+    return requests
+
+
+def pairs_of(recipe, rows, requests, values):
+    """Return (pairs, rejects with reasons) of the stored answers to `pair_requests`."""
+    each = len(samplings(recipe))
+    kept, rejects = [], []
+    for number, row in enumerate(rows):
+        cheap, *costly = values[number * each : (number + 1) * each]
+        (first, *_) = requests[number * each : (number + 1) * each]
+        best, reason = choose(cheap, costly, recipe["gate"], recipe["chosen"]["method"])
+        if reason:
+            rejects.append({"uid": row["uid"], "reason": reason, "text": best["text"]})
+            continue
+        by = author(recipe["endpoint"])
+        rewards = best["reward"], best["reward_of_rejected"]
+        named = ("greedy" if not recipe["rejected"]["temperature"] else "sampled"), recipe["chosen"]["method"]
+        rejected, chosen = (
+            {"role": "assistant", "content": answer["text"], "model": by, "decoding": way}
+            | {"tokens": answer["completion_tokens"], "reward": reward}
+            for answer, way, reward in ((cheap, named[0], rewards[1]), (best, named[1], rewards[0]))
+        )
+        kept.append(
+            {key: row[key] for key in ("uid", "dataset", "split", "title", "question")}
+            | {"prompt": list(first.messages), "chosen": [chosen], "rejected": [rejected]}
+            | {"rm": None if rewards[0] is None else "mean chrF to the samples"}
+            | {"margin": None if rewards[0] is None else round(rewards[0] - rewards[1], 6), "seed": recipe["seed"]}
+        )
+    return kept, rejects
+
+
+def choose(cheap, costly, gate, method):
+    """Return (answer, None): the candidate to be chosen over `cheap`, with rewards; or (answer at fault, reason).
+
+    cheap: a stored answer; costly: the stored candidates, one of beam search or the samples of best of n; gate: see
+    `flaw_of_chosen` and `flaw_of_pair`. Of the samples that the gate lets through, the one wins that is closest to all
+    others: self-consistency (Wang et al. 2023, arXiv 2203.11171), for free text by mean chrF (minimum Bayes risk
+    decoding, Eikema and Aziz 2020, arXiv 2005.10283).
+    """
+    if reason := flaw_of(cheap, "reject"):
+        return cheap, f"rejected answer: {reason}"
+    if method == "beam":
+        (best,) = costly
+        reason = flaw_of_chosen(best, gate) or flaw_of_pair(best["text"], cheap["text"], gate)
+        return best | {"reward": None, "reward_of_rejected": None}, reason
+    ended = [answer for answer in costly if not flaw_of(answer, "reject")]
+    if len(ended) < 2:
+        reason = next((flaw for answer in costly if (flaw := flaw_of(answer, "reject"))), None)
+        return costly[
+            0
+        ], f"chosen answer: {len(ended)} of {len(costly)} samples are whole, the first that is not: {reason}"
+    grams = [ngrams(answer["text"]) for answer in ended]
+    rewards = [
+        sum(chrf(one, other) for place, other in enumerate(grams) if place != own) / (len(grams) - 1)
+        for own, one in enumerate(grams)
+    ]
+    of_rejected = sum(chrf(ngrams(cheap["text"]), other) for other in grams) / len(grams)
+    first_flaw = None
+    for place in sorted(range(len(ended)), key=lambda place: (-rewards[place], place)):
+        reason = flaw_of_chosen(ended[place], gate) or flaw_of_pair(ended[place]["text"], cheap["text"], gate)
+        if reason is None:
+            found = {"reward": round(rewards[place], 6), "reward_of_rejected": round(of_rejected, 6)}
+            return ended[place] | found, None
+        first_flaw = first_flaw or (ended[place], reason)
+    return first_flaw
+
+
+def flaw_of_chosen(answer, gate):
+    """Return why a stored answer is not good enough to be learnt, or None.
+
+    gate: `min_characters`; `max_repetition`, the greatest share of word 4-grams that stood in the text before.
+    """
+    if reason := flaw_of(answer, "reject"):
+        return f"chosen answer: {reason}"
+    if len(answer["text"]) < gate["min_characters"]:
+        return "chosen answer: shorter than min_characters"
+    if repetition(answer["text"]) > gate["max_repetition"]:
+        return "chosen answer: repeats itself more than max_repetition"
+    return None
+
+
+def flaw_of_pair(chosen, rejected, gate):
+    """Return why two texts are no pair to learn from, or None.
+
+    gate: `max_length_ratio`, of the longer to the shorter in characters, whichever is chosen: else length is what is
+    learnt; `max_similarity`, the chrF from which they are too much alike.
+    """
+    if chosen == rejected:
+        return "the two answers are equal"
+    shorter, longer = sorted((len(chosen), len(rejected)))
+    if longer > gate["max_length_ratio"] * shorter:
+        return f"the {'chosen' if len(chosen) == longer else 'rejected'} answer is longer than max_length_ratio allows"
+    if chrf(ngrams(chosen), ngrams(rejected)) > gate["max_similarity"]:
+        return "the two answers are more alike than max_similarity"
+    return None
+
+
+def repetition(text, order=4):
+    """Return the share of word n-grams that stood in the text before, 0 to 1 (Welleck et al. 2020, arXiv 1908.04319,
+    seq-rep-4); 0 for a text with fewer words."""
+    words = WORD.findall(text.lower())
+    grams = [tuple(words[place : place + order]) for place in range(len(words) - order + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def ngrams(text):
+    """Return the character n-grams of a text without its blanks, counted, by order."""
+    text = "".join(text.split())
+    return [Counter(text[place : place + order] for place in range(len(text) - order + 1)) for order in ORDERS]
+
+
+def chrf(one, other):
+    """Return the mean F1 of character n-grams, 0 to 1, of two `ngrams`: chrF (Popovic 2015) with beta 1, so that it is
+    the same both ways; orders that neither text has do not count."""
+    scores = []
+    for mine, theirs in zip(one, other, strict=True):
+        total = mine.total() + theirs.total()
+        if total:
+            scores.append(2 * (mine & theirs).total() / total)
+    return sum(scores) / len(scores) if scores else 0.0

@@ -1,0 +1,1 @@
+"""Raw tables into canonical rows, and rows into prompts and training examples."""

@@ -1,0 +1,118 @@
+"""Prompts: templates in `resources/prompts/`, and their tokens. The same code serves training and inference."""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+
+from moult.base.errors import UserError
+from moult.base.files import digest
+from moult.base.paths import RESOURCES
+
+PROMPTS = RESOURCES / "prompts"
+# How chat templates spell the turns of a conversation, as far as no text about code needs it so.
+CONTROL = re.compile(r"<(?=\|[\w ]{1,40}\|>|/?(?:start|end)_of_turn>|<SYS>>|</SYS>>)|\[(?=/?INST\])")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One supervised example: chat messages up to the answer (see `with_videos`), and the answer."""
+
+    uid: str
+    messages: list
+    answer: str
+
+
+def template_names():
+    """Return the names of the shipped prompt templates, e.g. `mmla/text`."""
+    return sorted(path.relative_to(PROMPTS).with_suffix("").as_posix() for path in PROMPTS.rglob("*.yaml"))
+
+
+@cache
+def load_template(name):
+    """Return a prompt template as a plain dict of `system`, `user` and `answer` to Jinja text.
+
+    It goes into the recipe of the job whole, so that an edited prompt rebuilds what was made with it.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load((PROMPTS / f"{name}.yaml").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"prompt {name!r} is not in resources/prompts/; write one of {template_names()}.") from None
+
+
+@cache
+def _compiled(text):
+    import jinja2
+
+    return jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False).from_string(text)
+
+
+def _fill(text, fields):
+    import jinja2
+
+    try:
+        return _compiled(text).render(fields).strip()
+    except jinja2.UndefinedError as error:
+        raise UserError(f"prompt template: {error.message}; the row has {sorted(fields)}.") from error
+
+
+def render(template, **fields):
+    """Return the chat messages of a template; UserError when it names a field that the row lacks."""
+    return [{"role": role, "content": _fill(template[role], fields)} for role in ("system", "user") if role in template]
+
+
+def render_answer(template, **fields):
+    """Return the assistant's answer of a template: what training teaches and label likelihood scores."""
+    return _fill(template["answer"], fields)
+
+
+def spelt_out(text):
+    """Return a text whose control tokens of common chat templates are broken by a blank, whoever reads it.
+
+    The models of this build never see such tokens in a message (`prompt_ids`); some servers obey them.
+    """
+    return CONTROL.sub(lambda found: f"{found[0]} ", text)
+
+
+def as_material(texts):
+    """Return the fields of a judge's template that are texts to be judged (name → text), with a `fence` to stand
+    between: a mark that nobody who writes such a text can know, for it is a hash over them.
+    """
+    shown = {name: spelt_out(text) for name, text in texts.items()}
+    return shown | {"fence": digest(list(shown.values()))[:12]}
+
+
+def with_videos(messages, videos):
+    """Return messages whose last turn shows videos, named by the digests of their frames, before its text."""
+    if not videos:
+        return messages
+    *before, last = messages
+    parts = [*({"type": "video", "video": seen} for seen in videos), {"type": "text", "text": last["content"]}]
+    return [*before, last | {"content": parts}]
+
+
+def videos_of(messages):
+    """Return the videos of a chat, in order."""
+    parts = (part for message in messages if isinstance(message["content"], list) for part in message["content"])
+    return [part["video"] for part in parts if part["type"] == "video"]
+
+
+def texts_of(messages):
+    """Return every text of a chat, in order: whole messages, and the text parts of those that show videos."""
+    contents = [message["content"] for message in messages]
+    parts = [content if isinstance(content, list) else [{"type": "text", "text": content}] for content in contents]
+    return [part["text"] for content in parts for part in content if part["type"] == "text"]
+
+
+def _with_texts(messages, texts):
+    """Return a chat with its texts, as `texts_of` lists them, replaced."""
+    texts, replaced = iter(texts), []
+    for message in messages:
+        content = message["content"]
+        if isinstance(content, list):
+            content = [part | {"text": next(texts)} if part["type"] == "text" else part for part in content]
+        else:
+            content = next(texts)
+        replaced.append(message | {"content": content})
+    return replaced

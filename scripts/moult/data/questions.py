@@ -1,0 +1,27 @@
+"""The rows that questions are asked about: of a prepared dataset, or of a corpus."""
+
+from moult.base.files import read_jsonl
+from moult.data.tables import read_rows
+
+
+def question_rows(folder, splits):
+    """Return the rows of a prepared stackoverflow dataset as what a question prompt needs."""
+    return [
+        {
+            "uid": row["uid"],
+            "dataset": row["dataset"],
+            "split": row["split"],
+            "field": row["meta"]["field"],
+            "title": row["title"],
+            "question": row["text"],
+        }
+        for split in splits
+        for row in read_rows(folder, split)
+    ]
+
+
+def asked_rows(inputs, splits):
+    """Return the rows that a corpus asks about, by its job's inputs: those of another corpus, or a dataset's."""
+    if "asked" in inputs.keys():
+        return [row for row in read_jsonl(inputs.asked) if row["split"] in splits]
+    return question_rows(inputs.questions, splits)

@@ -1,0 +1,359 @@
+"""Readers of raw tables: TSV, CSV, JSON and JSON lines, row by row, whatever stands in them (docs/hostile-data.md).
+
+Each yields (number, row, reason) for every row of a file: `number` is the line where the row begins (in a JSON list the
+entry), `row` a dict of column → cell, `reason` None or why the row cannot be used. Nothing but UserError is raised.
+
+The csv module, pandas and pyarrow read what spreadsheets write, but let an opening quote that never closes swallow
+the rows behind it, and drop quotes that belong to the text; strict, they stop at either. None says on which line a row
+began. Utterances begin with quotes, so the cells are told apart here.
+"""
+
+import codecs
+import json
+import logging
+import re
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from moult.base.errors import UserError
+from moult.base.signatures import LFS_POINTER, WEB_PAGE
+
+# What a reject shows of a row at most: characters of a cell, and cells.
+MOST_CHARACTERS, MOST_CELLS = 2000, 100
+LINE_END = re.compile(r"\r\n|\n|\r")
+JSON_BLANKS = " \t\n\r"
+BLANKS = re.compile(f"[{JSON_BLANKS}]*")
+# Each row of these names its columns.
+WITHOUT_HEADER = (".json", ".jsonl", ".ndjson")
+SPELT = {None: "", True: "true", False: "false"}
+UNPACK = "unpack it"
+EXPORT = "export it as TSV, CSV, JSON or JSON lines"
+# What is no table of text, by its first bytes; UTF-32 begins like UTF-16.
+SIGNATURES = (
+    (b"\xff\xfe", "UTF-16", "save it as UTF-8"),
+    (b"\xfe\xff", "UTF-16", "save it as UTF-8"),
+    (b"\x1f\x8b", "gzip", UNPACK),
+    (b"BZh91AY&SY", "bzip2", UNPACK),
+    (b"\xfd7zXZ\x00", "xz", UNPACK),
+    (b"\x28\xb5\x2f\xfd", "zstandard", UNPACK),
+    (b"7z\xbc\xaf", "7-Zip", UNPACK),
+    (b"PK\x03\x04", "a zip archive or an Excel workbook", f"{UNPACK}, or {EXPORT}"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel workbook", EXPORT),
+    (b"PAR1\x15", "parquet", EXPORT),
+    (b"ARROW1\x00", "Arrow", EXPORT),
+    (b"SQLite format 3\x00", "SQLite", EXPORT),
+    (b"%PDF-", "PDF", EXPORT),
+    (LFS_POINTER, "a pointer of Git LFS", "fetch the file itself, with `git lfs pull`"),
+    *((mark, "a web page", "download the file itself") for mark in WEB_PAGE),
+)
+logger = logging.getLogger(__name__)
+
+
+def read_raw(path):
+    """Yield (number, row, reason) for every row of a raw file; its ending says how: .csv, .json, .jsonl, else TSV."""
+    readers = {".csv": read_csv, ".json": read_json_list, ".jsonl": read_json_lines, ".ndjson": read_json_lines}
+    return readers.get(Path(path).suffix.lower(), read_tsv)(path)
+
+
+def _text_of(path):
+    """Return a file as text, each byte that is not UTF-8 as a lone surrogate; UserError when it is no text at all."""
+    raw = Path(path).read_bytes()
+    start = raw[:64]
+    page = start.removeprefix(codecs.BOM_UTF8).lstrip().lower()
+    found = next((one for one in SIGNATURES if start.startswith(one[0]) or page.startswith(one[0])), None)
+    if found is None and {0} in (set(start[::2]), set(start[1::2])):
+        found = "", "UTF-16 without its mark, or no text", "save it as UTF-8"
+    if found:
+        raise UserError(f"{path}: is {found[1]}, not a table in UTF-8; {found[2]} and run again.")
+    return raw.decode("utf-8-sig", "surrogateescape")
+
+
+def _not_text(cells):
+    """Return why cells are no text, or None: a byte that was not UTF-8, or half a character out of JSON's `\\ud83d`."""
+    try:
+        "\t".join(cells).encode()
+    except UnicodeEncodeError as error:
+        code = ord(error.object[error.start])
+        if 0xDC80 <= code <= 0xDCFF:
+            return f"is not UTF-8 (byte 0x{code - 0xDC00:02x})"
+        return f"holds half a character (U+{code:04X})"
+    return None
+
+
+# ---------------------------------------------------------------- TSV and CSV
+
+
+class Record(NamedTuple):
+    """One row as its quotes say: line where it begins, cells, its lines, and whether a quote in it quotes nothing."""
+
+    line: int
+    cells: list
+    lines: list
+    stray: bool
+
+
+def read_tsv(path):
+    """Yield (line, row, reason) of a tab-separated file with a header."""
+    return _read_table(path, "\t")
+
+
+def read_csv(path):
+    """Yield (line, row, reason) of a comma-separated file with a header."""
+    return _read_table(path, ",")
+
+
+def _read_table(path, delimiter):
+    records = list(_records(_text_of(path), delimiter))
+    if not records:
+        return
+    header = [name.strip() for name in records[0].cells]
+    if reason := _not_text(header):
+        raise UserError(f"{path}, line {records[0].line}: the header {reason}; save the file as UTF-8 and run again.")
+    if twice := [name for name, count in Counter(header).items() if name and count > 1]:
+        raise UserError(
+            f"{path}, line {records[0].line}: the header names {printable(twice[0])!r} twice; "
+            "rename one of the columns and run again."
+        )
+    for line, cells in _told_apart(records, len(header), delimiter, path):
+        if len(cells) != len(header):
+            named = header[: len(cells)] + [""] * (len(cells) - len(header))
+            row = {
+                name or f"field {index}": cell
+                for index, (name, cell) in enumerate(zip(named, cells, strict=True), start=1)
+            }
+            yield line, row, f"has {len(cells)} fields, the header has {len(header)}"
+        else:
+            # A column without a name cannot be asked for; pandas writes its index so.
+            row = {name: cell for name, cell in zip(header, cells, strict=True) if name}
+            yield line, row, _not_text(cells)
+
+
+def _records(text, delimiter):
+    """Yield the rows of a table as its quotes say, blank lines left out.
+
+    A cell is quoted when a quote opens right at its start, and the next quote that is not doubled stands right before a
+    delimiter or a line end. Every other quote is text. One look at each character: a search that fails ends at the
+    first undoubled quote, and no later one gets past that.
+    """
+    cell = re.compile(rf'"((?:[^"]++|"")*+)"(?=[{delimiter}\r\n]|\Z)|([^{delimiter}\r\n]*)')
+    at, line = 0, 1
+    while at < len(text):
+        cells, end, stray = _cells_at(text, at, cell, delimiter)
+        lines = LINE_END.split(text[at:end])
+        if len(cells) > 1 or lines[0].strip():
+            yield Record(line, cells, lines if len(lines) > 1 else (), stray)
+        line += len(lines)
+        at = end + 2 if text.startswith("\r\n", end) else end + 1
+
+
+def _cells_at(text, at, cell, delimiter):
+    """Return (cells, where they end, whether a quote in them quotes nothing) of the row that begins at `at`."""
+    cells, stray = [], False
+    while True:
+        found = cell.match(text, at)
+        quoted, plain = found.groups()
+        cells.append(plain if quoted is None else quoted.replace('""', '"'))
+        stray |= quoted is None and '"' in plain
+        at = found.end()
+        if not text.startswith(delimiter, at):
+            return cells, at, stray
+        at += 1
+
+
+def _told_apart(records, width, delimiter, path):
+    """Yield (line, cells) of the rows behind the header; take lines apart that a pair of stray quotes put together.
+
+    `"I never said` in one row and `I would go"` in a later one look like one quoted cell with line ends in it. What
+    writes such cells puts all quotes in quotes: where the file elsewhere has quotes that quote nothing, and most of the
+    lines are rows by themselves, rows they are. And where the whole has other than `width` fields, it is no row anyway:
+    its lines are tried one by one as soon as one of them is a row.
+    """
+    mixed = any(record.stray for record in records)
+    for line, cells, lines, _ in records[1:]:
+        numbered = enumerate(lines, start=line)
+        apart = [(number, alone.cells) for number, text in numbered for alone in _records(text, delimiter)]
+        rows = sum(len(alone) == width for _, alone in apart)
+        most = 2 * rows > len(apart)
+        if (mixed and most) or (rows and len(cells) != width):
+            yield from apart
+        else:
+            if most:
+                logger.warning("%s, line %d: read as one row for its quotes, its lines look like rows", path, line)
+            yield line, cells
+
+
+# ---------------------------------------------------------------- JSON
+
+
+class Number(str):
+    """A JSON number as it is spelt: text where text is wanted, and yet no string of the file."""
+
+
+class _Repeating(dict):
+    """A JSON object in which a key stands twice."""
+
+
+def _object(pairs):
+    row = dict(pairs)
+    return row if len(row) == len(pairs) else _Repeating(row)
+
+
+_DECODER = json.JSONDecoder(
+    strict=False,
+    object_pairs_hook=_object,
+    parse_int=Number,
+    parse_float=Number,
+    parse_constant=lambda _: None,
+)
+
+
+def _parse(text):
+    """Return a JSON value: numbers as they are spelt, NaN and infinities as null; ValueError, also when too deep."""
+    try:
+        return _DECODER.decode(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _row_of(value):
+    """Return (row, reason) of one JSON value."""
+    if not isinstance(value, dict):
+        return {"entry": value}, "is not an object"
+    row = {key: cell if isinstance(cell, str | list | dict) else SPELT[cell] for key, cell in value.items()}
+    if isinstance(value, _Repeating):
+        return row, "names a key twice"
+    return row, _not_text([_as_json(row)])
+
+
+def read_json_list(path):
+    """Yield (entry, row, reason) of a JSON list of objects; UserError when the file as a whole is not one."""
+    for number, value in enumerate(_list_of(path, _text_of(path)), start=1):
+        yield number, *_row_of(value)
+
+
+def _list_of(path, text):
+    try:
+        values = _parse(text)
+    except ValueError as error:
+        remedy = "give a list of objects"
+        if "Extra data" in str(error):
+            remedy += ", or name the file .jsonl if each line is an object"
+        elif "Unterminated" in str(error) or getattr(error, "pos", 0) >= len(text.rstrip()):
+            remedy = "it ends too early, as if cut: fetch or export it again"
+        raise UserError(f"{path}: not JSON ({error}); {remedy}.") from error
+    if not isinstance(values, list):
+        kind = "an object" if isinstance(values, dict) else "one value"
+        raise UserError(f"{path}: holds {kind}, not a list of objects.")
+    return values
+
+
+def read_json_lines(path):
+    """Yield (line, row, reason) of a file with a JSON object on each line."""
+    for number, line, value, reason in _lines(_text_of(path)):
+        yield number, *(_row_of(value) if reason is None else ({"line": line}, reason))
+
+
+def _lines(text):
+    """Yield (number, line, value, reason) for each line that is not blank; no value where there is a reason."""
+    for number, line in enumerate(LINE_END.split(text), start=1):
+        if not line.strip():
+            continue
+        if reason := _not_text([line]):
+            yield number, line, None, reason
+            continue
+        try:
+            yield number, line, _parse(line), None
+        except ValueError as error:
+            yield number, line, None, f"is not JSON ({str(error).partition(':')[0]})"
+
+
+class Spelt(dict):
+    """A row of JSON with its values as they are; `text` is the row as the file spells it."""
+
+    def __init__(self, value, text):
+        super().__init__(value)
+        self.text = text
+
+
+def read_spelt(path):
+    """Yield (number, row, reason) as `read_raw` does, each row a `Spelt`; a row of a table is spelt as JSON."""
+    ending = Path(path).suffix.lower()
+    if ending == ".json":
+        text = _text_of(path)
+        values = _list_of(path, text)
+        spans = _spans(text, len(values))
+        found = (
+            (number, value, text[slice(*span)], None)
+            for number, (value, span) in enumerate(zip(values, spans, strict=True), start=1)
+        )
+    elif ending in WITHOUT_HEADER:
+        found = ((number, value, line.strip(), reason) for number, line, value, reason in _lines(_text_of(path)))
+    else:
+        found = ((number, row, _as_json(row), reason) for number, row, reason in read_raw(path))
+    for number, value, spelt, reason in found:
+        row = value if isinstance(value, dict) else {"entry": spelt}
+        yield number, Spelt(row, spelt), reason or _row_of(value)[1]
+
+
+def _spans(text, count):
+    """Yield where each of the `count` entries of a JSON list begins and ends; `text` is known to be one."""
+    at = text.index("[")
+    for _ in range(count):
+        start = BLANKS.match(text, at + 1).end()
+        end = _DECODER.raw_decode(text, start)[1]
+        yield start, end
+        at = BLANKS.match(text, end).end()
+
+
+def json_frame(path):
+    """Return what stands around the rows of a file of JSON: {head, separator, tail}; None for a table."""
+    ending = Path(path).suffix.lower()
+    if ending not in WITHOUT_HEADER:
+        return None
+    text = _text_of(path)
+    if ending == ".json":
+        spans = list(_spans(text, min(2, len(_list_of(path, text)))))
+        rows = text.rstrip(JSON_BLANKS).removesuffix("]").rstrip(JSON_BLANKS)
+        return {
+            "head": text[: spans[0][0]] if spans else "[",
+            "separator": text[spans[0][1] : spans[1][0]] if len(spans) > 1 else ",\n",
+            "tail": text[len(rows) :],
+        }
+    ends = LINE_END.findall(text)
+    return {"head": "", "separator": ends[0] if ends else "\n", "tail": ends[-1] if text.endswith(("\n", "\r")) else ""}
+
+
+# ---------------------------------------------------------------- what is shown of a row
+
+
+def excerpt(row):
+    """Return what a reject shows of a row: {row, and where something was left out, cut: name → its whole length}.
+
+    Cells are text, what is nested as JSON, bytes that were not UTF-8 escaped as `\\udce9`: it can always be read.
+    """
+    shown, cut = {}, {}
+    for name, value in list(row.items())[:MOST_CELLS]:
+        name, text = _readable(name[:MOST_CHARACTERS]), value if isinstance(value, str) else _as_json(value)
+        shown[name] = _readable(text[:MOST_CHARACTERS])
+        if len(text) > MOST_CHARACTERS:
+            cut[name] = len(text)
+    if len(row) > MOST_CELLS:
+        cut["fields"] = len(row)
+    return {"row": shown} | ({"cut": cut} if cut else {})
+
+
+def _readable(text):
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _as_json(value):
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return "nested too deeply to be shown"
+
+
+def printable(text, most=40):
+    """Return the first `most` characters of a text for a message or a table, control characters escaped."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text[:most])

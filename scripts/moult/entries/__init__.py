@@ -1,1 +1,0 @@
-"""The entries of a config as types, by the list that they stand in."""

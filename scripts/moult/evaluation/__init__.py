@@ -1,0 +1,1 @@
+"""Kinds of suites: how models and corpora are measured."""

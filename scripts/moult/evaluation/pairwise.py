@@ -1,0 +1,163 @@
+"""Verdicts: what a judge's judgements come to, with intervals, and how far the judge itself can be trusted."""
+
+import csv
+
+from moult.base.files import read_jsonl
+from moult.config.entries.evaluations import REFERENCE
+from moult.evaluation import metrics
+from moult.evaluation.labels import COLUMNS
+
+# Raise when the same judgements would now be scored otherwise.
+VERSION = 1
+METHOD = "judged"
+# What the published table calls our metrics.
+PUBLISHED_AS = {"win_share": "win_share", "score_1_to_10": "score"}
+
+
+def outcome(scores, mine, theirs, criterion):
+    """Return 1 where `mine` (A or B) has the higher score of a criterion, 0 where `theirs` has, 0.5 for a tie."""
+    difference = scores[mine][criterion] - scores[theirs][criterion]
+    return 0.5 + 0.5 * ((difference > 0) - (difference < 0))
+
+
+def whole_pairs(judgements):
+    """Return (model, uid) → {order: scores} of the pairs that could be read in both orders; repeats left out.
+
+    With one order alone, whichever answer stood first would have the judge's liking for the first to itself.
+    """
+    pairs = {}
+    for row in judgements:
+        if row["status"] == "ok" and row["repeat"] == 0:
+            pairs.setdefault((row["model"], row["uid"]), {})[row["order"]] = row["scores"]
+    return {key: orders for key, orders in pairs.items() if len(orders) == 2}
+
+
+def score_judgements(recipe, judgements):
+    """Return score rows (see labelling.COLUMNS) of a model, or of the one that all others are compared with.
+
+    `task` is the criterion, or overall. Per dataset, then as the plain mean over datasets and weighted by n: `score`
+    (1 to 10, mean of both orders), `win_share` (ties count half, each order half), `tie_rate`, `order_consistency` (the
+    same winner in both orders), and of the overall score alone `first_shown_share` (how often whichever stood first
+    won), all over questions whose pair could be read in both orders, with 95% bootstrap intervals over questions. Then,
+    with Wilson intervals: `parse_failure_rate` and `error_rate` of all judgements, `unanswered_rate` of questions, and
+    `repeat_stability`, how often the winner of a repeated pair is that of the first time.
+    """
+    published = {} if recipe["limit"] else published_values(recipe)
+    side = "B" if recipe["model"] == recipe["against"] else "A"
+    scored, rows = [], []
+    for name in recipe["datasets"]:
+        mine = [row for row in judgements if row["dataset"] == name]
+        columns = _columns(whole_pairs(mine), side, [*recipe["criteria"], "overall"])
+        n = len(columns["overall", "win_share"])
+        result = metrics.means(columns, recipe["seed"]) if n else {}
+        scored.append((n, result))
+        rows += _long(name, n, result, published if len(recipe["datasets"]) == 1 else {})
+        for metric, count, of in _trust(mine):
+            rows += _long(name, of, {("overall", metric): metrics.share(count, of)}, {})
+    counted = [(n, result) for n, result in scored if n]
+    if counted:
+        ns, results = zip(*counted, strict=True)
+        rows += _long("mean", sum(ns), metrics.mean_of(results), {})
+        rows += _long("weighted_mean", sum(ns), metrics.mean_of(results, ns), published)
+    shared = {"model": recipe["model"], "suite": recipe["suite"], "method": METHOD, "limit": recipe["limit"]}
+    return [{column: (shared | row).get(column) for column in COLUMNS} for row in rows]
+
+
+def _columns(pairs, side, criteria):
+    """Return (criterion, metric) → a value per question; that of several models is their mean."""
+    other = "AB".replace(side, "")
+    by_question = {}
+    for (_, uid), orders in pairs.items():
+        by_question.setdefault(uid, []).append([orders["original"], orders["swapped"]])
+    columns = {}
+    for criterion in criteria:
+        names = ["score", "win_share", "tie_rate", "order_consistency"]
+        names += ["first_shown_share"] if criterion == "overall" else []
+        for name in names:
+            columns[criterion, name] = []
+        for several in by_question.values():
+            found = [[outcome(scores, side, other, criterion) for scores in orders] for orders in several]
+            values = {
+                "score": _mean(scores[side][criterion] for orders in several for scores in orders),
+                "win_share": _mean(one for two in found for one in two),
+                "tie_rate": _mean(one == 0.5 for two in found for one in two),
+                "order_consistency": _mean(first == second for first, second in found),
+                # A stood first in the original order, B in the swapped one.
+                "first_shown_share": _mean(
+                    outcome(scores, *shown, criterion)
+                    for orders in several
+                    for scores, shown in zip(orders, ("AB", "BA"), strict=True)
+                ),
+            }
+            for name in names:
+                columns[criterion, name].append(values[name])
+    return columns
+
+
+def _mean(values):
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def _trust(judgements):
+    """Yield (metric, count, of how many) of what was not judged, not read, or not repeated."""
+    asked = [row for row in judgements if row["status"] != "unanswered"]
+    yield "parse_failure_rate", sum(row["status"] == "unknown" for row in asked), len(asked)
+    yield "error_rate", sum(row["status"] == "error" for row in asked), len(asked)
+    pairs = {(row["model"], row["uid"]) for row in judgements}
+    yield "unanswered_rate", len(judgements) - len(asked), len(pairs)
+    once = [row for row in asked if row["order"] == "original" and not row["repeat"]]
+    first = {(row["model"], row["uid"]): row["winner"] for row in once}
+    again = [(first[row["model"], row["uid"]], row["winner"]) for row in asked if row["repeat"]]
+    again = [pair for pair in again if None not in pair]
+    if again:
+        yield "repeat_stability", sum(one == other for one, other in again), len(again)
+
+
+def _long(dataset, n, result, published):
+    for (criterion, metric), estimate in result.items():
+        row = {"dataset": dataset, "task": criterion, "metric": metric, "n": n} | estimate.as_row()
+        for source, value in published.get((criterion, metric), {}).items():
+            row |= {source: value, f"{source}_delta": round(estimate.value - value, 6)}
+        yield row
+
+
+def published_values(recipe):
+    """Return {(criterion, metric): {source: value}} of the published table that an evaluation names.
+
+    Its `setting` is that of the models; the one they are compared with stands in the table's other setting.
+    """
+    named = recipe["reference"]
+    if not named:
+        return {}
+    with open(REFERENCE / f"{named['table']}.csv", encoding="utf-8", newline="") as handle:
+        rows = [row for row in csv.DictReader(handle) if row["model"] == named["model"]]
+    settings = {row["setting"] for row in rows}
+    setting = min(settings - {named["setting"]}) if recipe["model"] == recipe["against"] else named["setting"]
+    found = {}
+    for row in rows:
+        if row["setting"] == setting:
+            place = row["criterion"], PUBLISHED_AS[row["metric"]]
+            found.setdefault(place, {})[row["source"]] = float(row["value"])
+    return found
+
+
+def differences(recipe, judgements):
+    """Return how the models of judged suites fare against the one they are compared with: wins minus losses.
+
+    recipe: pairs [suite, model, against], seed. judgements: (suite, model) → path. Columns: labelling.DIFFERENCES.
+    A pair is won where the overall win share of both orders together is above one half; p is the sign test.
+    """
+    rows = []
+    for suite, model, against in recipe["pairs"]:
+        if (suite, model) not in judgements:
+            continue
+        found = read_jsonl(judgements[suite, model])
+        for dataset in dict.fromkeys(row["dataset"] for row in found):
+            pairs = whole_pairs([row for row in found if row["dataset"] == dataset])
+            wins = _columns(pairs, "A", ["overall"])["overall", "win_share"]
+            if wins:
+                place = {"suite": suite, "model": model, "against": against, "dataset": dataset, "method": METHOD}
+                difference = metrics.paired_difference([(win > 0.5, win < 0.5) for win in wins], recipe["seed"])
+                rows.append(place | difference | {"n": len(wins)})
+    return rows

@@ -1,0 +1,1 @@
+"""Models and endpoints that answer, and the journal of their answers."""

@@ -1,0 +1,111 @@
+"""The journal: every answer of every model, kept for ever."""
+
+import contextlib
+import fcntl
+import json
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from moult.base.errors import UserError
+from moult.base.failures import is_disk_full
+
+# Seconds after which what was kept is brought to the disk itself.
+SYNC_EVERY = 1.0
+# What SQLite locks of a file while it writes to it (its file format: PENDING_BYTE + 2).
+LOCKED_BYTE = 0x40000002
+TABLES = (
+    "answers (key TEXT PRIMARY KEY, request TEXT, answer TEXT)",
+    # What the Batch API was sent, and which batch each unanswered request is in: in one at most (see batch_api.py).
+    "batches (tag TEXT PRIMARY KEY, experiment TEXT, file TEXT, batch TEXT, dollars REAL)",
+    "in_batch (key TEXT PRIMARY KEY, tag TEXT)",
+)
+
+
+class Journal:
+    """Every answer for ever, one SQLite file per job: key → request and answer. One writer.
+
+    A write-ahead log makes keeping an answer cost a write, not a wait for the disk: what `keep` has returned from
+    outlives the process, what is a second old outlives the machine. With the exclusive lock the log needs no shared
+    memory, so that shared disks serve; when the journal is closed, it is one plain file again.
+    """
+
+    def __init__(self, path):
+        import sqlite3
+
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.connection = sqlite3.connect(path, timeout=5)
+        try:
+            self.connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            self.connection.execute("PRAGMA journal_mode=WAL")
+            self.connection.execute("PRAGMA synchronous=NORMAL")
+            for table in TABLES:
+                self.connection.execute(f"CREATE TABLE IF NOT EXISTS {table}")
+            self.connection.commit()
+        except sqlite3.OperationalError as error:
+            raise UserError(
+                f"{path}: cannot be written ({error}); is another run writing to it? Wait, then run again."
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"{path}: is not a journal ({error}); move it away and run again.") from error
+        self.synced = time.monotonic()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.connection.execute("PRAGMA journal_mode=DELETE")
+        self.connection.close()
+
+    def known(self, keys):
+        """Return the answers that are there, as key → stored value."""
+        found = {}
+        for start in range(0, len(keys), 500):
+            part = keys[start : start + 500]
+            query = f"SELECT key, answer FROM answers WHERE key IN ({','.join('?' * len(part))})"
+            found |= {key: json.loads(answer) for key, answer in self.connection.execute(query, part)}
+        return found
+
+    def keep(self, entries):
+        """Store (key, request, answer) triples of plain JSON; a kill after this returns cannot lose them."""
+        rows = [(key, json.dumps(request, ensure_ascii=False), json.dumps(answer)) for key, request, answer in entries]
+        with self.writing() as connection:
+            connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
+
+    @contextlib.contextmanager
+    def writing(self, sync=False):
+        """Yield the connection for one transaction; with `sync` it is on the disk itself when the block ends."""
+        import sqlite3
+
+        try:
+            with self.connection:
+                yield self.connection
+            if sync or time.monotonic() - self.synced > SYNC_EVERY:
+                self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                self.synced = time.monotonic()
+        except sqlite3.OperationalError as error:
+            if is_disk_full(error):
+                raise
+            raise UserError(
+                f"{self.path}: cannot be written ({error}); what was kept before is safe: mend that and run again."
+            ) from error
+
+
+@contextlib.contextmanager
+def copy_of(path):
+    """Yield a Journal on a copy of the file, so that looking changes nothing, not even beside it.
+
+    BlockingIOError while a build holds the journal, FileNotFoundError where there is none.
+    """
+    path = Path(path)
+    with tempfile.TemporaryDirectory() as folder:
+        with open(path, "rb") as held:
+            fcntl.lockf(held, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, LOCKED_BYTE)
+            shutil.copy(path, folder)
+            with contextlib.suppress(FileNotFoundError):
+                # What a killed build left in the log counts too.
+                shutil.copy(f"{path}-wal", folder)
+        with Journal(Path(folder, path.name)) as journal:
+            yield journal

@@ -1,0 +1,89 @@
+"""Chat requests and answers, and the loop that asks for what the journal lacks."""
+
+import logging
+from dataclasses import dataclass
+
+from moult.base.files import derive_seed, digest
+from moult.data.prompts import render
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an answer is decoded. Temperature 0 is greedy; `top_k` 0 is off; `max_tokens` counts new tokens.
+
+    With several `beams` it is beam search: the answer with the greatest log-likelihood / tokens ** `length_penalty`
+    that so many parallel hypotheses find. Nothing is drawn then, and nothing is enforced.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 256
+    beams: int = 1
+    length_penalty: float = 1.0
+
+    def as_dict(self):
+        """Return the settings as plain JSON; those of beam search where there is one, so that old keys stay."""
+        of_search = () if self.beams > 1 else ("beams", "length_penalty")
+        return {key: value for key, value in vars(self).items() if key not in of_search}
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """One question to a chat model. At most one of `schema` (a JSON schema) and `choices` (the answer is one of
+    these strings) is set; both are enforced while decoding. `seed` is the row's own."""
+
+    messages: tuple
+    sampling: Sampling = Sampling()
+    seed: int = 0
+    schema: dict | None = None
+    choices: tuple | None = None
+
+    def as_dict(self):
+        """Return the request as plain JSON, what its key is the hash of."""
+        return {
+            "messages": self.messages,
+            "sampling": self.sampling.as_dict(),
+            "seed": self.seed,
+            "schema": self.schema,
+            "choices": self.choices,
+        }
+
+
+@dataclass(frozen=True)
+class LabelRequest:
+    """The log-likelihood of each of several answers to the same chat."""
+
+    messages: tuple
+    labels: tuple
+
+    def as_dict(self):
+        """Return the request as plain JSON, what its key is the hash of."""
+        return {"messages": self.messages, "labels": self.labels}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back. `finish_reason` is stop, length, or error; with error, `error` says why and `text` is empty."""
+
+    text: str
+    finish_reason: str = "stop"
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    error: str | None = None
+
+
+def request_key(request, identity):
+    """Return what an answer is kept under: the hash of the request and of who answers."""
+    return digest({"request": request.as_dict(), "identity": identity})
+
+
+def corpus_requests(recipe, rows):
+    """Return what a corpus asks, a request per row, each with a seed of its own."""
+    sampling, requests = Sampling(**recipe["decoding"]), []
+    for row in rows:
+        messages = tuple(render(recipe["prompt"], **({"guideline": ""} | row)))
+        requests.append(ChatRequest(messages, sampling, seed=derive_seed(recipe["seed"], list(messages))))
+    return requests

@@ -1,0 +1,140 @@
+"""What answers cost, and the budget that all jobs of an experiment share."""
+
+import contextlib
+import logging
+import os
+from pathlib import Path
+
+from moult.base.errors import UserError
+from moult.jobs.locks import only_writer
+
+logger = logging.getLogger(__name__)
+
+
+def cost_of(price, prompt_tokens, completion_tokens):
+    """Return US dollars; `price` is dollars per million tokens of input and of output."""
+    return (prompt_tokens * price["input"] + completion_tokens * price["output"]) / 1e6
+
+
+def usage_of(values, settings):
+    """Return calls, tokens and cost of stored answers; cost is null where the price is unknown, 0 where we serve."""
+    totals = {name: sum(value[name] for value in values) for name in ("prompt_tokens", "completion_tokens")}
+    cost = None if settings.get("url") else 0.0
+    if settings.get("price"):
+        cost = round(cost_of(settings["price"], **totals), 6)
+    return {
+        "endpoint": settings["name"],
+        "model": settings.get("model") or settings.get("serve"),
+        "calls": len(values),
+        "failed": sum(value["finish_reason"] == "error" for value in values),
+        **totals,
+        "cost_usd": cost,
+    }
+
+
+def spending_in(folder):
+    """Return the dollars that all jobs of an experiment have spent or promised; 0 where no job has begun."""
+    total = 0.0
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith("."):
+                total += sum(_read(entry.path))
+    return total
+
+
+def _read(path):
+    """Return (calls, batches) of one job's file: dollars paid for chat requests, paid or promised for batches."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        text = os.read(file, 100).decode()
+    finally:
+        os.close(file)
+    try:
+        calls, batches = map(float, text.split() or (0, 0))
+    except ValueError:
+        raise UserError(
+            f"{path}: does not hold two amounts of dollars ({text!r}); correct it (what chat requests cost, what "
+            "batches cost), or delete it if its job has spent nothing."
+        ) from None
+    return calls, batches
+
+
+class Budget:
+    """What an experiment may cost over all its jobs, runs and machines, and what one of its jobs has spent.
+
+    Each job writes its own total into a file of its own and reads those of the others before it asks: no lock, no
+    server. What was written outlives a killed process. The files are opened anew each time, which is what makes a
+    network disk show them to other machines.
+    """
+
+    def __init__(self, limit=None, price=None, path=None):
+        """limit: dollars, None for no limit. price: see `cost_of`; without one nothing is counted. path: of the
+        job's file, None to count nothing."""
+        self.limit, self.price = limit, price
+        self.path = Path(path) if path and price else None
+        self.calls = self.batches = 0.0
+        if self.path:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                self.calls, self.batches = _read(self.path)
+
+    @classmethod
+    def of(cls, client, journal):
+        """Return the budget of the job whose answers are kept in `journal`; client: see `recipes.client`."""
+        folder = client.get("spending")
+        name = ".".join(Path(journal).with_suffix("").parts[1:])
+        return cls(client.get("budget"), client.get("price"), folder and Path(folder, name))
+
+    def cost(self, prompt_tokens, completion_tokens):
+        """Return dollars, 0 without a price."""
+        return cost_of(self.price, prompt_tokens, completion_tokens) if self.price else 0.0
+
+    def spent(self):
+        """Return the dollars of all jobs of the experiment."""
+        return spending_in(self.path.parent) if self.path else 0.0
+
+    def left(self):
+        """Return the dollars that are left, infinity without a limit."""
+        return float("inf") if self.limit is None else self.limit - self.spent()
+
+    def check(self):
+        """Raise UserError when nothing is left. Call it right before each request: then no worker passes the limit
+        by more than the one answer that it waits for."""
+        # Looking twice: a number that another job writes at this moment could be read half old, half new.
+        if self.limit is not None and self.left() <= 0 and self.left() <= 0:
+            raise self.exhausted("")
+
+    def exhausted(self, why):
+        """Return the UserError that says what was spent, what is kept, and how it goes on."""
+        place = f" (counted in {self.path.parent}/)" if self.path else ""
+        return UserError(
+            f"the budget of ${self.limit:,.4f} is spent: ${self.spent():,.4f} is paid or promised to batches under "
+            f"way{place}{why}. Every answer that was paid for is in journal/ and no row was rejected: raise `budget` "
+            "in the config and run again, it goes on."
+        )
+
+    def add(self, answer):
+        """Count an answer's tokens; what this has returned from outlives the process."""
+        self.calls += self.cost(answer.prompt_tokens, answer.completion_tokens)
+        self._write()
+
+    def promise(self, dollars):
+        """Set what this job's batches have cost, or may cost while they are under way."""
+        self.batches = dollars
+        self._write()
+
+    def alone(self):
+        """Keep other jobs of the experiment from submitting a batch while the block runs: what is left is left."""
+        if not self.path or self.limit is None:
+            return contextlib.nullcontext()
+        return only_writer(self.path.parent / ".submitting.lock", logger.info)
+
+    def _write(self):
+        if not self.path:
+            return
+        # Of one width, so that a write in place leaves nothing of the last one behind.
+        file = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o666)
+        try:
+            os.pwrite(file, f"{self.calls:20.9f} {self.batches:20.9f}\n".encode(), 0)
+        finally:
+            os.close(file)

@@ -1,0 +1,113 @@
+"""What a vision-language model is given of a video: placeholder tokens in its prompt, and patches of pixels.
+
+transformers' own video processor needs torchvision, which has no build for machines without CUDA; the arithmetic is
+small and stands here, checked against transformers' image processor in the tests.
+"""
+
+from pathlib import Path
+
+from moult.base.errors import UserError
+from moult.base.files import read_json
+
+# Model types whose prompts and patches are built here.
+SUPPORTED = ("qwen2_vl",)
+# Of the weights that see: they stay frozen while the language model is trained.
+VISION_TOWER = "visual"
+
+
+def is_vision_language(folder):
+    """Whether a model folder holds a model that takes pictures or videos beside text."""
+    return "vision_config" in read_json(Path(folder) / "config.json")
+
+
+def auto_class(folder):
+    """Return transformers' class that loads the model of a folder for generation."""
+    import transformers
+
+    if is_vision_language(folder):
+        return transformers.AutoModelForImageTextToText
+    return transformers.AutoModelForCausalLM
+
+
+class Vision:
+    """The eyes of one model folder on the frames of some datasets (see `videos.Frames`)."""
+
+    def __init__(self, folder, frames):
+        """UserError when the model takes no videos, or is of a kind that is not supported."""
+        folder = Path(folder)
+        config = read_json(folder / "config.json")
+        if config["model_type"] not in SUPPORTED:
+            takes = "are not supported" if "vision_config" in config else "cannot be seen by a language model"
+            raise UserError(
+                f"{folder.name}: videos {takes} (model type {config['model_type']}); take a model of type "
+                f"{' or '.join(SUPPORTED)}, or a dataset without `videos`."
+            )
+        settings = read_json(folder / "preprocessor_config.json", "fetch the model again")
+        self.frames = frames
+        self.token = config["video_token_id"]
+        self.patch, self.merge, self.temporal = (
+            settings[name] for name in ("patch_size", "merge_size", "temporal_patch_size")
+        )
+        self.mean, self.std = settings["image_mean"], settings["image_std"]
+
+    def grid(self, seen):
+        """Return (time, height, width) of a video in patches; UserError when its frames do not fit the patches."""
+        count, height, width = self.frames.size(seen)
+        block = self.patch * self.merge
+        if height % block or width % block:
+            raise UserError(
+                f"frames of {height} × {width} pixels do not divide into the model's blocks of {block}; "
+                f"write `multiple: {block}` under the dataset's `videos`."
+            )
+        return -(-count // self.temporal), height // self.patch, width // self.patch
+
+    def expand(self, ids, videos):
+        """Return prompt tokens with as many placeholders for each video as the model has embeddings for it."""
+        if ids.count(self.token) != len(videos):
+            raise UserError(
+                f"the chat template writes {ids.count(self.token)} placeholders for {len(videos)} videos; "
+                "take the template that belongs to the model."
+            )
+        left, expanded = iter(videos), []
+        for token in ids:
+            if token == self.token:
+                time, height, width = self.grid(next(left))
+                expanded += [token] * (time * height * width // self.merge**2)
+            else:
+                expanded.append(token)
+        return expanded
+
+    def collapse(self, ids):
+        """Return prompt tokens with one placeholder a video again, as vLLM takes them."""
+        return [token for place, token in enumerate(ids) if token != self.token or ids[place - 1] != self.token]
+
+    def patches(self, seen):
+        """Return the normalised patches of a video as float32 (time × height × width, values of a patch).
+
+        A frame without a partner in time is its own partner. Patches that merge into one token are neighbours.
+        """
+        import numpy as np
+
+        time, height, width = self.grid(seen)
+        pictures = self.frames.pictures(seen)
+        pictures = np.concatenate([pictures, pictures[-1:].repeat(time * self.temporal - len(pictures), axis=0)])
+        scaled = (pictures.astype(np.float32) / 255 - np.float32(self.mean)) / np.float32(self.std)
+        blocks = scaled.reshape(
+            *(time, self.temporal, height // self.merge, self.merge, self.patch),
+            *(width // self.merge, self.merge, self.patch, 3),
+        )
+        return blocks.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(time * height * width, -1)
+
+    def inputs(self, ids, videos):
+        """Return what a model takes beside `ids` (rows, length): patches and grids of all rows' videos, in order."""
+        import numpy as np
+        import torch
+
+        videos = [seen for row in videos for seen in row]
+        if not videos:
+            return {}
+        return {
+            "pixel_values_videos": torch.from_numpy(np.concatenate([self.patches(seen) for seen in videos])),
+            "video_grid_thw": torch.tensor([self.grid(seen) for seen in videos]),
+            "mm_token_type_ids": torch.where(ids == self.token, 2, 0),
+        }

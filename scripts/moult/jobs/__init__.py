@@ -1,0 +1,1 @@
+"""What a job does around its function: log, locks, GPUs, manifest."""

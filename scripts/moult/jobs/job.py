@@ -1,0 +1,125 @@
+"""What every script does around its one function: log, check inputs, keep a scratch folder, write the manifest last."""
+
+import contextlib
+import logging
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from moult.base.errors import UserError
+from moult.base.failures import explain
+from moult.base.files import digest
+from moult.base.secrets import hidden, variables_in
+from moult.jobs.gpus import leased
+from moult.jobs.locks import die_with_scheduler, only_writer
+from moult.jobs.manifest import artefact, check_manifest, installed_versions, write_manifest
+from moult.jobs.slurm import allocation
+
+
+class Job:
+    """One run of a rule: its recipe, its place for checkpoints, its journal, and the facts for its manifest.
+
+    `client` says how a remote endpoint is to be dealt with; it is no part of the recipe, since it changes no answer.
+    """
+
+    def __init__(self, rule, name, params, parents):
+        self.rule, self.name, self.facts = rule, name, {}
+        self.recipe, self.client = params.get("recipe", {}), params.get("client")
+        self.parents = {path: check_manifest(path)["content"] for path in parents}
+
+    def card(self, facts):
+        """Return the facts of a model card with what this job knows: parents by content hash, and versions."""
+        parents = [f"{artefact(path)}: {content}" for path, content in sorted(self.parents.items())]
+        return facts | {"parents": parents, "versions": installed_versions()}
+
+    @property
+    def scratch(self):
+        """A folder named by rule, name, and the digest of recipe and data: the same work resumes, other work never."""
+        return Path("scratch", self.rule, self.name, digest([self.recipe, sorted(self.parents.values())])[:16])
+
+    @property
+    def journal(self):
+        """Where this job's answers are kept, outside of what any rule or `make clean` removes."""
+        return Path("journal", self.rule, f"{self.name}.sqlite")
+
+
+@contextlib.contextmanager
+def job(snakemake):
+    """Run the body as one job of `snakemake.rule`; everything printed goes to the rule's log.
+
+    Whatever the body raises becomes one sentence on the terminal and in the log, and exit status 1; unless it was a
+    UserError, the log has the traceback too. Inputs that are manifests are checked against their files. Unless the
+    body fails, the output `manifest` is written, after all other outputs.
+    """
+    begun = time.monotonic()
+    die_with_scheduler()
+    name = "/".join(snakemake.wildcards) or "all"
+    terminal = os.fdopen(os.dup(2), "w")
+
+    variables = list(variables_in(dict(snakemake.params.items())))
+
+    def tell(sentence, traceback=False):
+        # Where the log's own disk is full, the terminal has the sentence still.
+        with contextlib.suppress(OSError):
+            logging.info("%s", sentence, exc_info=traceback)
+        print(hidden(f"{snakemake.rule} {name}: {sentence}", *variables), file=terminal, flush=True)
+
+    try:
+        _log_to(snakemake.log[0], variables)
+        logging.info("%s %s%s", snakemake.rule, name, f" ({allocation()})" if allocation() else "")
+        lock = Path("scratch", "locks", snakemake.rule, f"{name}.lock")
+        with only_writer(lock, tell), leased(snakemake.resources.get("gpu", 0), tell):
+            if devices := os.environ.get("CUDA_VISIBLE_DEVICES"):
+                logging.info("GPU %s", devices)
+            parents = [path for path in snakemake.input if str(path).endswith(".manifest.json")]
+            running = Job(snakemake.rule, name, snakemake.params, parents)
+            yield running
+            if "manifest" in snakemake.output.keys():
+                others = [path for path in snakemake.output if path != snakemake.output.manifest]
+                write_manifest(
+                    snakemake.output.manifest,
+                    rule=snakemake.rule,
+                    outputs=others,
+                    parents=parents,
+                    recipe=running.recipe,
+                    facts=running.facts,
+                )
+            shutil.rmtree(running.scratch, ignore_errors=True)
+        logging.info("done in %.1f s", time.monotonic() - begun)
+    except Exception as error:
+        places = [*snakemake.output, Path("scratch"), Path("journal"), snakemake.log[0]]
+        tell(explain(error, snakemake.log[0], places), traceback=not isinstance(error, UserError))
+        sys.exit(1)
+
+
+def _log_to(path, variables):
+    """Send logging, standard output and standard error of this process to a file; hide the values of variables."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    log = open(path, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 - it stays open as this process's output
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    logging.basicConfig(handlers=[_Strict(log)], level=logging.INFO, force=True)
+    logging.root.handlers[0].setFormatter(_Line(variables))
+
+
+class _Strict(logging.StreamHandler):
+    """Fails where a line cannot be written, as on a full disk; logging would go on in silence."""
+
+    def handleError(self, record):
+        if isinstance(sys.exception(), OSError):
+            raise
+        super().handleError(record)
+
+
+class _Line(logging.Formatter):
+    """Time, seconds since logging was imported (next to nothing after the process began), message without keys."""
+
+    def __init__(self, variables):
+        super().__init__("%(asctime)s +%(since).1f s %(message)s", "%H:%M:%S")
+        self.variables = variables
+
+    def format(self, record):
+        record.since = record.relativeCreated / 1000
+        return hidden(super().format(record), *self.variables)

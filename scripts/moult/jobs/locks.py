@@ -1,0 +1,124 @@
+"""One writer at a time: jobs die with their scheduler, wait for each other, and locks of the dead are cleared."""
+
+import base64
+import contextlib
+import fcntl
+import os
+import select
+import shutil
+import signal
+import socket
+import threading
+from pathlib import Path
+
+from moult.base.errors import UserError
+from moult.jobs.manifest import check_manifest
+
+
+@contextlib.contextmanager
+def only_writer(path, tell):
+    """Hold the lock file `path` while the block runs; first wait for a process that holds it, and `tell` of it.
+
+    The lock ends with the process, however that ends. Two machines see each other where the shared disk passes
+    flock on (NFS 4, Lustre with `-o flock`); where a disk knows no locks, the block runs without one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as handle:
+        try:
+            _lock(handle, tell)
+        except OSError as error:
+            tell(f"{path}: cannot be locked ({error.strerror}); see to it that nothing else builds this meanwhile")
+        handle.truncate(0)
+        handle.write(f"process {os.getpid()} on {socket.gethostname()}")
+        handle.flush()
+        yield
+
+
+def _lock(handle, tell):
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.seek(0)
+        tell(f"waiting for {handle.read() or 'another process'}, which is at work on the same; stop it, or be patient")
+        fcntl.flock(handle, fcntl.LOCK_EX)
+
+
+def die_with_scheduler():
+    """Let this process be killed as soon as the Snakemake process that started it is gone.
+
+    A scheduler that is killed outright cannot stop its jobs: they would write on, into a build that the next one
+    has begun again. Needs Linux; elsewhere `only_writer` makes the next job wait for the orphan.
+    """
+    scheduler = _scheduler()
+    if scheduler is None:
+        return
+    try:
+        watched = os.pidfd_open(scheduler)
+    except ProcessLookupError:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def watch():
+        select.select([watched], [], [])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _scheduler():
+    """Return the process id of the nearest ancestor that is Snakemake, None if there is none to be seen."""
+    process = os.getppid()
+    while process > 1 and hasattr(os, "pidfd_open"):
+        try:
+            words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+            # After the name, which stands in brackets and may hold anything: state, then the parent.
+            parent = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            return None
+        if any(word == b"snakemake" or word.endswith(b"/snakemake") for word in words):
+            return process
+        process = parent
+    return None
+
+
+def clear_stale_locks(home):
+    """Remove Snakemake's locks from `home` (`.snakemake`) if no scheduler is alive there; be seen as one from now on.
+
+    Snakemake's own locks outlive a scheduler that was killed, and would keep its successor from going on.
+    """
+    home = Path(home)
+    home.mkdir(exist_ok=True)
+    alive = open(home / "alive.lock", "w")  # noqa: SIM115 - it is held until this process ends
+    with contextlib.suppress(OSError):
+        fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(home / "locks", ignore_errors=True)
+        forget_finished(home / "incomplete")
+    with contextlib.suppress(OSError):
+        fcntl.flock(alive, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return alive
+
+
+def forget_finished(markers):
+    """Remove Snakemake's marks of incomplete files from those that a whole manifest vouches for.
+
+    On a cluster a job outlives its scheduler, and nobody is there to say that it finished: the next one would make
+    again what is made. A manifest is written last, and Snakemake removes the old one before a job begins.
+    """
+    marked = {}
+    for marker in markers.rglob("*"):
+        if marker.is_file():
+            # Long names are cut into folders, whose names begin with @.
+            code = "".join(part.removeprefix("@") for part in marker.relative_to(markers).parts)
+            with contextlib.suppress(ValueError):
+                marked[base64.urlsafe_b64decode(code).decode()] = marker
+    for path in marked:
+        if path.endswith(".manifest.json") and Path(path).exists():
+            try:
+                files = check_manifest(path)["files"]
+            except UserError:
+                continue
+            home = Path(path).parent
+            made = {(home / name).as_posix() for name in files}
+            for other, marker in marked.items():
+                if other == path or other in made or any(name.startswith(other + "/") for name in made):
+                    marker.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""What a build will need, where it would run, and what it would cost."""

@@ -1,0 +1,236 @@
+"""What a job needs: GPUs, their memory, processors, memory, time. Rules state needs, profiles say where they are met.
+
+GB are 10⁹ bytes; N is the number of parameters in billions, so that N × bytes per parameter is GB.
+
+Shape. Layers L and width h follow from N ≈ 12 L h² (Kaplan et al. 2020, arXiv 2001.08361, section 2.1) and h ≈ 128 L:
+8 B gives 34 layers of 4,400, where Llama 3 has 32 of 4,096. The vocabulary is 152,000 (Qwen2's), or half the
+parameters if less.
+
+Training state, bytes per trained parameter (Rajbhandari et al. 2020, arXiv 1910.02054, sections 3.1 and 5): 16, which
+are weight and gradient in 16 bits, and weight and Adam's two moments in 32. Of these a device holds the weights whole
+and 1/n of the rest under ZeRO-2, 1/n of all under ZeRO-3. LoRA trains 20 r h parameters a layer (rank r, all linear
+layers) beside N frozen ones, which are whole on each device, 1/n under ZeRO-3.
+
+Activations of b rows of s tokens (Korthikanti et al. 2022, arXiv 2205.05198, equation 2, without the attention map,
+which fused attention never writes): 34 s b h bytes a layer in 16 bits, all layers kept; with gradient checkpointing 2
+s b h a layer, and one layer at work. Scores over the vocabulary: value and gradient in 32 bits, and the value in the
+model's dtype.
+
+Inference: weights; keys and values of all tokens, a quarter of the heads (grouped queries); one layer at work; scores
+of 128 positions a row (of the labels).
+
+On top: 15% for the allocator, 1 GB for the driver's context. Memory of the machine, per process: 3 GB for Python and
+torch, and the weights on their way to the GPU, or, without a GPU, what a GPU would hold.
+"""
+
+import math
+
+from moult.config.checks import endpoints_of
+
+# Below this many billions of parameters a CPU does the work.
+CPU_BILLIONS = 0.5
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+VOCABULARY = 152_000
+STATE = 16
+TRAINING = ("lora", "full")
+# Stages that have a model at work: on GPUs if it is large, or the override says so.
+HELD = ("inference", *TRAINING)
+# Where a model is split over GPUs because one cannot hold it, it is over so many of this size.
+CARD_GB, SPLITS = 80, (1, 2, 4, 8)
+# Hours per billion parameters (of at least half a billion), on one GPU where there is one, four times that without.
+# Generous: a training that meets its limit goes on from its checkpoint, an inference from its last answer.
+HOURS = {"inference": 0.5, "lora": 2.0, "full": 4.0, "weights": 0.25}
+# Hours and GB of stages that hold no model.
+PLAIN = {"tables": (1 / 6, 2), "fetch": (1, 2), "videos": (4, 4)}
+# Rules, what their needs are called, and what their jobs are named by; all other rules are tables.
+JOBS = {
+    "fetch_dataset": ("fetch", ("dataset",)),
+    "fetch_videos": ("videos", ("dataset",)),
+    "fetch_model": ("weights", ("model",)),
+    "generate_guidelines": ("inference", ("corpus",)),
+    "distill_answers": ("inference", ("corpus",)),
+    "refine_answers": ("inference", ("corpus",)),
+    "contrast_answers": ("inference", ("corpus",)),
+    "finetune_lora": ("lora", ("model",)),
+    "finetune_full": ("full", ("model",)),
+    "optimise_lora": ("lora", ("model",)),
+    "optimise_full": ("full", ("model",)),
+    "fold_adapter": ("weights", ("model",)),
+    "fold_round": ("weights", ("model",)),
+    "merge_models": ("weights", ("model",)),
+    "predict_labels": ("inference", ("suite", "model")),
+    "answer_questions": ("inference", ("suite", "model")),
+    "judge_answers": ("judging", ("suite", "measured")),
+}
+# Tokens of a prompt in inference, beside its frames; a batch of longer ones needs `gpu_mem_gb`.
+PROMPT = 1024
+# A retry gets this many times the memory; of time it gets twice and three times what the first attempt got.
+GROWTH = 1.5
+
+
+def needs(
+    stage,
+    billions=0.0,
+    dtype="bfloat16",
+    attempt=1,
+    override=None,
+    *,
+    models=1,
+    devices=1,
+    zero=2,
+    rank=16,
+    tokens=2048,
+    rows=1,
+    checkpointing=False,
+    threads=1,
+    splits=False,
+    answers=1,
+):
+    """Return what a job of a stage asks for; memory and time grow with each attempt.
+
+    stage: inference, lora, full (a model on GPUs, or on a CPU if it is small), weights (fetch, fold, merge: CPU,
+    `models` of them in memory), tables, fetch and videos (no model). billions: parameters of the model. devices:
+    processes that train together, each on a GPU of its own, under the ZeRO stage `zero`. rank: of LoRA. tokens: of a
+    row, those of its frames included. rows: in a forward pass of one device. checkpointing: of gradients. threads: of
+    a process. splits: the engine can split a model over GPUs. answers: written to a question in inference, beams and
+    samples among them. override: any of gpus, gpu_mem_gb, gpu_model, cpus, mem_gb, hours, nodes.
+
+    Returns gpu (of the whole job), gpu_mem_gb (of each), gpu_model (None: any that is large enough), nodes, cpus and
+    mem_mb (of each node), processes (on each node), runtime (minutes).
+    """
+    override = override or {}
+    if stage not in HELD:
+        # What fetches, folds and merges has no use for a GPU, nor for several nodes.
+        override = {key: value for key, value in override.items() if key in ("cpus", "mem_gb", "hours")}
+    grown = GROWTH ** (attempt - 1)
+    weights = billions * BYTES[dtype]
+    with_model = stage in HELD
+    held = _held(stage, billions, dtype, devices, zero, rank, tokens, rows, checkpointing) if with_model else 0
+    asked = devices
+    if splits and stage == "inference":
+        asked = next((n for n in SPLITS if 1.15 * held / n + 1 <= CARD_GB), SPLITS[-1])
+        held /= asked
+    gpus = override.get("gpus", asked if with_model and billions >= CPU_BILLIONS else 0)
+    nodes = override.get("nodes", 1)
+    processes = math.ceil(devices / nodes)
+    if stage == "weights":
+        memory = 2 + weights * (models + 1)
+    elif with_model:
+        memory = processes * (3 + (weights if gpus else 1.15 * held))
+    else:
+        memory = PLAIN[stage][1]
+    slower = 1 if gpus or not with_model else 4
+    hours = PLAIN[stage][0] if stage in PLAIN else HOURS[stage] * max(billions, 0.5) * answers * slower / devices
+    hours = override.get("hours", max(1 / 6, hours))
+    # A GPU waits for what prepares its rows: four processors each, unless told otherwise.
+    cpus = override.get("cpus", max(threads * processes, 4 * math.ceil(gpus / nodes)))
+    return {
+        "gpu": gpus,
+        "gpu_mem_gb": math.ceil(grown * override.get("gpu_mem_gb", 1 + 1.15 * held)) if gpus else 0,
+        "gpu_model": override.get("gpu_model") if gpus else None,
+        "nodes": nodes,
+        "processes": processes,
+        "cpus": cpus,
+        "mem_mb": math.ceil(override.get("mem_gb", memory) * 1000 * grown),
+        "runtime": math.ceil(hours * 60 * attempt),
+    }
+
+
+def job_needs(cfg, stage, names, attempt=1):
+    """Return what one job of a config needs. `names`: its wildcards, any of dataset, corpus, suite, model.
+
+    The stage `judging` is inference by the judge of a suite, where it is a model of this build.
+    """
+    corpus, suite = names.get("corpus"), names.get("suite")
+    judging = stage == "judging"
+    name = judge_at_work(cfg, suite) if judging else model_at_work(cfg, names)
+    if judging:
+        stage = "inference" if name else "tables"
+    if name is None:
+        return needs("tables" if corpus else stage, attempt=attempt)
+    model, compute = cfg.find("models", name), cfg.compute_of(name)
+    settings = {"threads": compute.threads, "models": len(model.parents), "rows": compute.batch_size}
+    if stage in TRAINING:
+        training = model.training
+        settings |= {
+            "devices": training.devices,
+            "zero": training.zero,
+            "rank": training.lora.rank,
+            "tokens": training.max_length,
+            # Both answers of a pair are in one forward pass.
+            "rows": training.batch_size * (2 if model.optimise else 1),
+            "checkpointing": training.gradient_checkpointing,
+        }
+    elif stage == "inference":
+        if corpus:
+            entry = cfg.find("corpora", corpus)
+            datasets, answer = [cfg.corpus_dataset(corpus)], entry.decoding.max_tokens
+            # What was said of an answer is in the prompt of the next.
+            answer += entry.judge_decoding.max_tokens + answer if entry.kind == "refined" else 0
+            settings["answers"] = _answers(entry)
+            if entry.kind == "contrasts" and entry.chosen.method == "beam":
+                settings["rows"] = max(settings["rows"], entry.chosen.beams)
+        elif judge := cfg.find("suites", suite).judge:
+            datasets, answer = [cfg.find("datasets", one) for one in judge.datasets], judge.answers.decoding.max_tokens
+            # It reads two of them.
+            answer = 2 * answer + judge.decoding.max_tokens if judging else answer
+        else:
+            labels = cfg.find("suites", suite).labels
+            datasets, answer = [cfg.find("datasets", one) for one in labels.datasets], labels.max_tokens
+        settings["tokens"] = PROMPT + answer + max(frame_tokens(one.videos) for one in datasets)
+        settings["splits"] = compute.engine == "vllm"
+    override = model.needs.model_dump(exclude_none=True)
+    return needs(stage, cfg.inherited(name, "parameters"), compute.dtype, attempt, override, **settings)
+
+
+def model_at_work(cfg, names):
+    """Return the model that a job loads, or None: its own, or the one that a corpus' endpoint serves. Of several that
+    answer and judge one at a time is in memory: the largest."""
+    if "corpus" in names.keys():
+        asked = [cfg.find("endpoints", name).serve for name in endpoints_of(cfg.find("corpora", names["corpus"]))]
+        return max(filter(None, asked), key=lambda name: cfg.inherited(name, "parameters"), default=None)
+    return names.get("model")
+
+
+def judge_at_work(cfg, suite):
+    """Return the model that judges the answers of a suite, None where the judge is remote."""
+    return cfg.find("endpoints", cfg.find("suites", suite).judge.endpoint).serve
+
+
+def _answers(corpus):
+    """Return how many answers to a question are written for a corpus, at the most."""
+    if corpus.kind == "contrasts":
+        return 1 + (corpus.chosen.beams if corpus.chosen.method == "beam" else corpus.chosen.samples)
+    return corpus.max_iterations if corpus.kind == "refined" else 1
+
+
+def frame_tokens(videos):
+    """Return how many tokens the frames of a video become at most: two frames share a token, as in Qwen2-VL."""
+    return math.ceil(videos.frames / 2) * (videos.max_pixels // videos.multiple**2) if videos else 0
+
+
+def _shape(billions):
+    """Return layers, width and vocabulary that a model of so many billions of parameters is likely to have."""
+    parameters = billions * 1e9
+    layers = (parameters / (12 * 128**2)) ** (1 / 3)
+    width = 128 * layers
+    return layers, width, min(VOCABULARY, parameters / (2 * width))
+
+
+def _held(stage, billions, dtype, devices, zero, rank, tokens, rows, checkpointing):
+    """Return the GB that one device holds of a model at work."""
+    size = BYTES[dtype]
+    weights = billions * size
+    layers, width, vocabulary = _shape(billions)
+    positions = tokens * rows
+    layer = 34 * positions * width * size / 2 / 1e9
+    if stage == "inference":
+        cache = 2 * layers * positions * width / 4 * size / 1e9
+        return weights + cache + layer + rows * 128 * vocabulary * 4 / 1e9
+    if stage == "full":
+        whole = 0 if zero == 3 else weights
+        state = whole + (STATE * billions - whole) / devices
+    else:
+        state = (weights / devices if zero == 3 else weights) + STATE * 20 * rank * layers * width / 1e9
+    kept = 2 * positions * width * size / 2 * layers / 1e9 + layer if checkpointing else layer * layers
+    return state + kept + positions * vocabulary * (8 + size) / 1e9

@@ -1,0 +1,1 @@
+"""Pictures and the report, out of tables and manifests."""

@@ -1,0 +1,1 @@
+"""What each rule makes, out of what, and by which recipe."""

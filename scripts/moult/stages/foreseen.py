@@ -1,0 +1,68 @@
+"""What a build will find, before it is built: the questions of a dataset that is not prepared yet."""
+
+import contextlib
+import json
+import tempfile
+from pathlib import Path
+
+from moult.base.errors import UserError
+from moult.base.files import digest, write_json
+from moult.corpora.refined import row_digest
+from moult.data import tables
+from moult.data.questions import question_rows
+from moult.stages import recipes
+
+# Where row digests are kept between plans; anything in there may be deleted.
+SEEN = Path("scratch", "planned")
+
+
+def prepared_questions(cfg, name, raw=None):
+    """Return the rows of a dataset as prompts need them, prepared in a folder that is gone afterwards.
+
+    raw: its fetched files; None to take those of the config. UserError where one is not on this machine.
+    """
+    sources = [source for _, _, source in recipes.raw_sources(cfg.find("datasets", name))]
+    with tempfile.TemporaryDirectory() as folder:
+        if raw is None:
+            if not all(source.path and Path(source.path).exists() for source in sources):
+                raise UserError(f"dataset {name} is not fetched")
+            raw = Path(folder, "raw")
+            tables.fetch_dataset(recipes.fetch_dataset(cfg, name)["sources"], [source.path for source in sources], raw)
+        tables.prepare_dataset(recipes.prepare_dataset(cfg, name), raw, Path(folder, "dataset"))
+        return rows_of(Path(folder, "dataset"))
+
+
+def rows_of(folder):
+    """Return the rows of all splits of a prepared dataset as prompts need them."""
+    return question_rows(folder, [split for split in tables.SPLITS if (folder / f"{split}.parquet").exists()])
+
+
+def row_digests(cfg, name):
+    """Return split → a digest per row of a dataset, in order; None where its files are not all on this machine.
+
+    What a slice holds is known so before the graph is: a row that changes in one slice is no change of another. The
+    digests are kept, with size and time of the raw files, so that planning again and each job need not read them.
+    """
+    sources = [source for _, _, source in recipes.raw_sources(cfg.find("datasets", name))]
+    if not all(source.path for source in sources):
+        return None
+    kept = SEEN / f"{name}.json"
+    key = digest([_seen(sources), recipes.prepare_dataset(cfg, name)])
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads(kept.read_text(encoding="utf-8"))
+        if known["key"] == key:
+            return known["rows"]
+    try:
+        rows = prepared_questions(cfg, name)
+    except UserError:
+        return None  # the job that prepares the dataset will say it better
+    found = {}
+    for row in rows:
+        found.setdefault(row["split"], []).append(row_digest(row))
+    write_json(kept, {"key": key, "rows": found})
+    return found
+
+
+def _seen(sources):
+    found = [Path(source.path).stat() for source in sources]
+    return [[source.path, one.st_size, one.st_mtime_ns] for source, one in zip(sources, found, strict=True)]

@@ -1,0 +1,1 @@
+"""Training on examples and on preference pairs."""

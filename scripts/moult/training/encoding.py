@@ -1,0 +1,170 @@
+"""Rows of tokens: examples encoded, put into an order, and padded into batches."""
+
+from moult.data.prompts import videos_of
+from moult.inference.tokens import end_of_turn_id, prompt_ids
+
+# A row without an answer: it counts nowhere.
+BLANK = {"input_ids": [0], "start": 1}
+
+
+def encode_examples(tokenizer, examples, max_length, vision=None):
+    """Return (rows, number of truncated prompts, dropped) for chat examples; `vision` where they show videos.
+
+    A row has `input_ids` (prompt, answer, end of turn), `start`, the index of the answer's first token, and `videos`
+    where it has some. A prompt that is too long loses its oldest tokens, save a leading BOS that many models lean on,
+    and all up to its last video; an answer is never cut: one that leaves no room for a token of prompt is dropped as
+    {uid, reason}.
+    """
+    end = end_of_turn_id(tokenizer)
+    rows, truncated, dropped = [], 0, []
+    for example in examples:
+        prompt = prompt_ids(tokenizer, example.messages)
+        answer = _answer_ids(tokenizer, example.answer, end)
+        head = [token for token in prompt[:1] if token == tokenizer.bos_token_id]
+        what = "the answer and its end are"
+        if videos := videos_of(example.messages):
+            prompt = vision.expand(prompt, videos)
+            # The last placeholder, and the token behind it that ends the video.
+            head = prompt[: len(prompt) - prompt[::-1].index(vision.token) + 1]
+            what = "the prompt up to its last video, the answer and its end are"
+        room, kept = max_length - len(answer), len(head) if videos else 0
+        if room - kept < 1:
+            reason = f"{what} {len(answer) + kept} tokens, max_length is {max_length}"
+            dropped.append({"uid": example.uid, "reason": reason})
+            continue
+        truncated += len(prompt) > room
+        prompt = _last(prompt, room, head)
+        row = {"input_ids": prompt + answer, "start": len(prompt)}
+        rows.append(row | ({"videos": videos} if videos else {}))
+    return rows, truncated, dropped
+
+
+def encode_pairs(tokenizer, pairs, max_length):
+    """Return (rows, number of truncated prompts, dropped) for preference pairs, as `encode_examples` does.
+
+    A row has `answers`, two rows as those of examples, the chosen one first. Both have the same prompt: the longer
+    answer says what is left of it.
+    """
+    end = end_of_turn_id(tokenizer)
+    rows, truncated, dropped = [], 0, []
+    for pair in pairs:
+        prompt = prompt_ids(tokenizer, pair.messages)
+        answers = [_answer_ids(tokenizer, text, end) for text in (pair.chosen, pair.rejected)]
+        longest = max(map(len, answers))
+        head = [token for token in prompt[:1] if token == tokenizer.bos_token_id]
+        room = max_length - longest
+        if room < 1:
+            reason = f"the longer answer and its end are {longest} tokens, max_length is {max_length}"
+            dropped.append({"uid": pair.uid, "reason": reason})
+            continue
+        truncated += len(prompt) > room
+        prompt = _last(prompt, room, head)
+        rows.append({"answers": [{"input_ids": prompt + answer, "start": len(prompt)} for answer in answers]})
+    return rows, truncated, dropped
+
+
+def _answer_ids(tokenizer, text, end):
+    # Control tokens are spelt out, as in prompts: an answer must not teach the model to end or open a turn.
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] + [end]
+
+
+def _last(prompt, room, head):
+    """Return the last tokens of a prompt that has no room as a whole, with `head` before them."""
+    return prompt if len(prompt) <= room else head + prompt[len(prompt) - room + len(head) :]
+
+
+def length_of(row):
+    """Return the tokens of a row, or of the longer half of a pair."""
+    return max(len(one["input_ids"]) for one in row.get("answers", [row]))
+
+
+def collate_pairs(rows):
+    """Return a batch of pairs: `collate` of all chosen answers, then of all rejected ones; they stay together.
+
+    `targets` (2 × pairs, longest answer) are the tokens to be predicted, `labels` (pairs) counts the pairs: one that is
+    blank is -100. `reference` (pairs, 2), where rows have it, is what the frozen reference gives their answers.
+    """
+    import torch
+
+    halves = [row.get("answers", [row, row]) for row in rows]
+    batch = collate([pair[place] for place in (0, 1) for pair in halves])
+    counted = torch.tensor([0 if "answers" in row else -100 for row in rows])
+    batch |= {"targets": batch["labels"], "labels": counted, "shift_labels": counted}
+    if any("reference" in row for row in rows):
+        batch["reference"] = torch.tensor([row.get("reference", [0.0, 0.0]) for row in rows])
+    return batch
+
+
+def collate(rows, vision=None):
+    """Return a batch (rows, longest row) padded on the right, with the answers as labels, and the rows' videos.
+
+    `logits_to_keep` names, row by row, the positions that predict the answer, so that the model computes logits
+    there alone; `labels`, and `shift_labels` since they need no shift any more, are the tokens to be predicted.
+    """
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    def padded(values, padding):
+        return pad_sequence(
+            [torch.tensor(value, dtype=torch.long) for value in values], batch_first=True, padding_value=padding
+        )
+
+    labels = padded([row["input_ids"][row["start"] :] for row in rows], -100)
+    ids = padded([row["input_ids"] for row in rows], 0)
+    seen = vision.inputs(ids, [row.get("videos", []) for row in rows]) if vision else {}
+    return seen | {
+        "input_ids": ids,
+        "attention_mask": padded([[1] * len(row["input_ids"]) for row in rows], 0),
+        "logits_to_keep": padded([range(row["start"] - 1, len(row["input_ids"]) - 1) for row in rows], 0),
+        "labels": labels,
+        "shift_labels": labels,
+    }
+
+
+class GroupedRows:
+    """Rows in an order of their own each epoch, rows of like length side by side.
+
+    The order depends on seed and epoch alone, so that a resumed run meets the same batches; the Trainer's own
+    length-grouped sampler draws it from a generator whose state no checkpoint holds.
+    """
+
+    def __init__(self, rows, batch, accumulation, seed, devices=1, mixed=False):
+        """Take the rows of one optimiser step, over all devices, as the group that is put together and shuffled.
+
+        mixed: the rows come from several datasets. What tells their lengths apart is then their dataset, its list of
+        labels above all, and groups of like length would each teach one task: a group is drawn from all rows alike.
+        """
+        self.rows, self.seed, self.devices, self.mixed = rows, seed, devices, mixed
+        self.batch = batch
+        self.group = batch * accumulation * devices
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch):
+        """Draw the order of an epoch; the data loader calls this."""
+        import torch
+        from transformers.trainer_pt_utils import get_length_grouped_indices
+
+        generator = torch.Generator().manual_seed(self.seed + epoch)
+        lengths = [length_of(row) for row in self.rows]
+        if self.mixed:
+            order = torch.randperm(len(lengths), generator=generator).tolist()
+            groups = [order[i : i + self.group] for i in range(0, len(order), self.group)]
+            groups = [sorted(group, key=lambda index: -lengths[index]) for group in groups]
+            # The longest row first, here too; the last group may be smaller, it keeps its place.
+            groups[:-1] = sorted(groups[:-1], key=lambda group: max(lengths) not in (lengths[i] for i in group))
+        else:
+            order = get_length_grouped_indices(lengths, self.group, generator=generator)
+            # The library runs from long to short within each of a few large blocks, which the loss would follow. The
+            # first group keeps its place, it has the longest row and fails early if memory is short; so does the last.
+            groups = [order[i : i + self.group] for i in range(0, len(order), self.group)]
+            middle = [groups[i + 1] for i in torch.randperm(max(len(groups) - 2, 0), generator=generator)]
+            groups = groups[:1] + middle + groups[1:][-1:]
+        self.order = [index for group in groups for index in group]
+
+    def __len__(self):
+        """Rows of an epoch; several devices get equal shares, which the loader would make up with rows seen already."""
+        share = self.batch * self.devices if self.devices > 1 else 1
+        return -(-len(self.rows) // share) * share
+
+    def __getitem__(self, index):
+        return self.rows[self.order[index]] if index < len(self.rows) else BLANK

@@ -1,0 +1,1 @@
+"""Models as folders: fetched, folded, merged. No model is run here."""

