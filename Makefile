@@ -58,7 +58,7 @@ check: .venv/ready
 
 dag: .venv/ready
 	mkdir -p docs
-	snakemake --rulegraph dot all 2>/dev/null | PYTHONPATH=scripts python -m moult.report.pictures - docs/rulegraph.svg
+	snakemake --rulegraph dot all 2>/dev/null | PYTHONPATH=scripts python -m moult.report.graphs - docs/rulegraph.svg
 
 estimate: .venv/ready
 	@PYTHONPATH=scripts python -m moult.planning.estimate $(if $(NAME),config/demo/$(NAME).yaml,$(CONFIG))
@@ -77,7 +77,7 @@ pin: .venv/ready
 	PYTHONPATH=scripts python -m moult.config.pins $(CONFIG)
 
 schema: .venv/ready
-	PYTHONPATH=scripts python -m moult.config.experiment > config/schema.json
+	PYTHONPATH=scripts python -m moult.config.schema > config/schema.json
 
 clean:
 	rm -rf results logs scratch .snakemake

@@ -20,8 +20,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 from moult.base.errors import UserError  # noqa: E402
 from moult.base.files import read_json, read_jsonl  # noqa: E402
+from moult.data.parquet import SPLITS, read_rows
+from moult.data.prepare import prepare_dataset  # noqa: E402
 from moult.data.readers import LINE_END, read_raw  # noqa: E402
-from moult.data.tables import SPLITS, prepare_dataset, read_rows  # noqa: E402
 
 HEADER = ["id", "text", "label"]
 PIECES = [

@@ -24,7 +24,7 @@ from moult.data.prompts import load_template  # noqa: E402
 from moult.evaluation.judging import judgement, pair_request, pair_schema  # noqa: E402
 from moult.evaluation.pairwise import outcome  # noqa: E402
 from moult.inference.asking import ask_all  # noqa: E402
-from moult.inference.engines import load_engine  # noqa: E402
+from moult.inference.engines.loading import load_engine  # noqa: E402
 from moult.inference.journal import Journal  # noqa: E402
 from moult.inference.remote.endpoint import RemoteEndpoint  # noqa: E402
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(HERE.parent / "scripts"))
 from moult.config.entries.datasets import LABELS  # noqa: E402
 from moult.data.examples import label_messages  # noqa: E402
 from moult.data.prompts import load_template  # noqa: E402
-from moult.inference.engines import load_engine  # noqa: E402
+from moult.inference.engines.loading import load_engine  # noqa: E402
 from moult.inference.requests import LabelRequest  # noqa: E402
 from moult.inference.tokens import prompt_ids  # noqa: E402
 

@@ -61,7 +61,7 @@ def clock():
 
 def train_ours(options, rows, scratch):
     """Train by our trainer, the recipe as the rule would hand it over."""
-    from moult.training.finetune import run_trainer
+    from moult.training.trainer import run_trainer
 
     recipe = {
         "base": "base",

@@ -31,7 +31,7 @@ CHAT = [{"role": "user", "content": "Is it good?"}]
 
 def generate(work):
     """A served model, or one that predicts: they start alike."""
-    from moult.inference.engines import load_engine
+    from moult.inference.engines.loading import load_engine
 
     load_engine(work / "base")
 
@@ -69,7 +69,7 @@ def fold(work):
 
 def prepare(work):
     """Two rows into one table."""
-    from moult.data.tables import prepare_dataset
+    from moult.data.prepare import prepare_dataset
 
     recipe = {"name": "d", "format": "mmla", "columns": {}, "files": {"train": ["train"]}, "label_set": LABELS}
     recipe |= {"task": "mood", "language": "en", "dev_fraction": 0, "limit": None, "seed": 1}

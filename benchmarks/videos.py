@@ -29,10 +29,12 @@ sys.path[:0] = [str(HERE.parent / "scripts"), str(HERE.parent / "tests")]
 import numpy as np  # noqa: E402
 from clips import light_pictures, write_clip  # noqa: E402
 from moult.data.examples import label_messages  # noqa: E402
+from moult.data.parquet import read_rows  # noqa: E402
+from moult.data.prepare import prepare_dataset  # noqa: E402
 from moult.data.prompts import load_template  # noqa: E402
-from moult.data.tables import prepare_dataset, read_rows  # noqa: E402
-from moult.data.videos import Frames, sample_frames  # noqa: E402
-from moult.inference.engines import load_engine  # noqa: E402
+from moult.data.videos.decoder import sample_frames  # noqa: E402
+from moult.data.videos.frames import Frames  # noqa: E402
+from moult.inference.engines.loading import load_engine  # noqa: E402
 from moult.inference.requests import ChatRequest, LabelRequest, Sampling  # noqa: E402
 from moult.inference.vision import Vision  # noqa: E402
 from pico import build_pico_vlm  # noqa: E402

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 from moult.base.errors import UserError
 from moult.base.files import digest, read_json
 from moult.config.expansion import one_of
-from moult.config.experiment import load
+from moult.config.load import load
 from moult.corpora.refined import check_rounds
 from moult.jobs.gpus import visible_devices
 from moult.jobs.locks import clear_stale_locks

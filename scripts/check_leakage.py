@@ -1,6 +1,6 @@
 """List the rows of one split that stand in another too."""
 
-from moult.data.tables import check_leakage
+from moult.data.leakage import check_leakage
 from moult.jobs.job import job
 
 if __name__ == "__main__":

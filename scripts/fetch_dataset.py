@@ -1,6 +1,6 @@
 """Bring the raw files of a dataset together, checksums checked."""
 
-from moult.data.tables import fetch_dataset
+from moult.data.fetch import fetch_dataset
 from moult.jobs.job import job
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Fetch a model into Hugging Face layout, with a card."""
 
 from moult.jobs.job import job
-from moult.weights.fetch import fetch_model, write_model_card
+from moult.weights.card import write_model_card
+from moult.weights.fetch import fetch_model
 
 if __name__ == "__main__":
     with job(snakemake) as running:

@@ -1,6 +1,6 @@
 """Bring the videos of a hub dataset together."""
 
-from moult.data.videos import fetch_videos
+from moult.data.videos.fetch import fetch_videos
 from moult.jobs.job import job
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Fold a LoRA adapter into the full weights of its base, for a round's model with those of the rounds before."""
 
 from moult.jobs.job import job
-from moult.weights.fetch import write_model_card
+from moult.weights.card import write_model_card
 from moult.weights.folding import earlier_adapters, fold_adapter
 
 if __name__ == "__main__":

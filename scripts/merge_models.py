@@ -1,7 +1,7 @@
 """Merge the weights of several models with mergekit, after checking that they fit together."""
 
 from moult.jobs.job import job
-from moult.weights.fetch import write_model_card
+from moult.weights.card import write_model_card
 from moult.weights.merging import merge_models
 
 if __name__ == "__main__":

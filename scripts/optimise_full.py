@@ -3,7 +3,7 @@
 from moult.jobs.job import job
 from moult.training.finetune import finetune_full
 from moult.training.pairs import read_pairs
-from moult.weights.fetch import write_model_card
+from moult.weights.card import write_model_card
 
 if __name__ == "__main__":
     with job(snakemake) as running:

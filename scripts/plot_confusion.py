@@ -1,9 +1,9 @@
 """Draw the confusion matrices of a model or a setting on the datasets of a suite."""
 
 from moult.base.files import read_json, read_jsonl, write_text_atomic
-from moult.evaluation.labels import confusion_tables
+from moult.evaluation.scores import confusion_tables
 from moult.jobs.job import job
-from moult.report.pictures import draw_confusion
+from moult.report.plots import draw_confusion
 
 if __name__ == "__main__":
     with job(snakemake) as running:

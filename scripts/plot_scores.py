@@ -2,7 +2,7 @@
 
 from moult.base.files import read_csv, write_text_atomic
 from moult.jobs.job import job
-from moult.report.pictures import draw_scores
+from moult.report.plots import draw_scores
 
 if __name__ == "__main__":
     with job(snakemake):

@@ -1,6 +1,6 @@
 """Turn raw tables into one parquet per split, with rejects and a profile."""
 
-from moult.data.tables import prepare_dataset
+from moult.data.prepare import prepare_dataset
 from moult.jobs.job import job
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Score one model's judgements: criteria, win shares, consistency of the judge, published values."""
 
 from moult.base.files import read_jsonl, write_csv
-from moult.evaluation.labels import COLUMNS
 from moult.evaluation.pairwise import score_judgements
+from moult.evaluation.scores import COLUMNS
 from moult.jobs.job import job
 
 if __name__ == "__main__":

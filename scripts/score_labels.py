@@ -1,7 +1,7 @@
 """Score the label predictions of a model or a setting: metrics with intervals, baselines, published values."""
 
 from moult.base.files import read_jsonl, write_csv
-from moult.evaluation.labels import COLUMNS, score_labels
+from moult.evaluation.scores import COLUMNS, score_labels
 from moult.jobs.job import job
 
 if __name__ == "__main__":

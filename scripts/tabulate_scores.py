@@ -4,7 +4,7 @@ import csv
 
 from moult.base.files import write_csv
 from moult.evaluation import pairwise
-from moult.evaluation.labels import COLUMNS, DIFFERENCES, differences
+from moult.evaluation.scores import COLUMNS, DIFFERENCES, differences
 from moult.jobs.job import job
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import pytest
 from moult.base import downloads
 from moult.base.errors import UserError
 from moult.base.files import read_jsonl
-from moult.data.tables import fetch_dataset
+from moult.data.fetch import fetch_dataset
 from moult.jobs.manifest import check_manifest, write_manifest
 from moult.weights.fetch import fetch_model
 from moult.weights.folding import fold_adapter

@@ -4,7 +4,7 @@ import itertools
 import json
 
 import pytest
-from moult.inference.engines import load_engine
+from moult.inference.engines.loading import load_engine
 from moult.inference.requests import ChatRequest, LabelRequest, Sampling
 from pico import build_pico_model
 

@@ -4,8 +4,8 @@ import pytest
 from clips import light_pictures, write_clip
 from moult.base.files import write_json
 from moult.data.examples import label_examples
+from moult.data.prepare import prepare_dataset
 from moult.data.prompts import load_template
-from moult.data.tables import prepare_dataset
 from moult.evaluation.labels import predict_labels
 from moult.training.finetune import finetune_lora
 from moult.weights.folding import fold_adapter

@@ -10,7 +10,8 @@ from moult.base.errors import UserError
 from moult.config import pins
 from moult.config.entries import datasets
 from moult.config.expansion import expand
-from moult.config.experiment import load, load_file, schema
+from moult.config.load import load, load_file
+from moult.config.schema import schema
 from moult.stages import recipes
 
 ROOT = Path(__file__).parents[2]

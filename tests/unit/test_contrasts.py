@@ -5,9 +5,10 @@ import types
 
 import pytest
 from moult.base.files import read_json, read_jsonl, write_json
-from moult.corpora.contrasts import choose, chrf, contrast_answers, ngrams, pair_requests, repetition
+from moult.corpora.contrasts import choose, contrast_answers, pair_requests
+from moult.corpora.similarity import chrf, ngrams, repetition
 from moult.data.prompts import load_template
-from moult.inference.engines import load_engine
+from moult.inference.engines.loading import load_engine
 from moult.inference.requests import ChatRequest, Sampling
 from openai_server import OpenAIServer
 from pico import teach_pico_model

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from moult.base.errors import UserError
 from moult.training.checkpoints import last_whole
-from moult.training.encoding import BLANK, GroupedRows
 from moult.training.finetune import finetune_full, finetune_lora
 from moult.training.launcher import deepspeed_settings
+from moult.training.order import BLANK, GroupedRows
 from test_training import DEV, FULL, RECIPE, TRAIN, content
 
 pytestmark = pytest.mark.xdist_group("distributed")
@@ -144,7 +144,7 @@ def test_rows_of_several_datasets_are_mixed_in_every_step():
 
 
 def mismatches(settings):
-    from moult.training.finetune import _arguments
+    from moult.training.trainer import _arguments
     from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
     found = HfTrainerDeepSpeedConfig(settings)

@@ -2,7 +2,7 @@
 
 import pytest
 from moult.base.errors import UserError
-from moult.config.experiment import load
+from moult.config.load import load
 from moult.planning.efficiency import main, table
 
 HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 from moult.base.files import write_json, write_jsonl
-from moult.config.experiment import load
+from moult.config.load import load
 from moult.corpora.generated import generate_corpus
-from moult.data import tables
+from moult.data import prepare as preparing
+from moult.data.fetch import fetch_dataset
 from moult.data.questions import question_rows
 from moult.inference.journal import Journal
 from moult.jobs.manifest import write_manifest
@@ -73,8 +74,8 @@ def estimated(capsys, raw):
 def prepared(cfg):
     """Prepare the dataset where a build would; return its rows."""
     source = {"kind": "path", "split": "train", "index": 0, "basename": "q.tsv", "sha256": None}
-    tables.fetch_dataset([source], ["q.tsv"], "results/x/raw/q")
-    tables.prepare_dataset(prepare_dataset(cfg, "q"), "results/x/raw/q", "results/x/datasets/q")
+    fetch_dataset([source], ["q.tsv"], "results/x/raw/q")
+    preparing.prepare_dataset(prepare_dataset(cfg, "q"), "results/x/raw/q", "results/x/datasets/q")
     write_json("results/x/datasets/q.manifest.json", {})
     return question_rows("results/x/datasets/q", ["train", "dev"])
 

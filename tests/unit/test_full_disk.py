@@ -11,12 +11,14 @@ from pathlib import Path
 import hostile_files
 import pytest
 from moult.base.files import whole_directory, write_csv, write_json, write_jsonl, write_text_atomic
-from moult.data.tables import fetch_dataset, prepare_dataset
+from moult.data.fetch import fetch_dataset
+from moult.data.prepare import prepare_dataset
 from moult.inference.journal import Journal
 from moult.jobs.job import job
 from moult.jobs.manifest import write_manifest
 from moult.training.finetune import finetune_lora
-from moult.weights.fetch import fetch_model, write_model_card
+from moult.weights.card import write_model_card
+from moult.weights.fetch import fetch_model
 from moult.weights.folding import fold_adapter
 from moult.weights.merging import merge_models
 from snakemake.iocontainers import InputFiles, Log, OutputFiles, Params, ResourceList, Wildcards

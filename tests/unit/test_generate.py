@@ -9,7 +9,8 @@ from collections import Counter
 
 import pytest
 from moult.base.errors import UserError
-from moult.inference.engines import draw, load_engine
+from moult.inference.engines.loading import load_engine
+from moult.inference.engines.sampling import draw
 from moult.inference.requests import Answer, ChatRequest, LabelRequest, Sampling
 from moult.inference.tokens import end_of_turn_id, prompt_ids
 from pico import CHATML, build_pico_tokenizer

@@ -25,7 +25,7 @@ def python(*lines):
 def test_an_engine_answers_and_scores_without_the_compiler_and_torch_has_it_afterwards(pico_model):
     *_, unused, compiled = python(
         "from moult.inference.requests import ChatRequest, LabelRequest, Sampling",
-        "from moult.inference.engines import load_engine",
+        "from moult.inference.engines.loading import load_engine",
         f"engine = load_engine({str(pico_model)!r})",
         "chat = ({'role': 'user', 'content': 'hello'},)",
         "assert len(list(engine.answer([ChatRequest(chat, Sampling(max_tokens=2))]))) == 1",

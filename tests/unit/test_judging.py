@@ -6,8 +6,8 @@ import pytest
 from moult.base.errors import UserError
 from moult.base.files import write_json, write_jsonl
 from moult.data import prompts
+from moult.data.prepare import prepare_dataset
 from moult.data.prompts import load_template
-from moult.data.tables import prepare_dataset
 from moult.evaluation import judging
 from moult.evaluation.judging import (
     answer_questions,

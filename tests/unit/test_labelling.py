@@ -5,11 +5,12 @@ import json
 
 import pytest
 from moult.base.files import write_csv, write_json, write_jsonl
+from moult.data.prepare import prepare_dataset
 from moult.data.prompts import load_template
-from moult.data.tables import prepare_dataset
-from moult.evaluation import labels as labelling
-from moult.evaluation.labels import COLUMNS, DIFFERENCES, Published, differences, predict_labels, score_labels
-from moult.inference import engines
+from moult.evaluation import scores as label_scores
+from moult.evaluation.labels import predict_labels
+from moult.evaluation.scores import COLUMNS, DIFFERENCES, Published, differences, score_labels
+from moult.inference.engines import loading
 
 LABELS = {"dataset": "MOSI", "task": "sentiment", "task_words": "sentiment", "language": "en"}
 LABELS |= {"labels": ["positive", "negative"]}
@@ -37,8 +38,8 @@ def recipe(**more):
 
 def test_predictions_are_made_in_one_load_and_kept(tmp_path, folders, pico_model, monkeypatch):
     loads = []
-    load = engines.load_engine
-    monkeypatch.setattr(engines, "load_engine", lambda *a, **k: loads.append(1) or load(*a, **k))
+    load = loading.load_engine
+    monkeypatch.setattr(loading, "load_engine", lambda *a, **k: loads.append(1) or load(*a, **k))
     write_json(tmp_path / "m.json", {"content": "abc"})
     arguments = (recipe(), pico_model, tmp_path / "m.json", folders, tmp_path / "j.sqlite")
     first = predict_labels(*arguments)
@@ -154,7 +155,7 @@ def test_a_setting_is_answered_for_by_one_model_per_dataset(tmp_path):
         write_jsonl(tmp_path / f"{model}.jsonl", rows)
     paths = {("s", model): tmp_path / f"{model}.jsonl" for model in files}
     setting = {"d": "one", "e": "two"}
-    found = labelling.answers_of(setting, [*files["one"], *files["two"]])
+    found = label_scores.answers_of(setting, [*files["one"], *files["two"]])
     assert {dataset: {row["model"] for row in rows} for dataset, rows in found.items()} == {"d": {"one"}, "e": {"two"}}
     compared = {"measured": [["s", "each", setting], ["s", "one", dict.fromkeys("de", "one")]], "seed": 0}
     rows = differences(compared | {"pairs": [["s", "each", "one"]]}, paths)

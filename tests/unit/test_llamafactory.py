@@ -9,13 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from moult.base.errors import UserError
 from moult.base.files import read_json, read_jsonl
-from moult.config.experiment import load
+from moult.config.load import load
 from moult.data.examples import training_examples
 from moult.data.exports import export_dataset, index_exports
 from moult.data.formats.llamafactory import MEDIA
+from moult.data.parquet import read_rows
+from moult.data.prepare import prepare_dataset
 from moult.data.prompts import Example, load_template, videos_of
-from moult.data.tables import prepare_dataset, read_rows
-from moult.data.videos import Frames
+from moult.data.videos.frames import Frames
 from moult.inference.tokens import prompt_ids
 from moult.inference.vision import Vision
 from moult.stages import recipes

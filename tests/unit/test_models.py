@@ -7,7 +7,8 @@ import shutil
 import pytest
 import yaml
 from moult.base.errors import UserError
-from moult.weights.fetch import fetch_model, package_file, write_model_card
+from moult.weights.card import write_model_card
+from moult.weights.fetch import fetch_model, package_file
 from moult.weights.headers import check_model_folder, parameter_count, tensor_headers
 from pico import build_pico_tokenizer
 from sources import REVISION, Hub, serving_hub, write_gguf, write_wheel

@@ -7,7 +7,8 @@ from xml.etree import ElementTree
 
 import pytest
 from moult.base.paths import CODE, RESOURCES
-from moult.report import pictures
+from moult.report import graphs, plots
+from moult.report.svg import PALETTE, inline_svg, shorten
 
 RULES = """digraph snakemake_dag {
     node[shape=box, style=rounded];
@@ -44,41 +45,41 @@ def paths(svg):
 def test_graph_draws_every_node_and_only_the_edges_that_no_path_implies():
     nodes = {name: {"label": name, "detail": "1 < 2 & 3", "kind": "models", "href": f"#{name}"} for name in "abc"}
     edges = [("a", "b"), ("b", "c"), ("a", "c")]
-    svg = pictures.draw_graph(nodes, edges)
+    svg = graphs.draw_graph(nodes, edges)
     assert texts(svg) == ["a", "1 < 2 & 3", "b", "1 < 2 & 3", "c", "1 < 2 & 3"]
     assert len(paths(svg)) == 2
-    assert len(paths(pictures.draw_graph(nodes, edges[:2], dashed=edges[2:]))) == 3
-    assert pictures.draw_graph(nodes, edges) == svg
+    assert len(paths(graphs.draw_graph(nodes, edges[:2], dashed=edges[2:]))) == 3
+    assert graphs.draw_graph(nodes, edges) == svg
 
 
-@pytest.mark.parametrize("kind", list(pictures.SHAPES))
+@pytest.mark.parametrize("kind", list(graphs.SHAPES))
 def test_every_kind_has_a_key(kind):
-    path = ElementTree.fromstring(pictures.draw_key(kind))[0]
-    assert path.attrib["fill"] == pictures.PALETTE[kind] and "{" not in path.attrib["d"]
+    path = ElementTree.fromstring(graphs.draw_key(kind))[0]
+    assert path.attrib["fill"] == PALETTE[kind] and "{" not in path.attrib["d"]
 
 
 def test_rulegraph_from_the_command_line(tmp_path):
-    command = [sys.executable, "-m", "moult.report.pictures", "-", str(tmp_path / "rules.svg")]
+    command = [sys.executable, "-m", "moult.report.graphs", "-", str(tmp_path / "rules.svg")]
     run = subprocess.run(command, input=RULES, text=True, capture_output=True, check=True, cwd=CODE)
     assert run.stderr == ""
     svg = (tmp_path / "rules.svg").read_text(encoding="utf-8")
     assert texts(svg) == ["fetch_dataset", "prepare_dataset", "some_other"]
-    assert pictures.PALETTE["datasets"] in svg and pictures.PALETTE["other"] in svg
+    assert PALETTE["datasets"] in svg and PALETTE["other"] in svg
     assert len(paths(svg)) == 2
 
 
 @pytest.mark.parametrize("models", [1, 3, 40])
 def test_scores_have_a_panel_per_dataset_and_a_line_per_model(models):
     names = [f"model_{index}" for index in range(models)]
-    svg = pictures.draw_scores(score_rows(names, ["acts", "moods", "mean", "weighted_mean"]))
+    svg = plots.draw_scores(score_rows(names, ["acts", "moods", "mean", "weighted_mean"]))
     shown = texts(svg)
     assert {"acts", "moods", "mean of 2 datasets", "generate", "likelihood", "majority label", *names} <= set(shown)
-    assert svg == pictures.draw_scores(score_rows(names, ["acts", "moods", "mean", "weighted_mean"]))
+    assert svg == plots.draw_scores(score_rows(names, ["acts", "moods", "mean", "weighted_mean"]))
 
 
 def test_scores_of_one_dataset_have_no_mean_and_a_suite_without_scores_says_so():
-    assert "mean" not in " ".join(texts(pictures.draw_scores(score_rows(["a"], ["acts", "mean"], ["generate"]))))
-    assert texts(pictures.draw_scores([])) == ["No model was measured on this suite."]
+    assert "mean" not in " ".join(texts(plots.draw_scores(score_rows(["a"], ["acts", "mean"], ["generate"]))))
+    assert texts(plots.draw_scores([])) == ["No model was measured on this suite."]
 
 
 def test_confusion_counts_every_answer_the_unread_ones_too():
@@ -86,47 +87,47 @@ def test_confusion_counts_every_answer_the_unread_ones_too():
     many = {"labels": labels, "counts": [[100 + i] + [0] * 29 + [3] for i in range(30)]}
     few = {"labels": ["yes", "no & <more>"], "counts": [[5, 0, 2], [1, 7, 0]]}
     tables = [one | {"dataset": name, "method": "generate"} for name, one in (("many", many), ("few", few))]
-    svg = pictures.draw_confusion(tables)
+    svg = plots.draw_confusion(tables)
     found = texts(svg)
     assert {"many, generate", "few, generate", "no & <more>", "unread", "label 29", "129", "7"} <= set(found)
     # Cells without answers are empty: 60 and 4 counts stand in 930 and 6 cells.
     assert len([text for text in found if text.isdigit()]) == 64
-    assert pictures.draw_confusion(tables) == svg
+    assert plots.draw_confusion(tables) == svg
 
 
 @pytest.mark.parametrize("dev", [(), (2,), (1, 2)])
 def test_losses_with_and_without_dev(dev):
     rows = [{"step": str(step), "split": "train", "loss": "1.5"} for step in (1, 2)]
     rows += [{"step": str(step), "split": "dev", "loss": "1.2"} for step in dev]
-    shown = texts(pictures.draw_losses(rows, 2))
+    shown = texts(plots.draw_losses(rows, 2))
     assert "kept: step 2" in shown and ("dev" in shown) == bool(dev)
 
 
 def test_pictures_on_one_page_share_no_id_and_take_its_colours():
-    svg = pictures.draw_losses([{"step": "1", "split": "train", "loss": "1.5"}], 1)
-    one, two = (pictures.inline_svg(svg, prefix, 'of "a" & b') for prefix in ("one", "two"))
+    svg = plots.draw_losses([{"step": "1", "split": "train", "loss": "1.5"}], 1)
+    one, two = (inline_svg(svg, prefix, 'of "a" & b') for prefix in ("one", "two"))
     ids = [re.findall(r'\sid="([^"]+)"', page) for page in (one, two)]
     assert ids[0] and not set(ids[0]) & set(ids[1])
     assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', one)) <= set(ids[0])
-    assert not set(pictures.PALETTE.values()) & set(re.findall(r"#\w{6}", one)) and "var(--ink)" in one
+    assert not set(PALETTE.values()) & set(re.findall(r"#\w{6}", one)) and "var(--ink)" in one
     root = ElementTree.fromstring(one.replace("xlink:href", "href"))
     assert root.attrib["aria-label"] == 'of "a" & b' and root.attrib["role"] == "img"
 
 
 def test_links_out_of_a_picture_stay():
-    svg = pictures.draw_graph({"a": {"label": "a", "href": "#models/a"}, "b": {"label": "b"}}, [("a", "b")])
-    inline = pictures.inline_svg(svg, "p", "x")
+    svg = graphs.draw_graph({"a": {"label": "a", "href": "#models/a"}, "b": {"label": "b"}}, [("a", "b")])
+    inline = inline_svg(svg, "p", "x")
     assert 'href="#models/a"' in inline and 'id="p-arrow"' in inline and "url(#p-arrow)" in inline
 
 
 def test_the_page_knows_every_colour_in_light_and_dark():
     style = RESOURCES / "report" / "style.css"
     light, dark = style.read_text(encoding="utf-8").split("prefers-color-scheme: dark")
-    for name in pictures.PALETTE:
+    for name in PALETTE:
         assert f"--{name}:" in light and f"--{name}:" in dark
-    assert len(set(pictures.PALETTE.values())) == len(pictures.PALETTE)
+    assert len(set(PALETTE.values())) == len(PALETTE)
 
 
 def test_shorten_keeps_both_ends():
-    assert pictures.shorten("short") == "short"
-    assert pictures.shorten("a" * 20 + "b" * 20, 11) == "aaaaa…bbbbb"
+    assert shorten("short") == "short"
+    assert shorten("a" * 20 + "b" * 20, 11) == "aaaaa…bbbbb"

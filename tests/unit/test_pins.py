@@ -55,7 +55,7 @@ def test_what_cannot_be_looked_up_is_told_and_the_rest_recorded(tmp_path, url, m
 
 def test_a_source_without_a_checksum_is_refused_when_built(tmp_path, url):
     from moult.base.errors import UserError
-    from moult.data.tables import fetch_dataset
+    from moult.data.fetch import fetch_dataset
 
     source = {"kind": "url", "split": "train", "index": 0, "basename": "a.tsv", "sha256": None, "url": f"{url}/a.tsv"}
     with pytest.raises(UserError, match="`sha256` is null; run `make pin`"):

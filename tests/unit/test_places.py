@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 from moult.base.errors import UserError
-from moult.config.experiment import load
+from moult.config.load import load
 from moult.planning.needs import JOBS, PLAIN, needs
 from moult.planning.partitions import SHIPPED, Site, as_resources, jobs_with_models, main, table
 

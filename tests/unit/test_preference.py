@@ -10,8 +10,9 @@ from moult.base.errors import UserError
 from moult.base.files import write_jsonl
 from moult.inference.tokens import end_of_turn_id, prompt_ids
 from moult.training import pairs as preference
-from moult.training.encoding import BLANK, GroupedRows, collate_pairs, encode_pairs
+from moult.training.encoding import collate_pairs, encode_pairs
 from moult.training.finetune import finetune_full, finetune_lora
+from moult.training.order import BLANK, GroupedRows
 from moult.training.pairs import Pair, read_pairs
 from pico import teach_pico_model
 
@@ -327,7 +328,7 @@ def test_a_learning_rate_a_hundred_times_too_high_is_stopped(optimise, taught, t
 
 def test_pairs_that_are_in_order_by_the_margin_are_told(optimise, caplog):
     easy = [Pair(str(number), TRAIN[number].messages, "fox", "fox") for number in range(4)]
-    with caplog.at_level("WARNING", logger="moult.training.finetune"):
+    with caplog.at_level("WARNING", logger="moult.training"):
         optimise("easy", easy, easy, loss={"kind": "contrastive", "margin": 0.0, "nll_weight": 0.0}, max_steps=1)
     assert any("raise it, or nothing is learnt" in text for text in caplog.messages)
 

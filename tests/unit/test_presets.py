@@ -4,7 +4,7 @@ import pytest
 from moult.base.errors import UserError
 from moult.config.entries.datasets import shipped_labels
 from moult.config.entries.models import Finetune, Optimise
-from moult.config.experiment import load
+from moult.config.load import load
 from moult.config.presets import fill, load_preset, preset_names
 
 

@@ -4,8 +4,9 @@ import pytest
 from moult.base.errors import UserError
 from moult.base.files import write_jsonl
 from moult.data.examples import label_examples, label_messages, training_examples
+from moult.data.parquet import read_rows
+from moult.data.prepare import prepare_dataset
 from moult.data.prompts import load_template, render, render_answer, template_names
-from moult.data.tables import prepare_dataset, read_rows
 from moult.inference.structured import parse_label
 from moult.inference.tokens import prompt_ids
 from pico import build_pico_tokenizer

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from moult.base.errors import UserError
 from moult.base.files import read_jsonl
+from moult.data.parquet import read_rows
+from moult.data.prepare import prepare_dataset
 from moult.data.readers import LINE_END, read_raw
-from moult.data.tables import prepare_dataset, read_rows
 
 LABELS = {"dataset": "d", "task": "mood", "task_words": "mood", "language": "en", "labels": ["joy", "anger"]}
 RECIPE = {"name": "d", "format": "mmla", "columns": {}, "files": {"train": ["train"]}, "label_set": LABELS}

@@ -9,7 +9,7 @@ from moult.base.errors import UserError
 from moult.base.files import digest, read_json, read_jsonl, write_json
 from moult.corpora.refined import check_rounds, refine_answers, row_digest, slice_of, write_refined
 from moult.data.prompts import load_template
-from moult.inference import engines
+from moult.inference.engines import loading
 from moult.inference.structured import verdict_schema
 from openai_server import OpenAIServer, Reply, completion
 from pico import build_pico_model
@@ -230,8 +230,8 @@ def test_a_model_that_judges_itself_is_loaded_once(tmp_path, monkeypatch):
     """And what it says in its enforced form is read, or is a reject."""
     model = build_pico_model(tmp_path / "base", max_position_embeddings=2048)
     write_json(tmp_path / "base.manifest.json", {"content": "c"})
-    loads, load = [], engines.load_engine
-    monkeypatch.setattr(engines, "load_engine", lambda *given, **more: loads.append(given) or load(*given, **more))
+    loads, load = [], loading.load_engine
+    monkeypatch.setattr(loading, "load_engine", lambda *given, **more: loads.append(given) or load(*given, **more))
     compute = {"engine": "transformers", "dtype": "float32", "batch_size": 4, "threads": 1}
     own = {"name": "student", "serve": "base", "compute": compute}
     served = dict.fromkeys(("endpoint", "judge"), (str(model), str(tmp_path / "base.manifest.json")))

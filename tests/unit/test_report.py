@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 from moult.base.files import read_csv, read_json, write_csv, write_jsonl, write_text_atomic
 from moult.corpora.generated import write_corpus
-from moult.data.tables import prepare_dataset
-from moult.evaluation.labels import COLUMNS, DIFFERENCES, differences, score_labels
+from moult.data.prepare import prepare_dataset
 from moult.evaluation.leaderboard import suite_tables, verdict
+from moult.evaluation.scores import COLUMNS, DIFFERENCES, differences, score_labels
 from moult.jobs.manifest import write_manifest
-from moult.report.page import read_manifests, row_accounts, write_report
-from moult.report.pictures import draw_scores
+from moult.report.accounts import row_accounts
+from moult.report.lineage import read_manifests
+from moult.report.page import write_report
+from moult.report.plots import draw_scores
 
 DEMO = Path(__file__).parents[2] / "resources" / "demo"
 TASKS = {

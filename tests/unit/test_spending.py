@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from moult.base.errors import UserError
-from moult.config.experiment import load
+from moult.config.load import load
 from moult.corpora.generated import generate_corpus
 from moult.data.prompts import load_template
 from moult.inference.requests import Answer

@@ -6,8 +6,11 @@ import json
 import pytest
 from moult.base.errors import UserError
 from moult.base.files import read_jsonl
-from moult.data import tables
-from moult.data.tables import check_leakage, fetch_dataset, find_leakage, prepare_dataset, read_rows
+from moult.data import prepare as preparing
+from moult.data.fetch import fetch_dataset
+from moult.data.leakage import check_leakage, find_leakage
+from moult.data.parquet import read_rows
+from moult.data.prepare import prepare_dataset
 
 LABELS = {"dataset": "d", "task": "emotion", "task_words": "emotion", "language": "en", "labels": ["joy", "anger"]}
 
@@ -76,8 +79,8 @@ def test_a_json_row_without_a_column_leaves_the_others_alone(tmp_path):
 
 
 def test_rows_that_vanish_are_our_error_not_the_users(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "_limited", lambda rows, recipe: [])
-    monkeypatch.setattr(tables, "_profile", lambda *parts: {"dataset": "d", "rows_in": parts[2], "splits": {}})
+    monkeypatch.setattr(preparing, "_limited", lambda rows, recipe: [])
+    monkeypatch.setattr(preparing, "_profile", lambda *parts: {"dataset": "d", "rows_in": parts[2], "splits": {}})
     with pytest.raises(AssertionError, match="rows in {'train': 1}, accounted for {}"):
         prepare(tmp_path, "id\ttext\tlabel\n1\thi\tjoy\n")
 

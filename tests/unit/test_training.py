@@ -12,7 +12,7 @@ from moult.base.errors import UserError
 from moult.data.prompts import Example
 from moult.inference.tokens import end_of_turn_id, prompt_ids
 from moult.training import checkpoints
-from moult.training import finetune as training
+from moult.training import trainer as training
 from moult.training.encoding import collate, encode_examples
 from moult.training.finetune import finetune_full, finetune_lora
 from moult.weights.folding import fold_adapter
@@ -210,8 +210,8 @@ class Killer(logging.Handler):
             assert not {"datasets", "scipy", "deepspeed"} & set(sys.modules)
             os.kill(os.getpid(), signal.SIGKILL)
 
-logging.getLogger("moult.training.finetune").setLevel(logging.INFO)
-logging.getLogger("moult.training.finetune").addHandler(Killer())
+logging.getLogger("moult.training").setLevel(logging.INFO)
+logging.getLogger("moult.training").addHandler(Killer())
 base, scratch, adapter = map(Path, sys.argv[2:])
 work = test_training.TRAIN, test_training.DEV, scratch, adapter
 if sys.argv[1] == "lora":
@@ -232,7 +232,7 @@ def test_a_killed_run_ends_in_the_same_bytes(finetune, pico_model, tmp_path, cap
     assert not adapter.exists()
     # Steps 1 to 5 are the first epoch: the checkpoint of step 6 lies in the middle of the second.
     assert (scratch / "checkpoint-6" / "whole.json").exists()
-    with caplog.at_level("INFO", logger="moult.training.finetune"):
+    with caplog.at_level("INFO", logger="moult.training"):
         _, resumed = finetune("killed", recipe=recipe)
     assert content(resumed) == content(whole)
     steps = [text.split()[1] for text in caplog.messages if "learning rate" in text]

@@ -11,9 +11,13 @@ import pytest
 from clips import light_pictures, write_clip
 from moult.base.errors import UserError
 from moult.base.files import read_jsonl
-from moult.data import videos
-from moult.data.tables import prepare_dataset, read_rows
-from moult.data.videos import Decoder, Frames, attach_videos, fitting_size, frame_indices, sample_frames, video_names
+from moult.data.parquet import read_rows
+from moult.data.prepare import prepare_dataset
+from moult.data.videos import attach
+from moult.data.videos import fetch as video_files
+from moult.data.videos.attach import attach_videos, video_names
+from moult.data.videos.decoder import Decoder, fitting_size, frame_indices, sample_frames
+from moult.data.videos.frames import Frames
 from PIL import Image
 from sources import REVISION, serving_hub
 
@@ -162,7 +166,7 @@ def test_a_file_that_kills_the_decoder_costs_its_own_row_alone(folder, monkeypat
         decoder(folder / "video" / "D_1.mp4", SETTINGS)
     assert len(decoder(folder / "video" / "D_1.mp4", SETTINGS)[1]) == 4
     decoder.close()
-    monkeypatch.setattr(videos, "SECONDS", 0.01)
+    monkeypatch.setattr("moult.data.videos.decoder.SECONDS", 0.01)
     slow = Decoder()
     with pytest.raises(ValueError, match="takes longer than"):
         slow(folder / "video" / "D_1.mp4", SETTINGS)
@@ -199,7 +203,7 @@ def test_names_are_those_of_mmla():
 
 
 def test_a_killed_job_goes_on_behind_its_last_chunk_and_starts_anew_when_a_file_changed(folder, monkeypatch):
-    monkeypatch.setattr(videos, "CHUNK", 2)
+    monkeypatch.setattr(attach, "CHUNK", 2)
     rows = [{"uid": f"d:train:{number}", "split": "train", "meta": {}} for number in range(6)]
     calls, interrupted = [], []
     decode = Decoder.__call__
@@ -262,13 +266,13 @@ def test_videos_come_from_a_folder_of_a_hub_dataset(folder, tmp_path_factory, mo
     (hub / "D" / "train.tsv").write_text("id\n")
     source = {"hub": "org/clips", "revision": REVISION, "folder": "D/video", "token": None}
     with serving_hub(hub, folder / "cache", monkeypatch):
-        assert videos.fetch_videos(source, folder / "fetched") == {"files": 6}
+        assert video_files.fetch_videos(source, folder / "fetched") == {"files": 6}
         with pytest.raises(UserError, match="org/clips, E/video: has no files at this revision; correct `folder`"):
-            videos.fetch_videos(source | {"folder": "E/video"}, folder / "none")
+            video_files.fetch_videos(source | {"folder": "E/video"}, folder / "none")
         with pytest.raises(UserError, match="org/none, D/video: cannot be fetched"):
-            videos.fetch_videos(source | {"hub": "org/none"}, folder / "none")
+            video_files.fetch_videos(source | {"hub": "org/none"}, folder / "none")
     with pytest.raises(UserError, match="`revision` is null; run `make pin`"):
-        videos.fetch_videos(source | {"revision": None}, folder / "none")
+        video_files.fetch_videos(source | {"revision": None}, folder / "none")
     assert {file.name for file in (folder / "fetched").iterdir()} == {f"D_{number}.mp4" for number in range(6)}
     assert (folder / "fetched" / "D_1.mp4").read_bytes() == (folder / "video" / "D_1.mp4").read_bytes()
     assert not (folder / "none").exists()

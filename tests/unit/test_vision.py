@@ -7,8 +7,8 @@ import pytest
 import torch
 from moult.base.errors import UserError
 from moult.data.prompts import Example, videos_of, with_videos
-from moult.data.videos import Frames
-from moult.inference.engines import load_engine
+from moult.data.videos.frames import Frames
+from moult.inference.engines.loading import load_engine
 from moult.inference.requests import ChatRequest, LabelRequest, Sampling
 from moult.inference.tokens import prompt_ids
 from moult.inference.vision import Vision, auto_class

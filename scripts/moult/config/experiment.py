@@ -1,21 +1,18 @@
-"""The config as types. A wrong config stops here, before the graph, with sentences that say what to write instead."""
+"""The config as a type, and the questions that are asked of it."""
 
 import os
 from collections import Counter
 from functools import cached_property
-from pathlib import Path
 
-import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from moult.base.errors import UserError, nearest
-from moult.config import checks, pins, presets
-from moult.config.entries.corpora import CORPORA, Corpus, Distilled, Endpoint, Rounds
+from moult.config import checks
+from moult.config.entries.corpora import Corpus, Endpoint, Rounds
 from moult.config.entries.datasets import Dataset
 from moult.config.entries.evaluations import Evaluation, Suite
-from moult.config.entries.models import Compute, Finetune, Model, Optimise
+from moult.config.entries.models import Compute, Model
 from moult.config.entries.section import Name, Section
-from moult.config.expansion import LISTS, WRITTEN, expand
+from moult.config.expansion import LISTS
 
 
 class Config(Section):
@@ -222,128 +219,3 @@ class Config(Section):
         if corpus.dataset:
             return self.find("datasets", corpus.dataset)
         return self.corpus_dataset(corpus.asked)
-
-
-def _sentence(error, raw):
-    """Return pydantic's error as `entry, field: what is wrong`, with the nearest known key for a typo."""
-    location, where, node = list(error["loc"]), [], raw
-    for part in location:
-        if isinstance(part, int):
-            node = node[part] if isinstance(node, list) and part < len(node) else None
-            name = node.get("name", node.get("suite")) if isinstance(node, dict) else None
-            where.append(f"entry {part + 1}" + (f" ({name})" if name else ""))
-        else:
-            if isinstance(node, dict) and part in node:
-                node = node[part]
-            elif part in CORPORA and isinstance(node, dict):
-                continue
-            where.append(str(part))
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        message = f"unknown key{nearest(location[-1], _fields_at(location[:-1], raw))}"
-    elif error["type"] == "missing":
-        message = "is missing"
-    elif "input" in error and not isinstance(error["input"], dict | list) and error["type"] != "value_error":
-        message = f"{message} (here: {error['input']!r})"
-    return f"{', '.join(where) or 'the config'}: {message}"
-
-
-def _fields_at(location, raw):
-    """Return the field names of the section that a location of the config stands in."""
-    section = Config
-    for part in location:
-        if isinstance(part, int) or not isinstance(section, type):
-            continue
-        if part in CORPORA and section not in (Distilled,):
-            section = CORPORA[part]
-            continue
-        annotation = section.model_fields[part].annotation if part in section.model_fields else None
-        section = _section_in(annotation)
-    return set(section.model_fields) | ({"preset"} if section in (Finetune, Optimise) else set()) if section else set()
-
-
-def _section_in(annotation):
-    """Return the first Section type inside an annotation such as `list[Model]` or `Merge | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    return next((found for part in getattr(annotation, "__args__", ()) if (found := _section_in(part))), None)
-
-
-def load(raw, source="config"):
-    """Return the Config of a raw mapping; UserError with a sentence per mistake, each naming entry and field."""
-    if secrets := list(checks.secrets(raw)):
-        raise UserError(_listed(source, secrets))
-    try:
-        expanded = expand(raw)
-        presets.fill(expanded)
-    except UserError as error:
-        raise UserError(f"{source}: {error}") from None
-    pins.fill(expanded)
-    try:
-        cfg = Config.model_validate(expanded)
-    except ValidationError as error:
-        raise UserError(_listed(source, [_sentence(one, expanded) for one in _told_once(error, expanded)])) from None
-    if problems := [*checks.repeated_names(cfg), *checks.unknown_names(cfg)] or [
-        *checks.cycle(cfg),
-        *checks.judged_evaluations(cfg),
-        *checks.budget_without_price(cfg),
-        *checks.precision(cfg),
-        *checks.beams(cfg),
-    ]:
-        raise UserError(_listed(source, problems))
-    return cfg
-
-
-def _told_once(error, expanded):
-    """Return pydantic's errors without those that an entry of `rounds` only repeats in what it was written out into."""
-
-    def repeats(one):
-        kind, place = (*one["loc"], None, None)[:2]
-        entry = expanded[kind][place] if kind in WRITTEN and isinstance(place, int) else None
-        found = entry.get("round") if isinstance(entry, dict) else None
-        return isinstance(found, dict) and (found.get("number") != 1 or found.get("of") in wrong)
-
-    errors = error.errors()
-    entries = [expanded["rounds"][one["loc"][1]] for one in errors if one["loc"][0] == "rounds" and len(one["loc"]) > 1]
-    wrong = [entry.get("name") for entry in entries if isinstance(entry, dict)]
-    return [one for one in errors if not repeats(one)]
-
-
-def _listed(source, problems):
-    return "\n".join(f"{source}: {problem}." for problem in dict.fromkeys(problems))
-
-
-def load_file(path):
-    """Return the Config of one YAML file."""
-    try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such config file.") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    return load(raw or {}, str(path))
-
-
-def schema():
-    """Return the JSON schema of the config, for editors; `for` is allowed in every named entry."""
-    document = Config.model_json_schema()
-    kinds = [kind.__name__ for kind in CORPORA.values()]
-    for name in ("Dataset", "Endpoint", *kinds, "Model", "Suite", "Evaluation", "Rounds"):
-        document["$defs"][name]["properties"]["for"] = {
-            "type": "object",
-            "additionalProperties": {"type": "array"},
-            "description": "One entry per combination; write {axis} where its value goes.",
-        }
-    # A dataset_info.json may say the rest.
-    document["$defs"]["Dataset"]["required"] = ["name"]
-    preset = {"enum": presets.preset_names(), "description": "Settings of resources/presets; keys beside it win."}
-    for name in ("Finetune", "Optimise"):
-        document["$defs"][name]["properties"]["preset"] = preset
-    document["properties"]["$schema"] = {"type": "string"}
-    return document
-
-
-if __name__ == "__main__":
-    import json
-
-    print(json.dumps(schema(), indent=2, sort_keys=True))

@@ -6,11 +6,10 @@ Each pair is one record: `uid`, `split`, `prompt` (chat messages), `chosen` and 
 """
 
 import logging
-import re
-from collections import Counter
 
 from moult.base.files import derive_seed
 from moult.corpora.generated import write_corpus
+from moult.corpora.similarity import chrf, ngrams, repetition
 from moult.data.prompts import render
 from moult.inference.asking import ask, author, flaw_of
 from moult.inference.requests import ChatRequest, Sampling
@@ -18,10 +17,6 @@ from moult.inference.spending import usage_of
 
 # Raise when the same recipe would now ask or choose something else.
 VERSION = 1
-# Orders of chrF's character n-grams, as published.
-ORDERS = range(1, 7)
-# Chinese and Japanese write no blanks between words: there a character counts as one.
-WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
 logger = logging.getLogger(__name__)
 
 
@@ -158,28 +153,3 @@ def flaw_of_pair(chosen, rejected, gate):
     if chrf(ngrams(chosen), ngrams(rejected)) > gate["max_similarity"]:
         return "the two answers are more alike than max_similarity"
     return None
-
-
-def repetition(text, order=4):
-    """Return the share of word n-grams that stood in the text before, 0 to 1 (Welleck et al. 2020, arXiv 1908.04319,
-    seq-rep-4); 0 for a text with fewer words."""
-    words = WORD.findall(text.lower())
-    grams = [tuple(words[place : place + order]) for place in range(len(words) - order + 1)]
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0
-
-
-def ngrams(text):
-    """Return the character n-grams of a text without its blanks, counted, by order."""
-    text = "".join(text.split())
-    return [Counter(text[place : place + order] for place in range(len(text) - order + 1)) for order in ORDERS]
-
-
-def chrf(one, other):
-    """Return the mean F1 of character n-grams, 0 to 1, of two `ngrams`: chrF (Popovic 2015) with beta 1, so that it is
-    the same both ways; orders that neither text has do not count."""
-    scores = []
-    for mine, theirs in zip(one, other, strict=True):
-        total = mine.total() + theirs.total()
-        if total:
-            scores.append(2 * (mine & theirs).total() / total)
-    return sum(scores) / len(scores) if scores else 0.0

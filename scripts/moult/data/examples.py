@@ -5,8 +5,8 @@ from pathlib import Path
 from moult.base.errors import UserError
 from moult.base.files import read_json, read_jsonl
 from moult.data.formats.llamafactory import SPELLING, conversation_examples
+from moult.data.parquet import read_rows
 from moult.data.prompts import Example, render, render_answer, with_videos
-from moult.data.tables import read_rows
 
 
 def training_examples(paths, templates, split):

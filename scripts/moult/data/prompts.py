@@ -105,7 +105,7 @@ def texts_of(messages):
     return [part["text"] for content in parts for part in content if part["type"] == "text"]
 
 
-def _with_texts(messages, texts):
+def with_texts(messages, texts):
     """Return a chat with its texts, as `texts_of` lists them, replaced."""
     texts, replaced = iter(texts), []
     for message in messages:

@@ -1,7 +1,7 @@
 """The rows that questions are asked about: of a prepared dataset, or of a corpus."""
 
 from moult.base.files import read_jsonl
-from moult.data.tables import read_rows
+from moult.data.parquet import read_rows
 
 
 def question_rows(folder, splits):

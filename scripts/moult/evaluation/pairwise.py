@@ -5,7 +5,7 @@ import csv
 from moult.base.files import read_jsonl
 from moult.config.entries.evaluations import REFERENCE
 from moult.evaluation import metrics
-from moult.evaluation.labels import COLUMNS
+from moult.evaluation.scores import COLUMNS
 
 # Raise when the same judgements would now be scored otherwise.
 VERSION = 1

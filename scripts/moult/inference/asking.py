@@ -100,9 +100,9 @@ def identity_of(endpoint, model_manifest):
     """Return who answers, as plain JSON: a remote model by its address, a model of this build by its weights."""
     if "url" in endpoint:
         return {"url": endpoint["url"], "model": endpoint["model"]}
-    from moult.inference import engines
+    from moult.inference.engines import base
 
-    return served_identity(model_manifest, endpoint["compute"], engines.VERSION)
+    return served_identity(model_manifest, endpoint["compute"], base.VERSION)
 
 
 def open_endpoint(endpoint, client, model, model_manifest, journal):
@@ -119,9 +119,9 @@ def open_endpoint(endpoint, client, model, model_manifest, journal):
         if underway := journal.connection.execute("SELECT COUNT(*) FROM in_batch").fetchone()[0]:
             logger.warning("%d requests are in batches: in mode chat they are asked, and paid, once more", underway)
         return identity, lambda: RemoteEndpoint(settings, budget)
-    from moult.inference import engines
+    from moult.inference.engines import loading
 
-    return identity, lambda: engines.load_engine(Path(model), **endpoint["compute"])
+    return identity, lambda: loading.load_engine(Path(model), **endpoint["compute"])
 
 
 def ask(endpoint, requests, client, journal, model=None, model_manifest=None):

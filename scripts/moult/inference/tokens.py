@@ -1,7 +1,7 @@
 """Chats as tokens, by the model's own chat template."""
 
 from moult.base.errors import UserError
-from moult.data.prompts import _with_texts, texts_of
+from moult.data.prompts import texts_of, with_texts
 
 
 def prompt_ids(tokenizer, messages):
@@ -18,7 +18,7 @@ def prompt_ids(tokenizer, messages):
         return tokenizer(text, add_special_tokens=False)["input_ids"]
     # Blanks that a template takes from around its texts it takes from around a mark, too.
     marks = [f"\v\x02{index}\x03\v" for index in range(len(contents))]
-    text = tokenizer.apply_chat_template(_with_texts(messages, marks), tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(with_texts(messages, marks), tokenize=False, add_generation_prompt=True)
     ids = []
     for mark, content in zip(marks, contents, strict=True):
         if mark not in text:

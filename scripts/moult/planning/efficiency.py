@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from moult.base.errors import UserError
-from moult.config.experiment import load_file
+from moult.config.load import load_file
 from moult.planning.needs import JOBS, job_needs
 
 

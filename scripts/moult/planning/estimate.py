@@ -13,7 +13,7 @@ from pathlib import Path
 
 from moult.base.errors import UserError
 from moult.base.files import read_jsonl
-from moult.config.experiment import load_file
+from moult.config.load import load_file
 from moult.corpora.contrasts import pair_requests
 from moult.corpora.refined import shown_to_judge
 from moult.data.prompts import render

@@ -203,7 +203,7 @@ HEADINGS = ["rule", "jobs", "of", "GPUs × memory", "card", "nodes", "CPUs", "me
 
 def main(paths):
     """Print the table of each config."""
-    from moult.config.experiment import load_file
+    from moult.config.load import load_file
 
     site = Site(os.environ.get(VARIABLE, SHIPPED))
     for path in paths:

@@ -8,7 +8,9 @@ from pathlib import Path
 from moult.base.errors import UserError
 from moult.base.files import digest, write_json
 from moult.corpora.refined import row_digest
-from moult.data import tables
+from moult.data import parquet
+from moult.data import prepare as preparing
+from moult.data.fetch import fetch_dataset
 from moult.data.questions import question_rows
 from moult.stages import recipes
 
@@ -27,14 +29,14 @@ def prepared_questions(cfg, name, raw=None):
             if not all(source.path and Path(source.path).exists() for source in sources):
                 raise UserError(f"dataset {name} is not fetched")
             raw = Path(folder, "raw")
-            tables.fetch_dataset(recipes.fetch_dataset(cfg, name)["sources"], [source.path for source in sources], raw)
-        tables.prepare_dataset(recipes.prepare_dataset(cfg, name), raw, Path(folder, "dataset"))
+            fetch_dataset(recipes.fetch_dataset(cfg, name)["sources"], [source.path for source in sources], raw)
+        preparing.prepare_dataset(recipes.prepare_dataset(cfg, name), raw, Path(folder, "dataset"))
         return rows_of(Path(folder, "dataset"))
 
 
 def rows_of(folder):
     """Return the rows of all splits of a prepared dataset as prompts need them."""
-    return question_rows(folder, [split for split in tables.SPLITS if (folder / f"{split}.parquet").exists()])
+    return question_rows(folder, [split for split in parquet.SPLITS if (folder / f"{split}.parquet").exists()])
 
 
 def row_digests(cfg, name):

@@ -8,13 +8,18 @@ from moult.base.files import derive_seed
 from moult.corpora import contrasts as pairing
 from moult.corpora import generated as corpora
 from moult.corpora import refined as refining
-from moult.data import exports, tables, videos
+from moult.data import exports, fetch, parquet
+from moult.data import leakage as leakage_check
+from moult.data import prepare as preparing
 from moult.data.formats import llamafactory
 from moult.data.prompts import load_template
+from moult.data.videos import attach
+from moult.data.videos import fetch as video_files
 from moult.evaluation import judging, pairwise
 from moult.evaluation import labels as labelling
+from moult.evaluation import scores as label_scores
 from moult.report import page as report
-from moult.report import pictures
+from moult.report import plots
 from moult.training import finetune as training
 from moult.weights import fetch as models
 from moult.weights import folding, merging
@@ -23,7 +28,7 @@ from moult.weights import folding, merging
 def raw_sources(dataset):
     """Return every raw file of a dataset as (split, index, Source), in the order of the splits."""
     return [
-        (split, index, source) for split in tables.SPLITS for index, source in enumerate(dataset.files.get(split, []))
+        (split, index, source) for split in parquet.SPLITS for index, source in enumerate(dataset.files.get(split, []))
     ]
 
 
@@ -49,7 +54,7 @@ def fetch_dataset(cfg, name):
         elif kind == "url":
             described["url"] = source.url
         sources.append(described)
-    return {"sources": sources, "version": tables.VERSION}
+    return {"sources": sources, "version": fetch.VERSION}
 
 
 def prepare_dataset(cfg, name):
@@ -74,7 +79,7 @@ def prepare_dataset(cfg, name):
         **({"test_fraction": dataset.test_fraction} if dataset.test_fraction else {}),
         "limit": cfg.limit,
         "seed": derive_seed(cfg.seed, "prepare_dataset", name),
-        "version": tables.VERSION,
+        "version": preparing.VERSION,
         **(sampled_frames(dataset) if dataset.videos else {}),
     }
 
@@ -97,33 +102,33 @@ def fetch_videos(cfg, name):
         "revision": source.revision,
         "folder": source.folder,
         "token": source.token,
-        "version": videos.VERSION,
+        "version": video_files.VERSION,
     }
 
 
 def sampled_frames(dataset):
     """Which frames of a dataset's videos a model sees."""
     settings = {key: getattr(dataset.videos, key) for key in ("frames", "max_pixels", "min_pixels", "multiple")}
-    return {"videos": settings, "videos_version": videos.VERSION}
+    return {"videos": settings, "videos_version": attach.VERSION}
 
 
 def check_leakage(cfg, name):
     """What counts as leakage, and what then."""
     leakage = cfg.find("datasets", name).leakage
-    return {"name": name, "near": leakage.near, "found": leakage.found, "version": tables.VERSION}
+    return {"name": name, "near": leakage.near, "found": leakage.found, "version": leakage_check.VERSION}
 
 
 def fetch_model(cfg, name):
     """Where a model comes from; the path of a local folder comes in as an input."""
-    fetch = cfg.find("models", name).fetch
+    entry = cfg.find("models", name).fetch
     source = {}
-    if fetch.package:
-        source = {"package": fetch.package, "version": fetch.version, "file": fetch.file, "sha256": fetch.sha256}
-    elif fetch.hub:
-        source = {"hub": fetch.hub, "revision": fetch.revision, "token": fetch.token}
+    if entry.package:
+        source = {"package": entry.package, "version": entry.version, "file": entry.file, "sha256": entry.sha256}
+    elif entry.hub:
+        source = {"hub": entry.hub, "revision": entry.revision, "token": entry.token}
     recipe = {"source": source, "version": models.VERSION}
     # The weights of a hub or a folder are kept as they are.
-    return recipe | ({"dtype": fetch.dtype} if fetch.package else {})
+    return recipe | ({"dtype": entry.dtype} if entry.package else {})
 
 
 def compute(cfg, model):
@@ -391,7 +396,7 @@ def score_labels(cfg, suite, measured):
         "limit": cfg.limit,
         "reference": reference.model_dump() if reference else None,
         "seed": derive_seed(cfg.seed, "score_labels", suite),
-        "version": labelling.SCORES_VERSION,
+        "version": label_scores.VERSION,
     }
 
 
@@ -402,7 +407,7 @@ def plot_confusion(cfg, suite, measured):
         "model": measured,
         "methods": list(cfg.find("suites", suite).labels.methods),
         "datasets": cfg.measured[suite, measured],
-        "version": pictures.CONFUSION_VERSION,
+        "version": plots.CONFUSION_VERSION,
     }
 
 
@@ -481,7 +486,7 @@ def tabulate_scores(cfg):
         "pairs": pairs,
         "measured": measured,
         "seed": derive_seed(cfg.seed, "tabulate_scores"),
-        "version": labelling.SCORES_VERSION,
+        "version": label_scores.VERSION,
     }
 
 

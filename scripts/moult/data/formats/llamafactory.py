@@ -16,7 +16,7 @@ from moult.base.errors import UserError, nearest
 from moult.base.files import digest, read_json, write_json
 from moult.data.prompts import Example
 from moult.data.readers import json_frame
-from moult.data.videos import attach_videos
+from moult.data.videos.attach import attach_videos
 
 FORMATS = ("alpaca", "sharegpt")
 # The file of a prepared dataset that says how its rows were spelt.

@@ -1,25 +1,21 @@
-"""Raw tables into canonical parquet: fetching, canonical rows, rejects, profile, leakage."""
+"""Raw files into canonical rows: rejects with reasons, splits, profile."""
 
-import json
 import logging
-import re
 import shutil
 from collections import Counter
 from pathlib import Path
 
-from moult.base.downloads import check_hub_file, fetch_url
 from moult.base.errors import UserError
-from moult.base.failures import is_disk_full, no_space
-from moult.base.files import derive_seed, digest, sha256_file, whole_directory, write_json, write_jsonl
-from moult.base.secrets import key_of
-from moult.base.signatures import begins_as_web_page
+from moult.base.files import derive_seed, digest, whole_directory, write_json, write_jsonl
 from moult.data.formats import llamafactory
+from moult.data.leakage import normalised
+from moult.data.parquet import write_parquet
 from moult.data.readers import WITHOUT_HEADER, excerpt, printable, read_raw, read_spelt
-from moult.data.videos import Frames, attach_videos, contact_sheet
+from moult.data.videos.attach import attach_videos
+from moult.data.videos.frames import Frames, contact_sheet
 
 # Raise when the same raw files would now give other rows.
 VERSION = 2
-SPLITS = ("train", "dev", "test")
 # What a row of each format needs, and what it may have.
 FORMATS = {
     "stackoverflow": (("title", "question_content"), ("id", "answer", "tags")),
@@ -32,66 +28,6 @@ FIELDS = {
     "cv": "computer vision",
 }
 logger = logging.getLogger(__name__)
-
-
-# ---------------------------------------------------------------- fetching
-
-
-def fetch_dataset(sources, local, target):
-    """Bring the raw files of a dataset together as `<target>/<split>/<index>-<name>`, checksums checked.
-
-    `sources` is the recipe's list; `local` holds the paths of the local ones among them, in order.
-    """
-    local = iter(local)
-    with whole_directory(target) as folder:
-        for source in sources:
-            place = folder / source["split"] / f"{source['index']:02d}-{source['basename']}"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if source["kind"] == "path":
-                shutil.copyfile(next(local), place)
-            elif source["kind"] == "hub":
-                _fetch_hub(source, place)
-            else:
-                _fetch_url(source, place)
-            found = sha256_file(place)
-            if source["sha256"] and found != source["sha256"]:
-                page = " it is a web page (HTML);" if begins_as_web_page(place) else ""
-                raise UserError(
-                    f"{source['basename']}: SHA-256 is {found}, the config says {source['sha256']};{page} "
-                    "the file changed or the download is broken: fetch again, or correct `sha256`."
-                )
-            logger.info("%s: %d bytes, sha256 %s", source["basename"], place.stat().st_size, found)
-
-
-def _fetch_url(source, place):
-    if not source["sha256"]:
-        raise UserError(f"{source['url']}: `sha256` is null; run `make pin` to look it up and record it.")
-    fetch_url(source["url"], place)
-
-
-def _fetch_hub(source, place):
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    if not source["revision"]:
-        raise UserError(f"{source['hub']}: `revision` is null; run `make pin` to look it up and record it.")
-    try:
-        found = hf_hub_download(
-            source["hub"],
-            source["file"],
-            repo_type="dataset",
-            revision=source["revision"],
-            token=key_of(source["token"], f"hub dataset {source['hub']}") or False,
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        if is_disk_full(error):
-            raise UserError(f"hub dataset {source['hub']}: {no_space([constants.HF_HUB_CACHE])}") from error
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"hub dataset {source['hub']}, {source['file']}: cannot be fetched ({reason}).") from error
-    shutil.copyfile(check_hub_file(Path(found)), place)
-
-
-# ---------------------------------------------------------------- canonical rows
 
 
 def _rows_of(path, recipe):
@@ -219,7 +155,7 @@ def prepare_dataset(recipe, raw, target, videos=None, scratch=None, workers=1):
             if filmed:
                 (folder / "frames.jpg").write_bytes(contact_sheet(filmed, Frames([folder])))
         for split, rows in splits.items():
-            _write_parquet(folder / f"{split}.parquet", rows, recipe, label_of)
+            write_parquet(folder / f"{split}.parquet", rows, recipe, label_of)
         write_jsonl(folder / "rejects.jsonl", rejects)
         write_json(folder / "profile.json", profile)
         if recipe["label_set"]:
@@ -303,35 +239,6 @@ def _with_videos(split, rows, recipe, folder, scratch, workers):
     return _in_order(rows, kept), rejects, *found
 
 
-def _write_parquet(path, rows, recipe, label_of):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    text = pa.string()
-    medium = [("type", text), ("path", text), ("sha256", text), ("duration_s", pa.float64())]
-    media = pa.list_(pa.struct(medium + [("frames", text)] * ("videos" in recipe)))
-    columns = ["uid", "dataset", "task", "split", "text", "context", "title", "label"]
-    fields = [(name, text) for name in columns]
-    fields += [("label_id", pa.int32()), ("media", media), ("lang", text), ("source", text), ("meta", text)]
-    ids = {label: index for index, label in enumerate(label_of.values())}
-    full = [
-        {
-            "dataset": recipe["name"],
-            "task": recipe["task"],
-            "context": None,
-            "title": None,
-            "label": None,
-            "media": None,
-            "lang": recipe["language"],
-            "label_id": ids.get(row.get("label")),
-        }
-        | row
-        | {"meta": json.dumps(row["meta"], sort_keys=True, ensure_ascii=False)}
-        for row in rows
-    ]
-    pq.write_table(pa.Table.from_pylist(full, schema=pa.schema(fields)), path, compression="zstd")
-
-
 def _profile(splits, rejects, rows_in, unused, recipe):
     """Return counts (`rows_in` per split of the raw files), label distribution, lengths and duplicates per split."""
     import numpy as np
@@ -356,86 +263,3 @@ def _profile(splits, rejects, rows_in, unused, recipe):
             "duplicate_texts": sum(count - 1 for count in texts.values()),
         }
     return profile
-
-
-def read_rows(folder, split):
-    """Return the rows of one split of a prepared dataset as dicts, `meta` parsed; UserError if it is not there."""
-    import pyarrow.parquet as pq
-
-    path = Path(folder) / f"{split}.parquet"
-    if not path.exists():
-        raise UserError(f"{path}: the dataset has no split {split!r}; give it a file under `files:`.")
-    rows = pq.read_table(path).to_pylist()
-    return [row | {"meta": json.loads(row["meta"])} for row in rows]
-
-
-# ---------------------------------------------------------------- leakage
-
-
-def normalised(text):
-    """Return text lower-cased, punctuation dropped and spaces folded: what counts as the same wording."""
-    return " ".join(re.sub(r"[^\w\s]", " ", text.lower()).split())
-
-
-def find_leakage(folder, near):
-    """Return pairs of rows that stand in two splits: (split_a, split_b, uid_a, uid_b, kind, similarity).
-
-    Exact: equal after `normalised`. Near: cosine of character 5-gram counts at least `near`. Each row of the later
-    split is listed once, with its closest row of the earlier one.
-    """
-    splits = {split: read_rows(folder, split) for split in SPLITS if (Path(folder) / f"{split}.parquet").exists()}
-    pairs = []
-    for a, b in (("train", "dev"), ("train", "test"), ("dev", "test")):
-        if a in splits and b in splits:
-            pairs += _leaks_between(a, splits[a], b, splits[b], near)
-    return pairs
-
-
-def _leaks_between(a, rows_a, b, rows_b, near):
-    from sklearn.feature_extraction.text import HashingVectorizer
-
-    def asked(row):
-        return normalised(f"{row['title'] or ''} {row['text']}")
-
-    vectors = HashingVectorizer(analyzer="char_wb", ngram_range=(5, 5), alternate_sign=False)
-    earlier = vectors.transform([asked(row) for row in rows_a]).T.tocsc()
-    texts_a = [asked(row) for row in rows_a]
-    for start in range(0, len(rows_b), 500):
-        block = rows_b[start : start + 500]
-        similarity = (vectors.transform([asked(row) for row in block]) @ earlier).tocsr()
-        for index, row in enumerate(block):
-            scores = similarity[index]
-            if not scores.nnz:
-                continue
-            best = scores.indices[scores.data.argmax()]
-            value = round(min(1.0, float(scores.data.max())), 4)
-            if asked(row) == texts_a[best]:
-                yield a, b, rows_a[best]["uid"], row["uid"], "exact", 1.0
-            elif value >= near:
-                yield a, b, rows_a[best]["uid"], row["uid"], "near", value
-
-
-def check_leakage(recipe, folder, target):
-    """Write the leakage table as CSV; UserError when the config says that leakage fails the build."""
-    import csv
-
-    from moult.base.files import whole_file
-
-    pairs = find_leakage(folder, recipe["near"])
-    with whole_file(target) as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(["dataset", "split_a", "split_b", "uid_a", "uid_b", "kind", "similarity"])
-        for a, b, *uids, kind, value in pairs:
-            # An id may be of any length and hold line ends, which what reads CSV elsewhere does not take.
-            writer.writerow([recipe["name"], a, b, *(printable(uid, 1000) for uid in uids), kind, value])
-    counts = Counter((pair[0], pair[1], pair[4]) for pair in pairs)
-    for (a, b, kind), count in sorted(counts.items()):
-        logger.warning("%s: %d rows of %s stand in %s too (%s)", recipe["name"], count, b, a, kind)
-    if pairs and recipe["found"] == "fail":
-        a, b, uid_a, uid_b, kind, value = pairs[0]
-        raise UserError(
-            f"dataset {recipe['name']}: {len(pairs)} rows leak between splits, first {printable(uid_b)} ({b}) and "
-            f"{printable(uid_a)} ({a}), {kind}, {value}; "
-            "remove them from the file, or set `leakage: {found: report}`."
-        )
-    return {"pairs": len(pairs)}

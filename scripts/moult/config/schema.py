@@ -1,0 +1,30 @@
+"""The JSON schema of the config, for editors: `python -m moult.config.schema`."""
+
+from moult.config import presets
+from moult.config.entries.corpora import CORPORA
+from moult.config.experiment import Config
+
+
+def schema():
+    """Return the JSON schema of the config, for editors; `for` is allowed in every named entry."""
+    document = Config.model_json_schema()
+    kinds = [kind.__name__ for kind in CORPORA.values()]
+    for name in ("Dataset", "Endpoint", *kinds, "Model", "Suite", "Evaluation", "Rounds"):
+        document["$defs"][name]["properties"]["for"] = {
+            "type": "object",
+            "additionalProperties": {"type": "array"},
+            "description": "One entry per combination; write {axis} where its value goes.",
+        }
+    # A dataset_info.json may say the rest.
+    document["$defs"]["Dataset"]["required"] = ["name"]
+    preset = {"enum": presets.preset_names(), "description": "Settings of resources/presets; keys beside it win."}
+    for name in ("Finetune", "Optimise"):
+        document["$defs"][name]["properties"]["preset"] = preset
+    document["properties"]["$schema"] = {"type": "string"}
+    return document
+
+
+if __name__ == "__main__":
+    import json
+
+    print(json.dumps(schema(), indent=2, sort_keys=True))

@@ -1,0 +1,83 @@
+"""Rows of one split that stand in another too, exactly or nearly."""
+
+import logging
+import re
+from collections import Counter
+from pathlib import Path
+
+from moult.base.errors import UserError
+from moult.data.parquet import SPLITS, read_rows
+from moult.data.readers import printable
+
+# Raise when the same rows would now be told as leaking otherwise.
+VERSION = 2
+logger = logging.getLogger(__name__)
+
+
+def normalised(text):
+    """Return text lower-cased, punctuation dropped and spaces folded: what counts as the same wording."""
+    return " ".join(re.sub(r"[^\w\s]", " ", text.lower()).split())
+
+
+def find_leakage(folder, near):
+    """Return pairs of rows that stand in two splits: (split_a, split_b, uid_a, uid_b, kind, similarity).
+
+    Exact: equal after `normalised`. Near: cosine of character 5-gram counts at least `near`. Each row of the later
+    split is listed once, with its closest row of the earlier one.
+    """
+    splits = {split: read_rows(folder, split) for split in SPLITS if (Path(folder) / f"{split}.parquet").exists()}
+    pairs = []
+    for a, b in (("train", "dev"), ("train", "test"), ("dev", "test")):
+        if a in splits and b in splits:
+            pairs += _leaks_between(a, splits[a], b, splits[b], near)
+    return pairs
+
+
+def _leaks_between(a, rows_a, b, rows_b, near):
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    def asked(row):
+        return normalised(f"{row['title'] or ''} {row['text']}")
+
+    vectors = HashingVectorizer(analyzer="char_wb", ngram_range=(5, 5), alternate_sign=False)
+    earlier = vectors.transform([asked(row) for row in rows_a]).T.tocsc()
+    texts_a = [asked(row) for row in rows_a]
+    for start in range(0, len(rows_b), 500):
+        block = rows_b[start : start + 500]
+        similarity = (vectors.transform([asked(row) for row in block]) @ earlier).tocsr()
+        for index, row in enumerate(block):
+            scores = similarity[index]
+            if not scores.nnz:
+                continue
+            best = scores.indices[scores.data.argmax()]
+            value = round(min(1.0, float(scores.data.max())), 4)
+            if asked(row) == texts_a[best]:
+                yield a, b, rows_a[best]["uid"], row["uid"], "exact", 1.0
+            elif value >= near:
+                yield a, b, rows_a[best]["uid"], row["uid"], "near", value
+
+
+def check_leakage(recipe, folder, target):
+    """Write the leakage table as CSV; UserError when the config says that leakage fails the build."""
+    import csv
+
+    from moult.base.files import whole_file
+
+    pairs = find_leakage(folder, recipe["near"])
+    with whole_file(target) as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(["dataset", "split_a", "split_b", "uid_a", "uid_b", "kind", "similarity"])
+        for a, b, *uids, kind, value in pairs:
+            # An id may be of any length and hold line ends, which what reads CSV elsewhere does not take.
+            writer.writerow([recipe["name"], a, b, *(printable(uid, 1000) for uid in uids), kind, value])
+    counts = Counter((pair[0], pair[1], pair[4]) for pair in pairs)
+    for (a, b, kind), count in sorted(counts.items()):
+        logger.warning("%s: %d rows of %s stand in %s too (%s)", recipe["name"], count, b, a, kind)
+    if pairs and recipe["found"] == "fail":
+        a, b, uid_a, uid_b, kind, value = pairs[0]
+        raise UserError(
+            f"dataset {recipe['name']}: {len(pairs)} rows leak between splits, first {printable(uid_b)} ({b}) and "
+            f"{printable(uid_a)} ({a}), {kind}, {value}; "
+            "remove them from the file, or set `leakage: {found: report}`."
+        )
+    return {"pairs": len(pairs)}

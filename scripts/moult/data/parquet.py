@@ -1,0 +1,48 @@
+"""Prepared rows on disk: a parquet file per split."""
+
+import json
+from pathlib import Path
+
+from moult.base.errors import UserError
+
+SPLITS = ("train", "dev", "test")
+
+
+def write_parquet(path, rows, recipe, label_of):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    text = pa.string()
+    medium = [("type", text), ("path", text), ("sha256", text), ("duration_s", pa.float64())]
+    media = pa.list_(pa.struct(medium + [("frames", text)] * ("videos" in recipe)))
+    columns = ["uid", "dataset", "task", "split", "text", "context", "title", "label"]
+    fields = [(name, text) for name in columns]
+    fields += [("label_id", pa.int32()), ("media", media), ("lang", text), ("source", text), ("meta", text)]
+    ids = {label: index for index, label in enumerate(label_of.values())}
+    full = [
+        {
+            "dataset": recipe["name"],
+            "task": recipe["task"],
+            "context": None,
+            "title": None,
+            "label": None,
+            "media": None,
+            "lang": recipe["language"],
+            "label_id": ids.get(row.get("label")),
+        }
+        | row
+        | {"meta": json.dumps(row["meta"], sort_keys=True, ensure_ascii=False)}
+        for row in rows
+    ]
+    pq.write_table(pa.Table.from_pylist(full, schema=pa.schema(fields)), path, compression="zstd")
+
+
+def read_rows(folder, split):
+    """Return the rows of one split of a prepared dataset as dicts, `meta` parsed; UserError if it is not there."""
+    import pyarrow.parquet as pq
+
+    path = Path(folder) / f"{split}.parquet"
+    if not path.exists():
+        raise UserError(f"{path}: the dataset has no split {split!r}; give it a file under `files:`.")
+    rows = pq.read_table(path).to_pylist()
+    return [row | {"meta": json.loads(row["meta"])} for row in rows]

@@ -1,0 +1,1 @@
+"""Videos: fetched, decoded once, attached to rows, and read again as frames."""

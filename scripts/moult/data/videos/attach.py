@@ -1,0 +1,140 @@
+"""Videos looked up and decoded for the rows that name them; rows without a usable one are rejected."""
+
+import hashlib
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from moult.base.files import digest, sha256_file, whole_file
+from moult.data.videos.decoder import Decoder, not_a_video
+from moult.data.videos.frames import table_of
+
+logger = logging.getLogger(__name__)
+# Raise when the same file would now give other frames.
+VERSION = 1
+# Rows decoded between two places from which a killed job can go on.
+CHUNK = 64
+
+
+def video_names(row, dataset):
+    """Return the file names under which a row's video may stand: as the row says, else after its id.
+
+    MMLA's tables name no file; theirs are `<dataset>_<id>.mp4`, or the id alone where it begins with the dataset's
+    name, and an id's separators are `_` in some.
+    """
+    if row["meta"].get("video"):
+        return [row["meta"]["video"]]
+    own = row["uid"].split(":", 2)[2]
+    names = [f"{dataset}_{own}.mp4", f"{own}.mp4"]
+    return [*names, *(name.replace("$_$", "_").replace("/", "_") for name in names)]
+
+
+def find_video(folder, names):
+    """Return (path of the first of the names that is there, None), or (None, why there is none)."""
+    for name in dict.fromkeys(names):
+        # By the name alone: the files may well be links.
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            return None, "the video lies outside of the folder of videos"
+        path = Path(folder, name)
+        if path.is_file():
+            return path, None
+    return None, "the video is missing"
+
+
+def attach_videos(rows, folder, settings, dataset, scratch, wanted=None, workers=1):
+    """Return (rows with `media`, [(row, facts)] of those without a usable video, facts per file, files of frames).
+
+    Rows are taken in their order until `wanted` have a video (None: all). Files are decoded by `workers` processes in
+    chunks, each an Arrow file in `scratch` that a later call with the same scratch finds again. A row's media is its
+    video: file name, SHA-256, duration in seconds, and `frames`, the digest of what was sampled, by which the frames
+    are found (see `Frames`).
+    """
+    wanted = len(rows) if wanted is None else wanted
+    # Beside frames of files that were changed since, nothing goes on.
+    scratch = Path(scratch) / _listing(folder)
+    chunk = max(1, min(CHUNK, wanted))
+    kept, rejects, listed, files, split = [], [], [], [], rows[0]["split"]
+    decoders = [Decoder() for _ in range(workers)]
+    idle = list(decoders)
+    with ThreadPoolExecutor(workers) as pool:
+
+        def decoded(row):
+            decoder = idle.pop()
+            try:
+                return _decoded(row, folder, settings, dataset, decoder)
+            finally:
+                idle.append(decoder)
+
+        try:
+            for start in range(0, len(rows), chunk):
+                if len(kept) >= wanted:
+                    break
+                part = rows[start : start + chunk]
+                file = scratch / f"{split}-{start // chunk:05d}.arrow"
+                if not file.exists():
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    _write_chunk(file, list(pool.map(decoded, part)))
+                files.append(file)
+                found = table_of(file).drop_columns(["jpeg"]).to_pylist()
+                for row, facts in zip(part, found, strict=True):
+                    listed.append({key: value for key, value in facts.items() if value is not None})
+                    if facts["reason"]:
+                        rejects.append((row, facts))
+                    elif len(kept) < wanted:
+                        kept.append(row | {"media": [_medium(facts)]})
+                logger.info("videos: %d of %d rows, %d rejected", start + len(part), len(rows), len(rejects))
+        finally:
+            for decoder in decoders:
+                decoder.close()
+    return kept, rejects, listed, files
+
+
+def _listing(folder):
+    """Return a digest of names, sizes and times of the files of a folder."""
+    files = (path for path in sorted(Path(folder).rglob("*")) if path.is_file())
+    return digest([(path.as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files])[:16]
+
+
+def _medium(facts):
+    return {
+        "type": "video",
+        "path": facts["video"],
+        "sha256": facts["sha256"],
+        "duration_s": facts["seconds"],
+        "frames": facts["digest"],
+    }
+
+
+def _decoded(row, folder, settings, dataset, decoder):
+    """Return what an Arrow file keeps of one row's video: facts, and frames or the reason why there are none."""
+    names = video_names(row, dataset)
+    path, reason = find_video(folder, names)
+    result = {"uid": row["uid"], "video": path.relative_to(folder).as_posix() if path else names[0], "reason": reason}
+    if reason:
+        return result
+    result |= {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+    if wrong := not_a_video(path):
+        return result | {"reason": f"the video {wrong}"}
+    try:
+        facts, packed = decoder(path, settings)
+    except ValueError as error:
+        return result | {"reason": f"the video {error}"}
+    seen = digest([[hashlib.sha256(one).hexdigest() for one in packed], settings["multiple"]])
+    return result | facts | {"digest": seen, "jpeg": packed}
+
+
+def _schema():
+    import pyarrow as pa
+
+    texts = [(name, pa.string()) for name in ("uid", "video", "reason", "sha256", "digest")]
+    whole = [(name, pa.int64()) for name in ("bytes", "frames", "height", "width")]
+    rates = [(name, pa.float64()) for name in ("seconds", "fps")]
+    return pa.schema([*texts, *whole, *rates, ("sampled", pa.list_(pa.int64())), ("jpeg", pa.list_(pa.binary()))])
+
+
+def _write_chunk(path, results):
+    import pyarrow as pa
+
+    table = pa.Table.from_pylist(results, schema=_schema())
+    with whole_file(path, "wb") as handle, pa.ipc.new_file(handle, table.schema) as writer:
+        writer.write_table(table)

@@ -1,0 +1,171 @@
+"""Scores of label predictions, published values beside them, and paired differences."""
+
+import csv
+import functools
+from collections import Counter
+
+from moult.base.files import read_json, read_jsonl
+from moult.config.entries.evaluations import REFERENCE
+from moult.evaluation import metrics
+
+# Raise when the same predictions would now be scored or tabulated otherwise.
+VERSION = 2
+# Who published: each has a column, and one for what ours is more.
+SOURCES = ("paper", "reproduction")
+COLUMNS = "model suite dataset task method metric value n ci_low ci_high".split()
+COLUMNS += [column for source in SOURCES for column in (source, f"{source}_delta")] + ["limit"]
+DIFFERENCES = "suite model against dataset method difference ci_low ci_high p_mcnemar n".split()
+
+
+def majority_label(folder):
+    """Return the most frequent label of the train split (ties: the first in the label set), or None without one."""
+    profile = read_json(f"{folder}/profile.json")["splits"].get("train")
+    if not profile:
+        return None
+    labels = read_json(f"{folder}/labels.json")["labels"]
+    return max(labels, key=lambda label: profile["labels"].get(label, 0))
+
+
+def answers_of(measured, predictions):
+    """Return dataset → the prediction rows that count there: those of the model that answers for it.
+
+    measured: dataset → model; predictions: rows of these models, which may hold other datasets too.
+    """
+    found = {dataset: [] for dataset in measured}
+    for row in predictions:
+        if measured.get(row["dataset"]) == row["model"]:
+            found[row["dataset"]].append(row)
+    return found
+
+
+class Published:
+    """The published values of one model and setting, by source: read per dataset, means over the very same datasets."""
+
+    def __init__(self, reference):
+        """Read the table of a `config.Reference`, as a dict; None is a table without rows."""
+        rows = []
+        if reference:
+            with open(REFERENCE / f"{reference['table']}.csv", encoding="utf-8", newline="") as handle:
+                rows = list(csv.DictReader(handle))
+        self.sizes = {row["dataset"]: int(row["n"]) for row in rows}
+        rows = [row for row in rows if all(row[key] == reference[key] for key in ("model", "setting"))]
+        self.values = {(row["source"], row["dataset"], row["metric"]): float(row["value"]) for row in rows}
+        self.tested = {(row["source"], row["dataset"], row["metric"]): int(row["n"]) for row in rows}
+
+    def of(self, source, dataset, metric):
+        """Return the value that a source published for a dataset, None without one."""
+        return self.values.get((source, dataset, metric))
+
+    def mean(self, source, mean, metric, datasets):
+        """Return a source's `mean` or `weighted_mean` over these datasets, None where it lacks one of them.
+
+        As printed, where it was printed over as many test rows as these datasets have; else computed from its values.
+        """
+        import numpy as np
+
+        sizes = [self.sizes.get(dataset, 0) for dataset in datasets]
+        if all(sizes) and self.tested.get((source, mean, metric)) == sum(sizes):
+            return self.values[source, mean, metric]
+        values = [self.of(source, dataset, metric) for dataset in datasets]
+        if None in values:
+            return None
+        return float(np.average(values, weights=sizes if mean == "weighted_mean" else None))
+
+
+def score_labels(recipe, predictions, folders):
+    """Return score rows (see COLUMNS) of one model or setting under one suite.
+
+    Per dataset and method: accuracy, macro and weighted precision, recall and F1 over the whole label set, rates of
+    unknown, multi and error answers, and the majority label's accuracy; then both means over the suite's datasets,
+    plain and weighted by n. Intervals are 95% bootstrap percentiles over rows. Beside what was generated stand the
+    published values of the same datasets, and means over them alone.
+
+    recipe: suite, model, datasets (dataset → the model that answers), methods, reference, limit, seed.
+    """
+    # A smoke run's few rows have no published value to stand beside.
+    published = Published(None if recipe["limit"] else recipe["reference"])
+    answers = answers_of(recipe["datasets"], predictions)
+    rows = []
+    for method in recipe["methods"]:
+        scored, tasks = [], []
+        beside = published if method == "generate" else Published(None)
+        for name in recipe["datasets"]:
+            label_set = read_json(f"{folders[name]}/labels.json")
+            mine = [row for row in answers[name] if row["method"] == method]
+            result = metrics.label_metrics(
+                [row["gold"] for row in mine],
+                [row["pred"] for row in mine],
+                label_set["labels"],
+                recipe["seed"],
+            )
+            statuses = Counter(row["status"] for row in mine)
+            for status in ("unknown", "multi", "error"):
+                result[f"{status}_rate"] = metrics.share(statuses[status], len(mine))
+            if majority := majority_label(folders[name]):
+                result["majority_accuracy"] = metrics.share(sum(row["gold"] == majority for row in mine), len(mine))
+            scored.append((len(mine), result))
+            tasks.append(label_set["dataset"])
+            place = {"dataset": name, "task": label_set["task"], "method": method, "n": len(mine)}
+            rows += _long(place, result, functools.partial(beside.of, dataset=label_set["dataset"]))
+        for mean, weights in (("mean", None), ("weighted_mean", [n for n, _ in scored])):
+            place = {"dataset": mean, "task": "", "method": method, "n": sum(n for n, _ in scored)}
+            means = metrics.mean_of([result for _, result in scored], weights)
+            rows += _long(place, means, functools.partial(beside.mean, mean=mean, datasets=tasks))
+    shared = {"model": recipe["model"], "suite": recipe["suite"], "limit": recipe["limit"]}
+    return [{column: (shared | row).get(column) for column in COLUMNS} for row in rows]
+
+
+def _long(place, result, published):
+    for metric, estimate in result.items():
+        row = place | {"metric": metric} | estimate.as_row()
+        for source in SOURCES:
+            value = published(source, metric=metric)
+            if value is not None:
+                row |= {source: round(value, 6), f"{source}_delta": round(estimate.value - value, 6)}
+        yield row
+
+
+def confusion_tables(recipe, predictions, labels):
+    """Return {dataset, method, labels, counts} per dataset and method; counts are those of `metrics.confusion`.
+
+    recipe: datasets (dataset → the model that answers), methods. labels: dataset → its label set.
+    """
+    answers = answers_of(recipe["datasets"], predictions)
+    tables = []
+    for dataset, names in labels.items():
+        for method in recipe["methods"]:
+            mine = [row for row in answers[dataset] if row["method"] == method]
+            counts = metrics.confusion([row["gold"] for row in mine], [row["pred"] for row in mine], names).tolist()
+            tables.append({"dataset": dataset, "method": method, "labels": names, "counts": counts})
+    return tables
+
+
+def differences(recipe, predictions):
+    """Return paired accuracy differences of each model or setting against those that its evaluation names.
+
+    recipe: pairs [suite, name, against], measured [suite, name, dataset → model], seed. predictions: (suite, model) →
+    path of the predictions. Columns: suite, model, against, dataset, method, difference, ci_low, ci_high, p_mcnemar, n.
+    """
+    models_of = {(suite, name): model_of for suite, name, model_of in recipe["measured"]}
+    rows = []
+    for suite, model, against in recipe["pairs"]:
+        if (suite, model) not in models_of:
+            continue
+        ours, theirs = (_correct(models_of[suite, name], suite, predictions) for name in (model, against))
+        for dataset, method in dict.fromkeys((key[1], key[2]) for key in ours):
+            keys = [key for key in ours if key[1:] == (dataset, method)]
+            pairs = [(ours[key], theirs[key]) for key in keys]
+            place = {"suite": suite, "model": model, "against": against, "dataset": dataset, "method": method}
+            rows.append(place | metrics.paired_difference(pairs, recipe["seed"]) | {"n": len(pairs)})
+    return rows
+
+
+def _correct(model_of, suite, predictions):
+    """Return (uid, dataset, method) → whether it was right, of a model or setting."""
+    rows = [row for model in dict.fromkeys(model_of.values()) for row in read_jsonl(predictions[suite, model])]
+    answers = answers_of(model_of, rows)
+    return {
+        (row["uid"], dataset, row["method"]): row["pred"] == row["gold"]
+        for dataset in answers
+        for row in answers[dataset]
+    }

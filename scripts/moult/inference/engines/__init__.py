@@ -1,0 +1,1 @@
+"""Engines: models of this build that answer chats and score labels."""

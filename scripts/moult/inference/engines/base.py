@@ -1,0 +1,131 @@
+"""What the engines share: the batch plan, prompts as tokens, answers out of tokens."""
+
+import logging
+import time
+from pathlib import Path
+
+from moult.base.errors import UserError
+from moult.base.files import digest, read_json
+from moult.data.prompts import videos_of
+from moult.inference.requests import Answer
+from moult.inference.tokens import end_of_turn_id, prompt_ids
+from moult.weights.fetch import check_model_folder
+
+# Raise when the same request would now be answered differently.
+VERSION = 1
+logger = logging.getLogger(__name__)
+
+
+class Engine:
+    """What the engines share: prompts' tokens, the batch plan, and the form of what they yield.
+
+    An engine has `tokenizer`, `limit` (tokens of prompt and answer together), `batch_size`, and two methods that
+    take one batch: `_complete(prompts, requests)` → per row (new token ids, None or why it failed), and
+    `_score(prompts, labels, requests)` → per row one log-likelihood per label. Prompts and labels are lists of token
+    ids; a prompt holds as many placeholders for a video as the model has embeddings for it. `vision` is there when
+    requests may show videos.
+    """
+
+    vision = None
+
+    def __init__(self, folder):
+        from transformers import AutoTokenizer
+
+        folder = Path(folder)
+        check_model_folder(folder)
+        if not (folder / "config.json").exists():
+            raise UserError(f"{folder}: is an adapter without its base; fold it into the base first.")
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.end_of_turn = end_of_turn_id(self.tokenizer)
+        declared = folder / "generation_config.json"
+        ends = read_json(declared).get("eos_token_id") if declared.exists() else None
+        ends = ends if isinstance(ends, list) else [ends]
+        self.stops = sorted({self.end_of_turn, self.tokenizer.eos_token_id, *ends} - {None})
+
+    def _prompt(self, request):
+        ids, videos = prompt_ids(self.tokenizer, list(request.messages)), videos_of(request.messages)
+        return self.vision.expand(ids, videos) if videos else ids
+
+    def answer(self, requests, missing=None):
+        """Yield lists of (index, Answer), a batch at a time, of the `missing` requests (default: all).
+
+        The batches are planned over all requests, whatever their order and whichever are missing. Token counts
+        include the token that ended the turn. A request that does not fit into the model is an Answer with an error.
+        """
+        prompts = [self._prompt(request) for request in requests]
+        room = [request.sampling.max_tokens for request in requests]
+
+        def work(rows):
+            done = self._complete([prompts[row] for row in rows], [requests[row] for row in rows])
+            answers = [self._answer(prompts[row], *completion) for row, completion in zip(rows, done, strict=True)]
+            return answers, sum(answer.completion_tokens for answer in answers)
+
+        yield from self._in_batches(requests, prompts, room, missing, work)
+
+    def label_logprobs(self, requests, missing=None):
+        """Yield lists of (index, one log-likelihood per label), planned and chosen as by `answer`.
+
+        It is the exact sum of natural log-probabilities of the label's tokens and the end of turn, given the chat.
+        A request that does not fit into the model is an Answer with an error.
+        """
+        prompts = [self._prompt(request) for request in requests]
+        labels = [[self._label_ids(label) for label in request.labels] for request in requests]
+        room = [max(map(len, ids)) for ids in labels]
+
+        def work(rows):
+            scores = self._score(*([values[row] for row in rows] for values in (prompts, labels, requests)))
+            return scores, sum(len(prompts[row]) + sum(map(len, labels[row])) for row in rows)
+
+        yield from self._in_batches(requests, prompts, room, missing, work)
+
+    def _label_ids(self, label):
+        """Return the tokens of a label as training sees them: control tokens spelt out, then the end of turn."""
+        ids = self.tokenizer(label, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return [*ids, self.end_of_turn]
+
+    def _in_batches(self, requests, prompts, room, missing, work):
+        missing = set(range(len(requests)) if missing is None else missing)
+        fitting = [row for row in range(len(requests)) if len(prompts[row]) + room[row] <= self.limit]
+        refused = sorted(missing.difference(fitting))
+        if refused:
+            yield [(row, self._refusal(prompts[row], room[row])) for row in refused]
+        # Longest first: what needs too much memory fails at once.
+        plan = sorted(fitting, key=lambda row: (-len(prompts[row]), digest(requests[row].as_dict())))
+        begun = spoken = time.monotonic()
+        done, tokens, wanted = 0, 0, len(missing) - len(refused)
+        for batch in self._batches(requests, plan):
+            rows = [row for row in batch if row in missing]
+            if not rows:
+                continue
+            values, spent = work(rows)
+            done, tokens, now = done + len(rows), tokens + spent, time.monotonic()
+            if now - spoken > 10 or done == wanted:
+                logger.info("%d of %d rows, %.0f tokens/s", done, wanted, tokens / (now - begun))
+                spoken = now
+            yield list(zip(rows, values, strict=True))
+
+    def _batches(self, requests, plan):
+        """Yield the rows of a plan, a batch at a time: of one way to search, a beam counting as a row."""
+        ways = {}
+        for row in plan:
+            sampling = getattr(requests[row], "sampling", None)
+            searched = sampling and sampling.beams > 1
+            way = (sampling.beams, sampling.length_penalty, sampling.max_tokens) if searched else (1,)
+            ways.setdefault(way, []).append(row)
+        for (beams, *_), rows in ways.items():
+            size = max(1, self.batch_size // beams)
+            for start in range(0, len(rows), size):
+                yield rows[start : start + size]
+
+    def _refusal(self, prompt, room):
+        reason = f"a prompt of {len(prompt)} tokens leaves no room for {room} more in the model's {self.limit}"
+        return Answer("", "error", prompt_tokens=len(prompt), error=reason)
+
+    def _answer(self, prompt, ids, error):
+        """Return the Answer to a prompt from its new tokens, which may go on after the one that ended the turn."""
+        end = next((place for place, token in enumerate(ids) if token in self.stops), None)
+        counts = {"prompt_tokens": len(prompt), "completion_tokens": len(ids) if end is None else end + 1}
+        if error:
+            return Answer("", "error", error=error, **counts)
+        text = self.tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
+        return Answer(text, "length" if end is None else "stop", **counts)

@@ -1,0 +1,192 @@
+"""Hugging Face transformers as an engine, on the CPU or on one GPU."""
+
+import inspect
+import json
+import math
+
+from moult.base.errors import UserError
+from moult.base.lean_imports import without, without_compiler
+from moult.data.prompts import videos_of
+from moult.inference.engines.base import Engine
+from moult.inference.engines.sampling import TokenChooser
+from moult.inference.vision import auto_class
+
+
+class TransformersEngine(Engine):
+    """Hugging Face transformers on the CPU, or on the one CUDA device that the job sees."""
+
+    def __init__(self, folder, dtype, batch_size, threads):
+        import torch
+
+        with without("scipy", "torch_distributed"), without_compiler():
+            import transformers.masking_utils
+            import transformers.modeling_utils
+        from transformers import GenerationConfig
+
+        super().__init__(folder)
+        torch.set_num_threads(threads)
+        transformers.logging.disable_progress_bar()
+        with without_compiler():
+            model = auto_class(folder).from_pretrained(
+                folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True
+            )
+        # generate() fills what a request leaves open from here: the model's own sampling must not leak in.
+        model.generation_config = GenerationConfig()
+        self.model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        self.config = model.config.get_text_config()
+        self.batch_size = batch_size
+        self.limit = getattr(self.config, "max_position_embeddings", None) or math.inf
+        self.pad = self.stops[0] if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
+        self.grammar_tokenizer = None
+
+    def _complete(self, prompts, requests):
+        import torch
+        from transformers import GenerationConfig
+
+        width = max(map(len, prompts))
+        ids = torch.tensor([[self.pad] * (width - len(prompt)) + prompt for prompt in prompts])
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        room = torch.tensor([request.sampling.max_tokens for request in requests], device=self.model.device)
+        matchers = [self._matcher(request) for request in requests]
+        # The batches have one way to search.
+        sampling = requests[0].sampling
+        choosing = {"logits_processor": [TokenChooser(requests, matchers, self.stops, width)]}
+        choosing["stopping_criteria"] = [lambda ids, _: ids.shape[1] - width >= room]
+        searching = {"num_beams": sampling.beams, "length_penalty": sampling.length_penalty}
+        settings = GenerationConfig(
+            max_new_tokens=int(room.max()),
+            do_sample=False,
+            eos_token_id=self.stops,
+            pad_token_id=self.pad,
+            **(searching if sampling.beams > 1 else {}),
+        )
+        with torch.inference_mode():
+            out = self.model.generate(
+                ids.to(self.model.device),
+                **self._seen(ids, requests),
+                attention_mask=mask.to(self.model.device),
+                generation_config=settings,
+                **({} if sampling.beams > 1 else choosing),
+            )
+        failed = [matcher.get_error() if matcher else "" for matcher in matchers]
+        return [
+            (row[width : width + request.sampling.max_tokens], f"structured output: {error}" if error else None)
+            for row, request, error in zip(out.tolist(), requests, failed, strict=True)
+        ]
+
+    def _seen(self, ids, requests):
+        """Return what the model takes beside the tokens: the videos of the requests."""
+        if self.vision is None:
+            return {}
+        inputs = self.vision.inputs(ids, [videos_of(request.messages) for request in requests])
+        return {name: value.to(self.model.device) for name, value in inputs.items()}
+
+    def _matcher(self, request):
+        """Return what knows the tokens that may follow in a structured answer, None for a free one."""
+        if request.schema is None and request.choices is None:
+            return None
+        if request.sampling.beams > 1:
+            raise UserError("beam search enforces no structure: ask with beams 1.")
+        import llguidance
+        import llguidance.hf
+
+        if self.grammar_tokenizer is None:
+            size = max(len(self.tokenizer), self.config.vocab_size)
+            self.grammar_tokenizer = llguidance.hf.from_tokenizer(self.tokenizer, n_vocab=size, eos_token=self.stops)
+        if request.choices is not None:
+            words = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in request.choices)
+            grammar = llguidance.LLMatcher.grammar_from_lark(f"start: {words}")
+        else:
+            # As json.dumps writes: a weak model that may put blanks anywhere can put them for ever.
+            style = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+            grammar = llguidance.LLMatcher.grammar_from_json_schema(request.schema, overrides=style)
+        matcher = llguidance.LLMatcher(self.grammar_tokenizer, grammar, log_level=0)
+        if matcher.is_error():
+            wanted = request.schema if request.choices is None else request.choices
+            raise UserError(f"structure {wanted} cannot be enforced ({matcher.get_error()}); write it more simply.")
+        return matcher
+
+    def _score(self, prompts, labels, requests):
+        """Score all labels of a batch in one forward pass: each stands behind the prompt and sees it and itself."""
+        import torch
+
+        self._check_tree_mask()
+        # Prompts end and labels begin at column `width`, so one slice of logits serves all rows. The last token of
+        # a label, the end of turn, is predicted and never read.
+        width = max(map(len, prompts))
+        length = width + max(sum(len(label) - 1 for label in row) for row in labels)
+        rows = []
+        for prompt, row in zip(prompts, labels, strict=True):
+            left = [0] * (width - len(prompt))
+            ids = [self.pad for _ in left] + prompt
+            positions = left + list(range(len(prompt)))
+            owners = left + [1] * len(prompt)  # 0 is padding, 1 the prompt, each label has its own number
+            for number, label in enumerate(row, start=2):
+                ids += label[:-1]
+                positions += range(len(prompt), len(prompt) + len(label) - 1)
+                owners += [number] * (len(label) - 1)
+            right = [0] * (length - len(ids))
+            rows.append([ids + [self.pad for _ in right], positions + right, owners + right])
+        ids, positions, owners = torch.tensor(rows, device=self.model.device).unbind(1)
+        seen = self._seen(ids, requests)
+        with torch.inference_mode():
+            logits = self.model(
+                ids,
+                **seen,
+                attention_mask=self._tree_mask(positions, owners),
+                position_ids=self._spread(positions, ids, owners, seen) if seen else positions,
+                logits_to_keep=length - width + 1,
+                use_cache=False,
+            ).logits
+            return [self._label_sums(table, row) for table, row in zip(logits, labels, strict=True)]
+
+    def _spread(self, positions, ids, owners, seen):
+        """Return positions in time, height and width (3, rows, length) of a batch that shows videos.
+
+        M-RoPE (Wang et al. 2024, arXiv 2409.12191): a video takes fewer positions than tokens, so each label moves
+        by as much as its prompt does.
+        """
+        prompt = (owners == 1).long()
+        spread, moved = self.model.model.get_rope_index(
+            ids, seen["mm_token_type_ids"], video_grid_thw=seen["video_grid_thw"], attention_mask=prompt
+        )
+        return spread.where(owners == 1, positions + moved * (owners > 1))
+
+    def _check_tree_mask(self):
+        recurrent = self.model._is_stateful or not set(self._layer_kinds()) <= {"full_attention", "sliding_attention"}
+        if recurrent or "position_ids" not in inspect.signature(self.model.forward).parameters:
+            raise UserError(
+                f"{self.config.model_type}: labels cannot be scored by likelihood with a model that is not attention "
+                "over positions alone; use the method generate."
+            )
+
+    def _layer_kinds(self):
+        sliding = getattr(self.config, "sliding_window", None)
+        return getattr(self.config, "layer_types", None) or ["sliding_attention" if sliding else "full_attention"]
+
+    def _tree_mask(self, positions, owners):
+        """Return what is added to attention scores, (rows, 1, queries, keys), by kind of layer where there are two."""
+        import torch
+
+        own = owners[:, :, None] == owners[:, None, :]
+        seen = (own | (owners[:, None, :] == 1)).tril()
+        masks = {"full_attention": seen}
+        if window := getattr(self.config, "sliding_window", None):
+            masks["sliding_attention"] = seen & (positions[:, :, None] - positions[:, None, :] < window)
+        dtype = self.model.dtype
+        masks = {
+            kind: torch.zeros_like(masks[kind], dtype=dtype).masked_fill(~masks[kind], torch.finfo(dtype).min)[:, None]
+            for kind in set(self._layer_kinds())
+        }
+        return masks if len(masks) > 1 else masks.popitem()[1]
+
+    def _label_sums(self, logits, labels):
+        """Return the log-likelihoods of a row's labels from the logits behind its prompt and all labels' tokens."""
+        logits = logits[: 1 + sum(len(label) - 1 for label in labels)].float()
+        norms = logits.logsumexp(-1)
+        sums, place = [], 1
+        for label in labels:
+            columns = [0, *range(place, place + len(label) - 1)]
+            place += len(label) - 1
+            sums.append((logits[columns, label] - norms[columns]).double().sum().item())
+        return sums

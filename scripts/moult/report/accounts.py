@@ -1,0 +1,119 @@
+"""What became of rows, what was paid, how training went."""
+
+import base64
+from collections import Counter
+
+from moult.base.files import read_csv, read_json, read_jsonl
+from moult.report import plots
+from moult.report.lineage import in_order
+
+# Rules whose artefacts hold train.json and loss.csv.
+TRAINERS = ("finetune_lora", "finetune_full", "optimise_lora", "optimise_full")
+SAMPLES = 3
+
+
+def dataset_entry(one, leaks, root):
+    """Return a dataset's profile with its leakage counts, (split, split, kind) → pairs, and some frames of videos."""
+    labels = (one["recipe"]["label_set"] or {"labels": []})["labels"]
+    found = Counter((row["split_a"], row["split_b"], row["kind"]) for row in leaks.get(one["name"], []))
+    entry = {"name": one["name"], "key": one["key"], "labels": labels, "leaks": sorted(found.items())}
+    sheet = root / one["key"] / "frames.jpg"
+    if sheet.exists():
+        entry |= {"sampled": one["recipe"]["videos"], "sheet": base64.b64encode(sheet.read_bytes()).decode()}
+    return entry | {"splits": in_order(one["facts"]["splits"]), "dev": one["facts"]["dev"]}
+
+
+def corpus_entry(one, root):
+    """Return a corpus' usage, rejects, rows per split, and its first rows."""
+    path = root / one["key"]
+    rows = read_jsonl(f"{path}.jsonl")
+    return {
+        "name": one["name"],
+        "key": one["key"],
+        "rule": one["rule"],
+        "url": one["recipe"]["endpoint"].get("url") or one["recipe"].get("judge", {}).get("url"),
+        "usage": read_json(f"{path}.usage.json"),
+        "rejects": Counter(row["reason"] for row in read_jsonl(f"{path}.rejects.jsonl")),
+        "splits": in_order(Counter(row["split"] for row in rows)),
+        "samples": [row | _answers_of(row) for row in rows[:SAMPLES]],
+    }
+
+
+def judging_cost(one, root):
+    """Return what the judgements of one model took, as a corpus' entry says it."""
+    url = one["recipe"]["endpoint"].get("url")
+    return {"name": one["name"], "key": one["key"], "url": url, "usage": read_json(root / f"{one['key']}.usage.json")}
+
+
+def judged_entry(suite, made, root):
+    """Return whether a judged suite compares models or corpora, and its first judgements."""
+    mine = [one for one in made.values() if one["kind"] == "judgements" and one["name"].split("/")[0] == suite]
+    corpora = any(parent.startswith("corpora/") for one in mine for parent in one["parents"])
+    rows = [row for one in mine for row in read_jsonl(root / f"{one['key']}.jsonl") if row["status"] == "ok"]
+    return {"kind": "corpora" if corpora else "models", "samples": rows[:SAMPLES]}
+
+
+def _answers_of(row):
+    """Return the texts of a pair by side; nothing of a row that is none."""
+    return {side: row[side][0]["content"] for side in ("chosen", "rejected") if side in row}
+
+
+def loss_entry(one, root):
+    """Return what training an adapter or a model came to, with the picture of its losses."""
+    rows = read_csv(root / one["key"] / "loss.csv")
+    picture = plots.draw_losses(rows, one["facts"]["best_step"])
+    ends = [float(row["loss"]) for row in rows if row["split"] == "train"]
+    return {"name": one["name"], "key": one["key"], "picture": picture, "ends": (ends[0], ends[-1]), **one["facts"]}
+
+
+def total_cost(costs):
+    """Return the sum of what all jobs that ask took; `unknown` counts those whose price is not known."""
+    usages = [one["usage"] for one in costs]
+    totals = {
+        key: sum(usage[key] for usage in usages) for key in ("calls", "failed", "prompt_tokens", "completion_tokens")
+    }
+    totals["cost_usd"] = sum(usage["cost_usd"] or 0 for usage in usages)
+    return totals | {"unknown": sum(usage["cost_usd"] is None for usage in usages)}
+
+
+def row_accounts(made, corpora, root):
+    """Return where every row went, per dataset, corpus and training; `missing` counts those that nothing explains."""
+    datasets = [one for one in made.values() if one["kind"] == "datasets"]
+    given_by = {corpus["key"]: corpus["splits"] for corpus in corpora}
+    given_by |= {one["key"]: {split: at["rows"] for split, at in one["facts"]["splits"].items()} for one in datasets}
+    accounts = []
+    for one in datasets:
+        splits = one["facts"]["splits"].values()
+        unused = sum(split["left_out_by_limit"] for split in splits)
+        given = sum(one["facts"]["rows_in"].values())
+        reasons = Counter(row["reason"] for row in read_jsonl(root / one["key"] / "rejects.jsonl"))
+        accounts.append(_account(one, given, sum(given_by[one["key"]].values()), reasons, unused))
+    for corpus in corpora:
+        one = made[corpus["key"]]
+        # A pair takes several calls.
+        given = one["facts"].get("rows_in", corpus["usage"]["calls"])
+        accounts.append(_account(one, given, one["facts"]["rows"], corpus["rejects"]))
+    for one in made.values():
+        if one["kind"] in ("answers", "judgements"):
+            rows = read_jsonl(root / f"{one['key']}.jsonl")
+            reasons = Counter(_failure(row) for row in rows if row["status"] != "ok")
+            accounts.append(_account(one, len(rows), sum(row["status"] == "ok" for row in rows), reasons))
+        if one["rule"] in TRAINERS:
+            sources = [parent for parent in one["parents"] if parent in given_by]
+            given = sum(given_by[source].get(split, 0) for source in sources for split in ("train", "dev"))
+            kept = one["facts"]["n_train"] + one["facts"]["n_dev"]
+            reasons = Counter(row["reason"] for row in one["facts"]["dropped"])
+            accounts.append(_account(one, given, kept, reasons))
+    return accounts
+
+
+def _failure(row):
+    """Return why an answer cannot be judged, or a judgement not be scored."""
+    return "not in the form that was asked for" if row["status"] == "unknown" else row.get("reason") or row["raw"]
+
+
+def _account(one, given, kept, reasons, unused=0):
+    rejected = sum(reasons.values())
+    account = {"key": one["key"], "name": one["name"], "kind": one["kind"], "given": given, "kept": kept}
+    account |= {"unused": unused, "rejected": rejected, "missing": given - kept - unused - rejected}
+    return account | {"reasons": sorted(reasons.items(), key=lambda one: -one[1])}
