@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 from moult.base.errors import UserError  # noqa: E402
 from moult.base.files import read_json, read_jsonl  # noqa: E402
-from moult.data.parquet import SPLITS, read_rows
+from moult.data.fields import SPLITS
+from moult.data.parquet import read_rows
 from moult.data.prepare import prepare_dataset  # noqa: E402
 from moult.data.readers import LINE_END, read_raw  # noqa: E402
 

@@ -9,7 +9,8 @@ from moult.data.prepare import prepare_dataset
 from moult.data.prompts import load_template
 from moult.evaluation import scores as label_scores
 from moult.evaluation.labels import predict_labels
-from moult.evaluation.scores import COLUMNS, DIFFERENCES, Published, differences, score_labels
+from moult.evaluation.published import Published
+from moult.evaluation.scores import COLUMNS, DIFFERENCES, differences, score_labels
 from moult.inference.engines import loading
 
 LABELS = {"dataset": "MOSI", "task": "sentiment", "task_words": "sentiment", "language": "en"}

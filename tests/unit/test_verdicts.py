@@ -4,7 +4,7 @@ import csv
 
 import pytest
 from moult.base.files import write_jsonl
-from moult.evaluation import pairwise
+from moult.evaluation import published
 from moult.evaluation.pairwise import differences, score_judgements
 
 CRITERIA = ["accuracy", "coherence"]
@@ -119,7 +119,7 @@ def test_the_published_values_are_those_of_the_readme():
     printed = {"LLaMA3": [21.3, 27.8, 25.6, 19.9, 17.8, 5.02, 78.7, 72.2, 74.4, 80.1, 82.2, 9.17]}
     printed["Qwen2"] = [31.6, 36.5, 39.7, 36.5, 32.9, 6.88, 68.4, 63.5, 60.3, 63.5, 63.5, 9.28]
     columns = ["accuracy", "completeness", "relevance", "coherence", "reliability", "overall"]
-    with open(pairwise.REFERENCE / "meteor.csv") as handle:
+    with open(published.REFERENCE / "meteor.csv") as handle:
         found = {(row["model"], row["setting"], row["criterion"]): row for row in csv.DictReader(handle)}
     assert len(found) == 24
     for model, values in printed.items():

@@ -6,12 +6,12 @@ from functools import cached_property
 
 from pydantic import Field
 
+from moult.base.section import Name, Section
 from moult.config import checks
 from moult.config.entries.corpora import Corpus, Endpoint, Rounds
 from moult.config.entries.datasets import Dataset
 from moult.config.entries.evaluations import Evaluation, Suite
 from moult.config.entries.models import Compute, Model
-from moult.config.entries.section import Name, Section
 from moult.config.expansion import LISTS
 
 

@@ -1,9 +1,9 @@
 """What pydantic says of a config, in sentences."""
 
 from moult.base.errors import nearest
+from moult.base.section import Section
 from moult.config.entries.corpora import CORPORA, Distilled
 from moult.config.entries.models import Finetune, Optimise
-from moult.config.entries.section import Section
 from moult.config.experiment import Config
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from moult.base.errors import UserError
 from moult.base.files import read_json, whole_directory, whole_file, write_json
 from moult.data.examples import training_examples
+from moult.data.fields import SPLITS
 from moult.data.formats.llamafactory import MEDIA, SPELLING, TAGS
-from moult.data.parquet import SPLITS, read_rows
+from moult.data.parquet import read_rows
 from moult.data.prompts import texts_of, videos_of
 
 # Raise when the same rows would now be exported otherwise.

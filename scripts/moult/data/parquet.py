@@ -5,8 +5,6 @@ from pathlib import Path
 
 from moult.base.errors import UserError
 
-SPLITS = ("train", "dev", "test")
-
 
 def write_parquet(path, rows, recipe, label_of):
     import pyarrow as pa

@@ -1,6 +1,6 @@
 """Standings: score tables as a reader wants them: models by datasets, who leads, and whether that is clear."""
 
-from moult.evaluation.scores import SOURCES
+from moult.evaluation.published import SOURCES
 
 # What the rows of a suite end with: its means over the datasets.
 MEANS = ("mean", "weighted_mean")

@@ -3,8 +3,8 @@
 import csv
 
 from moult.base.files import read_jsonl
-from moult.config.entries.evaluations import REFERENCE
 from moult.evaluation import metrics
+from moult.evaluation.published import REFERENCE
 from moult.evaluation.scores import COLUMNS
 
 # Raise when the same judgements would now be scored otherwise.

@@ -1,17 +1,14 @@
 """Scores of label predictions, published values beside them, and paired differences."""
 
-import csv
 import functools
 from collections import Counter
 
 from moult.base.files import read_json, read_jsonl
-from moult.config.entries.evaluations import REFERENCE
 from moult.evaluation import metrics
+from moult.evaluation.published import SOURCES, Published
 
 # Raise when the same predictions would now be scored or tabulated otherwise.
 VERSION = 2
-# Who published: each has a column, and one for what ours is more.
-SOURCES = ("paper", "reproduction")
 COLUMNS = "model suite dataset task method metric value n ci_low ci_high".split()
 COLUMNS += [column for source in SOURCES for column in (source, f"{source}_delta")] + ["limit"]
 DIFFERENCES = "suite model against dataset method difference ci_low ci_high p_mcnemar n".split()
@@ -36,40 +33,6 @@ def answers_of(measured, predictions):
         if measured.get(row["dataset"]) == row["model"]:
             found[row["dataset"]].append(row)
     return found
-
-
-class Published:
-    """The published values of one model and setting, by source: read per dataset, means over the very same datasets."""
-
-    def __init__(self, reference):
-        """Read the table of a `config.Reference`, as a dict; None is a table without rows."""
-        rows = []
-        if reference:
-            with open(REFERENCE / f"{reference['table']}.csv", encoding="utf-8", newline="") as handle:
-                rows = list(csv.DictReader(handle))
-        self.sizes = {row["dataset"]: int(row["n"]) for row in rows}
-        rows = [row for row in rows if all(row[key] == reference[key] for key in ("model", "setting"))]
-        self.values = {(row["source"], row["dataset"], row["metric"]): float(row["value"]) for row in rows}
-        self.tested = {(row["source"], row["dataset"], row["metric"]): int(row["n"]) for row in rows}
-
-    def of(self, source, dataset, metric):
-        """Return the value that a source published for a dataset, None without one."""
-        return self.values.get((source, dataset, metric))
-
-    def mean(self, source, mean, metric, datasets):
-        """Return a source's `mean` or `weighted_mean` over these datasets, None where it lacks one of them.
-
-        As printed, where it was printed over as many test rows as these datasets have; else computed from its values.
-        """
-        import numpy as np
-
-        sizes = [self.sizes.get(dataset, 0) for dataset in datasets]
-        if all(sizes) and self.tested.get((source, mean, metric)) == sum(sizes):
-            return self.values[source, mean, metric]
-        values = [self.of(source, dataset, metric) for dataset in datasets]
-        if None in values:
-            return None
-        return float(np.average(values, weights=sizes if mean == "weighted_mean" else None))
 
 
 def score_labels(recipe, predictions, folders):

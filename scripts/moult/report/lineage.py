@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from moult.base.files import read_json
-from moult.data import parquet
+from moult.data import fields
 from moult.report import graphs
 
 # A larger graph is told by the table below it.
@@ -103,7 +103,7 @@ def _loss(recipe):
 
 def in_order(splits):
     """Return split → what it holds, train first; JSON sorts them by name."""
-    return {split: splits[split] for split in parquet.SPLITS if split in splits}
+    return {split: splits[split] for split in fields.SPLITS if split in splits}
 
 
 def author(endpoint):

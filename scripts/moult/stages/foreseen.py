@@ -8,7 +8,7 @@ from pathlib import Path
 from moult.base.errors import UserError
 from moult.base.files import digest, write_json
 from moult.corpora.refined import row_digest
-from moult.data import parquet
+from moult.data import fields
 from moult.data import prepare as preparing
 from moult.data.fetch import fetch_dataset
 from moult.data.questions import question_rows
@@ -36,7 +36,7 @@ def prepared_questions(cfg, name, raw=None):
 
 def rows_of(folder):
     """Return the rows of all splits of a prepared dataset as prompts need them."""
-    return question_rows(folder, [split for split in parquet.SPLITS if (folder / f"{split}.parquet").exists()])
+    return question_rows(folder, [split for split in fields.SPLITS if (folder / f"{split}.parquet").exists()])
 
 
 def row_digests(cfg, name):

@@ -8,7 +8,7 @@ from moult.base.files import derive_seed
 from moult.corpora import contrasts as pairing
 from moult.corpora import generated as corpora
 from moult.corpora import refined as refining
-from moult.data import exports, fetch, parquet
+from moult.data import exports, fetch, fields
 from moult.data import leakage as leakage_check
 from moult.data import prepare as preparing
 from moult.data.formats import llamafactory
@@ -28,7 +28,7 @@ from moult.weights import folding, merging
 def raw_sources(dataset):
     """Return every raw file of a dataset as (split, index, Source), in the order of the splits."""
     return [
-        (split, index, source) for split in parquet.SPLITS for index, source in enumerate(dataset.files.get(split, []))
+        (split, index, source) for split in fields.SPLITS for index, source in enumerate(dataset.files.get(split, []))
     ]
 
 

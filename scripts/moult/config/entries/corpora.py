@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from moult.config.entries.section import Decoding, Name, Prompt, Section, Split, Variable, exactly_one
+from moult.base.section import Name, Section, Variable, exactly_one
+from moult.data.fields import Decoding, Prompt, Split
 
 # Rows of a round, unless the config says otherwise.
 INTERVAL = 2570

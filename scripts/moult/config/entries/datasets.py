@@ -9,7 +9,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from moult.base.errors import nearest
 from moult.base.paths import RESOURCES
-from moult.config.entries.section import Name, Prompt, Section, Sha256, Split, Variable, exactly_one
+from moult.base.section import Name, Section, Sha256, Variable, exactly_one
+from moult.data.fields import Prompt, Split
 from moult.data.formats import llamafactory
 
 LABELS = RESOURCES / "labels"

@@ -1,16 +1,13 @@
 """Suites, which say how to measure, and evaluations, which say what."""
 
-import csv
-from functools import cache
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from moult.base.errors import nearest
-from moult.base.paths import RESOURCES
-from moult.config.entries.section import Decoding, Name, Prompt, Section, Split, exactly_one
-
-REFERENCE = RESOURCES / "reference"
+from moult.base.section import Name, Section, exactly_one
+from moult.data.fields import Decoding, Prompt, Split
+from moult.evaluation.published import published_models
 
 
 class LabelSuite(Section):
@@ -126,10 +123,3 @@ class Evaluation(Section):
     def measured(self):
         """The names under which scores stand."""
         return [*self.models, *(setting.name for setting in self.settings), *self.corpora]
-
-
-@cache
-def published_models(table):
-    """Return the (model, setting) pairs that a table of resources/reference has values of."""
-    with open(REFERENCE / f"{table}.csv", encoding="utf-8", newline="") as handle:
-        return sorted({(row["model"], row["setting"]) for row in csv.DictReader(handle)})

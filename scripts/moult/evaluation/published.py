@@ -1,0 +1,51 @@
+"""Values that others published, to be set beside ours."""
+
+import csv
+from functools import cache
+
+from moult.base.paths import RESOURCES
+
+REFERENCE = RESOURCES / "reference"
+# Who published: each has a column, and one for what ours is more.
+SOURCES = ("paper", "reproduction")
+
+
+@cache
+def published_models(table):
+    """Return the (model, setting) pairs that a table of resources/reference has values of."""
+    with open(REFERENCE / f"{table}.csv", encoding="utf-8", newline="") as handle:
+        return sorted({(row["model"], row["setting"]) for row in csv.DictReader(handle)})
+
+
+class Published:
+    """The published values of one model and setting, by source: read per dataset, means over the very same datasets."""
+
+    def __init__(self, reference):
+        """Read the table of a `config.Reference`, as a dict; None is a table without rows."""
+        rows = []
+        if reference:
+            with open(REFERENCE / f"{reference['table']}.csv", encoding="utf-8", newline="") as handle:
+                rows = list(csv.DictReader(handle))
+        self.sizes = {row["dataset"]: int(row["n"]) for row in rows}
+        rows = [row for row in rows if all(row[key] == reference[key] for key in ("model", "setting"))]
+        self.values = {(row["source"], row["dataset"], row["metric"]): float(row["value"]) for row in rows}
+        self.tested = {(row["source"], row["dataset"], row["metric"]): int(row["n"]) for row in rows}
+
+    def of(self, source, dataset, metric):
+        """Return the value that a source published for a dataset, None without one."""
+        return self.values.get((source, dataset, metric))
+
+    def mean(self, source, mean, metric, datasets):
+        """Return a source's `mean` or `weighted_mean` over these datasets, None where it lacks one of them.
+
+        As printed, where it was printed over as many test rows as these datasets have; else computed from its values.
+        """
+        import numpy as np
+
+        sizes = [self.sizes.get(dataset, 0) for dataset in datasets]
+        if all(sizes) and self.tested.get((source, mean, metric)) == sum(sizes):
+            return self.values[source, mean, metric]
+        values = [self.of(source, dataset, metric) for dataset in datasets]
+        if None in values:
+            return None
+        return float(np.average(values, weights=sizes if mean == "weighted_mean" else None))
