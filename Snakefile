@@ -20,6 +20,7 @@ if "MOULT_CONTAINER" in os.environ:
     container: os.environ.get("MOULT_CONTAINER")
 
 
+include: "rules/jobs.smk"
 include: "rules/prepare.smk"
 include: "rules/generate.smk"
 include: "rules/train.smk"

@@ -2,146 +2,90 @@
 # of a model, a corpus, or a setting whose models each answer on a dataset of their own.
 
 
-rule predict_labels:
+use rule on_models as predict_labels with:
     input:
-        model=ancient("<results>/models/{model}"),
-        model_manifest="<results>/models/{model}.manifest.json",
-        datasets=asked_datasets,
-        dataset_manifests=asked_manifests,
+        unpack(inputs_of("predict_labels")),
     output:
         predictions="<results>/predictions/{suite}/{model}.jsonl",
         manifest="<results>/predictions/{suite}/{model}.manifest.json",
-    log:
-        "<logs>/predict_labels/{suite}/{model}.log",
-    benchmark:
-        "<benchmarks>/predict_labels/{suite}/{model}.tsv"
+    pathvars:
+        job="predict_labels/{suite}/{model}",
     wildcard_constraints:
-        suite=one_of(LABELLED),
-    conda:
-        "../envs/models.yaml"
-    threads: threads_of
+        **names_of("predict_labels"),
+    threads: threads_of("predict_labels")
     resources:
-        **needs_of("inference"),
+        **needs_of("predict_labels"),
     params:
-        recipe=recipe_of(recipes.predict_labels),
-    message:
-        "predict_labels: predicting the labels of {wildcards.suite} with {wildcards.model} "
-        "({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"
-    script:
-        "../scripts/predict_labels.py"
+        **params_of("predict_labels"),
 
 
-rule score_labels:
+use rule on_tables as score_labels with:
     input:
-        predictions=answers,
-        prediction_manifests=answer_manifests,
-        datasets=asked_datasets,
-        dataset_manifests=asked_manifests,
+        unpack(inputs_of("score_labels")),
     output:
         scores="<results>/scores/{suite}/{measured}.csv",
         manifest="<results>/scores/{suite}/{measured}.manifest.json",
-    log:
-        "<logs>/score_labels/{suite}/{measured}.log",
-    benchmark:
-        "<benchmarks>/score_labels/{suite}/{measured}.tsv"
+    pathvars:
+        job="score_labels/{suite}/{measured}",
     wildcard_constraints:
-        suite=one_of(LABELLED),
-    conda:
-        "../envs/tables.yaml"
+        **names_of("score_labels"),
+    threads: threads_of("score_labels")
     resources:
-        **needs_of("tables"),
+        **needs_of("score_labels"),
     params:
-        recipe=recipe_of(recipes.score_labels),
-    message:
-        "score_labels: scoring {wildcards.measured} on {wildcards.suite} "
-        "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
-    script:
-        "../scripts/score_labels.py"
+        **params_of("score_labels"),
 
 
-rule answer_questions:
+use rule on_models as answer_questions with:
     input:
-        model=ancient("<results>/models/{model}"),
-        model_manifest="<results>/models/{model}.manifest.json",
-        datasets=suite_datasets,
-        dataset_manifests=suite_manifests,
+        unpack(inputs_of("answer_questions")),
     output:
         answers="<results>/answers/{suite}/{model}.jsonl",
         manifest="<results>/answers/{suite}/{model}.manifest.json",
-    log:
-        "<logs>/answer_questions/{suite}/{model}.log",
-    benchmark:
-        "<benchmarks>/answer_questions/{suite}/{model}.tsv"
+    pathvars:
+        job="answer_questions/{suite}/{model}",
     wildcard_constraints:
-        suite=one_of(JUDGED),
-    conda:
-        "../envs/models.yaml"
-    threads: threads_of
+        **names_of("answer_questions"),
+    threads: threads_of("answer_questions")
     resources:
-        **needs_of("inference"),
+        **needs_of("answer_questions"),
     params:
-        recipe=recipe_of(recipes.answer_questions),
-    message:
-        "answer_questions: answering the questions of {wildcards.suite} with {wildcards.model} "
-        "({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"
-    script:
-        "../scripts/answer_questions.py"
+        **params_of("answer_questions"),
 
 
-rule judge_answers:
+use rule on_models as judge_answers with:
     input:
-        unpack(judged_answers),
-        datasets=suite_datasets,
-        dataset_manifests=suite_manifests,
+        unpack(inputs_of("judge_answers")),
     output:
         judgements="<results>/judgements/{suite}/{measured}.jsonl",
         usage="<results>/judgements/{suite}/{measured}.usage.json",
         manifest="<results>/judgements/{suite}/{measured}.manifest.json",
-    log:
-        "<logs>/judge_answers/{suite}/{measured}.log",
-    benchmark:
-        "<benchmarks>/judge_answers/{suite}/{measured}.tsv"
+    pathvars:
+        job="judge_answers/{suite}/{measured}",
     wildcard_constraints:
-        suite=one_of(JUDGED),
-    conda:
-        "../envs/models.yaml"
-    threads: judging_threads
+        **names_of("judge_answers"),
+    threads: threads_of("judge_answers")
     resources:
-        **needs_of("judging"),
+        **needs_of("judge_answers"),
     params:
-        recipe=recipe_of(recipes.judge_answers),
-        client=judge_client,
-    message:
-        "judge_answers: judging the answers of {wildcards.measured} to {wildcards.suite} "
-        "({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"
-    script:
-        "../scripts/judge_answers.py"
+        **params_of("judge_answers"),
 
 
-rule score_judgements:
+use rule on_tables as score_judgements with:
     input:
-        judgements=judgements,
-        judgement_manifests=judgement_manifests,
+        unpack(inputs_of("score_judgements")),
     output:
         scores="<results>/scores/{suite}/{measured}.csv",
         manifest="<results>/scores/{suite}/{measured}.manifest.json",
-    log:
-        "<logs>/score_judgements/{suite}/{measured}.log",
-    benchmark:
-        "<benchmarks>/score_judgements/{suite}/{measured}.tsv"
+    pathvars:
+        job="score_judgements/{suite}/{measured}",
     wildcard_constraints:
-        suite=one_of(JUDGED),
-    conda:
-        "../envs/tables.yaml"
+        **names_of("score_judgements"),
+    threads: threads_of("score_judgements")
     resources:
-        **needs_of("tables"),
+        **needs_of("score_judgements"),
     params:
-        recipe=recipe_of(recipes.score_judgements),
-    message:
-        "score_judgements: scoring the judgements of {wildcards.measured} under {wildcards.suite} "
-        "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
-    script:
-        "../scripts/score_judgements.py"
+        **params_of("score_judgements"),
 
 
 rule scores:

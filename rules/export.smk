@@ -1,51 +1,35 @@
 # Data on its way to other trainers. No part of `all`: ask for the target `exports`, or for one of its folders.
 
 
-rule export_dataset:
+use rule on_tables as export_dataset with:
     input:
-        data=exported_data,
-        data_manifest=exported_manifest,
+        unpack(inputs_of("export_dataset")),
     output:
         export=directory("<results>/exports/{export}"),
         manifest="<results>/exports/{export}.manifest.json",
-    log:
-        "<logs>/export_dataset/{export}.log",
-    benchmark:
-        "<benchmarks>/export_dataset/{export}.tsv"
+    pathvars:
+        job="export_dataset/{export}",
     wildcard_constraints:
-        export=one_of(cfg.names("datasets") + DISTILLED),
-    conda:
-        "../envs/tables.yaml"
+        **names_of("export_dataset"),
+    threads: threads_of("export_dataset")
     resources:
-        **needs_of("tables"),
+        **needs_of("export_dataset"),
     params:
-        recipe=recipe_of(recipes.export_dataset),
-    message:
-        "export_dataset: writing {wildcards.export} as LLaMA-Factory reads it "
-        "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
-    script:
-        "../scripts/export_dataset.py"
+        **params_of("export_dataset"),
 
 
-rule index_exports:
+use rule on_tables as index_exports with:
     input:
-        exports=collect("<results>/exports/{export}", export=EXPORTED),
-        manifests=collect("<results>/exports/{export}.manifest.json", export=EXPORTED),
+        unpack(inputs_of("index_exports")),
     output:
         index="<results>/exports/dataset_info.json",
-    log:
-        "<logs>/index_exports.log",
-    benchmark:
-        "<benchmarks>/index_exports.tsv"
-    conda:
-        "../envs/tables.yaml"
+    pathvars:
+        job="index_exports",
+    threads: threads_of("index_exports")
     resources:
-        **needs_of("tables"),
-    message:
-        "index_exports: writing one dataset_info.json for all exports "
-        "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
-    script:
-        "../scripts/index_exports.py"
+        **needs_of("index_exports"),
+    params:
+        **params_of("index_exports"),
 
 
 rule exports:

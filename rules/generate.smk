@@ -1,128 +1,87 @@
-# Text that a model or an endpoint generates. Every answer is journalled, nothing is asked twice.
+# Text that a model or an endpoint generates. Every answer is journalled, nothing is asked twice. The longest chain of a
+# build starts here: what waits for it waits for everything.
 
 
-rule generate_guidelines:
+use rule on_models as generate_guidelines with:
     input:
-        unpack(corpus_inputs),
+        unpack(inputs_of("generate_guidelines")),
     output:
         corpus="<results>/corpora/{corpus}.jsonl",
         rejects="<results>/corpora/{corpus}.rejects.jsonl",
         usage="<results>/corpora/{corpus}.usage.json",
         manifest="<results>/corpora/{corpus}.manifest.json",
-    log:
-        "<logs>/generate_guidelines/{corpus}.log",
-    benchmark:
-        "<benchmarks>/generate_guidelines/{corpus}.tsv"
+    pathvars:
+        job="generate_guidelines/{corpus}",
     wildcard_constraints:
-        corpus=one_of(GUIDELINES),
-    # The longest chain of a build starts here: what waits for it waits for everything.
+        **names_of("generate_guidelines"),
     priority: 10
-    conda:
-        "../envs/models.yaml"
-    threads: threads_of
+    threads: threads_of("generate_guidelines")
     resources:
-        **needs_of("inference"),
+        **needs_of("generate_guidelines"),
     params:
-        recipe=recipe_of(recipes.corpus),
-        client=client_of,
-    message:
-        "generate_guidelines: writing the guidelines {wildcards.corpus} "
-        "({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"
-    script:
-        "../scripts/generate_guidelines.py"
+        **params_of("generate_guidelines"),
 
 
-rule distill_answers:
+use rule on_models as distill_answers with:
     input:
-        unpack(corpus_inputs),
+        unpack(inputs_of("distill_answers")),
     output:
         corpus="<results>/corpora/{corpus}.jsonl",
         rejects="<results>/corpora/{corpus}.rejects.jsonl",
         usage="<results>/corpora/{corpus}.usage.json",
         manifest="<results>/corpora/{corpus}.manifest.json",
-    log:
-        "<logs>/distill_answers/{corpus}.log",
-    benchmark:
-        "<benchmarks>/distill_answers/{corpus}.tsv"
+    pathvars:
+        job="distill_answers/{corpus}",
     wildcard_constraints:
-        corpus=one_of(DISTILLED),
-    # The longest chain of a build starts here: what waits for it waits for everything.
+        **names_of("distill_answers"),
     priority: 10
-    conda:
-        "../envs/models.yaml"
-    threads: threads_of
+    threads: threads_of("distill_answers")
     resources:
-        **needs_of("inference"),
+        **needs_of("distill_answers"),
     params:
-        recipe=recipe_of(recipes.corpus),
-        client=client_of,
-    message:
-        "distill_answers: distilling the answers {wildcards.corpus} "
-        "({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"
-    script:
-        "../scripts/distill_answers.py"
+        **params_of("distill_answers"),
 
 
-rule refine_answers:
+use rule on_models as refine_answers with:
     input:
-        unpack(refining_inputs),
+        unpack(inputs_of("refine_answers")),
     output:
         corpus="<results>/corpora/{corpus}.jsonl",
         rejects="<results>/corpora/{corpus}.rejects.jsonl",
         usage="<results>/corpora/{corpus}.usage.json",
         manifest="<results>/corpora/{corpus}.manifest.json",
-    log:
-        "<logs>/refine_answers/{corpus}.log",
-    benchmark:
-        "<benchmarks>/refine_answers/{corpus}.tsv"
+    pathvars:
+        job="refine_answers/{corpus}",
     wildcard_constraints:
-        corpus=one_of(REFINED),
+        **names_of("refine_answers"),
     priority: 10
-    conda:
-        "../envs/models.yaml"
-    threads: threads_of
+    threads: threads_of("refine_answers")
     resources:
-        **needs_of("inference"),
+        **needs_of("refine_answers"),
     params:
-        recipe=refining_recipe,
-        client=refining_clients,
-    message:
-        "refine_answers: refining the answers {wildcards.corpus} "
-        "({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"
-    script:
-        "../scripts/refine_answers.py"
+        **params_of("refine_answers"),
 
 
-rule contrast_answers:
+use rule on_models as contrast_answers with:
     input:
-        unpack(corpus_inputs),
+        unpack(inputs_of("contrast_answers")),
     output:
         corpus="<results>/corpora/{corpus}.jsonl",
         rejects="<results>/corpora/{corpus}.rejects.jsonl",
         usage="<results>/corpora/{corpus}.usage.json",
         manifest="<results>/corpora/{corpus}.manifest.json",
-    log:
-        "<logs>/contrast_answers/{corpus}.log",
-    benchmark:
-        "<benchmarks>/contrast_answers/{corpus}.tsv"
+    pathvars:
+        job="contrast_answers/{corpus}",
     wildcard_constraints:
-        corpus=one_of(CONTRASTS),
+        **names_of("contrast_answers"),
     priority: 10
-    conda:
-        "../envs/models.yaml"
-    threads: threads_of
+    threads: threads_of("contrast_answers")
     resources:
-        **needs_of("inference"),
+        **needs_of("contrast_answers"),
     params:
-        recipe=recipe_of(recipes.contrasts),
-        client=client_of,
-    message:
-        "contrast_answers: contrasting answers for the pairs {wildcards.corpus} "
-        "({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"
-    script:
-        "../scripts/contrast_answers.py"
+        **params_of("contrast_answers"),
 
 
 rule corpora:
     input:
-        collect("<results>/corpora/{corpus}.jsonl", corpus=cfg.names("corpora")),
+        [f"<results>/corpora/{name}.jsonl" for name in cfg.names("corpora")],

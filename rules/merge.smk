@@ -1,36 +1,24 @@
 # Several models into one. Which merge is best is for the evaluation to say.
 
 
-rule merge_models:
+use rule on_models as merge_models with:
     input:
-        models=parent_models,
-        model_manifests=parent_manifests,
+        unpack(inputs_of("merge_models")),
     output:
         model=directory("<results>/models/{model}"),
         manifest="<results>/models/{model}.manifest.json",
-    log:
-        "<logs>/merge_models/{model}.log",
-    benchmark:
-        "<benchmarks>/merge_models/{model}.tsv"
+    pathvars:
+        job="merge_models/{model}",
     wildcard_constraints:
-        model=one_of(MERGED),
+        **names_of("merge_models"),
     priority: 5
-    conda:
-        "../envs/models.yaml"
-    threads: threads_of
+    threads: threads_of("merge_models")
     resources:
-        **needs_of("weights"),
+        **needs_of("merge_models"),
     params:
-        recipe=recipe_of(recipes.merge),
-        names=parent_names,
-        card=card_of,
-    message:
-        "merge_models: merging {params.names} into {wildcards.model} "
-        "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
-    script:
-        "../scripts/merge_models.py"
+        **params_of("merge_models"),
 
 
 rule models:
     input:
-        collect("<results>/models/{model}", model=cfg.kept_models),
+        [f"<results>/models/{name}" for name in cfg.kept_models],

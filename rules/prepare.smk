@@ -1,127 +1,89 @@
 # Raw files into canonical tables; models into Hugging Face layout.
 
 
-rule fetch_dataset:
+use rule on_tables as fetch_dataset with:
     input:
-        local=local_sources,
+        unpack(inputs_of("fetch_dataset")),
     output:
         raw=directory("<results>/raw/{dataset}"),
         manifest="<results>/raw/{dataset}.manifest.json",
-    log:
-        "<logs>/fetch_dataset/{dataset}.log",
-    benchmark:
-        "<benchmarks>/fetch_dataset/{dataset}.tsv"
-    conda:
-        "../envs/tables.yaml"
+    pathvars:
+        job="fetch_dataset/{dataset}",
+    wildcard_constraints:
+        **names_of("fetch_dataset"),
+    threads: threads_of("fetch_dataset")
     resources:
-        **needs_of("fetch"),
+        **needs_of("fetch_dataset"),
     params:
-        recipe=recipe_of(recipes.fetch_dataset),
-    message:
-        "fetch_dataset: fetching the raw files of {wildcards.dataset} "
-        "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
-    script:
-        "../scripts/fetch_dataset.py"
+        **params_of("fetch_dataset"),
 
 
-rule fetch_videos:
+use rule on_tables as fetch_videos with:
     output:
         videos=directory("<results>/videos/{dataset}"),
         manifest="<results>/videos/{dataset}.manifest.json",
-    log:
-        "<logs>/fetch_videos/{dataset}.log",
-    benchmark:
-        "<benchmarks>/fetch_videos/{dataset}.tsv"
+    pathvars:
+        job="fetch_videos/{dataset}",
     wildcard_constraints:
-        dataset=one_of(FETCHED_VIDEOS),
-    conda:
-        "../envs/tables.yaml"
+        **names_of("fetch_videos"),
+    threads: threads_of("fetch_videos")
     resources:
-        **needs_of("videos"),
+        **needs_of("fetch_videos"),
     params:
-        recipe=recipe_of(recipes.fetch_videos),
-    message:
-        "fetch_videos: fetching the videos of {wildcards.dataset} "
-        "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
-    script:
-        "../scripts/fetch_videos.py"
+        **params_of("fetch_videos"),
 
 
-rule prepare_dataset:
+use rule on_tables as prepare_dataset with:
     input:
-        unpack(prepared_from),
+        unpack(inputs_of("prepare_dataset")),
     output:
         dataset=directory("<results>/datasets/{dataset}"),
         manifest="<results>/datasets/{dataset}.manifest.json",
-    log:
-        "<logs>/prepare_dataset/{dataset}.log",
-    benchmark:
-        "<benchmarks>/prepare_dataset/{dataset}.tsv"
-    conda:
-        "../envs/tables.yaml"
-    threads: decoding_threads
+    pathvars:
+        job="prepare_dataset/{dataset}",
+    wildcard_constraints:
+        **names_of("prepare_dataset"),
+    threads: threads_of("prepare_dataset")
     resources:
-        **needs_of(preparation),
+        **needs_of("prepare_dataset"),
     params:
-        recipe=recipe_of(recipes.prepare_dataset),
-    message:
-        "prepare_dataset: preparing {wildcards.dataset}: canonical rows, rejects, profile "
-        "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
-    script:
-        "../scripts/prepare_dataset.py"
+        **params_of("prepare_dataset"),
 
 
-rule check_leakage:
+use rule on_tables as check_leakage with:
     input:
-        dataset=ancient("<results>/datasets/{dataset}"),
-        dataset_manifest="<results>/datasets/{dataset}.manifest.json",
+        unpack(inputs_of("check_leakage")),
     output:
         table="<results>/leakage/{dataset}.csv",
-    log:
-        "<logs>/check_leakage/{dataset}.log",
-    benchmark:
-        "<benchmarks>/check_leakage/{dataset}.tsv"
-    conda:
-        "../envs/tables.yaml"
+    pathvars:
+        job="check_leakage/{dataset}",
+    wildcard_constraints:
+        **names_of("check_leakage"),
+    threads: threads_of("check_leakage")
     resources:
-        **needs_of("tables"),
+        **needs_of("check_leakage"),
     params:
-        recipe=recipe_of(recipes.check_leakage),
-    message:
-        "check_leakage: looking for rows of {wildcards.dataset} that stand in two splits "
-        "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
-    script:
-        "../scripts/check_leakage.py"
+        **params_of("check_leakage"),
 
 
-rule fetch_model:
+use rule on_models as fetch_model with:
     input:
-        local=local_model,
+        unpack(inputs_of("fetch_model")),
     output:
         model=directory("<results>/models/{model}"),
         manifest="<results>/models/{model}.manifest.json",
-    log:
-        "<logs>/fetch_model/{model}.log",
-    benchmark:
-        "<benchmarks>/fetch_model/{model}.tsv"
+    pathvars:
+        job="fetch_model/{model}",
     wildcard_constraints:
-        model=one_of(FETCHED),
-    conda:
-        "../envs/models.yaml"
-    threads: threads_of
+        **names_of("fetch_model"),
+    threads: threads_of("fetch_model")
     resources:
-        **needs_of("weights"),
+        **needs_of("fetch_model"),
     params:
-        recipe=recipe_of(recipes.fetch_model),
-        card=card_of,
-    message:
-        "fetch_model: fetching the model {wildcards.model} "
-        "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
-    script:
-        "../scripts/fetch_model.py"
+        **params_of("fetch_model"),
 
 
 rule datasets:
     input:
-        collect("<results>/datasets/{dataset}", dataset=cfg.names("datasets")),
-        collect("<results>/leakage/{dataset}.csv", dataset=cfg.names("datasets")),
+        made("datasets", "prepare_dataset"),
+        made("leakage", "check_leakage"),

@@ -1,106 +1,71 @@
 # Tables, pictures and the report, out of score files and manifests. Never touches a model.
 
 
-rule tabulate_scores:
+use rule on_tables as tabulate_scores with:
     input:
-        scores=[f"<results>/scores/{suite}/{name}.csv" for suite, name in SCORED],
-        predictions=[f"<results>/predictions/{suite}/{model}.jsonl" for suite, model in PREDICTED],
-        judgements=[f"<results>/judgements/{suite}/{name}.jsonl" for suite, name in JUDGEMENTS],
+        unpack(inputs_of("tabulate_scores")),
     output:
         summary=report("<results>/scores/summary.csv", category="Scores", caption="../resources/report/summary.rst"),
         differences=report(
             "<results>/scores/differences.csv", category="Scores", caption="../resources/report/differences.rst"
         ),
-    log:
-        "<logs>/tabulate_scores.log",
-    benchmark:
-        "<benchmarks>/tabulate_scores.tsv"
-    conda:
-        "../envs/tables.yaml"
+    pathvars:
+        job="tabulate_scores",
+    threads: threads_of("tabulate_scores")
     resources:
-        **needs_of("tables"),
+        **needs_of("tabulate_scores"),
     params:
-        recipe=recipes.tabulate_scores(cfg),
-        predicted=PREDICTED,
-        judged=JUDGEMENTS,
-    message:
-        "tabulate_scores: tabulating all scores " "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
-    script:
-        "../scripts/tabulate_scores.py"
+        **params_of("tabulate_scores"),
 
 
-rule plot_scores:
+use rule on_tables as plot_scores with:
     input:
-        summary="<results>/scores/summary.csv",
+        unpack(inputs_of("plot_scores")),
     output:
         plot=report("<results>/plots/{suite}.svg", category="Scores", caption="../resources/report/plot.rst"),
-    log:
-        "<logs>/plot_scores/{suite}.log",
-    benchmark:
-        "<benchmarks>/plot_scores/{suite}.tsv"
-    conda:
-        "../envs/tables.yaml"
+    pathvars:
+        job="plot_scores/{suite}",
+    wildcard_constraints:
+        **names_of("plot_scores"),
+    threads: threads_of("plot_scores")
     resources:
-        **needs_of("tables"),
-    message:
-        "plot_scores: plotting the scores of {wildcards.suite} "
-        "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
-    script:
-        "../scripts/plot_scores.py"
+        **needs_of("plot_scores"),
+    params:
+        **params_of("plot_scores"),
 
 
-rule plot_confusion:
+use rule on_tables as plot_confusion with:
     input:
-        predictions=answers,
-        datasets=asked_datasets,
-        dataset_manifests=asked_manifests,
+        unpack(inputs_of("plot_confusion")),
     output:
         plot=report(
             "<results>/plots/confusion/{suite}/{measured}.svg",
             category="Scores",
             caption="../resources/report/confusion.rst",
         ),
-    log:
-        "<logs>/plot_confusion/{suite}/{measured}.log",
-    benchmark:
-        "<benchmarks>/plot_confusion/{suite}/{measured}.tsv"
-    conda:
-        "../envs/tables.yaml"
+    pathvars:
+        job="plot_confusion/{suite}/{measured}",
+    wildcard_constraints:
+        **names_of("plot_confusion"),
+    threads: threads_of("plot_confusion")
     resources:
-        **needs_of("tables"),
+        **needs_of("plot_confusion"),
     params:
-        recipe=recipe_of(recipes.plot_confusion),
-    message:
-        "plot_confusion: plotting which labels {wildcards.measured} takes for which on {wildcards.suite} "
-        "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
-    script:
-        "../scripts/plot_confusion.py"
+        **params_of("plot_confusion"),
 
 
-rule write_report:
+use rule on_tables as write_report with:
     input:
-        summary="<results>/scores/summary.csv",
-        differences="<results>/scores/differences.csv",
-        plots=collect("<results>/plots/{suite}.svg", suite=cfg.names("suites")),
-        confusion=[f"<results>/plots/confusion/{suite}/{name}.svg" for suite, name in MEASURED],
-        manifests=report_manifests,
-        leakage=collect("<results>/leakage/{dataset}.csv", dataset=cfg.names("datasets")),
+        unpack(inputs_of("write_report")),
     output:
         report="<results>/report/index.html",
-    log:
-        "<logs>/write_report.log",
-    benchmark:
-        "<benchmarks>/write_report.tsv"
-    conda:
-        "../envs/tables.yaml"
+    pathvars:
+        job="write_report",
+    threads: threads_of("write_report")
     resources:
-        **needs_of("tables"),
+        **needs_of("write_report"),
     params:
-        recipe=recipes.write_report(cfg),
-    message:
-        "write_report: writing the report " "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
-    script:
-        "../scripts/write_report.py"
+        **params_of("write_report"),
 
 
 rule report:

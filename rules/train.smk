@@ -1,193 +1,115 @@
 # One adapter per job, then full weights out of it; or full weights at once.
 
 
-rule finetune_lora:
+use rule on_models as finetune_lora with:
     input:
-        unpack(adapter_base),
-        data=training_data,
-        data_manifests=training_manifests,
-        leakage=training_leakage,
+        unpack(inputs_of("finetune_lora")),
     output:
         adapter=directory("<results>/adapters/{model}"),
         manifest="<results>/adapters/{model}.manifest.json",
-    log:
-        "<logs>/finetune_lora/{model}.log",
-    benchmark:
-        "<benchmarks>/finetune_lora/{model}.tsv"
+    pathvars:
+        job="finetune_lora/{model}",
     wildcard_constraints:
-        model=one_of(FINETUNED_LORA),
+        **names_of("finetune_lora"),
     priority: 5
-    conda:
-        "../envs/models.yaml"
-    threads: training_threads
+    threads: threads_of("finetune_lora")
     resources:
-        **needs_of("lora"),
+        **needs_of("finetune_lora"),
     params:
-        recipe=recipe_of(recipes.finetune),
-    message:
-        "finetune_lora: training the adapter of {wildcards.model} "
-        "({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"
-    script:
-        "../scripts/finetune_lora.py"
+        **params_of("finetune_lora"),
 
 
-rule finetune_full:
+use rule on_models as finetune_full with:
     input:
-        base=ancient(base_model),
-        base_manifest=base_manifest,
-        data=training_data,
-        data_manifests=training_manifests,
-        leakage=training_leakage,
+        unpack(inputs_of("finetune_full")),
     output:
         model=directory("<results>/models/{model}"),
         manifest="<results>/models/{model}.manifest.json",
-    log:
-        "<logs>/finetune_full/{model}.log",
-    benchmark:
-        "<benchmarks>/finetune_full/{model}.tsv"
+    pathvars:
+        job="finetune_full/{model}",
     wildcard_constraints:
-        model=one_of(FINETUNED_FULL),
+        **names_of("finetune_full"),
     priority: 5
-    conda:
-        "../envs/models.yaml"
-    threads: training_threads
+    threads: threads_of("finetune_full")
     resources:
-        **needs_of("full"),
+        **needs_of("finetune_full"),
     params:
-        recipe=recipe_of(recipes.finetune),
-        card=card_of,
-    message:
-        "finetune_full: training all weights of {wildcards.model} "
-        "({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"
-    script:
-        "../scripts/finetune_full.py"
+        **params_of("finetune_full"),
 
 
-rule optimise_lora:
+use rule on_models as optimise_lora with:
     input:
-        base=ancient(base_model),
-        base_manifest=base_manifest,
-        data=training_data,
-        data_manifests=training_manifests,
-        leakage=training_leakage,
+        unpack(inputs_of("optimise_lora")),
     output:
         adapter=directory("<results>/adapters/{model}"),
         manifest="<results>/adapters/{model}.manifest.json",
-    log:
-        "<logs>/optimise_lora/{model}.log",
-    benchmark:
-        "<benchmarks>/optimise_lora/{model}.tsv"
+    pathvars:
+        job="optimise_lora/{model}",
     wildcard_constraints:
-        model=one_of(OPTIMISED_LORA),
+        **names_of("optimise_lora"),
     priority: 5
-    conda:
-        "../envs/models.yaml"
-    threads: training_threads
+    threads: threads_of("optimise_lora")
     resources:
-        **needs_of("lora"),
+        **needs_of("optimise_lora"),
     params:
-        recipe=recipe_of(recipes.optimise),
-    message:
-        "optimise_lora: optimising the adapter of {wildcards.model} "
-        "({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"
-    script:
-        "../scripts/optimise_lora.py"
+        **params_of("optimise_lora"),
 
 
-rule optimise_full:
+use rule on_models as optimise_full with:
     input:
-        base=ancient(base_model),
-        base_manifest=base_manifest,
-        data=training_data,
-        data_manifests=training_manifests,
-        leakage=training_leakage,
+        unpack(inputs_of("optimise_full")),
     output:
         model=directory("<results>/models/{model}"),
         manifest="<results>/models/{model}.manifest.json",
-    log:
-        "<logs>/optimise_full/{model}.log",
-    benchmark:
-        "<benchmarks>/optimise_full/{model}.tsv"
+    pathvars:
+        job="optimise_full/{model}",
     wildcard_constraints:
-        model=one_of(OPTIMISED_FULL),
+        **names_of("optimise_full"),
     priority: 5
-    conda:
-        "../envs/models.yaml"
-    threads: training_threads
+    threads: threads_of("optimise_full")
     resources:
-        **needs_of("full"),
+        **needs_of("optimise_full"),
     params:
-        recipe=recipe_of(recipes.optimise),
-        card=card_of,
-    message:
-        "optimise_full: optimising all weights of {wildcards.model} "
-        "({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"
-    script:
-        "../scripts/optimise_full.py"
+        **params_of("optimise_full"),
 
 
-rule fold_adapter:
+use rule on_models as fold_adapter with:
     input:
-        adapter=ancient("<results>/adapters/{model}"),
-        adapter_manifest="<results>/adapters/{model}.manifest.json",
-        base=ancient(folded_into),
-        base_manifest=folded_into_manifest,
+        unpack(inputs_of("fold_adapter")),
     output:
         model=directory("<results>/models/{model}"),
         manifest="<results>/models/{model}.manifest.json",
-    log:
-        "<logs>/fold_adapter/{model}.log",
-    benchmark:
-        "<benchmarks>/fold_adapter/{model}.tsv"
+    pathvars:
+        job="fold_adapter/{model}",
     wildcard_constraints:
-        model=one_of(LORA),
+        **names_of("fold_adapter"),
     priority: 5
-    conda:
-        "../envs/models.yaml"
-    threads: threads_of
+    threads: threads_of("fold_adapter")
     resources:
-        **needs_of("weights"),
+        **needs_of("fold_adapter"),
     params:
-        recipe=recipe_of(recipes.fold_adapter),
-        card=card_of,
-    message:
-        "fold_adapter: folding the adapter of {wildcards.model} into full weights "
-        "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
-    script:
-        "../scripts/fold_adapter.py"
+        **params_of("fold_adapter"),
 
 
 # The full weights of a round, for as long as the next round works with them.
-rule fold_round:
+use rule on_models as fold_round with:
     input:
-        adapter=ancient("<results>/adapters/{model}"),
-        adapter_manifest="<results>/adapters/{model}.manifest.json",
-        base=ancient(folded_into),
-        base_manifest=folded_into_manifest,
+        unpack(inputs_of("fold_round")),
     output:
         model=temp(directory("<results>/students/{model}")),
         manifest=temp("<results>/students/{model}.manifest.json"),
-    log:
-        "<logs>/fold_round/{model}.log",
-    benchmark:
-        "<benchmarks>/fold_round/{model}.tsv"
+    pathvars:
+        job="fold_round/{model}",
     wildcard_constraints:
-        model=one_of(cfg.students),
+        **names_of("fold_round"),
     priority: 5
-    conda:
-        "../envs/models.yaml"
-    threads: threads_of
+    threads: threads_of("fold_round")
     resources:
-        **needs_of("weights"),
+        **needs_of("fold_round"),
     params:
-        recipe=recipe_of(recipes.fold_adapter),
-    message:
-        "fold_round: folding the adapters up to {wildcards.model} into full weights for the next round "
-        "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
-    script:
-        "../scripts/fold_round.py"
+        **params_of("fold_round"),
 
 
 rule adapters:
     input:
-        collect("<results>/adapters/{model}", model=LORA),
+        made("adapters", "finetune_lora", "optimise_lora"),

@@ -12,7 +12,11 @@ from moult.config.entries import datasets
 from moult.config.expansion import expand
 from moult.config.load import load, load_file
 from moult.config.schema import schema
-from moult.stages import recipes
+from moult.stages import corpora as corpus_stages
+from moult.stages import datasets as dataset_stages
+from moult.stages import models as model_stages
+from moult.stages import report as report_stages
+from moult.stages import suites as suite_stages
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted([ROOT / "config" / "config.yaml", *(ROOT / "config").glob("*/*.yaml")])
@@ -185,14 +189,14 @@ def test_a_wrong_for_is_told(axes):
 def test_recipes_are_plain_sorted_json_without_paths(raw):
     cfg = load(raw)
     built = [
-        recipes.fetch_dataset(cfg, "moods"),
-        recipes.prepare_dataset(cfg, "moods"),
-        recipes.corpus(cfg, "distilled"),
-        recipes.finetune(cfg, "tuned"),
-        recipes.merge(cfg, "merged"),
-        recipes.predict_labels(cfg, "labels", "tuned"),
-        recipes.score_labels(cfg, "labels", "tuned"),
-        recipes.tabulate_scores(cfg),
+        dataset_stages.fetch_dataset(cfg, "moods"),
+        dataset_stages.prepare_dataset(cfg, "moods"),
+        corpus_stages.corpus(cfg, "distilled"),
+        model_stages.finetune(cfg, "tuned"),
+        model_stages.merge(cfg, "merged"),
+        suite_stages.predict_labels(cfg, "labels", "tuned"),
+        suite_stages.score_labels(cfg, "labels", "tuned"),
+        report_stages.tabulate_scores(cfg),
     ]
     for recipe in built:
         assert json.loads(json.dumps(recipe)) == recipe
@@ -201,9 +205,9 @@ def test_recipes_are_plain_sorted_json_without_paths(raw):
 
 def test_a_rank_changes_its_own_adapter_only(raw):
     before, after = load(raw), load(change(raw, ["models", 1, "finetune", "lora"], {"rank": 4}))
-    assert recipes.finetune(before, "tuned") != recipes.finetune(after, "tuned")
-    assert recipes.finetune(before, "other") == recipes.finetune(after, "other")
-    assert recipes.merge(before, "merged") == recipes.merge(after, "merged")
+    assert model_stages.finetune(before, "tuned") != model_stages.finetune(after, "tuned")
+    assert model_stages.finetune(before, "other") == model_stages.finetune(after, "other")
+    assert model_stages.merge(before, "merged") == model_stages.merge(after, "merged")
 
 
 def test_a_pin_fills_what_is_null(raw, tmp_path, monkeypatch):
@@ -232,12 +236,12 @@ def test_labels_of_every_shipped_set_are_distinct_and_lower_case():
 
 
 def test_new_keys_of_training_change_no_recipe_that_does_not_use_them(raw):
-    before = recipes.finetune(load(raw), "tuned")
+    before = model_stages.finetune(load(raw), "tuned")
     assert not {"method", "devices", "zero"} & before.keys()
     finetune = {key: value for key, value in raw["models"][1]["finetune"].items() if key != "lora"}
-    full = recipes.finetune(load(change(raw, ["models", 1, "finetune"], finetune | {"method": "full"})), "tuned")
+    full = model_stages.finetune(load(change(raw, ["models", 1, "finetune"], finetune | {"method": "full"})), "tuned")
     assert before.keys() - full.keys() == {"lora"}
-    two = recipes.finetune(load(change(raw, ["models", 1, "finetune"], finetune | {"devices": 2})), "tuned")
+    two = model_stages.finetune(load(change(raw, ["models", 1, "finetune"], finetune | {"devices": 2})), "tuned")
     assert (two["devices"], two["zero"]) == (2, 2)
 
 
@@ -255,8 +259,8 @@ def test_a_setting_is_measured_by_a_model_per_dataset_and_predicts_nothing_twice
     assert cfg.predicted["labels", "moods-sft"] == ["moods"]
     assert cfg.predicted["labels", "base"] == ["moods", "acts"]
     assert ("labels", "sft") not in cfg.predicted
-    assert list(recipes.predict_labels(cfg, "labels", "acts-sft")["datasets"]) == ["acts"]
-    pairs = recipes.tabulate_scores(cfg)["pairs"]
+    assert list(suite_stages.predict_labels(cfg, "labels", "acts-sft")["datasets"]) == ["acts"]
+    pairs = report_stages.tabulate_scores(cfg)["pairs"]
     assert ["labels", "sft", "base"] in pairs and ["labels", "sft", "tuned"] in pairs and len(pairs) == 4
 
 
@@ -407,4 +411,4 @@ def test_a_thousand_rounds_are_checked_and_looked_through_without_recursion(raw)
     last = "m-r1028"
     assert len(cfg.lineage(last)) == 1029 and cfg.inherited(last, "parameters") == 0.1
     assert cfg.compute_of(last) == cfg.compute and cfg.before_rounds(last) == "base"
-    assert recipes.refined(cfg, last)["slice"] == [10_270, 10_280]
+    assert corpus_stages.refined(cfg, last)["slice"] == [10_270, 10_280]

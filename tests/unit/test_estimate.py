@@ -16,9 +16,11 @@ from moult.data import prepare as preparing
 from moult.data.fetch import fetch_dataset
 from moult.data.questions import question_rows
 from moult.inference.journal import Journal
+from moult.inference.recipes import client
 from moult.jobs.manifest import write_manifest
 from moult.planning import estimate
-from moult.stages.recipes import client, corpus, prepare_dataset
+from moult.stages.corpora import corpus
+from moult.stages.datasets import prepare_dataset
 from openai_server import OpenAIServer
 
 ROOT = Path(__file__).parents[2]

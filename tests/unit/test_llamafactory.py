@@ -19,7 +19,7 @@ from moult.data.prompts import Example, load_template, videos_of
 from moult.data.videos.frames import Frames
 from moult.inference.tokens import prompt_ids
 from moult.inference.vision import Vision
-from moult.stages import recipes
+from moult.stages import datasets as dataset_stages
 from moult.training.encoding import encode_examples
 from moult.training.finetune import finetune_lora
 from pico import build_pico_vlm
@@ -457,7 +457,7 @@ def test_entries_of_a_dataset_info_are_a_dataset(tmp_path):
         "train": [f"{tmp_path}/chat.json"],
         "dev": [f"{tmp_path}/dev.json"],
     }
-    told = recipes.prepare_dataset(cfg, "d")
+    told = dataset_stages.prepare_dataset(cfg, "d")
     assert (told["format"], told["columns"], told["tags"]) == ("sharegpt", {"messages": "messages"}, OPENAI)
     assert str(tmp_path) not in json.dumps(told)
     folder = configured(tmp_path, entries={"train": "folder"}).find("datasets", "d")

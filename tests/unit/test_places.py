@@ -5,9 +5,12 @@ import re
 import pytest
 import yaml
 from moult.base.errors import UserError
+from moult.base.paths import ROOT
+from moult.base.stage import none
 from moult.config.load import load
-from moult.planning.needs import JOBS, PLAIN, needs
+from moult.planning.needs import needs
 from moult.planning.partitions import SHIPPED, Site, as_resources, jobs_with_models, main, table
+from moult.stages import STAGES
 
 
 @pytest.fixture(scope="module")
@@ -201,27 +204,20 @@ def everything():
     }
 
 
-@pytest.fixture(scope="module")
-def rules():
-    """By the rules' own words: {rule: (what it asks for, what its jobs are named by, its environment)}."""
-    text = "\n".join(path.read_text() for path in sorted((SHIPPED.parents[2] / "rules").glob("*.smk")))
-    found = {}
-    for rule, body in re.findall(r"^rule (\w+):\n(.*?)(?=^\w|\Z)", text, re.MULTILINE | re.DOTALL):
-        if asked := re.search(r'needs_of\("?(\w+)"?\)', body):
-            names = re.findall(r"\{(\w+)\}", re.search(r'"<logs>/(\S+)\.log"', body)[1])
-            found[rule] = asked[1], tuple(names), re.search(r"envs/(\w+)\.yaml", body)[1]
-    return found
+def environment_of(rule):
+    """Return the conda environment of a rule, by the rule that it inherits from."""
+    text = "\n".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
+    base = re.search(rf"^use rule (\w+) as {rule} with:$", text, re.MULTILINE)[1]
+    return re.search(rf"^rule {base}:\n.*?envs/(\w+)\.yaml", text, re.MULTILINE | re.DOTALL)[1]
 
 
-def test_every_rule_that_works_with_a_model_has_its_needs_and_its_line(rules):
-    plain = ("tables", "preparation")
-    assert {rule: (stage, names) for rule, (stage, names, _) in rules.items() if stage not in plain} == JOBS
-    with_models = {rule for rule, (_, _, environment) in rules.items() if environment == "models"}
-    assert with_models == {rule for rule, (stage, _) in JOBS.items() if stage not in PLAIN}
-    assert {rule for rule, _, _ in jobs_with_models(load(everything()))} == with_models
+def test_every_rule_that_works_with_a_model_has_its_needs_and_its_line():
+    with_models = {stage.rule for stage in STAGES if environment_of(stage.rule) == "models"}
+    assert {stage.rule for stage in STAGES if stage.model is not none} == with_models
+    assert {stage.rule for stage, _ in jobs_with_models(load(everything()))} == with_models
 
 
-def test_what_is_small_and_one_of_many_is_grouped_on_slurm_and_nothing_else(rules):
+def test_what_is_small_and_one_of_many_is_grouped_on_slurm_and_nothing_else():
     groups = yaml.safe_load((SHIPPED.parent / "profile.yaml").read_text())["groups"]
-    small = {rule for rule, (_, names, environment) in rules.items() if names and environment == "tables"}
+    small = {stage.rule for stage in STAGES if stage.wildcards and environment_of(stage.rule) == "tables"}
     assert set(groups) == small - {"fetch_videos"}

@@ -10,9 +10,10 @@ from moult.base.errors import UserError
 from moult.config.load import load
 from moult.corpora.generated import generate_corpus
 from moult.data.prompts import load_template
+from moult.inference import recipes as asking_recipes
 from moult.inference.requests import Answer
 from moult.inference.spending import Budget, spending_in
-from moult.stages import recipes
+from moult.stages import corpora as corpus_stages
 from openai_server import OpenAIServer
 
 PRICE = {"input": 1.0, "output": 2.0}
@@ -164,8 +165,11 @@ def test_a_budget_needs_the_price_of_every_endpoint_that_is_used():
 def test_budget_price_and_mode_decide_no_answer_and_remake_nothing():
     one = load(config(price=PRICE) | {"budget": 5})
     other = load(config(price=PRICE | {"input": 9.0}, mode="batch", poll=1))
-    assert recipes.corpus(one, "d") == recipes.corpus(other, "d")
-    assert recipes.client(one, "teacher")["budget"] == 5 and recipes.client(other, "teacher")["mode"] == "batch"
+    assert corpus_stages.corpus(one, "d") == corpus_stages.corpus(other, "d")
+    assert (
+        asking_recipes.client(one, "teacher")["budget"] == 5
+        and asking_recipes.client(other, "teacher")["mode"] == "batch"
+    )
 
 
 def test_a_served_model_has_no_batch_mode():

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 import yaml
-from moult.planning.needs import JOBS
+from moult.base.stage import nothing
+from moult.config.load import load_file
+from moult.stages import BY_RULE, STAGES
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
-RULES = {
-    name: path
-    for path in (ROOT / "rules").glob("*.smk")
-    for name in re.findall(r"^rule (\w+):", path.read_text(), re.MULTILINE)
-}
-TARGETS = {"datasets", "corpora", "adapters", "models", "scores", "report", "exports"}
+TEXT = "\n".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
+# No part of `all`.
+EXPORTS = {"export_dataset", "index_exports"}
+RULES = dict(re.findall(r"^use rule \w+ as (\w+) with:\n(.*?)(?=^\w|\Z)", TEXT, re.MULTILINE | re.DOTALL))
 
 
 def run(*command, **variables):
@@ -46,28 +46,23 @@ def test_format_and_lint(command):
     assert found.returncode == 0, found.stdout + found.stderr
 
 
-def test_every_rule_has_its_script_and_every_script_its_rule():
-    assert {path.stem for path in (ROOT / "scripts").glob("*.py")} == set(RULES) - TARGETS
+def test_every_stage_has_its_rule_and_its_script_and_the_reverse():
+    assert len(BY_RULE) == len(STAGES)
+    assert RULES.keys() == BY_RULE.keys()
+    assert {path.stem for path in (ROOT / "scripts").glob("*.py")} == BY_RULE.keys()
 
 
-def rule_text(name):
-    text = RULES[name].read_text()
-    return re.search(rf"^rule {name}:\n(.*?)(?=^rule |\Z)", text, re.MULTILINE | re.DOTALL)[1]
-
-
-@pytest.mark.parametrize("name", sorted(set(RULES) - TARGETS))
-def test_every_rule_has_log_benchmark_env_resources_and_its_own_script(name):
-    text = rule_text(name)
-    for directive in ("log:", "benchmark:", "conda:", "resources:", "message:"):
-        assert re.search(rf"^    {directive}", text, re.MULTILINE), directive
-    assert f'"../scripts/{name}.py"' in text
-    assert f'"<logs>/{name}' in text and f'"<benchmarks>/{name}' in text
-
-
-@pytest.mark.parametrize("name", sorted(set(RULES) - TARGETS))
-def test_a_rule_s_needs_are_those_that_tables_are_made_of(name):
-    stage = re.search(r"^        \*\*needs_of\((.+)\),$", rule_text(name), re.MULTILINE)[1]
-    assert stage == ("preparation" if name == "prepare_dataset" else f'"{JOBS.get(name, ("tables", ()))[0]}"')
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.rule)
+def test_every_rule_asks_its_own_stage_for_everything(stage):
+    text = RULES[stage.rule]
+    asked = re.findall(r'(\w+)_of\("(\w+)"\)', text)
+    adaptors = {"threads", "needs", "params"}
+    adaptors |= {"names"} if stage.wildcards else set()
+    adaptors |= set() if stage.inputs is nothing else {"inputs"}
+    assert set(asked) == {(adaptor, stage.rule) for adaptor in adaptors}
+    job = "/".join([stage.rule, *(f"{{{name}}}" for name in stage.wildcards)])
+    assert f'job="{job}",' in text
+    assert f'"<results>/{stage.makes}/' in text
 
 
 def pins(text):
@@ -76,7 +71,7 @@ def pins(text):
 
 def test_conda_environments_carry_the_pins_of_the_lock():
     locked = pins((ROOT / "requirements.lock").read_text())
-    used = {name for rule in RULES for name in re.findall(r'"\.\./envs/(\w+)\.yaml"', RULES[rule].read_text())}
+    used = set(re.findall(r'"\.\./envs/(\w+)\.yaml"', TEXT))
     assert used == {path.stem for path in (ROOT / "envs").glob("*.yaml")}
     for name in used:
         packages = yaml.safe_load((ROOT / "envs" / f"{name}.yaml").read_text())["dependencies"][-1]["pip"]
@@ -135,7 +130,7 @@ def test_parsing_the_workflow_imports_nothing_heavy():
         sys.executable,
         "-c",
         "import sys; sys.path.insert(0, 'scripts')\n"
-        "import moult.stages.recipes, moult.planning.partitions, moult.jobs.job\n"
+        "import moult.stages, moult.planning.start, moult.jobs.job\n"
         "print([m for m in ('torch', 'transformers', 'pandas', 'sklearn', 'numpy', 'openai') if m in sys.modules])",
     )
     assert found.stdout.strip() == "[]", found.stdout + found.stderr
@@ -162,11 +157,7 @@ def test_the_slurm_profile_plans_every_job_with_its_resources(tmp_path):
     jobs = re.findall(
         r"^ *Job \d+: (\w+):.*\((\d+) CPUs, (?:(\d+) GPUs, )?(\d+) MB, (\d+) min\)$", found.stdout, re.MULTILINE
     )
-    # The demo trains adapters only, on text and on answers, not on pairs, and has no judge; exports are asked for.
-    others = {"finetune_full", "fetch_videos", "export_dataset", "index_exports"}
-    others |= {"contrast_answers", "optimise_lora", "optimise_full"}
-    others |= {"answer_questions", "judge_answers", "score_judgements"}
-    others |= {"refine_answers", "fold_round"}
-    assert {rule for rule, *_ in jobs} == set(RULES) - TARGETS - others
+    cfg = load_file(ROOT / "config" / "config.yaml")
+    assert {rule for rule, *_ in jobs} == {stage.rule for stage in STAGES if stage.planned(cfg)} - EXPORTS
     assert len(jobs) == 46
     assert all(int(cpus) >= 1 and int(memory) >= 1000 and int(minutes) >= 10 for _, cpus, _, memory, minutes in jobs)

@@ -32,6 +32,10 @@ class Config(Section):
     evaluations: list[Evaluation] = []
     rounds: list[Rounds] = Field([], description="Written out into endpoints, corpora and models.")
 
+    def __hash__(self):
+        """A config is one object for a whole process: what follows from it may be kept by it."""
+        return id(self)
+
     @cached_property
     def by_name(self):
         """The entries of every list that has names, as kind → name → entry; of a repeated name the first."""

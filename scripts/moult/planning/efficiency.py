@@ -10,7 +10,8 @@ from pathlib import Path
 
 from moult.base.errors import UserError
 from moult.config.load import load_file
-from moult.planning.needs import JOBS, job_needs
+from moult.planning.needs import job_needs
+from moult.stages import BY_RULE
 
 
 def used(path):
@@ -30,14 +31,11 @@ def table(cfg, folder):
     found = defaultdict(list)
     for path in sorted(Path(folder).rglob("*.tsv")):
         rule, *names = path.relative_to(folder).with_suffix("").parts
-        stage, wildcards = JOBS.get(rule, ("tables", ()))
-        if rule == "prepare_dataset" and cfg.find("datasets", names[0]).videos:
-            stage = "videos"
-        try:
-            asked = job_needs(cfg, stage, dict(zip(wildcards, names, strict=bool(wildcards))))
-        except KeyError:
+        stage = BY_RULE.get(rule)
+        if stage is None or tuple(names) not in stage.names(cfg):
             # Of a build whose config named it.
             continue
+        asked = job_needs(cfg, stage, names)
         if measured := used(path):
             found[rule].append((measured, asked))
     lines = []

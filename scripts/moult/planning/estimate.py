@@ -18,12 +18,14 @@ from moult.corpora.contrasts import pair_requests
 from moult.corpora.refined import shown_to_judge
 from moult.data.prompts import render
 from moult.evaluation.judging import answers_in, drawn, planned
+from moult.inference import recipes as asking_recipes
 from moult.inference.asking import identity_of
 from moult.inference.journal import copy_of
 from moult.inference.requests import corpus_requests, request_key
 from moult.inference.spending import cost_of, spending_in
 from moult.inference.tokens import prompt_ids
-from moult.stages import recipes
+from moult.stages import corpora as corpus_stages
+from moult.stages import suites as suite_stages
 from moult.stages.foreseen import prepared_questions, rows_of
 
 # Of English prose; code has fewer, Chinese one or two.
@@ -51,13 +53,13 @@ class Estimator:
         for bound in ("dollars_low", "dollars_high"):
             parts = [corpus[bound] for corpus in corpora]
             sums[bound] = None if None in parts else sum(parts)
-        spent = spending_in(recipes.spending_folder(self.cfg))
+        spent = spending_in(asking_recipes.spending_folder(self.cfg))
         return sums | {"spent": spent, "budget": self.cfg.budget}
 
     def _corpus(self, entry):
-        build, asking = recipes.corpus, corpus_requests
+        build, asking = corpus_stages.corpus, corpus_requests
         if entry.kind == "contrasts":
-            build, asking = recipes.contrasts, pair_requests
+            build, asking = corpus_stages.contrasts, pair_requests
         recipe, notes = build(self.cfg, entry.name), []
         rows, exact, extra = self._rows(entry, notes)
         requests = None if rows is None else asking(recipe, rows)
@@ -65,7 +67,7 @@ class Estimator:
         return self._asking(entry.name, entry, recipe, requests, exact, extra, writes_to, notes)
 
     def _judgements(self, suite, name):
-        judge, recipe = self.cfg.find("suites", suite).judge, recipes.judge_answers(self.cfg, suite, name)
+        judge, recipe = self.cfg.find("suites", suite).judge, suite_stages.judge_answers(self.cfg, suite, name)
         notes, requests, exact, longest = [], None, True, 0
         rows = [self._noted(dataset, [judge.split], notes) for dataset in judge.datasets]
         if None not in rows:
@@ -90,7 +92,7 @@ class Estimator:
 
         entry: has endpoint and decoding. exact, extra: see `_rows`. writes_to: the journal of the job that asks.
         """
-        client = recipes.client(self.cfg, entry.endpoint)
+        client = asking_recipes.client(self.cfg, entry.endpoint)
         found = {"corpus": name, "endpoint": entry.endpoint, "mode": client["mode"] if client else "served"}
         empty = ("rows", "answered", "ask", "prompt_tokens", "dollars_low", "dollars_high")
         found |= dict.fromkeys(empty) | {"answer_tokens_low": None, "answer_tokens_high": None, "notes": notes}
@@ -124,8 +126,8 @@ class Estimator:
 
     def _refined(self, entry):
         """Return what refining asks of both its endpoints: each row once at least, `max_iterations` times at most."""
-        recipe, notes = recipes.refined(self.cfg, entry.name), []
-        clients = {part: recipes.client(self.cfg, getattr(entry, part)) for part in ("endpoint", "judge")}
+        recipe, notes = corpus_stages.refined(self.cfg, entry.name), []
+        clients = {part: asking_recipes.client(self.cfg, getattr(entry, part)) for part in ("endpoint", "judge")}
         remote = [part for part, client in clients.items() if client]
         found = {"corpus": entry.name, "endpoint": f"{entry.endpoint} and {entry.judge}", "mode": "refined"}
         empty = ("rows", "answered", "ask", "prompt_tokens", "answer_tokens_low", "answer_tokens_high")

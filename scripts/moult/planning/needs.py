@@ -25,16 +25,13 @@ torch, and the weights on their way to the GPU, or, without a GPU, what a GPU wo
 
 import math
 
-from moult.config.checks import endpoints_of
-
 # Below this many billions of parameters a CPU does the work.
 CPU_BILLIONS = 0.5
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 VOCABULARY = 152_000
 STATE = 16
-TRAINING = ("lora", "full")
 # Stages that have a model at work: on GPUs if it is large, or the override says so.
-HELD = ("inference", *TRAINING)
+HELD = ("inference", "lora", "full")
 # Where a model is split over GPUs because one cannot hold it, it is over so many of this size.
 CARD_GB, SPLITS = 80, (1, 2, 4, 8)
 # Hours per billion parameters (of at least half a billion), on one GPU where there is one, four times that without.
@@ -42,26 +39,6 @@ CARD_GB, SPLITS = 80, (1, 2, 4, 8)
 HOURS = {"inference": 0.5, "lora": 2.0, "full": 4.0, "weights": 0.25}
 # Hours and GB of stages that hold no model.
 PLAIN = {"tables": (1 / 6, 2), "fetch": (1, 2), "videos": (4, 4)}
-# Rules, what their needs are called, and what their jobs are named by; all other rules are tables.
-JOBS = {
-    "fetch_dataset": ("fetch", ("dataset",)),
-    "fetch_videos": ("videos", ("dataset",)),
-    "fetch_model": ("weights", ("model",)),
-    "generate_guidelines": ("inference", ("corpus",)),
-    "distill_answers": ("inference", ("corpus",)),
-    "refine_answers": ("inference", ("corpus",)),
-    "contrast_answers": ("inference", ("corpus",)),
-    "finetune_lora": ("lora", ("model",)),
-    "finetune_full": ("full", ("model",)),
-    "optimise_lora": ("lora", ("model",)),
-    "optimise_full": ("full", ("model",)),
-    "fold_adapter": ("weights", ("model",)),
-    "fold_round": ("weights", ("model",)),
-    "merge_models": ("weights", ("model",)),
-    "predict_labels": ("inference", ("suite", "model")),
-    "answer_questions": ("inference", ("suite", "model")),
-    "judge_answers": ("judging", ("suite", "measured")),
-}
 # Tokens of a prompt in inference, beside its frames; a batch of longer ones needs `gpu_mem_gb`.
 PROMPT = 1024
 # A retry gets this many times the memory; of time it gets twice and three times what the first attempt got.
@@ -137,71 +114,20 @@ def needs(
 
 
 def job_needs(cfg, stage, names, attempt=1):
-    """Return what one job of a config needs. `names`: its wildcards, any of dataset, corpus, suite, model.
-
-    The stage `judging` is inference by the judge of a suite, where it is a model of this build.
-    """
-    corpus, suite = names.get("corpus"), names.get("suite")
-    judging = stage == "judging"
-    name = judge_at_work(cfg, suite) if judging else model_at_work(cfg, names)
-    if judging:
-        stage = "inference" if name else "tables"
+    """Return what one job of a stage needs. names: what it is named by, in the order of the stage's wildcards."""
+    asked, name = stage.needed(cfg, *names), stage.model(cfg, *names)
     if name is None:
-        return needs("tables" if corpus else stage, attempt=attempt)
-    model, compute = cfg.find("models", name), cfg.compute_of(name)
+        return needs(asked, attempt=attempt)
+    model, compute, load = cfg.find("models", name), cfg.compute_of(name), stage.workload(cfg, *names)
     settings = {"threads": compute.threads, "models": len(model.parents), "rows": compute.batch_size}
-    if stage in TRAINING:
-        training = model.training
-        settings |= {
-            "devices": training.devices,
-            "zero": training.zero,
-            "rank": training.lora.rank,
-            "tokens": training.max_length,
-            # Both answers of a pair are in one forward pass.
-            "rows": training.batch_size * (2 if model.optimise else 1),
-            "checkpointing": training.gradient_checkpointing,
-        }
-    elif stage == "inference":
-        if corpus:
-            entry = cfg.find("corpora", corpus)
-            datasets, answer = [cfg.corpus_dataset(corpus)], entry.decoding.max_tokens
-            # What was said of an answer is in the prompt of the next.
-            answer += entry.judge_decoding.max_tokens + answer if entry.kind == "refined" else 0
-            settings["answers"] = _answers(entry)
-            if entry.kind == "contrasts" and entry.chosen.method == "beam":
-                settings["rows"] = max(settings["rows"], entry.chosen.beams)
-        elif judge := cfg.find("suites", suite).judge:
-            datasets, answer = [cfg.find("datasets", one) for one in judge.datasets], judge.answers.decoding.max_tokens
-            # It reads two of them.
-            answer = 2 * answer + judge.decoding.max_tokens if judging else answer
-        else:
-            labels = cfg.find("suites", suite).labels
-            datasets, answer = [cfg.find("datasets", one) for one in labels.datasets], labels.max_tokens
-        settings["tokens"] = PROMPT + answer + max(frame_tokens(one.videos) for one in datasets)
-        settings["splits"] = compute.engine == "vllm"
+    if asked == "inference":
+        settings["tokens"] = PROMPT + load["answer"] + max(frame_tokens(one.videos) for one in load["datasets"])
+        settings["rows"] = max(compute.batch_size, load.get("at_least", 1))
+        settings |= {"answers": load.get("answers", 1), "splits": compute.engine == "vllm"}
+    else:
+        settings |= load
     override = model.needs.model_dump(exclude_none=True)
-    return needs(stage, cfg.inherited(name, "parameters"), compute.dtype, attempt, override, **settings)
-
-
-def model_at_work(cfg, names):
-    """Return the model that a job loads, or None: its own, or the one that a corpus' endpoint serves. Of several that
-    answer and judge one at a time is in memory: the largest."""
-    if "corpus" in names.keys():
-        asked = [cfg.find("endpoints", name).serve for name in endpoints_of(cfg.find("corpora", names["corpus"]))]
-        return max(filter(None, asked), key=lambda name: cfg.inherited(name, "parameters"), default=None)
-    return names.get("model")
-
-
-def judge_at_work(cfg, suite):
-    """Return the model that judges the answers of a suite, None where the judge is remote."""
-    return cfg.find("endpoints", cfg.find("suites", suite).judge.endpoint).serve
-
-
-def _answers(corpus):
-    """Return how many answers to a question are written for a corpus, at the most."""
-    if corpus.kind == "contrasts":
-        return 1 + (corpus.chosen.beams if corpus.chosen.method == "beam" else corpus.chosen.samples)
-    return corpus.max_iterations if corpus.kind == "refined" else 1
+    return needs(asked, cfg.inherited(name, "parameters"), compute.dtype, attempt, override, **settings)
 
 
 def frame_tokens(videos):

@@ -10,7 +10,8 @@ import yaml
 
 from moult.base.errors import UserError, nearest
 from moult.base.paths import ROOT
-from moult.planning.needs import GROWTH, JOBS, job_needs, judge_at_work, model_at_work
+from moult.planning.needs import GROWTH, job_needs
+from moult.stages import STAGES
 
 # The executor plugin looks here, too; a site says it in its environment, or edits the file that is shipped.
 VARIABLE = "SNAKEMAKE_SLURM_PARTITIONS"
@@ -64,9 +65,9 @@ class Site:
     def refuse_what_fits_nowhere(self, cfg):
         """Raise UserError with a sentence for each job of a config that no partition could ever run."""
         problems = {}
-        for rule, stage, names in jobs_with_models(cfg):
+        for stage, names in jobs_with_models(cfg):
             try:
-                self.place(job_needs(cfg, stage, names), f"{rule} {'/'.join(names.values())}")
+                self.place(job_needs(cfg, stage, names), f"{stage.rule} {'/'.join(names)}")
             except UserError as error:
                 problems[str(error)] = None
         if problems:
@@ -141,48 +142,21 @@ def as_resources(asked):
 
 
 RESOURCES = "gpu gpu_mem_gb gpu_model mem_mb runtime nodes cpus_per_task tasks_per_node mpi slurm_extra".split()
-# The rule that writes each kind of corpus.
-WRITERS = {
-    "guidelines": "generate_guidelines",
-    "distilled": "distill_answers",
-    "refined": "refine_answers",
-    "contrasts": "contrast_answers",
-}
 
 
 def jobs_with_models(cfg):
-    """Yield (rule, stage, wildcards) of every job of a config that loads a model."""
-    kept = set(cfg.kept_models)
-    for model in cfg.models:
-        if model.fetch:
-            rules = ["fetch_model"]
-        elif model.merge:
-            rules = ["merge_models"]
-        else:
-            way = "finetune" if model.finetune else "optimise"
-            rules = [f"{way}_full"] if model.training.method == "full" else [f"{way}_lora"]
-            if model.training.method == "lora":
-                rules += ["fold_round"] * (model.name in cfg.students) + ["fold_adapter"] * (model.name in kept)
-        for rule in rules:
-            yield rule, JOBS[rule][0], {"model": model.name}
-    for corpus in cfg.corpora:
-        if model_at_work(cfg, {"corpus": corpus.name}):
-            rule = WRITERS[corpus.kind]
-            yield rule, JOBS[rule][0], {"corpus": corpus.name}
-    for suite, model in cfg.predicted:
-        yield "predict_labels", "inference", {"suite": suite, "model": model}
-    for suite, model in cfg.answered:
-        yield "answer_questions", "inference", {"suite": suite, "model": model}
-    for (suite, name), against in cfg.judged.items():
-        if name != against and judge_at_work(cfg, suite):
-            yield "judge_answers", "judging", {"suite": suite, "measured": name}
+    """Yield (stage, names) of every job of a config that loads a model."""
+    for stage in STAGES:
+        for names in stage.planned(cfg):
+            if stage.model(cfg, *names):
+                yield stage, names
 
 
 def table(cfg, site):
     """Return what the jobs of a config need and where they would run: lines of cells, equal jobs in one."""
     lines = {}
-    for rule, stage, names in jobs_with_models(cfg):
-        name = "/".join(names.values())
+    for stage, names in jobs_with_models(cfg):
+        rule, name = stage.rule, "/".join(names)
         try:
             asked, partition = site.place(job_needs(cfg, stage, names), f"{rule} {name}")
         except UserError:

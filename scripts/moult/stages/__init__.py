@@ -1,1 +1,6 @@
-"""What each rule makes, out of what, and by which recipe."""
+"""The stages: what each rule makes, out of what, and by which recipe."""
+
+from moult.stages import corpora, datasets, models, report, suites
+
+STAGES = (*datasets.STAGES, *corpora.STAGES, *models.STAGES, *suites.STAGES, *report.STAGES)
+BY_RULE = {stage.rule: stage for stage in STAGES}

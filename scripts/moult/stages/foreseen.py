@@ -12,7 +12,7 @@ from moult.data import fields
 from moult.data import prepare as preparing
 from moult.data.fetch import fetch_dataset
 from moult.data.questions import question_rows
-from moult.stages import recipes
+from moult.stages import datasets as dataset_stages
 
 # Where row digests are kept between plans; anything in there may be deleted.
 SEEN = Path("scratch", "planned")
@@ -23,14 +23,14 @@ def prepared_questions(cfg, name, raw=None):
 
     raw: its fetched files; None to take those of the config. UserError where one is not on this machine.
     """
-    sources = [source for _, _, source in recipes.raw_sources(cfg.find("datasets", name))]
+    sources = [source for _, _, source in dataset_stages.raw_sources(cfg.find("datasets", name))]
     with tempfile.TemporaryDirectory() as folder:
         if raw is None:
             if not all(source.path and Path(source.path).exists() for source in sources):
                 raise UserError(f"dataset {name} is not fetched")
             raw = Path(folder, "raw")
-            fetch_dataset(recipes.fetch_dataset(cfg, name)["sources"], [source.path for source in sources], raw)
-        preparing.prepare_dataset(recipes.prepare_dataset(cfg, name), raw, Path(folder, "dataset"))
+            fetch_dataset(dataset_stages.fetch_dataset(cfg, name)["sources"], [source.path for source in sources], raw)
+        preparing.prepare_dataset(dataset_stages.prepare_dataset(cfg, name), raw, Path(folder, "dataset"))
         return rows_of(Path(folder, "dataset"))
 
 
@@ -45,11 +45,11 @@ def row_digests(cfg, name):
     What a slice holds is known so before the graph is: a row that changes in one slice is no change of another. The
     digests are kept, with size and time of the raw files, so that planning again and each job need not read them.
     """
-    sources = [source for _, _, source in recipes.raw_sources(cfg.find("datasets", name))]
+    sources = [source for _, _, source in dataset_stages.raw_sources(cfg.find("datasets", name))]
     if not all(source.path for source in sources):
         return None
     kept = SEEN / f"{name}.json"
-    key = digest([_seen(sources), recipes.prepare_dataset(cfg, name)])
+    key = digest([_seen(sources), dataset_stages.prepare_dataset(cfg, name)])
     with contextlib.suppress(OSError, ValueError):
         known = json.loads(kept.read_text(encoding="utf-8"))
         if known["key"] == key:

@@ -1,0 +1,54 @@
+"""Who answers and how, as recipes say it. `cfg` is a checked config."""
+
+
+def compute(cfg, model):
+    """How a model is run in inference."""
+    settings = cfg.compute_of(model)
+    return {
+        "engine": settings.engine,
+        "dtype": settings.dtype,
+        "batch_size": settings.batch_size,
+        "threads": settings.threads,
+    }
+
+
+def endpoint(cfg, name):
+    """Who answers, as far as it decides the answer: a served model and how it is run, or a remote address."""
+    entry = cfg.find("endpoints", name)
+    if entry.serve:
+        return {"name": name, "serve": entry.serve, "compute": compute(cfg, entry.serve)}
+    return {"name": name, "url": entry.url, "model": entry.model}
+
+
+def client(cfg, name):
+    """How a remote endpoint is dealt with, None if a model of this build answers.
+
+    No answer depends on it, so it is not in the recipe: another limit or another price remakes nothing.
+    """
+    entry = cfg.find("endpoints", name)
+    if entry.serve:
+        return None
+    return {
+        "key": entry.key,
+        "structured": entry.structured,
+        "concurrency": entry.concurrency,
+        "timeout": entry.timeout,
+        "retries": entry.retries,
+        "requests_per_minute": entry.requests_per_minute,
+        "tokens_per_minute": entry.tokens_per_minute,
+        "price": {"input": entry.price.input, "output": entry.price.output} if entry.price else None,
+        "mode": entry.mode,
+        "poll": entry.poll,
+        "budget": cfg.budget,
+        "spending": spending_folder(cfg),
+    }
+
+
+def spending_folder(cfg):
+    """Return where the jobs of an experiment count what they spend, beside the journals of what it bought."""
+    return f"journal/spending/{cfg.name}"
+
+
+def decoded(decoding):
+    """How answers are decoded."""
+    return {key: getattr(decoding, key) for key in ("temperature", "top_p", "top_k", "max_tokens")}

@@ -1,0 +1,73 @@
+"""What a build looks at before there is a graph: the config, the files that it names, and the cluster."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from moult.base.errors import UserError
+from moult.config.experiment import Config
+from moult.config.load import load
+from moult.planning.partitions import SHIPPED, VARIABLE, Site
+from moult.stages.datasets import raw_sources
+
+
+def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: bool) -> Config:
+    """Return the typed config; tell by `warn` what is not pinned yet, and, where it `speaks`, what will be fetched.
+
+    A process that runs a single job of a build does not speak: the first one did.
+
+    Raises:
+        UserError: a sentence for each mistake, and for each local file or folder that is not there.
+    """
+    cfg = load(raw, source)
+    if absent := list(absent_files(cfg)):
+        raise UserError("\n".join(f"{source}: {line}; put it there or correct the path." for line in absent))
+    if speaks:
+        results = Path("results", cfg.name)
+        for line in cfg.hub_needs(lambda kind, name: (results / kind / f"{name}.manifest.json").exists()):
+            warn(f"{line}.")
+    for place in cfg.unpinned():
+        warn(f"{place}: no revision or checksum yet; run `make pin` before you build.")
+    return cfg
+
+
+def absent_files(cfg: Config):
+    """Yield a phrase for each local file or folder that a config names and that is not there."""
+    for dataset in cfg.datasets:
+        for _, _, source in raw_sources(dataset):
+            if source.path and not Path(source.path).exists():
+                yield f"dataset {dataset.name}: {source.path} does not exist"
+    for model in cfg.models:
+        if model.fetch and model.fetch.path and not Path(model.fetch.path).is_dir():
+            yield f"model {model.name}: the folder {model.fetch.path} does not exist"
+    for dataset in cfg.datasets:
+        if dataset.videos and dataset.videos.path and not Path(dataset.videos.path).is_dir():
+            yield f"dataset {dataset.name}: the folder {dataset.videos.path} of its videos does not exist"
+
+
+def depth_of(cfg: Config) -> int:
+    """Return how deep Snakemake's walk from target to source gets: a round adds three jobs, one behind another."""
+    return 1000 + 100 * max((model.round.count for model in cfg.models if model.round), default=0)
+
+
+def cluster(cfg: Config, account: str | None, environment: Mapping[str, str] = os.environ) -> Site | None:
+    """Return the cluster that jobs go to, or None where they stay on this machine.
+
+    account: `slurm_account` of the default resources as the profile writes it. The slurm profile names one: that is
+    what a cluster is known by. Which partitions it has is not said in the profile, because there a path is one of the
+    working directory; VARIABLE says it, for the executor plugin too.
+
+    Raises:
+        UserError: the account is that of a variable which is not set; a job fits nowhere on the cluster.
+    """
+    if account is None:
+        return None
+    os.environ.setdefault(VARIABLE, str(SHIPPED))
+    if account == "$SLURM_ACCOUNT" and "SLURM_ACCOUNT" not in environment:
+        raise UserError(
+            "SLURM_ACCOUNT is not set: export the account that your jobs are charged to (`sacctmgr show associations "
+            "user=$USER format=account` lists yours), or export it empty where the cluster has no accounts."
+        )
+    site = Site(os.environ[VARIABLE])
+    site.refuse_what_fits_nowhere(cfg)
+    return site

