@@ -12,6 +12,7 @@ from moult.weights.compatibility import check_compatible
 from moult.weights.folding import earlier_adapters, fold_adapter
 from moult.weights.headers import check_model_folder, tensor_headers
 from moult.weights.merging import merge_models, mergekit_config
+from moult.weights.methods import METHODS
 from pico import build_pico_model
 
 TARGETS = ["q_proj", "v_proj", "down_proj"]
@@ -448,9 +449,9 @@ def test_a_merge_that_is_not_finite_is_refused(project, tmp_path):
 
 
 def test_what_mergekit_refuses_becomes_one_sentence(project, tmp_path):
-    parents = [{"model": "left", "weight": 0.5}, {"model": "right"}]
-    with pytest.raises(UserError, match="mergekit refuses this merge .Missing required parameter weight for models/ri"):
-        merge_models(recipe("ties", parents=parents), project, tmp_path / "merged")
+    settings = SLERP | {"parameters": {"t": [{"filter": "mlp", "value": 0.5}]}}
+    with pytest.raises(UserError, match="mergekit refuses this merge .Missing required parameter t for model.embed"):
+        merge_models(recipe("slerp", **settings), project, tmp_path / "merged")
 
 
 def lose_a_tensor(folder):
@@ -517,15 +518,33 @@ def test_differences_that_a_merge_survives_are_warnings(family, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        (recipe("ties", base="left"), "base left must be a model that is not among the parents"),
-        (recipe("slerp", **SLERP | {"base": "left"}), "takes two parents, one of them the base"),
-        (recipe("slerp", **SLERP | {"parameters": {}}), "parameter t is missing"),
-        (recipe("linear", base="base"), "takes no base"),
+        (recipe("ties", base="left"), "merge by ties: left is base and parent: its task vector is zero"),
+        (
+            recipe("slerp", **SLERP | {"parameters": {"t": None}}),
+            "merge by slerp: parameters: t is missing",
+        ),
     ],
 )
 def test_recipes_that_mergekit_would_refuse_late(settings, sentence):
     with pytest.raises(UserError, match=sentence):
         mergekit_config(settings, str)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_method_takes_is_what_mergekit_takes(name):
+    from mergekit.merge_methods.base import MISSING, ParameterScope
+    from mergekit.merge_methods.registry import get
+
+    spec = get(name).spec
+    method, theirs = METHODS[name], {one.name: one for one in spec.parameters}
+    for key, setting in (method.per_parent | method.parameters).items():
+        assert setting.required == (theirs[key].default is MISSING)
+        assert theirs[key].value_type is (bool if setting.type == "switch" else float)
+    assert all(theirs[key].scope != ParameterScope.SHARED for key in method.per_parent)
+    required = {key for key, one in theirs.items() if one.default is MISSING}
+    assert required <= method.per_parent.keys() | method.parameters.keys()
+    assert (spec.contract.base.value == "required") == (method.base != "none")
+    assert spec.contract.max_inputs == method.parents
 
 
 def test_published_configurations_come_out_as_published():
