@@ -5,7 +5,7 @@ would refuse in the job, after all parents are trained, is refused here, without
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -39,11 +39,29 @@ class MergeMethod:
     parents: int | None = None  # exactly so many; None: two or more
     per_parent: dict[str, Setting] = field(default_factory=dict)
     parameters: dict[str, Setting] = field(default_factory=dict)
+    together: Callable[[dict], Iterable[str]] = lambda merge: ()  # refusals of settings that fit one by one
+
+
+def _chances_of_della(merge):
+    """Refuse chances outside (0, 1): della keeps entries with chances from density - epsilon to density + epsilon.
+
+    A density of 1 keeps all entries, whatever epsilon. Of gradients the extremes are compared.
+    """
+    epsilon = merge.get("parameters", {}).get("epsilon")
+    width = max(numbers(0.15 if epsilon is None else epsilon))
+    for parent in merge["parents"]:
+        densities = list(numbers(1 if parent.get("density") is None else parent["density"]))
+        if min(densities) < 1 and not (min(densities) - width > 0 and max(densities) + width < 1):
+            yield (
+                f"parent {parent['model']}: density {parent['density']} and epsilon {width}: della keeps entries with "
+                "chances from density - epsilon to density + epsilon, and these must stay between 0 and 1"
+            )
 
 
 WEIGHT = Setting("a number", required=True)
 DENSITY = Setting("a number above 0 and at most 1", fits=lambda number: 0 < number <= 1)
 FRACTION = Setting("a number from 0 (base) to 1 (other parent)", fits=lambda number: 0 <= number <= 1, required=True)
+EPSILON = Setting("a number from 0 to below 0.5", fits=lambda number: 0 <= number < 0.5)
 SWITCH = Setting("true or false", "switch")
 TASK_VECTORS = {"normalize": SWITCH, "int8_mask": SWITCH, "lambda": Setting("a number")}
 
@@ -77,6 +95,14 @@ METHODS = {
         base="no parent",
         per_parent={"weight": WEIGHT},
         parameters=TASK_VECTORS,
+    ),
+    # mergekit rescales what is left of a task vector to its L1 norm, the paper each entry by its own chance.
+    "della": MergeMethod(
+        "dare_ties that drops the small entries of a row more often (Deep et al. 2024, arXiv 2406.11617)",
+        base="no parent",
+        per_parent={"weight": WEIGHT, "density": DENSITY},
+        parameters=TASK_VECTORS | {"epsilon": EPSILON},
+        together=_chances_of_della,
     ),
 }
 BASES = {
@@ -124,10 +150,11 @@ def refusals(merge: dict[str, Any]) -> Iterator[str]:
         yield f"{name} takes {method.parents} parents, not {len(names)}"
     for twice in sorted({one for one in names if names.count(one) > 1}):
         yield f"{twice} stands twice among the parents; name it once, with the sum of its weights"
-    yield from _misfits(name, "parameters", method.parameters, merge.get("parameters", {}))
+    misfits = list(_misfits(name, "parameters", method.parameters, merge.get("parameters", {})))
     for parent in parents:
         settings = {key: value for key, value in parent.items() if key != "model"}
-        yield from _misfits(name, f"parent {parent['model']}", method.per_parent, settings)
+        misfits += _misfits(name, f"parent {parent['model']}", method.per_parent, settings)
+    yield from misfits or method.together(merge)
 
 
 def _misfits(name, owner, known, given):
