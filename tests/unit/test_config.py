@@ -17,6 +17,7 @@ from moult.stages import datasets as dataset_stages
 from moult.stages import models as model_stages
 from moult.stages import report as report_stages
 from moult.stages import suites as suite_stages
+from moult.weights.methods import METHODS, description
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted([ROOT / "config" / "config.yaml", *(ROOT / "config").glob("*/*.yaml")])
@@ -40,7 +41,11 @@ def raw():
             {"name": "tuned", "finetune": {"base": "base", "data": ["distilled", "moods"]}},
             {
                 "name": "merged",
-                "merge": {"method": "ties", "base": "base", "parents": [{"model": "tuned"}, {"model": "other"}]},
+                "merge": {
+                    "method": "ties",
+                    "base": "base",
+                    "parents": [{"model": "tuned", "weight": 0.5}, {"model": "other", "weight": 0.5}],
+                },
             },
             {"name": "other", "finetune": {"base": "base", "data": ["moods"]}},
         ],
@@ -135,7 +140,7 @@ def change(raw, where, value):
         (["models", 2, "merge", "method"], "tease", "method: Input should be 'linear', 'slerp'"),
         (
             ["models", 1, "merge"],
-            {"method": "linear", "parents": [{"model": "a"}, {"model": "b"}]},
+            {"method": "linear", "parents": [{"model": "a", "weight": 1}, {"model": "b", "weight": 1}]},
             "write exactly one of fetch, finetune, optimise, merge",
         ),
         (["models", 0, "parameters"], None, "say how many billions a fetched model has"),
@@ -151,6 +156,87 @@ def test_a_mistake_is_told_with_its_remedy(raw, where, value, sentence):
         load(change(raw, where, value), "my.yaml")
     assert sentence in str(error.value)
     assert all(line.startswith("my.yaml: ") for line in str(error.value).splitlines())
+
+
+def merge(method, base, *parents, **parameters):
+    return {"method": method, "base": base, "parents": list(parents), "parameters": parameters}
+
+
+TUNED, OTHER = {"model": "tuned", "weight": 0.5}, {"model": "other", "weight": 0.5}
+ENDS = {"model": "base"}, {"model": "other"}
+
+
+@pytest.mark.parametrize(
+    ("section", "sentence"),
+    [
+        (merge("linear", "base", TUNED, OTHER), "linear takes no `base`; leave out `base: base`"),
+        (merge("ties", None, TUNED, OTHER), "ties needs `base`: the model that the parents were trained from"),
+        (merge("slerp", None, *ENDS, t=0.5), "slerp needs `base`: one of the parents"),
+        (merge("slerp", "tuned", *ENDS, t=0.5), "base tuned is not one of the parents base, other, as slerp needs it"),
+        (merge("slerp", "base", *ENDS, {"model": "tuned"}, t=0.5), "slerp takes 2 parents, not 3"),
+        (merge("linear", None, TUNED, TUNED), "tuned stands twice among the parents; name it once"),
+        (merge("slerp", "base", *ENDS), "parameters: t is missing; slerp needs a number from 0 (base) to 1"),
+        (merge("slerp", "base", *ENDS, t=1.5), "parameters: t is 1.5; slerp takes a number from 0 (base) to 1"),
+        (merge("slerp", "base", *ENDS, t=[0, -0.1, 1]), "parameters: t is [0, -0.1, 1]; slerp takes a number from 0"),
+        (merge("slerp", "base", *ENDS, t=[]), "parameters: t is []; slerp takes a number from 0"),
+        (merge("slerp", "base", *ENDS, t=True), "parameters: t is True; slerp takes a number from 0"),
+        (merge("slerp", "base", *ENDS, t=[{"filter": "mlp", "value": [0, 2]}, {"value": 0.5}]), "slerp takes a number"),
+        (merge("slerp", "base", *ENDS, t=[{"filtre": "mlp", "value": 0.5}]), "slerp takes a number"),
+        (merge("ties", "base", TUNED, OTHER, t=0.5), "parameters: ties takes no 't'; there is int8_mask, lambda, norm"),
+        (merge("linear", None, TUNED, OTHER, int8_mask=True), "parameters: linear takes no 'int8_mask'; there is norm"),
+        (merge("ties", "base", TUNED, OTHER, normalise=True), "takes no 'normalise'; did you mean 'normalize'?"),
+        (merge("ties", "base", TUNED, OTHER, normalize=0.5), "normalize is 0.5; ties takes true or false"),
+        (merge("ties", "base", TUNED, OTHER, **{"lambda": float("inf")}), "lambda is inf; ties takes a number"),
+        (
+            merge("ties", "base", TUNED, OTHER | {"density": 0}),
+            "parent other: density is 0.0; ties takes a number",
+        ),
+        (
+            merge("ties", "base", TUNED, OTHER | {"density": [1, 1.1]}),
+            "parent other: density is [1.0, 1.1]; ties",
+        ),
+        (merge("linear", None, TUNED, OTHER | {"density": 0.5}), "parent other: linear takes no 'density'; there is w"),
+        (merge("slerp", "base", ENDS[0], OTHER, t=0.5), "parent other: slerp takes no 'weight'; there is none"),
+        (merge("della", "base", TUNED, OTHER | {"density": 0.9}), "parent other: density 0.9 and epsilon 0.15: della"),
+        (merge("della", "base", TUNED, OTHER | {"density": [0.5, 0.1]}), "density [0.5, 0.1] and epsilon 0.15: della"),
+        (merge("della", "base", TUNED, OTHER | {"density": 0.2}, epsilon=[0.1, 0.2]), "density 0.2 and epsilon 0.2: d"),
+        (merge("della", "base", TUNED, OTHER, epsilon=0.5), "epsilon is 0.5; della takes a number from 0 to below 0.5"),
+        (merge("dare_ties", "base", TUNED, OTHER, epsilon=0.1), "parameters: dare_ties takes no 'epsilon'; there is"),
+        (merge("task_arithmetic", "base", TUNED, {"model": "other"}), "parent other: weight is missing; task_arith"),
+    ],
+)
+def test_a_merge_that_would_fail_after_all_training_is_refused_at_planning(raw, section, sentence):
+    with pytest.raises(UserError) as error:
+        load(change(raw, ["models", 2, "merge"], section))
+    assert "models, entry 3 (merged), merge: " in str(error.value) and sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        merge("slerp", "base", *ENDS, t=0),
+        merge("slerp", "base", *ENDS, t=[0, 0.5, 1]),
+        merge("slerp", "base", *ENDS, t=[{"filter": "mlp", "value": [0, 1]}, {"value": 0.5}]),
+        merge("linear", None, TUNED, OTHER | {"weight": -1}, normalize=False),
+        merge("della", "base", TUNED, OTHER | {"density": [0.4, 0.6]}, epsilon=0.39),
+        merge("dare_ties", "base", TUNED, OTHER | {"density": [1, 0.5]}, int8_mask=True, **{"lambda": [1, 2]}),
+    ],
+)
+def test_a_merge_that_its_method_can_do_is_planned(raw, section):
+    cfg = load(change(raw, ["models", 2, "merge"], section))
+    recipe = model_stages.merge(cfg, "merged")
+    assert {key: recipe[key] for key in section} == section
+
+
+def test_several_mistakes_of_a_merge_are_told_at_once(raw):
+    section = merge("ties", "other", TUNED, OTHER, t=0.5)
+    with pytest.raises(UserError, match="other is base and parent: .*trained from. parameters: ties takes no 't'"):
+        load(change(raw, ["models", 2, "merge"], section))
+
+
+def test_the_readme_says_of_each_merge_method_what_the_table_says():
+    readme = (ROOT / "config" / "README.md").read_text()
+    assert "".join(f"  - {description(name)}\n" for name in METHODS) in readme
 
 
 def test_several_mistakes_are_told_at_once(raw):

@@ -18,6 +18,7 @@ def site():
     return Site(SHIPPED)
 
 
+MEAN = {"method": "linear", "parents": [{"model": "tuned", "weight": 1}, {"model": "whole", "weight": 1}]}
 # What was trained in the five systems, on the shipped hardware: 768 to 2048 tokens, the published batches and devices.
 PUBLISHED = [
     ("METEOR: 8 B, all weights", ("full", 8), {"devices": 4, "tokens": 512}, ("a800", 4, "gpu-80gb")),
@@ -131,7 +132,7 @@ def test_the_table_has_every_job_that_loads_a_model(site, capsys):
                     "finetune": {"base": "base", "data": ["rows"], "method": "full", "devices": 8, "zero": 3},
                 },
                 {"name": "huge", "finetune": {"base": "base", "data": ["rows"], "method": "full"}},
-                {"name": "merged", "merge": {"method": "linear", "parents": [{"model": "tuned"}, {"model": "whole"}]}},
+                {"name": "merged", "merge": MEAN},
             ],
             "datasets": [
                 {
@@ -180,7 +181,7 @@ def everything():
             {"name": "whole", "finetune": trained | {"method": "full"}},
             {"name": "preferring", "optimise": preferring},
             {"name": "preferring_whole", "optimise": preferring | {"method": "full"}},
-            {"name": "merged", "merge": {"method": "linear", "parents": [{"model": "tuned"}, {"model": "whole"}]}},
+            {"name": "merged", "merge": MEAN},
         ],
         "rounds": [
             {

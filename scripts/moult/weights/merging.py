@@ -10,32 +10,22 @@ from moult.base.files import read_json, whole_directory, write_json, write_text_
 from moult.base.lean_imports import without, without_compiler
 from moult.weights.compatibility import chat_template, check_compatible, tensor_shapes
 from moult.weights.headers import OTHER_FILES, TOKENIZER_FILES, check_finite, check_model_folder, copy_files
+from moult.weights.methods import METHODS, refusals
 
 # Raise when the same recipe would now give other weights.
 VERSION = 1
-TASK_VECTOR_METHODS = ("task_arithmetic", "ties", "dare_ties")
 logger = logging.getLogger(__name__)
 
 
 def mergekit_config(recipe, folder_of):
     """Return mergekit's own configuration for a recipe, as plain data; `folder_of` gives a model's folder.
 
-    UserError for what mergekit would refuse late or, worse, accept: a base among the parents has no task vector.
+    UserError for what its method does not take.
     """
     method, base = recipe["method"], recipe.get("base")
-    names = [parent["model"] for parent in recipe["parents"]]
+    if found := list(refusals(recipe)):
+        raise UserError(f"merge by {method}: {'. '.join(found)}.")
     parameters = {key: value for key, value in recipe.get("parameters", {}).items() if value is not None}
-    if method in TASK_VECTOR_METHODS and (base is None or base in names):
-        raise UserError(
-            f"merge by {method}: base {base} must be a model that is not among the parents {names} "
-            "(its own task vector is zero)."
-        )
-    if method == "slerp" and (len(names) != 2 or base not in names):
-        raise UserError(f"merge by slerp: takes two parents, one of them the base; here {names} and base {base}.")
-    if method == "slerp" and parameters.get("t") is None:
-        raise UserError("merge by slerp: parameter t is missing; 0 gives the base, 1 the other parent.")
-    if method == "linear" and base is not None:
-        raise UserError(f"merge by linear: takes no base; leave out base: {base}.")
     config = {
         "merge_method": method,
         "models": [_mergekit_parent(parent, folder_of) for parent in recipe["parents"]],
@@ -70,7 +60,7 @@ def merge_models(recipe, folders, target):
     for folder in models.values():
         check_model_folder(folder)
         check_finite(folder, "fetch or make this parent again")
-    warnings = check_compatible(models, base if method in TASK_VECTOR_METHODS else None)
+    warnings = check_compatible(models, base if METHODS[method].base == "no parent" else None)
     for warning in warnings:
         logger.warning(warning)
     by_template = sorted(names, key=lambda name: not chat_template(models[name]))

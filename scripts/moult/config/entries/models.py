@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from moult.base.section import DType, Name, Section, Sha256, Variable, exactly_one
 from moult.config.entries.corpora import Round
+from moult.weights.methods import METHODS, description, refusals
 
 
 class Fetch(Section):
@@ -110,26 +111,16 @@ class Parent(Section):
 class Merge(Section):
     """A weight merge by mergekit."""
 
-    method: Literal["linear", "slerp", "ties", "dare_ties", "task_arithmetic"]
+    method: Literal[tuple(METHODS)] = Field(description=" ".join(map(description, METHODS)))
     base: str | None = None
     parents: list[Parent] = Field(min_length=2)
-    parameters: dict[str, float | bool | list] = Field({}, description="normalize, int8_mask, lambda, t")
+    parameters: dict[str, float | bool | list] = Field({}, description="Settings of the whole merge: see `method`.")
     dtype: DType = "bfloat16"
 
     @model_validator(mode="after")
-    def base_fits_method(self):
-        names = [parent.model for parent in self.parents]
-        if self.method != "linear" and self.base is None:
-            raise ValueError(f"{self.method} needs `base`")
-        if self.method == "linear" and self.base is not None:
-            raise ValueError("linear takes no `base`: it averages the parents")
-        if self.method == "slerp" and (len(names) != 2 or self.base not in names):
-            raise ValueError("slerp takes two parents, and its base is one of them")
-        if self.method in ("ties", "dare_ties", "task_arithmetic") and self.base in names:
-            raise ValueError(f"{self.base} is base and parent: its task vector is zero, half of the merge does nothing")
-        known = {"normalize", "int8_mask", "lambda", "t"}
-        if unknown := sorted(set(self.parameters) - known):
-            raise ValueError(f"parameters: {unknown[0]!r} is not one of {sorted(known)}")
+    def fits_method(self):
+        if found := list(refusals(self.model_dump())):
+            raise ValueError(". ".join(found))
         return self
 
 
