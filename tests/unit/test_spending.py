@@ -10,6 +10,7 @@ from moult.base.errors import UserError
 from moult.config.load import load
 from moult.corpora.generated import generate_corpus
 from moult.data.prompts import load_template
+from moult.inference.asking import Asker
 from moult.inference.requests import Answer
 from moult.inference.spending import Budget, spending_in
 from moult.stages import recipes
@@ -127,8 +128,8 @@ def test_a_corpus_stops_at_its_budget_and_goes_on_when_it_is_raised(tmp_path):
             "cut": "keep",
             "seed": 1,
         }
-        more = client | {"budget": budget}
-        return generate_corpus(recipe, rows, "answer", client=more, journal=tmp_path / "j.sqlite")
+        with Asker(recipe["endpoint"], tmp_path / "j.sqlite", client | {"budget": budget}) as asker:
+            return generate_corpus(recipe, rows, "answer", asker)
 
     with OpenAIServer(lambda body: "four words of answer", delay=0.01) as server:
         with pytest.raises(UserError, match="is spent.*raise `budget`"):

@@ -8,28 +8,24 @@ Each pair is one record: `uid`, `split`, `prompt` (chat messages), `chosen` and 
 import logging
 
 from moult.base.files import derive_seed
-from moult.corpora.generated import write_corpus
+from moult.corpora.generated import check_rows, write_corpus
 from moult.corpora.similarity import chrf, ngrams, repetition
 from moult.data.prompts import render
-from moult.inference.asking import ask, author, flaw_of
+from moult.inference.asking import flaw_of
 from moult.inference.requests import ChatRequest, Sampling
-from moult.inference.spending import usage_of
 
 # Raise when the same recipe would now ask or choose something else.
 VERSION = 1
 logger = logging.getLogger(__name__)
 
 
-def contrast_answers(running, rows, inputs, outputs):
+def contrast_answers(recipe, rows, asker, outputs):
     """Make the pairs of a job and write its corpus, rejects and usage; return the counts for the manifest."""
-    recipe = running.recipe
+    check_rows(rows)
     requests = pair_requests(recipe, rows)
-    served = inputs.get("served"), inputs.get("served_manifest")
-    values = ask(recipe["endpoint"], requests, running.client, running.journal, *served)
-    kept, rejects = pairs_of(recipe, rows, requests, values)
+    kept, rejects = pairs_of(recipe, rows, requests, asker.ask(requests), asker.author)
     logger.info("%d rows in, %d pairs out, %d rejected", len(rows), len(kept), len(rejects))
-    usage = usage_of(values, recipe["endpoint"] | (running.client or {}))
-    facts = write_corpus(outputs.corpus, outputs.rejects, outputs.usage, (kept, rejects, usage))
+    facts = write_corpus(outputs.corpus, outputs.rejects, outputs.usage, (kept, rejects, asker.usage()))
     longer = sum(len(pair["chosen"][0]["content"]) > len(pair["rejected"][0]["content"]) for pair in kept)
     return facts | {"rows_in": len(rows), "chosen_longer": longer}
 
@@ -61,8 +57,8 @@ def pair_requests(recipe, rows):
     return requests
 
 
-def pairs_of(recipe, rows, requests, values):
-    """Return (pairs, rejects with reasons) of the stored answers to `pair_requests`."""
+def pairs_of(recipe, rows, requests, values, by):
+    """Return (pairs, rejects with reasons) of the stored answers to `pair_requests`; by: name of who answered."""
     each = len(samplings(recipe))
     kept, rejects = [], []
     for number, row in enumerate(rows):
@@ -72,7 +68,6 @@ def pairs_of(recipe, rows, requests, values):
         if reason:
             rejects.append({"uid": row["uid"], "reason": reason, "text": best["text"]})
             continue
-        by = author(recipe["endpoint"])
         rewards = best["reward"], best["reward_of_rejected"]
         named = ("greedy" if not recipe["rejected"]["temperature"] else "sampled"), recipe["chosen"]["method"]
         rejected, chosen = (

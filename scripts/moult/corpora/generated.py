@@ -4,47 +4,43 @@ import logging
 
 from moult.base.errors import UserError
 from moult.base.files import write_json, write_jsonl
-from moult.inference.asking import ask, author, flaw_of
+from moult.inference.asking import flaw_of
 from moult.inference.requests import corpus_requests
-from moult.inference.spending import usage_of
 
 # Raise when the same recipe would now ask something else.
 VERSION = 1
 logger = logging.getLogger(__name__)
 
 
-def make_corpus(running, rows, field, inputs, outputs):
-    """Generate a corpus and write its three files, as a job with its inputs and outputs; return the counts."""
-    result = generate_corpus(
-        running.recipe,
-        rows,
-        field,
-        client=running.client,
-        journal=running.journal,
-        endpoint_model=inputs.get("served"),
-        endpoint_manifest=inputs.get("served_manifest"),
-    )
+def make_corpus(recipe, rows, field, asker, outputs):
+    """Generate a corpus and write its three files, the outputs of a job; return the counts."""
+    result = generate_corpus(recipe, rows, field, asker)
     return write_corpus(outputs.corpus, outputs.rejects, outputs.usage, result)
 
 
-def generate_corpus(recipe, rows, field, *, client=None, journal, endpoint_model=None, endpoint_manifest=None):
+def generate_corpus(recipe, rows, field, asker):
     """Ask for one text per row; return (rows with `field`, rejects, usage).
 
-    recipe: prompt (template), decoding, endpoint, seed, cut ("keep" or "reject" what stopped for length), version.
-    client: how a remote endpoint is dealt with (see `recipes.client`).
+    recipe: prompt (template), decoding, seed, cut ("keep" or "reject" what stopped for length). asker: who answers.
     A row's seed comes from its own request, so that neither order nor neighbours change its answer.
     """
-    requests = corpus_requests(recipe, rows)
-    values = ask(recipe["endpoint"], requests, client, journal, endpoint_model, endpoint_manifest)
+    check_rows(rows)
+    values = asker.ask(corpus_requests(recipe, rows))
     kept, rejects = [], []
     for row, value in zip(rows, values, strict=True):
         reason = flaw_of(value, recipe["cut"])
         if reason:
             rejects.append({"uid": row["uid"], "reason": reason, "text": value["text"]})
         else:
-            kept.append(row | {field: value["text"], f"{field}_by": author(recipe["endpoint"])})
+            kept.append(row | {field: value["text"], f"{field}_by": asker.author})
     logger.info("%d rows in, %d out, %d rejected", len(rows), len(kept), len(rejects))
-    return kept, rejects, usage_of(values, recipe["endpoint"] | (client or {}))
+    return kept, rejects, asker.usage()
+
+
+def check_rows(rows):
+    """UserError where a corpus has nothing to ask about."""
+    if not rows:
+        raise UserError("the corpus has no rows to ask about: the stage before it rejected all of them.")
 
 
 def write_corpus(corpus, rejects, usage, result):
