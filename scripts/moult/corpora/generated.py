@@ -1,15 +1,60 @@
-"""Corpora: text that a model or an endpoint generates, row by row, rejects with reasons."""
+"""Guidelines and distilled answers: one text per row that an endpoint generates, rejects with reasons."""
 
 import logging
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
 
 from moult.base.errors import UserError
 from moult.base.files import write_json, write_jsonl
+from moult.base.section import Name, exactly_one
+from moult.corpora.kind import Generated
+from moult.data.fields import Decoding, Prompt, Split
 from moult.inference.asking import flaw_of
 from moult.inference.requests import corpus_requests
 
 # Raise when the same recipe would now ask something else.
 VERSION = 1
 logger = logging.getLogger(__name__)
+
+
+class Guidelines(Generated):
+    """METEOR stage 1a: the model under training writes guidelines for solving each question."""
+
+    rule: ClassVar = "generate_guidelines"
+    writes: ClassVar = "guidelines"
+
+    kind: Literal["guidelines"]
+    name: Name
+    dataset: str
+    splits: list[Split] = ["train", "dev"]
+    endpoint: str
+    cut: Literal["keep", "reject"] = Field("keep", description="What becomes of a guideline that reached max_tokens.")
+    prompt: Prompt = "meteor/guideline"
+    decoding: Decoding = Decoding(temperature=0.7, top_p=0.95, top_k=50, max_tokens=512)
+
+
+class Distilled(Generated):
+    """METEOR stage 1b: a stronger endpoint answers each question, following its guideline where there is one."""
+
+    rule: ClassVar = "distill_answers"
+    writes: ClassVar = "answers"
+    judged: ClassVar = True
+
+    kind: Literal["distilled"]
+    name: Name
+    guidelines: str | None = Field(None, description="A corpus of guidelines; its questions are asked.")
+    dataset: str | None = Field(None, description="Ask the questions of a dataset, without guidelines.")
+    splits: list[Split] = ["train", "dev"]
+    endpoint: str
+    cut: Literal["keep", "reject"] = Field("reject", description="What becomes of an answer that reached max_tokens.")
+    prompt: Prompt = "meteor/distill"
+    decoding: Decoding = Decoding(temperature=0.7, max_tokens=1024)
+
+    @model_validator(mode="after")
+    def one_source(self):
+        exactly_one(self, "guidelines", "dataset")
+        return self
 
 
 def make_corpus(recipe, rows, field, asker, outputs):

@@ -1,10 +1,16 @@
 """Iterative refinement (METEOR stage 2): a model answers, a judge says what is wrong, the model revises."""
 
 import logging
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
 
 from moult.base.errors import UserError
 from moult.base.files import derive_seed, digest, write_json, write_jsonl
+from moult.base.section import Name, Section, exactly_one
 from moult.corpora.generated import check_rows
+from moult.corpora.kind import Generated, Plan
+from moult.data.fields import Decoding, Prompt, Split
 from moult.data.prompts import as_material, render
 from moult.inference.asking import flaw_of
 from moult.inference.requests import ChatRequest, Sampling
@@ -22,6 +28,80 @@ UNJUDGED = {
 }
 COUNTS = ("calls", "failed", "prompt_tokens", "completion_tokens")
 logger = logging.getLogger(__name__)
+
+
+class Round(Section):
+    """Which of several rounds a corpus or a model is of; `rounds` writes it."""
+
+    of: Name
+    number: int = Field(ge=1)
+    count: int = Field(ge=1, description="Rounds that there are, as far as the config knows.")
+    interval: int = Field(ge=1, description="Rows of a round.")
+
+
+class Refining(Section):
+    """How answers are judged and revised, whether of one corpus or round by round."""
+
+    max_iterations: int = Field(3, ge=1, description="Answers to a question at the most.")
+    cut: Literal["keep", "reject"] = Field("reject", description="Whether an answer that reached max_tokens is judged.")
+    prompt: Prompt = "meteor/answer"
+    revise_prompt: Prompt = "meteor/revise"
+    judge_prompt: Prompt = "meteor/judge"
+    decoding: Decoding = Decoding(temperature=0.7, top_p=0.9, max_tokens=512)
+    judge_decoding: Decoding = Decoding(temperature=0.0, max_tokens=512)
+
+
+class Refined(Generated, Refining):
+    """METEOR stage 2: a model answers, a judge says what is wrong, the model revises; only accepted answers stay."""
+
+    rule: ClassVar = "refine_answers"
+    writes: ClassVar = "answers"
+
+    kind: Literal["refined"]
+    name: Name
+    dataset: str | None = Field(None, description="Ask the questions of a dataset.")
+    corpus: str | None = Field(None, description="Ask the questions of a corpus.")
+    splits: list[Split] = ["train", "dev"]
+    slice: tuple[Annotated[int, Field(ge=0)], int | None] | None = Field(
+        None, description="[start, stop]: only these of its rows, by position; stop null is to the end."
+    )
+    endpoint: str = Field(description="Who answers and revises.")
+    judge: str = Field(description="The endpoint that judges.")
+    round: Round | None = None
+
+    @model_validator(mode="after")
+    def one_source(self):
+        exactly_one(self, "dataset", "corpus")
+        if self.slice and self.slice[1] is not None and self.slice[1] <= self.slice[0]:
+            raise ValueError(f"slice: {list(self.slice)} has no row; write [start, stop] with start < stop")
+        return self
+
+    @property
+    def endpoints(self):
+        return {"endpoint": self.endpoint, "judge": self.judge}
+
+    @property
+    def most_answers(self):
+        return self.max_iterations
+
+    @property
+    def answer_tokens(self):
+        # A revision sees the answer before it, and what was said of that.
+        return 2 * self.decoding.max_tokens + self.judge_decoding.max_tokens
+
+    def plans(self, recipe, rows):
+        often, longest = self.max_iterations, self.decoding.max_tokens
+        both = longest + self.judge_decoding.max_tokens
+        rows = rows[slice(*self.slice)] if self.slice else rows
+        ways = recipe["prompt"], recipe["decoding"]
+        answers = [_request(recipe["seed"], ways[0], row, ways[1]) for row in rows]
+        ways = recipe["judge_prompt"], recipe["judge_decoding"]
+        verdicts = [_request(recipe["seed"], ways[0], shown_to_judge(row, ""), ways[1]) for row in rows]
+        return {
+            # A revision sees an answer and what was said of it; the judge sees an answer.
+            "endpoint": Plan(answers, longest, often, (often - 1) * both),
+            "judge": Plan(verdicts, self.judge_decoding.max_tokens, often, often * longest),
+        }
 
 
 def refine_answers(recipe, rows, asker, judge):

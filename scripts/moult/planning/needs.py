@@ -25,8 +25,6 @@ torch, and the weights on their way to the GPU, or, without a GPU, what a GPU wo
 
 import math
 
-from moult.config.checks import endpoints_of
-
 # Below this many billions of parameters a CPU does the work.
 CPU_BILLIONS = 0.5
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -164,12 +162,8 @@ def job_needs(cfg, stage, names, attempt=1):
     elif stage == "inference":
         if corpus:
             entry = cfg.find("corpora", corpus)
-            datasets, answer = [cfg.corpus_dataset(corpus)], entry.decoding.max_tokens
-            # What was said of an answer is in the prompt of the next.
-            answer += entry.judge_decoding.max_tokens + answer if entry.kind == "refined" else 0
-            settings["answers"] = _answers(entry)
-            if entry.kind == "contrasts" and entry.chosen.method == "beam":
-                settings["rows"] = max(settings["rows"], entry.chosen.beams)
+            datasets, answer = [cfg.corpus_dataset(corpus)], entry.answer_tokens
+            settings |= {"answers": entry.most_answers, "rows": max(settings["rows"], entry.most_beams)}
         elif judge := cfg.find("suites", suite).judge:
             datasets, answer = [cfg.find("datasets", one) for one in judge.datasets], judge.answers.decoding.max_tokens
             # It reads two of them.
@@ -187,7 +181,8 @@ def model_at_work(cfg, names):
     """Return the model that a job loads, or None: its own, or the one that a corpus' endpoint serves. Of several that
     answer and judge one at a time is in memory: the largest."""
     if "corpus" in names.keys():
-        asked = [cfg.find("endpoints", name).serve for name in endpoints_of(cfg.find("corpora", names["corpus"]))]
+        endpoints = cfg.find("corpora", names["corpus"]).endpoints.values()
+        asked = [cfg.find("endpoints", name).serve for name in endpoints]
         return max(filter(None, asked), key=lambda name: cfg.inherited(name, "parameters"), default=None)
     return names.get("model")
 
@@ -195,13 +190,6 @@ def model_at_work(cfg, names):
 def judge_at_work(cfg, suite):
     """Return the model that judges the answers of a suite, None where the judge is remote."""
     return cfg.find("endpoints", cfg.find("suites", suite).judge.endpoint).serve
-
-
-def _answers(corpus):
-    """Return how many answers to a question are written for a corpus, at the most."""
-    if corpus.kind == "contrasts":
-        return 1 + (corpus.chosen.beams if corpus.chosen.method == "beam" else corpus.chosen.samples)
-    return corpus.max_iterations if corpus.kind == "refined" else 1
 
 
 def frame_tokens(videos):
