@@ -52,10 +52,12 @@ def recipe(url):
 def moult(url, rows, concurrency):
     """The stage as the rule runs it: rows rendered, asked, journalled; corpus, rejects and usage written."""
     from moult.corpora.generated import generate_corpus, write_corpus
+    from moult.inference.asking import Asker
 
     client = {"key": None, "concurrency": concurrency, "timeout": 60, "retries": 0, "price": None}
     with tempfile.TemporaryDirectory() as folder:
-        result = generate_corpus(recipe(url), rows, "answer", client=client, journal=Path(folder, "j.sqlite"))
+        with Asker(recipe(url)["endpoint"], Path(folder, "j.sqlite"), client) as asker:
+            result = generate_corpus(recipe(url), rows, "answer", asker)
         paths = [Path(folder, name) for name in ("corpus.jsonl", "rejects.jsonl", "usage.json")]
         assert write_corpus(*paths, result) == {"rows": len(rows), "rejects": 0}
 

@@ -4,10 +4,11 @@ from collections import Counter
 
 from moult.base.files import write_json, write_jsonl
 from moult.evaluation.judging import answers_in, judge_answers, sampled_questions
+from moult.inference.asking import asker_of
 from moult.jobs.job import job
 
 if __name__ == "__main__":
-    with job(snakemake) as running:
+    with job(snakemake) as running, asker_of(running, snakemake.input) as asker:
         recipe, inputs = running.recipe, snakemake.input
         folders = dict(zip(recipe["questions"]["datasets"], inputs.datasets, strict=True))
         rows, usage = judge_answers(
@@ -15,10 +16,7 @@ if __name__ == "__main__":
             sampled_questions(recipe["questions"], folders),
             answers_in(inputs.ours),
             answers_in(inputs.theirs),
-            client=running.client,
-            journal=running.journal,
-            judge=inputs.get("served"),
-            judge_manifest=inputs.get("served_manifest"),
+            asker,
         )
         write_json(snakemake.output.usage, usage)
         write_jsonl(snakemake.output.judgements, rows)

@@ -1,29 +1,18 @@
 """A model answers, a judge says what is wrong, the model revises (METEOR stage 2)."""
 
-from moult.base.files import read_jsonl
 from moult.corpora.refined import check_rounds, refine_answers, slice_of, write_refined
-from moult.data.questions import question_rows
+from moult.data.questions import asked_rows
+from moult.inference.asking import asker_of
 from moult.jobs.job import job
 
 if __name__ == "__main__":
     with job(snakemake) as running:
         inputs, splits = snakemake.input, running.recipe["splits"]
-        if str(inputs.questions).endswith(".jsonl"):
-            rows = [row for row in read_jsonl(inputs.questions) if row["split"] in splits]
-        else:
-            rows = question_rows(inputs.questions, splits)
+        rows = asked_rows(inputs, splits)
         if running.client["round"]:
             check_rounds(running.client["round"], len(rows), inputs.questions)
-        served = {
-            part: (inputs.get(name), inputs.get(f"{name}_manifest"))
-            for part, name in (("endpoint", "served"), ("judge", "judge"))
-        }
-        result = refine_answers(
-            running.recipe,
-            slice_of(rows, running.recipe),
-            clients=running.client,
-            served=served,
-            journal=running.journal,
-        )
+        rows = slice_of(rows, running.recipe)
+        with asker_of(running, inputs) as asker, asker_of(running, inputs, "judge", asker.room) as judge:
+            result = refine_answers(running.recipe, rows, asker, judge)
         outputs = (snakemake.output.corpus, snakemake.output.rejects, snakemake.output.usage)
         running.facts = write_refined(*outputs, result, may_be_empty=running.recipe["may_be_empty"])

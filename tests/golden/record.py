@@ -77,7 +77,7 @@ def keys():
     from moult.data import examples
     from moult.data.prompts import load_template
     from moult.evaluation import judging
-    from moult.inference.asking import served_identity
+    from moult.inference.asking import identity_of
     from moult.inference.requests import ChatRequest, LabelRequest, Sampling, corpus_requests, request_key
     from moult.inference.structured import verdict_schema
 
@@ -92,7 +92,7 @@ def keys():
     with tempfile.TemporaryDirectory() as folder:
         manifest = Path(folder, "base.manifest.json")
         manifest.write_text(json.dumps({"content": "0" * 64}))
-        ours = served_identity(manifest, compute, 1)
+        ours = identity_of(served, manifest)
     theirs = {key: remote[key] for key in ("url", "model")}
     label_set = {"task": "emotion", "task_words": "emotion", "labels": ["joy", "anger"]}
     messages, answers = examples.label_messages(load_template("mmla/text"), {"text": "Oh no."}, label_set)

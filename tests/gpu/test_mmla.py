@@ -6,7 +6,9 @@ from moult.base.files import write_json
 from moult.data.examples import label_examples
 from moult.data.prepare import prepare_dataset
 from moult.data.prompts import load_template
+from moult.data.videos.frames import Frames
 from moult.evaluation.labels import predict_labels
+from moult.inference.asking import Asker
 from moult.training.finetune import finetune_lora
 from moult.weights.folding import fold_adapter
 from pico import build_pico_model, build_pico_vlm
@@ -104,8 +106,10 @@ def test_train_fold_and_predict(kind, datasets, bases, tmp_path):
             "datasets": {"lamps": template},
             "compute": {"engine": engine, "dtype": "bfloat16", "batch_size": 4, "threads": 1},
         }
-        arguments = (recipe, tmp_path / "model", tmp_path / "model.manifest.json", {"lamps": datasets[kind]})
-        rows = predict_labels(*arguments, tmp_path / f"{engine}.sqlite")
+        endpoint = {"name": "model", "serve": "model", "compute": recipe["compute"]}
+        served = {"model": tmp_path / "model", "manifest": tmp_path / "model.manifest.json"}
+        with Asker(endpoint, tmp_path / f"{engine}.sqlite", **served, frames=Frames([datasets[kind]])) as asker:
+            rows = predict_labels(recipe, {"lamps": datasets[kind]}, asker)
         assert len(rows) == 16 and not [row for row in rows if row["status"] == "error"]
         found[engine] = {(row["uid"], row["method"]): row["raw"] for row in rows}
     for (uid, method), raw in found["vllm"].items():

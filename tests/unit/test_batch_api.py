@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from moult.base.errors import UserError
-from moult.inference.asking import ask_all, open_endpoint
+from moult.inference.asking import Asker
 from moult.inference.journal import Journal
 from moult.inference.remote import batch
 from moult.inference.requests import ChatRequest, Sampling
@@ -31,10 +31,8 @@ def requests(count, **more):
 
 
 def ask(url, journal, wanted, **client):
-    endpoint = {"name": "teacher", "url": url, "model": "big"}
-    with Journal(journal) as kept:
-        identity, opener = open_endpoint(endpoint, CLIENT | client, None, None, kept)
-        return ask_all(wanted, identity=identity, open_answerer=opener, journal=kept)
+    with Asker({"name": "teacher", "url": url, "model": "big"}, journal, CLIENT | client) as asker:
+        return asker.ask(wanted)
 
 
 @pytest.fixture

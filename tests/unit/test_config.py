@@ -12,7 +12,7 @@ from moult.config.entries import datasets
 from moult.config.expansion import expand
 from moult.config.load import load, load_file
 from moult.config.schema import schema
-from moult.stages import corpora as corpus_stages
+from moult.stages import BY_RULE
 from moult.stages import datasets as dataset_stages
 from moult.stages import models as model_stages
 from moult.stages import report as report_stages
@@ -277,7 +277,7 @@ def test_recipes_are_plain_sorted_json_without_paths(raw):
     built = [
         dataset_stages.fetch_dataset(cfg, "moods"),
         dataset_stages.prepare_dataset(cfg, "moods"),
-        corpus_stages.corpus(cfg, "distilled"),
+        BY_RULE["distill_answers"].recipe(cfg, "distilled"),
         model_stages.finetune(cfg, "tuned"),
         model_stages.merge(cfg, "merged"),
         suite_stages.predict_labels(cfg, "labels", "tuned"),
@@ -497,4 +497,4 @@ def test_a_thousand_rounds_are_checked_and_looked_through_without_recursion(raw)
     last = "m-r1028"
     assert len(cfg.lineage(last)) == 1029 and cfg.inherited(last, "parameters") == 0.1
     assert cfg.compute_of(last) == cfg.compute and cfg.before_rounds(last) == "base"
-    assert corpus_stages.refined(cfg, last)["slice"] == [10_270, 10_280]
+    assert BY_RULE["refine_answers"].recipe(cfg, last)["slice"] == [10_270, 10_280]

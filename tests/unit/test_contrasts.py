@@ -8,6 +8,7 @@ from moult.base.files import read_json, read_jsonl, write_json
 from moult.corpora.contrasts import choose, contrast_answers, pair_requests
 from moult.corpora.similarity import chrf, ngrams, repetition
 from moult.data.prompts import load_template
+from moult.inference.asking import Asker
 from moult.inference.engines.loading import load_engine
 from moult.inference.requests import ChatRequest, Sampling
 from openai_server import OpenAIServer
@@ -41,11 +42,11 @@ def answer(text, finish_reason="stop", error=None):
     return {"text": text, "finish_reason": finish_reason, "completion_tokens": len(text.split()), "error": error}
 
 
-def make(tmp_path, recipe, rows=ROWS, client=None, **inputs):
+def make(tmp_path, recipe, rows=ROWS, **asking):
     """Make a corpus of pairs; return (pairs, rejects, usage, facts)."""
-    running = types.SimpleNamespace(recipe=recipe, client=client, journal=tmp_path / "journal.sqlite")
     outputs = types.SimpleNamespace(**{name: tmp_path / name for name in FILES})
-    facts = contrast_answers(running, rows, inputs, outputs)
+    with Asker(recipe["endpoint"], tmp_path / "journal.sqlite", **asking) as asker:
+        facts = contrast_answers(recipe, rows, asker, outputs)
     return read_jsonl(outputs.corpus), read_jsonl(outputs.rejects), read_json(outputs.usage), facts
 
 
@@ -216,8 +217,7 @@ def test_a_model_of_this_build_makes_pairs_by_beam_search(pico_model, tmp_path):
     loose = GATE | {"min_characters": 1, "max_repetition": 1.0, "max_length_ratio": 100.0, "max_similarity": 1.0}
     wanted = recipe({"name": "student", "serve": "base", "compute": compute}, BEAM, gate=loose)
     taught = teach_pico_model(shutil.copytree(pico_model, tmp_path / "taught"))
-    served = {"served": taught, "served_manifest": tmp_path / "m.json"}
-    pairs, rejects, usage, facts = make(tmp_path, wanted, **served)
+    pairs, rejects, usage, facts = make(tmp_path, wanted, model=taught, manifest=tmp_path / "m.json")
     assert usage["calls"] == 8 and usage["cost_usd"] == 0.0
     assert len(pairs) + len(rejects) == 4 and pairs
     for pair in pairs:

@@ -5,6 +5,7 @@ from moult.base.errors import UserError
 from moult.base.files import read_json, read_jsonl
 from moult.corpora.generated import generate_corpus, write_corpus
 from moult.data.prompts import load_template
+from moult.inference.asking import Asker
 from openai_server import OpenAIServer
 
 ROWS = [
@@ -22,6 +23,12 @@ def recipe(server, **more):
     return plain | {"decoding": {"temperature": 0.7, "top_p": 1.0, "top_k": 0, "max_tokens": 9}} | more
 
 
+def generated(server, folder, rows=ROWS):
+    """Return (kept, rejects, usage) of a corpus that the server answers."""
+    with Asker(recipe(server)["endpoint"], folder / "j.sqlite", CLIENT) as asker:
+        return generate_corpus(recipe(server), rows, "answer", asker)
+
+
 def reply(body):
     """Answer by what the row says: fail, say nothing, stop for length, or answer."""
     text = body["messages"][-1]["content"]
@@ -32,9 +39,7 @@ def reply(body):
 
 def test_every_row_is_an_answer_or_a_reject_with_a_reason(tmp_path):
     with OpenAIServer(reply) as server:
-        kept, rejects, usage = generate_corpus(
-            recipe(server), ROWS, "answer", client=CLIENT, journal=tmp_path / "j.sqlite"
-        )
+        kept, rejects, usage = generated(server, tmp_path)
     assert [row["uid"] for row in kept] == ["q:0", "q:3"]
     assert all(row["answer_by"] == "big" and row["title"] for row in kept)
     assert {reject["uid"]: reject["reason"][:12] for reject in rejects} == {
@@ -49,14 +54,14 @@ def test_every_row_is_an_answer_or_a_reject_with_a_reason(tmp_path):
 def test_a_guideline_is_in_the_prompt(tmp_path):
     rows = [ROWS[0] | {"guideline": "Scale after the split."}]
     with OpenAIServer() as server:
-        generate_corpus(recipe(server), rows, "answer", client=CLIENT, journal=tmp_path / "j.sqlite")
+        generated(server, tmp_path, rows)
     assert "Guideline: Scale after the split." in server.asked[0]["messages"][-1]["content"]
     assert server.asked[0]["max_tokens"] == 9 and server.asked[0]["temperature"] == 0.7
 
 
 def test_the_three_files_agree(tmp_path):
     with OpenAIServer(reply) as server:
-        result = generate_corpus(recipe(server), ROWS, "answer", client=CLIENT, journal=tmp_path / "j.sqlite")
+        result = generated(server, tmp_path)
     paths = [tmp_path / name for name in ("c.jsonl", "c.rejects.jsonl", "c.usage.json")]
     assert write_corpus(*paths, result) == {"rows": 2, "rejects": 2}
     assert len(read_jsonl(paths[0])) + len(read_jsonl(paths[1])) == read_json(paths[2])["calls"]
@@ -64,8 +69,8 @@ def test_the_three_files_agree(tmp_path):
 
 def test_a_corpus_without_a_row_stops_the_build(tmp_path):
     with OpenAIServer(lambda body: "") as server:
-        result = generate_corpus(recipe(server), ROWS, "answer", client=CLIENT, journal=tmp_path / "j.sqlite")
+        result = generated(server, tmp_path)
     with pytest.raises(UserError, match="every row was rejected, the first for 'empty answer'"):
         write_corpus(tmp_path / "c.jsonl", tmp_path / "r.jsonl", tmp_path / "u.json", result)
     with pytest.raises(UserError, match="no rows to ask about"):
-        generate_corpus(recipe(server), [], "answer", client=CLIENT, journal=tmp_path / "j.sqlite")
+        generated(server, tmp_path, [])

@@ -15,11 +15,12 @@ from moult.corpora.generated import generate_corpus
 from moult.data import prepare as preparing
 from moult.data.fetch import fetch_dataset
 from moult.data.questions import question_rows
+from moult.inference.asking import Asker
 from moult.inference.journal import Journal
-from moult.inference.recipes import client
+from moult.inference.recipes import client_of
 from moult.jobs.manifest import write_manifest
 from moult.planning import estimate
-from moult.stages.corpora import corpus
+from moult.stages import BY_RULE
 from moult.stages.datasets import prepare_dataset
 from openai_server import OpenAIServer
 
@@ -119,8 +120,9 @@ def test_what_the_journal_holds_is_not_counted_again(place, capsys):
     with OpenAIServer(lambda body: "four words of answer") as server:
         cfg = load(config(server.url))
         rows = prepared(cfg)
-        more = {"client": client(cfg, "teacher"), "journal": "journal/distill_answers/e.sqlite"}
-        generate_corpus(corpus(cfg, "e"), rows[:5], "answer", **more)
+        recipe = BY_RULE["distill_answers"].recipe(cfg, "e")
+        with Asker(recipe["endpoint"], "journal/distill_answers/e.sqlite", client_of(cfg, "teacher")) as asker:
+            generate_corpus(recipe, rows[:5], "answer", asker)
     found, total, lines = estimated(capsys, config(server.url, budget=1))
     e = found["e"]
     assert (e["rows"], e["answered"], e["ask"]) == (ROWS, 5, ROWS - 5)

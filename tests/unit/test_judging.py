@@ -17,6 +17,7 @@ from moult.evaluation.judging import (
     planned,
     sampled_questions,
 )
+from moult.inference.asking import Asker
 from moult.inference.structured import parse_pair
 from openai_server import MISBEHAVIOURS, OpenAIServer, Reply, completion
 
@@ -63,10 +64,9 @@ def honest(body):
 
 def judged(reply, tmp_path, ours=OURS, theirs=THEIRS, **more):
     with OpenAIServer(reply) as server:
-        rows, usage = judge_answers(
-            recipe(server.url, **more), QUESTIONS, ours, theirs, client=CLIENT, journal=tmp_path / "j.sqlite"
-        )
-        return rows, usage, server.asked
+        told = recipe(server.url, **more)
+        with Asker(told["endpoint"], tmp_path / "j.sqlite", CLIENT) as asker:
+            return *judge_answers(told, QUESTIONS, ours, theirs, asker), server.asked
 
 
 def test_both_orders_are_asked_and_the_winner_is_in_the_original_order(tmp_path):
@@ -154,8 +154,8 @@ def test_nothing_is_asked_twice_and_one_edited_answer_asks_for_itself(tmp_path):
     edited, counts = OURS | {"q:3": ("answer worth 1", None)}, []
     with OpenAIServer(honest) as server:
         for ours, questions in ((OURS, QUESTIONS), (OURS, QUESTIONS[::-1]), (edited, QUESTIONS)):
-            arguments = {"client": CLIENT, "journal": tmp_path / "j.sqlite"}
-            judge_answers(recipe(server.url), questions, ours, THEIRS, **arguments)
+            with Asker(recipe(server.url)["endpoint"], tmp_path / "j.sqlite", CLIENT) as asker:
+                judge_answers(recipe(server.url), questions, ours, THEIRS, asker)
             counts.append(len(server.asked))
         assert counts == [12, 12, 14] and server.paid_twice() == 0
 
@@ -212,20 +212,21 @@ def test_a_model_of_the_build_answers_and_judges(tmp_path, folder, pico_model):
     questions = {"datasets": ["q"], "split": "test", "sample": 2, "seed": 1}
     asking = {"suite": "s", "model": "pico", "questions": questions, "prompts": {"q": load_template("meteor/answer")}}
     asking |= {"decoding": {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 6}, "compute": compute}
-    answers = answer_questions(asking, {"q": folder}, pico_model, manifest, tmp_path / "a.sqlite")
-    assert len(answers) == 2 and {row["dataset"] for row in answers} == {"q"}
-    assert answers == answer_questions(asking, {"q": folder}, pico_model, manifest, tmp_path / "a.sqlite")
+    pico = {"name": "judge", "serve": "pico", "compute": compute}
+    served = {"model": pico_model, "manifest": manifest}
+    with Asker(pico, tmp_path / "a.sqlite", **served) as asker:
+        answers = answer_questions(asking, {"q": folder}, asker)
+        assert len(answers) == 2 and {row["dataset"] for row in answers} == {"q"}
+        assert answers == answer_questions(asking, {"q": folder}, asker)
     write_jsonl(tmp_path / "a.jsonl", answers)
     ours = answers_in(tmp_path / "a.jsonl")
     rows = sampled_questions(questions, {"q": folder})
     # Short prompt: a tokenizer of 512 tokens makes one of each letter or two.
     prompt = {"user": "{{ answer_1 }} or {{ answer_2 }}?"}
-    judge = recipe(endpoint={"name": "judge", "serve": "pico", "compute": compute}, prompt=prompt)
+    judge = recipe(endpoint=pico, prompt=prompt)
     judge |= {"decoding": judge["decoding"] | {"max_tokens": 400}, "criteria": ["accuracy"]}
-    said, usage = judge_answers(
-        judge, rows, ours, THEIRS | dict.fromkeys(ours, ("42", None)), journal=tmp_path / "j.sqlite",
-        judge=pico_model, judge_manifest=manifest,
-    )  # fmt: skip
+    with Asker(pico, tmp_path / "j.sqlite", **served) as asker:
+        said, usage = judge_answers(judge, rows, ours, THEIRS | dict.fromkeys(ours, ("42", None)), asker)
     # Random weights, but the form is enforced: whatever ends is in it.
     assert [row["status"] for row in said] == ["ok"] * 4 and usage["cost_usd"] == 0
 

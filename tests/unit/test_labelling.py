@@ -11,6 +11,7 @@ from moult.evaluation import scores as label_scores
 from moult.evaluation.labels import predict_labels
 from moult.evaluation.published import Published
 from moult.evaluation.scores import COLUMNS, DIFFERENCES, differences, score_labels
+from moult.inference.asking import Asker
 from moult.inference.engines import loading
 
 LABELS = {"dataset": "MOSI", "task": "sentiment", "task_words": "sentiment", "language": "en"}
@@ -37,24 +38,29 @@ def recipe(**more):
     return plain | {"compute": compute} | more
 
 
+def predicted(model, folders, folder):
+    """Return the predictions of a model; its answers are kept in the folder."""
+    write_json(folder / "m.json", {"content": "abc"})
+    endpoint = {"name": "pico", "serve": "pico", "compute": recipe()["compute"]}
+    with Asker(endpoint, folder / "j.sqlite", model=model, manifest=folder / "m.json") as asker:
+        return predict_labels(recipe(), folders, asker)
+
+
 def test_predictions_are_made_in_one_load_and_kept(tmp_path, folders, pico_model, monkeypatch):
     loads = []
     load = loading.load_engine
     monkeypatch.setattr(loading, "load_engine", lambda *a, **k: loads.append(1) or load(*a, **k))
-    write_json(tmp_path / "m.json", {"content": "abc"})
-    arguments = (recipe(), pico_model, tmp_path / "m.json", folders, tmp_path / "j.sqlite")
-    first = predict_labels(*arguments)
+    first = predicted(pico_model, folders, tmp_path)
     assert [row["method"] for row in first] == ["generate"] * 4 + ["likelihood"] * 4
     assert all(row["pred"] in LABELS["labels"] and len(row["raw"]) == 2 for row in first[4:])
-    assert predict_labels(*arguments) == first
+    assert predicted(pico_model, folders, tmp_path) == first
     assert len(loads) == 1
 
 
 def test_scores_of_a_prediction_file_are_those_of_scikit_learn(tmp_path, folders, pico_model):
     from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
-    write_json(tmp_path / "m.json", {"content": "abc"})
-    made = predict_labels(recipe(), pico_model, tmp_path / "m.json", folders, tmp_path / "j.sqlite")
+    made = predicted(pico_model, folders, tmp_path)
     write_jsonl(tmp_path / "p.jsonl", made)
     # Out of the file alone, by nothing of ours.
     lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text(encoding="utf-8").splitlines()]

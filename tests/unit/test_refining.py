@@ -9,6 +9,7 @@ from moult.base.errors import UserError
 from moult.base.files import digest, read_json, read_jsonl, write_json
 from moult.corpora.refined import check_rounds, refine_answers, row_digest, slice_of, write_refined
 from moult.data.prompts import load_template
+from moult.inference.asking import Asker
 from moult.inference.engines import loading
 from moult.inference.structured import verdict_schema
 from openai_server import OpenAIServer, Reply, completion
@@ -19,7 +20,6 @@ ROWS = [
     for i in range(4)
 ]
 CLIENT = {"key": None, "concurrency": 1, "timeout": 5, "retries": 0, "price": {"input": 1.0, "output": 1.0}}
-REMOTE = {"endpoint": (None, None), "judge": (None, None)}
 DECODING = {"temperature": 0.7, "top_p": 0.9, "top_k": 0, "max_tokens": 50}
 
 
@@ -64,10 +64,9 @@ def recipe(server, **more):
 
 
 def refine(server, tmp_path, rows=ROWS, clients=None, **more):
-    clients = clients or {"endpoint": CLIENT, "judge": CLIENT}
-    return refine_answers(
-        recipe(server, **more), rows, clients=clients, served=REMOTE, journal=tmp_path / "journal" / "j.sqlite"
-    )
+    clients, told = clients or {"endpoint": CLIENT, "judge": CLIENT}, recipe(server, **more)
+    with Asker(told["endpoint"], tmp_path / "journal" / "j.sqlite", clients["endpoint"]) as asker:
+        return refine_answers(told, rows, asker, Asker(told["judge"], asker.room, clients["judge"]))
 
 
 def asked_of(server, part):
@@ -234,16 +233,12 @@ def test_a_model_that_judges_itself_is_loaded_once(tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "load_engine", lambda *given, **more: loads.append(given) or load(*given, **more))
     compute = {"engine": "transformers", "dtype": "float32", "batch_size": 4, "threads": 1}
     own = {"name": "student", "serve": "base", "compute": compute}
-    served = dict.fromkeys(("endpoint", "judge"), (str(model), str(tmp_path / "base.manifest.json")))
+    served = {"model": model, "manifest": tmp_path / "base.manifest.json"}
     told = {"endpoint": own, "judge": own | {"name": "judge"}, "cut": "keep"}
     told["decoding"] = told["judge_decoding"] = DECODING | {"temperature": 1.0, "max_tokens": 12}
-    kept, rejects, usage = refine_answers(
-        recipe(type("Nobody", (), {"url": ""}), **told),
-        ROWS,
-        clients={"endpoint": None, "judge": None},
-        served=served,
-        journal=tmp_path / "j.sqlite",
-    )
+    told = recipe(type("Nobody", (), {"url": ""}), **told)
+    with Asker(told["endpoint"], tmp_path / "j.sqlite", **served) as asker:
+        kept, rejects, usage = refine_answers(told, ROWS, asker, Asker(told["judge"], asker.room, **served))
     assert len(loads) == 1 and len(kept) + len(rejects) == 4 and usage["cost_usd"] == 0
     assert all(reject["reason"].startswith(("judge: the reply is not the JSON", "not acc")) for reject in rejects)
 

@@ -10,10 +10,11 @@ from moult.base.errors import UserError
 from moult.config.load import load
 from moult.corpora.generated import generate_corpus
 from moult.data.prompts import load_template
-from moult.inference import recipes as asking_recipes
+from moult.inference.asking import Asker
+from moult.inference.recipes import client_of
 from moult.inference.requests import Answer
 from moult.inference.spending import Budget, spending_in
-from moult.stages import corpora as corpus_stages
+from moult.stages import BY_RULE
 from openai_server import OpenAIServer
 
 PRICE = {"input": 1.0, "output": 2.0}
@@ -128,8 +129,8 @@ def test_a_corpus_stops_at_its_budget_and_goes_on_when_it_is_raised(tmp_path):
             "cut": "keep",
             "seed": 1,
         }
-        more = client | {"budget": budget}
-        return generate_corpus(recipe, rows, "answer", client=more, journal=tmp_path / "j.sqlite")
+        with Asker(recipe["endpoint"], tmp_path / "j.sqlite", client | {"budget": budget}) as asker:
+            return generate_corpus(recipe, rows, "answer", asker)
 
     with OpenAIServer(lambda body: "four words of answer", delay=0.01) as server:
         with pytest.raises(UserError, match="is spent.*raise `budget`"):
@@ -165,11 +166,8 @@ def test_a_budget_needs_the_price_of_every_endpoint_that_is_used():
 def test_budget_price_and_mode_decide_no_answer_and_remake_nothing():
     one = load(config(price=PRICE) | {"budget": 5})
     other = load(config(price=PRICE | {"input": 9.0}, mode="batch", poll=1))
-    assert corpus_stages.corpus(one, "d") == corpus_stages.corpus(other, "d")
-    assert (
-        asking_recipes.client(one, "teacher")["budget"] == 5
-        and asking_recipes.client(other, "teacher")["mode"] == "batch"
-    )
+    assert BY_RULE["distill_answers"].recipe(one, "d") == BY_RULE["distill_answers"].recipe(other, "d")
+    assert client_of(one, "teacher")["budget"] == 5 and client_of(other, "teacher")["mode"] == "batch"
 
 
 def test_a_served_model_has_no_batch_mode():

@@ -12,6 +12,7 @@ import pytest
 from moult.base.errors import UserError
 from moult.corpora.generated import generate_corpus
 from moult.data.prompts import load_template
+from moult.inference.asking import Asker
 from moult.inference.remote import endpoint
 from openai_server import MISBEHAVIOURS, OpenAIServer, misbehaving
 
@@ -78,7 +79,8 @@ def generate(server, journal, **client):
         "seed": 1,
     }
     settings = {"key": None, "concurrency": 32, "timeout": 2, "retries": 9, "price": None}
-    return generate_corpus(recipe, rows(ROWS), "answer", client=settings | client, journal=journal)
+    with Asker(recipe["endpoint"], journal, settings | client) as asker:
+        return generate_corpus(recipe, rows(ROWS), "answer", asker)
 
 
 def test_every_row_is_an_answer_or_has_its_reason(tmp_path, monkeypatch):

@@ -9,11 +9,6 @@ from moult.base.errors import nearest
 SUFFIXES = (".manifest", ".rejects", ".usage", ".recipe")
 
 
-def endpoints_of(corpus):
-    """Return the names of the endpoints that a corpus asks."""
-    return [name for field in ("endpoint", "judge") if (name := getattr(corpus, field, None))]
-
-
 def _known(kind, entry, field, name, known):
     if name not in known:
         return [f"{kind} {entry!r}, {field}: {name!r} is not there{nearest(name, known)}"]
@@ -29,21 +24,21 @@ def unknown_names(cfg):
         if endpoint.serve and endpoint.name not in students:
             yield from _known("endpoints", endpoint.name, "serve", endpoint.serve, models)
     questions = {entry.name for entry in cfg.datasets if entry.format == "stackoverflow"}
-    guidelines = {entry.name for entry in cfg.corpora if entry.kind == "guidelines"}
+    guidelines, answers, pairs = (
+        {entry.name for entry in cfg.corpora if entry.writes == what} for what in ("guidelines", "answers", "pairs")
+    )
     for corpus in cfg.corpora:
         if _is_written_out(cfg, corpus):
             continue
-        yield from _known("corpora", corpus.name, "endpoint", corpus.endpoint, endpoints)
-        if corpus.kind == "refined":
-            yield from _known("corpora", corpus.name, "judge", corpus.judge, endpoints)
+        for field, name in corpus.endpoints.items():
+            yield from _known("corpora", corpus.name, field, name, endpoints)
         if corpus.dataset:
             yield from _known("corpora", corpus.name, "dataset", corpus.dataset, questions)
         if getattr(corpus, "guidelines", None):
             yield from _known("corpora", corpus.name, "guidelines", corpus.guidelines, guidelines)
         if getattr(corpus, "corpus", None):
             yield from _known("corpora", corpus.name, "corpus", corpus.corpus, corpora)
-    trainable = datasets | {corpus.name for corpus in cfg.corpora if corpus.kind in ("distilled", "refined")}
-    pairs = {corpus.name for corpus in cfg.corpora if corpus.kind == "contrasts"}
+    trainable = datasets | answers
     for entry in cfg.rounds:
         yield from _known("rounds", entry.name, "base", entry.base, models)
         yield from _known("rounds", entry.name, "dataset", entry.dataset, questions)
@@ -67,13 +62,13 @@ def unknown_names(cfg):
                 yield f"suites {suite.name!r}, split: dataset {name!r} has no file for {way.split!r}"
         if suite.judge:
             yield from _known("suites", suite.name, "endpoint", suite.judge.endpoint, endpoints)
-    answers = {corpus.name for corpus in cfg.corpora if corpus.kind == "distilled"}
+    judged = {corpus.name for corpus in cfg.corpora if corpus.judged}
     for evaluation in cfg.evaluations:
         yield from _known("evaluations", evaluation.suite, "suite", evaluation.suite, suites)
         for name in evaluation.models:
             yield from _known("evaluations", evaluation.suite, "models", name, models)
         for name in evaluation.corpora:
-            yield from _known("evaluations", evaluation.suite, "corpora", name, answers)
+            yield from _known("evaluations", evaluation.suite, "corpora", name, judged)
         beside = {name for entry in cfg.evaluations if entry.suite == evaluation.suite for name in entry.measured}
         for name in evaluation.against:
             if name not in beside:
@@ -167,7 +162,7 @@ def budget_without_price(cfg):
     if cfg.budget is None:
         return
     judges = [suite.judge.endpoint for suite in cfg.suites if suite.judge]
-    for name in dict.fromkeys([*(name for corpus in cfg.corpora for name in endpoints_of(corpus)), *judges]):
+    for name in dict.fromkeys([*(name for corpus in cfg.corpora for name in corpus.endpoints.values()), *judges]):
         endpoint = cfg.find("endpoints", name)
         if endpoint.url and not endpoint.price:
             yield (
@@ -182,7 +177,7 @@ def cycle(cfg):
     for endpoint in cfg.endpoints:
         edges[f"endpoint {endpoint.name}"] = [f"model {endpoint.serve}"] if endpoint.serve else []
     for corpus in cfg.corpora:
-        edges[f"corpus {corpus.name}"] = [f"endpoint {name}" for name in endpoints_of(corpus)]
+        edges[f"corpus {corpus.name}"] = [f"endpoint {name}" for name in corpus.endpoints.values()]
         edges[f"corpus {corpus.name}"] += [f"corpus {corpus.asked}"] if corpus.asked else []
     for model in cfg.models:
         data = model.training.data if model.training else []
@@ -225,17 +220,11 @@ def precision(cfg):
             yield f"models {model.name!r}: float16 would need loss scaling; set compute.dtype to bfloat16 or float32"
 
 
-def beams(cfg):
-    """Yield a sentence for each corpus of pairs whose endpoint cannot search with beams."""
+def corpora(cfg):
+    """Yield a sentence for each thing that a corpus asks of an endpoint that cannot do it."""
     for corpus in cfg.corpora:
-        if corpus.kind != "contrasts" or corpus.chosen.method != "beam":
-            continue
-        served = cfg.find("endpoints", corpus.endpoint).serve
-        if not served or cfg.compute_of(served).engine != "transformers":
-            yield (
-                f"corpora {corpus.name!r}, chosen: beam search needs an endpoint that serves a model by engine "
-                "transformers; write `method: consistency`"
-            )
+        served = {field: cfg.find("endpoints", name).serve for field, name in corpus.endpoints.items()}
+        yield from corpus.mistakes({field: name and cfg.compute_of(name).engine for field, name in served.items()})
 
 
 SECRET = re.compile(r"^(sk-|hf_|ghp_|github_pat_|gsk_|xai-|AKIA)[A-Za-z0-9_-]{12,}$|://[^/@\s]+:[^/@\s]+@")

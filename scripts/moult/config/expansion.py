@@ -4,7 +4,8 @@ import itertools
 import re
 
 from moult.base.errors import UserError
-from moult.config.entries.corpora import INTERVAL, Refining
+from moult.config.entries.corpora import INTERVAL
+from moult.corpora.refined import Refining
 
 # What `rounds` is written out into.
 WRITTEN = ("endpoints", "corpora", "models")

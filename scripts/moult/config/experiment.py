@@ -7,7 +7,6 @@ from functools import cached_property
 from pydantic import Field
 
 from moult.base.section import Name, Section
-from moult.config import checks
 from moult.config.entries.corpora import Corpus, Endpoint, Rounds
 from moult.config.entries.datasets import Dataset
 from moult.config.entries.evaluations import Evaluation, Suite
@@ -127,8 +126,8 @@ class Config(Section):
 
     def is_within_rounds(self, name, user):
         """Whether a model is of the same rounds as what uses it: then the user needs its full weights for a while."""
-        model = self.by_name["models"][name]
-        return bool(model.round and user.round and model.round.of == user.round.of)
+        round, its = self.by_name["models"][name].round, getattr(user, "round", None)
+        return bool(round and its and round.of == its.of)
 
     def before_rounds(self, name):
         """Return the model that the first of a model's rounds is trained from; a model of no rounds: its own base."""
@@ -155,9 +154,9 @@ class Config(Section):
         needed = {name for entry in self.evaluations for name in entry.models} | {name for _, name in self.predicted}
         needed |= {name for model in self.models for name in model.parents if not self.is_within_rounds(name, model)}
         for corpus in self.corpora:
-            for endpoint in checks.endpoints_of(corpus):
+            for endpoint in corpus.endpoints.values():
                 served = by_name["endpoints"][endpoint].serve
-                if served and not (corpus.kind == "refined" and self.is_within_rounds(served, corpus)):
+                if served and not self.is_within_rounds(served, corpus):
                     needed.add(served)
         judges = [by_name["endpoints"][suite.judge.endpoint].serve for suite in self.suites if suite.judge]
         needed |= {served for served in judges if served}

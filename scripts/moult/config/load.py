@@ -31,7 +31,7 @@ def load(raw, source="config"):
         *checks.judged_evaluations(cfg),
         *checks.budget_without_price(cfg),
         *checks.precision(cfg),
-        *checks.beams(cfg),
+        *checks.corpora(cfg),
     ]:
         raise UserError(_listed(source, problems))
     return cfg

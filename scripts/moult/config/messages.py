@@ -2,7 +2,7 @@
 
 from moult.base.errors import nearest
 from moult.base.section import Section
-from moult.config.entries.corpora import CORPORA, Distilled
+from moult.config.entries.corpora import CORPORA
 from moult.config.entries.models import Finetune, Optimise
 from moult.config.experiment import Config
 
@@ -37,7 +37,7 @@ def _fields_at(location, raw):
     for part in location:
         if isinstance(part, int) or not isinstance(section, type):
             continue
-        if part in CORPORA and section not in (Distilled,):
+        if part in CORPORA and section is not CORPORA["distilled"]:
             section = CORPORA[part]
             continue
         annotation = section.model_fields[part].annotation if part in section.model_fields else None

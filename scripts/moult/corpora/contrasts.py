@@ -6,30 +6,136 @@ Each pair is one record: `uid`, `split`, `prompt` (chat messages), `chosen` and 
 """
 
 import logging
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
 
 from moult.base.files import derive_seed
-from moult.corpora.generated import write_corpus
+from moult.base.section import Name, Section, exactly_one
+from moult.corpora.generated import check_rows, write_corpus
+from moult.corpora.kind import Generated, Plan
 from moult.corpora.similarity import chrf, ngrams, repetition
-from moult.data.prompts import render
-from moult.inference.asking import ask, author, flaw_of
-from moult.inference.requests import ChatRequest, Sampling
-from moult.inference.spending import usage_of
+from moult.data.fields import Decoding, Prompt, Split
+from moult.data.prompts import load_template, render
+from moult.inference.asking import flaw_of
+from moult.inference.recipes import decoding_recipe, endpoint_recipe
+from moult.inference.requests import ChatRequest, Sampling, author
 
 # Raise when the same recipe would now ask or choose something else.
 VERSION = 1
 logger = logging.getLogger(__name__)
 
 
-def contrast_answers(running, rows, inputs, outputs):
+class Costly(Section):
+    """How the chosen answer of a pair is decoded, with more computing than the rejected one."""
+
+    method: Literal["beam", "consistency"] = Field("beam", description="consistency: the sample closest to the others.")
+    beams: int = Field(10, ge=2, description="Of beam search.")
+    length_penalty: float = Field(1.0, description="Of beam search: log-likelihood / tokens ** length_penalty.")
+    samples: int = Field(8, ge=2, description="Of consistency, and how each of them is drawn:")
+    temperature: float = Field(0.7, gt=0)
+    top_p: float = Field(0.9, gt=0, le=1)
+    top_k: int = Field(0, ge=0, description="0: off.")
+
+    @model_validator(mode="after")
+    def settings_fit_method(self):
+        of = {"beam": {"beams", "length_penalty"}, "consistency": {"samples", "temperature", "top_p", "top_k"}}
+        strange = sorted(self.model_fields_set - of[self.method] - {"method"})
+        if strange:
+            known = ", ".join(sorted(of[self.method]))
+            raise ValueError(f"{strange[0]} is no setting of method {self.method}; it has {known}")
+        return self
+
+    def recipe(self):
+        """Return the method and its own settings."""
+        of_beam = {"method": "beam", "beams": self.beams, "length_penalty": self.length_penalty}
+        drawn = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
+        return of_beam if self.method == "beam" else {"method": "consistency", "samples": self.samples} | drawn
+
+
+class Gate(Section):
+    """Which pairs are worth learning from; both answers must have ended by themselves."""
+
+    min_characters: int = Field(20, ge=1, description="Of the chosen answer.")
+    max_repetition: float = Field(0.2, ge=0, le=1, description="Share of the chosen answer's word 4-grams said before.")
+    max_length_ratio: float = Field(2.0, ge=1, description="Of the longer answer to the shorter, in characters.")
+    max_similarity: float = Field(0.95, gt=0, le=1, description="chrF of the two answers, 0 to 1.")
+
+
+class Contrasts(Generated):
+    """METEOR stage 3: preference pairs that a model makes itself, costly decoding against cheap."""
+
+    rule: ClassVar = "contrast_answers"
+    doing: ClassVar = "contrasting answers for the pairs {corpus}"
+    writes: ClassVar = "pairs"
+
+    kind: Literal["contrasts"]
+    name: Name
+    dataset: str | None = Field(None, description="Ask the questions of a dataset,")
+    corpus: str | None = Field(None, description="or those of a corpus.")
+    splits: list[Split] = ["train", "dev"]
+    endpoint: str
+    prompt: Prompt | None = Field(None, description="Default: the one that the questions' dataset trains with.")
+    decoding: Decoding = Field(Decoding(max_tokens=512), description="Of the rejected answer; max_tokens is of both.")
+    chosen: Costly = Costly()
+    gate: Gate = Gate()
+
+    @model_validator(mode="after")
+    def one_source(self):
+        exactly_one(self, "dataset", "corpus")
+        return self
+
+    def recipe(self, cfg):
+        return {
+            "name": self.name,
+            "splits": list(self.splits),
+            "endpoint": endpoint_recipe(cfg, self.endpoint),
+            "prompt": load_template(self.prompt or cfg.corpus_dataset(self.name).template),
+            "rejected": decoding_recipe(self.decoding),
+            "chosen": self.chosen.recipe(),
+            "gate": {
+                "min_characters": self.gate.min_characters,
+                "max_repetition": self.gate.max_repetition,
+                "max_length_ratio": self.gate.max_length_ratio,
+                "max_similarity": self.gate.max_similarity,
+            },
+            "seed": derive_seed(cfg.seed, self.kind, self.name),
+            "version": VERSION,
+        }
+
+    @staticmethod
+    def words(recipe, facts):
+        pairs, chosen = f"{facts['rows']:,} pairs by {author(recipe['endpoint'])}", recipe["chosen"]
+        beam = chosen["method"] == "beam"
+        of = f"the best beam of {chosen['beams']}" if beam else f"the closest sample of {chosen['samples']}"
+        return pairs, f"{pairs}, chosen: {of}"
+
+    @property
+    def most_answers(self):
+        return 1 + (self.chosen.beams if self.chosen.method == "beam" else self.chosen.samples)
+
+    @property
+    def most_beams(self):
+        return self.chosen.beams if self.chosen.method == "beam" else 1
+
+    def mistakes(self, engines):
+        if self.chosen.method == "beam" and engines["endpoint"] != "transformers":
+            yield (
+                f"corpora {self.name!r}, chosen: beam search needs an endpoint that serves a model by engine "
+                "transformers; write `method: consistency`"
+            )
+
+    def plans(self, recipe, rows):
+        return {"endpoint": Plan(pair_requests(recipe, rows), self.decoding.max_tokens)}
+
+
+def contrast_answers(recipe, rows, asker, outputs):
     """Make the pairs of a job and write its corpus, rejects and usage; return the counts for the manifest."""
-    recipe = running.recipe
+    check_rows(rows)
     requests = pair_requests(recipe, rows)
-    served = inputs.get("served"), inputs.get("served_manifest")
-    values = ask(recipe["endpoint"], requests, running.client, running.journal, *served)
-    kept, rejects = pairs_of(recipe, rows, requests, values)
+    kept, rejects = pairs_of(recipe, rows, requests, asker.ask(requests), asker.author)
     logger.info("%d rows in, %d pairs out, %d rejected", len(rows), len(kept), len(rejects))
-    usage = usage_of(values, recipe["endpoint"] | (running.client or {}))
-    facts = write_corpus(outputs.corpus, outputs.rejects, outputs.usage, (kept, rejects, usage))
+    facts = write_corpus(outputs.corpus, outputs.rejects, outputs.usage, (kept, rejects, asker.usage()))
     longer = sum(len(pair["chosen"][0]["content"]) > len(pair["rejected"][0]["content"]) for pair in kept)
     return facts | {"rows_in": len(rows), "chosen_longer": longer}
 
@@ -61,8 +167,8 @@ def pair_requests(recipe, rows):
     return requests
 
 
-def pairs_of(recipe, rows, requests, values):
-    """Return (pairs, rejects with reasons) of the stored answers to `pair_requests`."""
+def pairs_of(recipe, rows, requests, values, by):
+    """Return (pairs, rejects with reasons) of the stored answers to `pair_requests`; by: name of who answered."""
     each = len(samplings(recipe))
     kept, rejects = [], []
     for number, row in enumerate(rows):
@@ -72,7 +178,6 @@ def pairs_of(recipe, rows, requests, values):
         if reason:
             rejects.append({"uid": row["uid"], "reason": reason, "text": best["text"]})
             continue
-        by = author(recipe["endpoint"])
         rewards = best["reward"], best["reward_of_rejected"]
         named = ("greedy" if not recipe["rejected"]["temperature"] else "sampled"), recipe["chosen"]["method"]
         rejected, chosen = (

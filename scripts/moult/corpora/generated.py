@@ -1,50 +1,117 @@
-"""Corpora: text that a model or an endpoint generates, row by row, rejects with reasons."""
+"""Guidelines and distilled answers: one text per row that an endpoint generates, rejects with reasons."""
 
 import logging
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
 
 from moult.base.errors import UserError
-from moult.base.files import write_json, write_jsonl
-from moult.inference.asking import ask, author, flaw_of
-from moult.inference.requests import corpus_requests
-from moult.inference.spending import usage_of
+from moult.base.files import derive_seed, write_json, write_jsonl
+from moult.base.section import Name, exactly_one
+from moult.corpora.kind import Generated
+from moult.data.fields import Decoding, Prompt, Split
+from moult.data.prompts import load_template
+from moult.inference.asking import flaw_of
+from moult.inference.recipes import decoding_recipe, endpoint_recipe
+from moult.inference.requests import author, corpus_requests
 
 # Raise when the same recipe would now ask something else.
 VERSION = 1
 logger = logging.getLogger(__name__)
 
 
-def make_corpus(running, rows, field, inputs, outputs):
-    """Generate a corpus and write its three files, as a job with its inputs and outputs; return the counts."""
-    result = generate_corpus(
-        running.recipe,
-        rows,
-        field,
-        client=running.client,
-        journal=running.journal,
-        endpoint_model=inputs.get("served"),
-        endpoint_manifest=inputs.get("served_manifest"),
-    )
+class _OneText(Generated):
+    """A text per row, in one request."""
+
+    def recipe(self, cfg):
+        return {
+            "name": self.name,
+            "splits": list(self.splits),
+            "endpoint": endpoint_recipe(cfg, self.endpoint),
+            "prompt": load_template(self.prompt),
+            "decoding": decoding_recipe(self.decoding),
+            "cut": self.cut,
+            "seed": derive_seed(cfg.seed, self.kind, self.name),
+            "version": VERSION,
+        }
+
+    @staticmethod
+    def words(recipe, facts):
+        by, decoding = author(recipe["endpoint"]), recipe["decoding"]
+        limits = f"temperature {decoding['temperature']:g}, at most {decoding['max_tokens']} tokens"
+        return f"{facts['rows']:,} rows by {by}", f"{facts['rows']:,} rows written by {by}, {limits}"
+
+
+class Guidelines(_OneText):
+    """METEOR stage 1a: the model under training writes guidelines for solving each question."""
+
+    rule: ClassVar = "generate_guidelines"
+    doing: ClassVar = "writing the guidelines {corpus}"
+    writes: ClassVar = "guidelines"
+
+    kind: Literal["guidelines"]
+    name: Name
+    dataset: str
+    splits: list[Split] = ["train", "dev"]
+    endpoint: str
+    cut: Literal["keep", "reject"] = Field("keep", description="What becomes of a guideline that reached max_tokens.")
+    prompt: Prompt = "meteor/guideline"
+    decoding: Decoding = Decoding(temperature=0.7, top_p=0.95, top_k=50, max_tokens=512)
+
+
+class Distilled(_OneText):
+    """METEOR stage 1b: a stronger endpoint answers each question, following its guideline where there is one."""
+
+    rule: ClassVar = "distill_answers"
+    doing: ClassVar = "distilling the answers {corpus}"
+    writes: ClassVar = "answers"
+    judged: ClassVar = True
+
+    kind: Literal["distilled"]
+    name: Name
+    guidelines: str | None = Field(None, description="A corpus of guidelines; its questions are asked.")
+    dataset: str | None = Field(None, description="Ask the questions of a dataset, without guidelines.")
+    splits: list[Split] = ["train", "dev"]
+    endpoint: str
+    cut: Literal["keep", "reject"] = Field("reject", description="What becomes of an answer that reached max_tokens.")
+    prompt: Prompt = "meteor/distill"
+    decoding: Decoding = Decoding(temperature=0.7, max_tokens=1024)
+
+    @model_validator(mode="after")
+    def one_source(self):
+        exactly_one(self, "guidelines", "dataset")
+        return self
+
+
+def make_corpus(recipe, rows, field, asker, outputs):
+    """Generate a corpus and write its three files, the outputs of a job; return the counts."""
+    result = generate_corpus(recipe, rows, field, asker)
     return write_corpus(outputs.corpus, outputs.rejects, outputs.usage, result)
 
 
-def generate_corpus(recipe, rows, field, *, client=None, journal, endpoint_model=None, endpoint_manifest=None):
+def generate_corpus(recipe, rows, field, asker):
     """Ask for one text per row; return (rows with `field`, rejects, usage).
 
-    recipe: prompt (template), decoding, endpoint, seed, cut ("keep" or "reject" what stopped for length), version.
-    client: how a remote endpoint is dealt with (see `recipes.client`).
+    recipe: prompt (template), decoding, seed, cut ("keep" or "reject" what stopped for length). asker: who answers.
     A row's seed comes from its own request, so that neither order nor neighbours change its answer.
     """
-    requests = corpus_requests(recipe, rows)
-    values = ask(recipe["endpoint"], requests, client, journal, endpoint_model, endpoint_manifest)
+    check_rows(rows)
+    values = asker.ask(corpus_requests(recipe, rows))
     kept, rejects = [], []
     for row, value in zip(rows, values, strict=True):
         reason = flaw_of(value, recipe["cut"])
         if reason:
             rejects.append({"uid": row["uid"], "reason": reason, "text": value["text"]})
         else:
-            kept.append(row | {field: value["text"], f"{field}_by": author(recipe["endpoint"])})
+            kept.append(row | {field: value["text"], f"{field}_by": asker.author})
     logger.info("%d rows in, %d out, %d rejected", len(rows), len(kept), len(rejects))
-    return kept, rejects, usage_of(values, recipe["endpoint"] | (client or {}))
+    return kept, rejects, asker.usage()
+
+
+def check_rows(rows):
+    """UserError where a corpus has nothing to ask about."""
+    if not rows:
+        raise UserError("the corpus has no rows to ask about: the stage before it rejected all of them.")
 
 
 def write_corpus(corpus, rejects, usage, result):

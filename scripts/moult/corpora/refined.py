@@ -1,15 +1,20 @@
 """Iterative refinement (METEOR stage 2): a model answers, a judge says what is wrong, the model revises."""
 
-import gc
 import logging
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
 
 from moult.base.errors import UserError
 from moult.base.files import derive_seed, digest, write_json, write_jsonl
-from moult.data.prompts import as_material, render
-from moult.inference.asking import ask_all, author, flaw_of, open_endpoint
-from moult.inference.journal import Journal
-from moult.inference.requests import ChatRequest, Sampling
-from moult.inference.spending import usage_of
+from moult.base.section import Name, Section, exactly_one
+from moult.corpora.generated import check_rows
+from moult.corpora.kind import Generated, Plan
+from moult.data.fields import Decoding, Prompt, Split
+from moult.data.prompts import as_material, load_template, render
+from moult.inference.asking import flaw_of
+from moult.inference.recipes import client_of, decoding_recipe, endpoint_recipe
+from moult.inference.requests import ChatRequest, Sampling, author
 from moult.inference.structured import parse_verdict, verdict_schema
 
 # Raise when the same recipe would now ask something else, or accept another answer.
@@ -22,94 +27,139 @@ UNJUDGED = {
     "empty": "There is no answer. Answer the question.",
     "cut": "The answer stops in the middle, at the greatest length allowed. Answer in fewer words.",
 }
+COUNTS = ("calls", "failed", "prompt_tokens", "completion_tokens")
 logger = logging.getLogger(__name__)
 
 
-class Asked:
-    """The endpoints of one job: their answers, and what those took.
+class Round(Section):
+    """Which of several rounds a corpus or a model is of; `rounds` writes it."""
 
-    recipe: `endpoint` and `judge`, each an endpoint's recipe. clients: how remote ones are dealt with (see
-    `recipes.client`). served: for each that is a model of this build, (folder, manifest). A model is loaded when
-    something is to be asked of it, and stays until another one is: the same model in both parts is loaded once, two
-    models are never in memory together.
-    """
+    of: Name
+    number: int = Field(ge=1)
+    count: int = Field(ge=1, description="Rounds that there are, as far as the config knows.")
+    interval: int = Field(ge=1, description="Rows of a round.")
 
-    def __init__(self, recipe, clients, served, journal):
-        self.recipe, self.clients, self.served, self.journal = recipe, clients, served, journal
-        self.values = {"endpoint": [], "judge": []}
-        self.loaded = (None, None)
 
-    def ask(self, part, requests):
-        """Return one stored value per request, from the `endpoint` or the `judge`."""
-        if not requests:
-            return []
-        identity, opener = open_endpoint(self.recipe[part], self.clients[part], *self.served[part], self.journal)
-        values = ask_all(
-            requests, identity=identity, open_answerer=lambda: self._open(identity, opener), journal=self.journal
-        )
-        self.values[part] += values
-        return values
+class Refining(Section):
+    """How answers are judged and revised, whether of one corpus or round by round."""
 
-    def _open(self, identity, opener):
-        # A remote one is opened each time: what the job has spent so far is read from where the other part wrote it.
-        if "url" in identity:
-            return opener()
-        if self.loaded[0] != digest(identity):
-            self.loaded = (None, None)
-            _free()
-            self.loaded = (digest(identity), opener())
-        return self.loaded[1]
+    max_iterations: int = Field(3, ge=1, description="Answers to a question at the most.")
+    cut: Literal["keep", "reject"] = Field("reject", description="Whether an answer that reached max_tokens is judged.")
+    prompt: Prompt = "meteor/answer"
+    revise_prompt: Prompt = "meteor/revise"
+    judge_prompt: Prompt = "meteor/judge"
+    decoding: Decoding = Decoding(temperature=0.7, top_p=0.9, max_tokens=512)
+    judge_decoding: Decoding = Decoding(temperature=0.0, max_tokens=512)
 
-    def usage(self):
-        """Return the sums over both, and the usage of each."""
-        parts = {
-            part: usage_of(values, self.recipe[part] | (self.clients[part] or {}))
-            for part, values in self.values.items()
+
+class Refined(Generated, Refining):
+    """METEOR stage 2: a model answers, a judge says what is wrong, the model revises; only accepted answers stay."""
+
+    rule: ClassVar = "refine_answers"
+    doing: ClassVar = "refining the answers {corpus}"
+    writes: ClassVar = "answers"
+
+    kind: Literal["refined"]
+    name: Name
+    dataset: str | None = Field(None, description="Ask the questions of a dataset.")
+    corpus: str | None = Field(None, description="Ask the questions of a corpus.")
+    splits: list[Split] = ["train", "dev"]
+    slice: tuple[Annotated[int, Field(ge=0)], int | None] | None = Field(
+        None, description="[start, stop]: only these of its rows, by position; stop null is to the end."
+    )
+    endpoint: str = Field(description="Who answers and revises.")
+    judge: str = Field(description="The endpoint that judges.")
+    round: Round | None = None
+
+    @model_validator(mode="after")
+    def one_source(self):
+        exactly_one(self, "dataset", "corpus")
+        if self.slice and self.slice[1] is not None and self.slice[1] <= self.slice[0]:
+            raise ValueError(f"slice: {list(self.slice)} has no row; write [start, stop] with start < stop")
+        return self
+
+    def recipe(self, cfg):
+        # Of its round a corpus knows nothing.
+        return {
+            "name": self.name,
+            "splits": list(self.splits),
+            "slice": list(self.slice) if self.slice else None,
+            "endpoint": endpoint_recipe(cfg, self.endpoint),
+            "judge": endpoint_recipe(cfg, self.judge),
+            "prompt": load_template(self.prompt),
+            "revise_prompt": load_template(self.revise_prompt),
+            "judge_prompt": load_template(self.judge_prompt),
+            "decoding": decoding_recipe(self.decoding),
+            "judge_decoding": decoding_recipe(self.judge_decoding),
+            "max_iterations": self.max_iterations,
+            "cut": self.cut,
+            "may_be_empty": self.round is not None,
+            "seed": derive_seed(cfg.seed, "refined", self.name),
+            "version": VERSION,
         }
-        both = list(parts.values())
-        totals = {name: sum(one[name] for one in both) for name in COUNTS}
-        costs = [one["cost_usd"] for one in both]
-        names = {name: " and ".join(dict.fromkeys(one[name] for one in both)) for name in ("endpoint", "model")}
-        return names | totals | {"cost_usd": None if None in costs else round(sum(costs), 6), "parts": parts}
+
+    def client(self, cfg):
+        clients = {field: client_of(cfg, name) for field, name in self.endpoints.items()}
+        return clients | {"round": self.round.model_dump() if self.round else None}
+
+    @staticmethod
+    def words(recipe, facts):
+        accepted = f"{facts['rows']:,} of {facts['rows_in']:,} rows by {author(recipe['endpoint'])}"
+        often = f"at most {recipe['max_iterations']} answers each, {facts['revised']:,} accepted after revision"
+        return accepted, f"{accepted}, accepted by {author(recipe['judge'])}; {often}"
+
+    @property
+    def endpoints(self):
+        return {"endpoint": self.endpoint, "judge": self.judge}
+
+    @property
+    def most_answers(self):
+        return self.max_iterations
+
+    @property
+    def answer_tokens(self):
+        # A revision sees the answer before it, and what was said of that.
+        return 2 * self.decoding.max_tokens + self.judge_decoding.max_tokens
+
+    def plans(self, recipe, rows):
+        often, longest = self.max_iterations, self.decoding.max_tokens
+        both = longest + self.judge_decoding.max_tokens
+        rows = rows[slice(*self.slice)] if self.slice else rows
+        ways = recipe["prompt"], recipe["decoding"]
+        answers = [_request(recipe["seed"], ways[0], row, ways[1]) for row in rows]
+        ways = recipe["judge_prompt"], recipe["judge_decoding"]
+        verdicts = [_request(recipe["seed"], ways[0], shown_to_judge(row, ""), ways[1]) for row in rows]
+        return {
+            # A revision sees an answer and what was said of it; the judge sees an answer.
+            "endpoint": Plan(answers, longest, often, (often - 1) * both),
+            "judge": Plan(verdicts, self.judge_decoding.max_tokens, often, often * longest),
+        }
 
 
-COUNTS = ("calls", "failed", "prompt_tokens", "completion_tokens")
-
-
-def _free():
-    import torch
-
-    gc.collect()
-    torch.cuda.empty_cache()
-
-
-def refine_answers(recipe, rows, *, clients, served, journal):
+def refine_answers(recipe, rows, asker, judge):
     """Answer, judge and revise until each row is accepted or has had `max_iterations` answers.
 
-    recipe: endpoint, judge, prompt, revise_prompt, judge_prompt (templates), decoding, judge_decoding,
-    max_iterations, cut ("reject": what reached max_tokens is not judged), seed. clients, served: see `Asked`.
-    journal: path.
+    recipe: judge (its recipe), prompt, revise_prompt, judge_prompt (templates), decoding, judge_decoding,
+    max_iterations, cut ("reject": what reached max_tokens is not judged), seed. asker: who answers and revises.
+    judge: the Asker that judges, in the same room.
 
     Returns (rows with `answer`, rejects, usage). A row that was accepted at once has `status` ok, else revised; every
     row and reject has its `history`, one {iteration, answer, verdict, feedback, hints} per answer. The verdict of an
     answer that was empty or reached max_tokens is `empty` or `cut`: the judge is not asked about it.
     """
-    if not rows:
-        raise UserError("the corpus has no rows to ask about: the stage before it rejected all of them.")
+    check_rows(rows)
     pending, histories, failed = list(rows), {row["uid"]: [] for row in rows}, {}
-    with Journal(journal) as kept:
-        asked = Asked(recipe, clients, served, kept)
-        for iteration in range(1, recipe["max_iterations"] + 1):
-            answered = _answers(asked, pending, histories, iteration)
-            _judge(asked, answered, histories, iteration, failed)
-            accepted = {uid for uid, history in histories.items() if history and history[-1]["verdict"] == "correct"}
-            pending = [row for row in pending if row["uid"] not in accepted | failed.keys()]
-            logger.info(
-                "iteration %d: %d of %d rows accepted so far, %d to revise, %d failed",
-                *(iteration, len(accepted), len(rows), len(pending), len(failed)),
-            )
-            if not pending:
-                break
+    for iteration in range(1, recipe["max_iterations"] + 1):
+        answered = _answers(asker, recipe, pending, histories, iteration)
+        _judge(judge, recipe, answered, histories, iteration, failed)
+        accepted = {uid for uid, history in histories.items() if history and history[-1]["verdict"] == "correct"}
+        pending = [row for row in pending if row["uid"] not in accepted | failed.keys()]
+        logger.info(
+            "iteration %d: %d of %d rows accepted so far, %d to revise, %d failed",
+            *(iteration, len(accepted), len(rows), len(pending), len(failed)),
+        )
+        if not pending:
+            break
     left = {row["uid"] for row in pending}
     corpus, rejects = [], []
     for row in rows:
@@ -119,15 +169,25 @@ def refine_answers(recipe, rows, *, clients, served, journal):
             text = history[-1]["answer"] if history else ""
             rejects.append({"uid": row["uid"], "reason": reason, "text": text, "history": history})
             continue
-        told = {"answer": history[-1]["answer"], "answer_by": author(recipe["endpoint"])}
+        told = {"answer": history[-1]["answer"], "answer_by": asker.author}
         told |= {"status": "ok" if len(history) == 1 else "revised", "iterations": len(history), "history": history}
         corpus.append(row | told)
-    return corpus, rejects, asked.usage()
+    return corpus, rejects, usage_of_both({"endpoint": asker, "judge": judge})
 
 
-def _answers(asked, pending, histories, iteration):
+def usage_of_both(askers):
+    """Return the sums of what two askers took, and, as `parts`, what each of them took; askers: part → Asker."""
+    parts = {part: asker.usage() for part, asker in askers.items()}
+    both = list(parts.values())
+    totals = {name: sum(one[name] for one in both) for name in COUNTS}
+    costs = [one["cost_usd"] for one in both]
+    names = {name: " and ".join(dict.fromkeys(one[name] for one in both)) for name in ("endpoint", "model")}
+    return names | totals | {"cost_usd": None if None in costs else round(sum(costs), 6), "parts": parts}
+
+
+def _answers(asker, recipe, pending, histories, iteration):
     """Ask for an answer, or a better one, to each pending row; return (row, value) of each that came."""
-    recipe, requests = asked.recipe, []
+    requests = []
     for row in pending:
         template, fields = recipe["prompt"], row
         if history := histories[row["uid"]]:
@@ -136,12 +196,12 @@ def _answers(asked, pending, histories, iteration):
             template, fields = recipe["revise_prompt"], row | said
         # A revision to the same answer, on the same feedback, draws anew.
         requests.append(_request(derive_seed(recipe["seed"], iteration), template, fields, recipe["decoding"]))
-    return list(zip(pending, asked.ask("endpoint", requests), strict=True))
+    return list(zip(pending, asker.ask(requests), strict=True))
 
 
-def _judge(asked, answered, histories, iteration, failed):
+def _judge(judge, recipe, answered, histories, iteration, failed):
     """Add to each row's history what became of its answer; to `failed` why a row can go no further."""
-    recipe, judged, requests = asked.recipe, [], []
+    judged, requests = [], []
     decoding, serves = recipe["judge_decoding"], "serve" in recipe["judge"]
     schema = verdict_schema(int(WORDY * decoding["max_tokens"]) if serves else None)
     for row, value in answered:
@@ -157,7 +217,7 @@ def _judge(asked, answered, histories, iteration, failed):
         judged.append((row, entry))
         fields = shown_to_judge(row, value["text"])
         requests.append(_request(recipe["seed"], recipe["judge_prompt"], fields, decoding, schema))
-    for (row, entry), value in zip(judged, asked.ask("judge", requests), strict=True):
+    for (row, entry), value in zip(judged, judge.ask(requests), strict=True):
         verdict, problem = parse_verdict(value["text"])
         if value["error"] or problem:
             failed[row["uid"]] = f"judge: {value['error'] or problem}"

@@ -7,11 +7,8 @@ from moult.base.errors import UserError
 from moult.base.files import derive_seed, digest, read_jsonl
 from moult.data.prompts import as_material, render
 from moult.data.questions import question_rows
-from moult.inference.asking import ask_all, open_endpoint
-from moult.inference.journal import Journal
 from moult.inference.remote.wire import OFF_FORM
-from moult.inference.requests import ChatRequest, Sampling, corpus_requests
-from moult.inference.spending import usage_of
+from moult.inference.requests import ChatRequest, Sampling, author, corpus_requests
 from moult.inference.structured import parse_pair
 
 # Raise when the same recipe would now ask something else, or read the same reply otherwise.
@@ -50,16 +47,14 @@ def answer_requests(recipe, rows):
     return requests
 
 
-def answer_questions(recipe, folders, model, model_manifest, journal):
+def answer_questions(recipe, folders, asker):
     """Return the answers of one model to the questions of a suite: a row per question, failed ones with a reason.
 
-    A row has uid, dataset, model, status (ok, or error: nothing to be judged), answer, finish_reason and reason.
+    folders: a prepared dataset's per name. A row has uid, dataset, model, status (ok, or error: nothing to be judged),
+    answer, finish_reason and reason.
     """
     rows = sampled_questions(recipe["questions"], folders)
-    endpoint = {"name": recipe["model"], "serve": recipe["model"], "compute": recipe["compute"]}
-    with Journal(journal) as kept:
-        identity, opener = open_endpoint(endpoint, None, model, model_manifest, kept)
-        values = ask_all(answer_requests(recipe, rows), identity=identity, open_answerer=opener, journal=kept)
+    values = asker.ask(answer_requests(recipe, rows))
     answers = []
     for row, value in zip(rows, values, strict=True):
         reason = value["error"] or (None if value["text"] else "empty answer")
@@ -140,19 +135,14 @@ def planned(recipe, questions, ours, theirs):
 # ---------------------------------------------------------------- what the judge says
 
 
-def judge_answers(recipe, questions, ours, theirs, *, client=None, journal, judge=None, judge_manifest=None):
+def judge_answers(recipe, questions, ours, theirs, asker):
     """Return (judgements, usage): what the judge says of each pair, in both orders, and again on a sample.
 
-    recipe: model (A), against (B), criteria, endpoint, prompt, decoding, questions, repeats, version. ours, theirs: see
-    `planned`. judge: the folder of a served judge. Rows are those of `judgement`; a pair without an answer is one row.
+    recipe: model (A), against (B), criteria, endpoint, prompt, decoding, questions, repeats. ours, theirs: see
+    `planned`. asker: the judge. Rows are those of `judgement`; a pair without an answer is one row.
     """
     asked, unanswered = planned(recipe, questions, ours, theirs)
-    values = []
-    if asked:
-        with Journal(journal) as kept:
-            identity, opener = open_endpoint(recipe["endpoint"], client, judge, judge_manifest, kept)
-            requests = [request for *_, request in asked]
-            values = ask_all(requests, identity=identity, open_answerer=opener, journal=kept)
+    values = asker.ask([request for *_, request in asked])
     rows = [
         judgement(recipe, row, order, repeat, value)
         for (row, order, repeat, _), value in zip(asked, values, strict=True)
@@ -161,7 +151,7 @@ def judge_answers(recipe, questions, ours, theirs, *, client=None, journal, judg
     rows += [_place(recipe, row) | nothing | {"justification": None, "raw": reason} for row, reason in unanswered]
     counts = Counter(row["status"] for row in rows)
     logger.info("%d questions, judgements: %s", len(questions), dict(counts))
-    return rows, usage_of(values, recipe["endpoint"] | (client or {}))
+    return rows, asker.usage()
 
 
 def judgement(recipe, row, order, repeat, value):
@@ -189,6 +179,5 @@ def judgement(recipe, row, order, repeat, value):
 
 
 def _place(recipe, row):
-    endpoint = recipe["endpoint"]
-    who = {"model": recipe["model"], "against": recipe["against"], "judge": endpoint.get("model") or endpoint["serve"]}
+    who = {"model": recipe["model"], "against": recipe["against"], "judge": author(recipe["endpoint"])}
     return {"uid": row["uid"], "dataset": row["dataset"]} | who

@@ -2,15 +2,15 @@
 
 import logging
 import time
+from functools import cached_property
 from pathlib import Path
 
-from moult.base.errors import UserError
-from moult.base.files import read_json
+from moult.base.files import digest, read_json
 from moult.inference.journal import Journal
 from moult.inference.remote.batch import BatchEndpoint
 from moult.inference.remote.endpoint import RemoteEndpoint
-from moult.inference.requests import Answer, request_key
-from moult.inference.spending import Budget
+from moult.inference.requests import Answer, author, request_key
+from moult.inference.spending import Budget, usage_of
 
 logger = logging.getLogger(__name__)
 PROGRESS_SECONDS = 10
@@ -86,56 +86,140 @@ class Progress:
         return f", ${cost / 1e6:.4f} so far"
 
 
-def served_identity(model_manifest, compute, version):
-    """Return who answers when a model of this build does: its weights' hash, engine and dtype; not its name."""
-    return {
-        "content": read_json(model_manifest)["content"],
-        "engine": compute["engine"],
-        "dtype": compute["dtype"],
-        "version": version,
-    }
-
-
-def identity_of(endpoint, model_manifest):
-    """Return who answers, as plain JSON: a remote model by its address, a model of this build by its weights."""
+def identity_of(endpoint, manifest=None):
+    """Return who answers, as plain JSON: a remote model by its address; a model of this build by the hash of its
+    weights, engine and dtype, not by its name. manifest: of the model that `endpoint` serves."""
     if "url" in endpoint:
         return {"url": endpoint["url"], "model": endpoint["model"]}
     from moult.inference.engines import base
 
-    return served_identity(model_manifest, endpoint["compute"], base.VERSION)
+    compute = {key: endpoint["compute"][key] for key in ("engine", "dtype")}
+    return {"content": read_json(manifest)["content"], **compute, "version": base.VERSION}
 
 
-def open_endpoint(endpoint, client, model, model_manifest, journal):
-    """Return (identity, opener) of an endpoint's recipe: `opener()` loads the model or opens the client.
+class Room:
+    """What the askers of one job share: a journal, and memory for one model.
 
-    journal: the open Journal; its name is what the job's spending is counted under, and it knows of batches under way.
+    Equal weights are loaded once, whichever asker needs them first. Before other weights are loaded, the model that
+    is there is closed: two models are never in memory together.
     """
-    identity = identity_of(endpoint, model_manifest)
-    if "url" in endpoint:
-        settings = endpoint | client
-        budget = Budget.of(client, journal.path)
-        if client.get("mode") == "batch":
-            return identity, lambda: BatchEndpoint(settings, budget, journal, identity)
+
+    def __init__(self, journal):
+        """journal: its path; the file is opened when something is asked."""
+        self.path, self.key, self.engine = journal, None, None
+
+    @cached_property
+    def journal(self):
+        """The open Journal."""
+        return Journal(self.path)
+
+    def load(self, key, opener):
+        """Return the engine that is known by `key`: the one that is there, or else the one that `opener()` loads."""
+        if self.key != key:
+            if self.engine:
+                self.engine.close()
+            self.key = self.engine = None
+            self.engine, self.key = opener(), key
+        return self.engine
+
+    def close(self):
+        """Close the journal and forget the model. Its memory is not swept, as what ends here is mostly the process."""
+        if opened := vars(self).pop("journal", None):
+            opened.close()
+        self.key = self.engine = None
+
+
+class Asker:
+    """Who answers the requests of a job: a remote endpoint, or a model of this build that the job loads itself.
+
+    A model is loaded, a remote endpoint is opened, only when the journal lacks an answer; a model stays for the next
+    call. Every answer is on disk before the next one is awaited. A context manager: leaving it closes its own room.
+    """
+
+    def __init__(self, endpoint, room, client=None, model=None, manifest=None, frames=None):
+        """endpoint: {name, url, model} of a remote one, {name, serve, compute} of a model of this build.
+
+        room: the path of the job's journal, or the `room` of another asker of the same job. client: how a remote
+        endpoint is dealt with (see `recipes.client`). model, manifest: folder and manifest of a model of this build.
+        frames: `Frames` with the videos that requests show.
+        """
+        self.endpoint, self.client = endpoint, client or {}
+        self.model, self.manifest, self.frames = model, manifest, frames
+        self.shares = isinstance(room, Room)
+        self.room = room if self.shares else Room(room)
+        self.values = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if not self.shares:
+            self.room.close()
+
+    @cached_property
+    def identity(self):
+        """Who answers; see `identity_of`."""
+        return identity_of(self.endpoint, self.manifest)
+
+    @property
+    def author(self):
+        """Name of the model that answers."""
+        return author(self.endpoint)
+
+    def ask(self, requests):
+        """Return one stored value per ChatRequest: text, finish_reason, prompt_tokens, completion_tokens, error."""
+        values = self._ask(requests, "answer")
+        self.values += values
+        return values
+
+    def label_logprobs(self, requests):
+        """Return per LabelRequest a list of one log-likelihood (nats) per label, or a stored value with an error."""
+        return self._ask(requests, "label_logprobs")
+
+    def usage(self):
+        """Return calls, tokens and US dollars of what `ask` has returned so far; see `usage_of`."""
+        return usage_of(self.values, self.endpoint | self.client)
+
+    def _ask(self, requests, method):
+        if not requests:
+            return []
+        asked = {"identity": self.identity, "open_answerer": self._open, "journal": self.room.journal}
+        return ask_all(requests, method=method, **asked)
+
+    def _open(self):
+        """Return what answers, loaded or opened. A remote endpoint is opened for each call: what the job has spent so
+        far is read from the file that another asker may have written to."""
+        if "url" in self.endpoint:
+            return self._remote()
+        from moult.inference.engines import loading
+
+        compute = self.endpoint["compute"]
+        key = (digest([self.identity, compute]), self.frames)
+        return self.room.load(key, lambda: loading.load_engine(Path(self.model), **compute, frames=self.frames))
+
+    def _remote(self):
+        settings, journal = self.endpoint | self.client, self.room.journal
+        budget = Budget.of(self.client, journal.path)
+        if self.client.get("mode") == "batch":
+            return BatchEndpoint(settings, budget, journal, self.identity)
         if underway := journal.connection.execute("SELECT COUNT(*) FROM in_batch").fetchone()[0]:
             logger.warning("%d requests are in batches: in mode chat they are asked, and paid, once more", underway)
-        return identity, lambda: RemoteEndpoint(settings, budget)
-    from moult.inference.engines import loading
-
-    return identity, lambda: loading.load_engine(Path(model), **endpoint["compute"])
+        return RemoteEndpoint(settings, budget)
 
 
-def ask(endpoint, requests, client, journal, model=None, model_manifest=None):
-    """Return a stored answer per request of an endpoint's recipe; what the journal has is not asked again."""
-    if not requests:
-        raise UserError("the corpus has no rows to ask about: the stage before it rejected all of them.")
-    with Journal(journal) as answers:
-        identity, opener = open_endpoint(endpoint, client, model, model_manifest, answers)
-        return ask_all(requests, identity=identity, open_answerer=opener, journal=answers)
+def asker_of(running, inputs, part="endpoint", room=None, frames=None):
+    """Return the Asker of one part of a job: `endpoint`, `judge`, or `model` (the model that the recipe is about).
 
-
-def author(endpoint):
-    """Return the name of the model that an endpoint's recipe asks."""
-    return endpoint.get("model") or endpoint["serve"]
+    running: the Job; its client is that of the part, or has one per part. inputs: the job's inputs by name, among them
+    served (of `endpoint`), judge or model, each with its manifest, where it is a model of this build. room: of another
+    asker of this job. frames: see `Asker`.
+    """
+    recipe, client = running.recipe, running.client or {}
+    endpoint, weights = recipe[part], "served" if part == "endpoint" else part
+    if part == "model":
+        endpoint = {"name": recipe["model"], "serve": recipe["model"], "compute": recipe["compute"]}
+    served = inputs.get(weights), inputs.get(f"{weights}_manifest")
+    return Asker(endpoint, room or running.journal, client.get(part, client), *served, frames)
 
 
 def flaw_of(value, cut):

@@ -56,6 +56,10 @@ class Journal:
         return self
 
     def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        """Leave one plain file, without a log beside it."""
         self.connection.execute("PRAGMA journal_mode=DELETE")
         self.connection.close()
 

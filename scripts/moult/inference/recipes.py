@@ -1,7 +1,7 @@
 """Who answers and how, as recipes say it. `cfg` is a checked config."""
 
 
-def compute(cfg, model):
+def compute_recipe(cfg, model):
     """How a model is run in inference."""
     settings = cfg.compute_of(model)
     return {
@@ -12,15 +12,15 @@ def compute(cfg, model):
     }
 
 
-def endpoint(cfg, name):
+def endpoint_recipe(cfg, name):
     """Who answers, as far as it decides the answer: a served model and how it is run, or a remote address."""
     entry = cfg.find("endpoints", name)
     if entry.serve:
-        return {"name": name, "serve": entry.serve, "compute": compute(cfg, entry.serve)}
+        return {"name": name, "serve": entry.serve, "compute": compute_recipe(cfg, entry.serve)}
     return {"name": name, "url": entry.url, "model": entry.model}
 
 
-def client(cfg, name):
+def client_of(cfg, name):
     """How a remote endpoint is dealt with, None if a model of this build answers.
 
     No answer depends on it, so it is not in the recipe: another limit or another price remakes nothing.
@@ -49,6 +49,6 @@ def spending_folder(cfg):
     return f"journal/spending/{cfg.name}"
 
 
-def decoded(decoding):
+def decoding_recipe(decoding):
     """How answers are decoded."""
     return {key: getattr(decoding, key) for key in ("temperature", "top_p", "top_k", "max_tokens")}

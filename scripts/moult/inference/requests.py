@@ -1,4 +1,4 @@
-"""Chat requests and answers, and the loop that asks for what the journal lacks."""
+"""Chat requests and answers, and what an answer is kept under."""
 
 import logging
 from dataclasses import dataclass
@@ -78,6 +78,11 @@ class Answer:
 def request_key(request, identity):
     """Return what an answer is kept under: the hash of the request and of who answers."""
     return digest({"request": request.as_dict(), "identity": identity})
+
+
+def author(endpoint):
+    """Return the name of the model that an endpoint's recipe asks."""
+    return endpoint.get("model") or endpoint["serve"]
 
 
 def corpus_requests(recipe, rows):

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from moult.base.errors import UserError
+from moult.inference.requests import author
 from moult.jobs.locks import only_writer
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ def usage_of(values, settings):
         cost = round(cost_of(settings["price"], **totals), 6)
     return {
         "endpoint": settings["name"],
-        "model": settings.get("model") or settings.get("serve"),
+        "model": author(settings),
         "calls": len(values),
         "failed": sum(value["finish_reason"] == "error" for value in values),
         **totals,

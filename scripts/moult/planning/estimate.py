@@ -14,23 +14,18 @@ from pathlib import Path
 from moult.base.errors import UserError
 from moult.base.files import read_jsonl
 from moult.config.load import load_file
-from moult.corpora.contrasts import pair_requests
-from moult.corpora.refined import shown_to_judge
-from moult.data.prompts import render
 from moult.evaluation.judging import answers_in, drawn, planned
-from moult.inference import recipes as asking_recipes
 from moult.inference.asking import identity_of
 from moult.inference.journal import copy_of
-from moult.inference.requests import corpus_requests, request_key
+from moult.inference.recipes import client_of, spending_folder
+from moult.inference.requests import request_key
 from moult.inference.spending import cost_of, spending_in
 from moult.inference.tokens import prompt_ids
-from moult.stages import corpora as corpus_stages
-from moult.stages import suites as suite_stages
+from moult.stages import BY_RULE
 from moult.stages.foreseen import prepared_questions, rows_of
 
 # Of English prose; code has fewer, Chinese one or two.
 CHARACTERS_PER_TOKEN = 4
-RULES = {"guidelines": "generate_guidelines", "distilled": "distill_answers", "contrasts": "contrast_answers"}
 COLUMNS = ("corpus", "endpoint", "rows", "answered", "to ask", "prompt tokens", "answer tokens", "US dollars")
 
 
@@ -43,7 +38,7 @@ class Estimator:
 
     def corpora(self):
         """Return what each corpus and each judge would ask and cost, as plain JSON; None stands for unknown."""
-        found = [self._refined(entry) if entry.kind == "refined" else self._corpus(entry) for entry in self.cfg.corpora]
+        found = [self._corpus(entry) for entry in self.cfg.corpora]
         pairs = [pair for pair, against in self.cfg.judged.items() if pair[1] != against]
         return found + [self._judgements(*pair) for pair in pairs]
 
@@ -53,21 +48,21 @@ class Estimator:
         for bound in ("dollars_low", "dollars_high"):
             parts = [corpus[bound] for corpus in corpora]
             sums[bound] = None if None in parts else sum(parts)
-        spent = spending_in(asking_recipes.spending_folder(self.cfg))
+        spent = spending_in(spending_folder(self.cfg))
         return sums | {"spent": spent, "budget": self.cfg.budget}
 
     def _corpus(self, entry):
-        build, asking = corpus_stages.corpus, corpus_requests
-        if entry.kind == "contrasts":
-            build, asking = corpus_stages.contrasts, pair_requests
-        recipe, notes = build(self.cfg, entry.name), []
+        recipe, notes = entry.recipe(self.cfg), []
+        writes_to = Path("journal", entry.rule, f"{entry.name}.sqlite")
+        if any(plan.gains for plan in entry.plans(recipe, []).values()):
+            return self._bounded(entry, recipe, writes_to, notes)
         rows, exact, extra = self._rows(entry, notes)
-        requests = None if rows is None else asking(recipe, rows)
-        writes_to = Path("journal", RULES[entry.kind], f"{entry.name}.sqlite")
-        return self._asking(entry.name, entry, recipe, requests, exact, extra, writes_to, notes)
+        plan = entry.plans(recipe, rows or [])["endpoint"]
+        requests = None if rows is None else plan.requests
+        return self._asking(entry.name, entry, recipe, requests, plan.longest, exact, extra, writes_to, notes)
 
     def _judgements(self, suite, name):
-        judge, recipe = self.cfg.find("suites", suite).judge, suite_stages.judge_answers(self.cfg, suite, name)
+        judge, recipe = self.cfg.find("suites", suite).judge, BY_RULE["judge_answers"].recipe(self.cfg, suite, name)
         notes, requests, exact, longest = [], None, True, 0
         rows = [self._noted(dataset, [judge.split], notes) for dataset in judge.datasets]
         if None not in rows:
@@ -85,14 +80,16 @@ class Estimator:
                 notes.append(f"the answers of {side} are not written yet: counted with 0 to their max_tokens a request")
             requests = [request for *_, request in planned(recipe, questions, *sides)[0]]
         writes_to = Path("journal", "judge_answers", suite, f"{name}.sqlite")
-        return self._asking(f"{suite}/{name}", judge, recipe, requests, exact, (0, longest), writes_to, notes)
+        most, extra = judge.decoding.max_tokens, (0, longest)
+        return self._asking(f"{suite}/{name}", judge, recipe, requests, most, exact, extra, writes_to, notes)
 
-    def _asking(self, name, entry, recipe, requests, exact, extra, writes_to, notes):
+    def _asking(self, name, entry, recipe, requests, longest, exact, extra, writes_to, notes):
         """Return what requests cost (None: not known which).
 
-        entry: has endpoint and decoding. exact, extra: see `_rows`. writes_to: the journal of the job that asks.
+        entry: has an endpoint. longest: tokens of an answer at most. exact, extra: see `_rows`. writes_to: the journal
+        of the job that asks.
         """
-        client = asking_recipes.client(self.cfg, entry.endpoint)
+        client = client_of(self.cfg, entry.endpoint)
         found = {"corpus": name, "endpoint": entry.endpoint, "mode": client["mode"] if client else "served"}
         empty = ("rows", "answered", "ask", "prompt_tokens", "dollars_low", "dollars_high")
         found |= dict.fromkeys(empty) | {"answer_tokens_low": None, "answer_tokens_high": None, "notes": notes}
@@ -107,7 +104,6 @@ class Estimator:
         missing = dict(zip(keys, requests, strict=True)) if keys else dict(enumerate(requests))
         missing = [request for key, request in missing.items() if key not in known]
         prompt = self._prompt_tokens(missing, recipe["endpoint"], notes)
-        longest = entry.decoding.max_tokens
         answer = [round(len(missing) * min(mean or 0, longest)), len(missing) * longest]
         found |= {
             "rows": len(requests),
@@ -124,43 +120,37 @@ class Estimator:
                 found[bound] = cost_of(client["price"], prompt + len(missing) * more, tokens)
         return found
 
-    def _refined(self, entry):
-        """Return what refining asks of both its endpoints: each row once at least, `max_iterations` times at most."""
-        recipe, notes = corpus_stages.refined(self.cfg, entry.name), []
-        clients = {part: asking_recipes.client(self.cfg, getattr(entry, part)) for part in ("endpoint", "judge")}
-        remote = [part for part, client in clients.items() if client]
-        found = {"corpus": entry.name, "endpoint": f"{entry.endpoint} and {entry.judge}", "mode": "refined"}
+    def _bounded(self, entry, recipe, writes_to, notes):
+        """Return what a corpus costs whose prompts gain what was answered before: each request once at least, as often
+        as its plan says at most."""
+        clients = {field: client_of(self.cfg, name) for field, name in entry.endpoints.items()}
+        remote = [field for field, client in clients.items() if client]
+        found = {"corpus": entry.name, "endpoint": " and ".join(entry.endpoints.values()), "mode": entry.kind}
         empty = ("rows", "answered", "ask", "prompt_tokens", "answer_tokens_low", "answer_tokens_high")
         money = None if remote else 0.0
         found |= dict.fromkeys(empty) | {"dollars_low": money, "dollars_high": money, "notes": notes}
         rows = self._noted(self.cfg.corpus_dataset(entry.name).name, entry.splits, notes)
         if rows is None:
             return found
-        rows = rows[slice(*entry.slice)] if entry.slice else rows
-        often, longest = entry.max_iterations, {"endpoint": entry.decoding, "judge": entry.judge_decoding}
-        longest = {part: decoding.max_tokens for part, decoding in longest.items()}
-        # What a prompt gains: the judge sees an answer, a revision sees an answer and what was said of it.
-        gains = {"judge": often * longest["endpoint"], "endpoint": (often - 1) * sum(longest.values())}
-        found |= {"rows": len(rows), "ask": 2 * often * len(rows), "prompt_tokens": 0, "answer_tokens_low": 0}
-        found["answer_tokens_high"] = often * len(rows) * sum(longest.values())
+        plans = entry.plans(recipe, rows)
+        counts = {field: len(plan.requests) for field, plan in plans.items()}
+        found |= {"rows": counts["endpoint"], "prompt_tokens": 0, "answer_tokens_low": 0}
+        found["ask"] = sum(plan.times * counts[field] for field, plan in plans.items())
+        found["answer_tokens_high"] = sum(plan.times * counts[field] * plan.longest for field, plan in plans.items())
         low = high = 0.0
-        for part, template in (("endpoint", "prompt"), ("judge", "judge_prompt")):
-            filled = [shown_to_judge(row, "") for row in rows] if part == "judge" else rows
-            texts = [
-                text["content"] for row in filled for text in render(recipe[template], **({"guideline": ""} | row))
-            ]
-            prompt = sum(math.ceil(len(text) / CHARACTERS_PER_TOKEN) for text in texts)
-            most = often * prompt + gains[part] * len(rows)
+        for field, plan in plans.items():
+            prompt = characters_as_tokens(plan.requests)
+            most = plan.times * prompt + plan.gains * counts[field]
             found["prompt_tokens"] += most
-            if (client := clients[part]) and client["price"]:
+            if (client := clients[field]) and client["price"]:
                 low += cost_of(client["price"], prompt, 0)
-                high += cost_of(client["price"], most, often * len(rows) * longest[part])
-        unpriced = [getattr(entry, part) for part in remote if not clients[part]["price"]]
+                high += cost_of(client["price"], most, plan.times * counts[field] * plan.longest)
+        unpriced = [entry.endpoints[field] for field in remote if not clients[field]["price"]]
         if unpriced:
             notes.append(f"price unknown: set `price` of the endpoint {', '.join(unpriced)}")
         elif remote:
-            begun = Path("journal", "refine_answers", f"{entry.name}.sqlite").exists()
-            found |= {"dollars_low": 0.0 if begun else low, "dollars_high": high}
+            found |= {"dollars_low": 0.0 if writes_to.exists() else low, "dollars_high": high}
+        often = max(plan.times for plan in plans.values())
         notes.append(
             f"counted with {often} answers and verdicts a row, the most that is asked, whatever is answered yet"
         )
@@ -178,7 +168,7 @@ class Estimator:
         source = self.cfg.find("corpora", entry.asked)
         rows, _, extra = self._rows(source, notes)
         rows = rows and [row for row in rows if row["split"] in entry.splits]
-        if source.kind != "guidelines":
+        if source.writes != "guidelines":
             notes.append(f"the corpus {source.name} is not written yet: which rows are answered already is unknown")
             return rows, False, extra
         notes.append(
@@ -237,13 +227,18 @@ class Estimator:
             tokenizer = self.tokenizer(self._served(endpoint))
             return sum(len(prompt_ids(tokenizer, list(request.messages))) for request in requests)
         notes.append(f"prompt tokens at about {CHARACTERS_PER_TOKEN} characters a token")
-        texts = (message["content"] for request in requests for message in request.messages)
-        return sum(math.ceil(len(text) / CHARACTERS_PER_TOKEN) for text in texts)
+        return characters_as_tokens(requests)
 
     def _tokenizer(self, folder):
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def characters_as_tokens(requests):
+    """Return about how many tokens the prompts of requests have."""
+    texts = (message["content"] for request in requests for message in request.messages)
+    return sum(math.ceil(len(text) / CHARACTERS_PER_TOKEN) for text in texts)
 
 
 def lines_of(corpora):

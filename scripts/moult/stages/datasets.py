@@ -137,7 +137,7 @@ def _named(cfg):
 
 def exportable(cfg) -> list[tuple[str]]:
     """Return the data sources that can be exported: datasets, and corpora of answers."""
-    return [*_named(cfg), *((one.name,) for one in cfg.corpora if one.kind in ("distilled", "refined"))]
+    return [*_named(cfg), *((one.name,) for one in cfg.corpora if one.writes == "answers")]
 
 
 def _exported(cfg):

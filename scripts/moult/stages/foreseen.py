@@ -46,7 +46,7 @@ def row_digests(cfg, name):
     digests are kept, with size and time of the raw files, so that planning again and each job need not read them.
     """
     sources = [source for _, _, source in dataset_stages.raw_sources(cfg.find("datasets", name))]
-    if not all(source.path for source in sources):
+    if not all(source.path and Path(source.path).exists() for source in sources):
         return None
     kept = SEEN / f"{name}.json"
     key = digest([_seen(sources), dataset_stages.prepare_dataset(cfg, name)])

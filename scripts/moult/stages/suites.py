@@ -6,8 +6,8 @@ from moult.data.prompts import load_template
 from moult.evaluation import judging, pairwise
 from moult.evaluation import labels as labelling
 from moult.evaluation import scores as label_scores
-from moult.inference.asking import author
-from moult.inference.recipes import client, compute, decoded, endpoint
+from moult.inference.recipes import client_of, compute_recipe, decoding_recipe, endpoint_recipe
+from moult.inference.requests import author
 from moult.report import plots
 from moult.stages.corpora import served
 
@@ -23,7 +23,7 @@ def predict_labels(cfg, suite, model):
         "methods": list(entry.methods),
         "max_tokens": entry.max_tokens,
         "datasets": {name: load_template(cfg.find("datasets", name).template) for name in datasets},
-        "compute": compute(cfg, model),
+        "compute": compute_recipe(cfg, model),
         "version": labelling.VERSION,
     }
 
@@ -76,8 +76,8 @@ def answer_questions(cfg, suite, model):
         "prompts": {
             name: load_template(asking.prompt or cfg.find("datasets", name).template) for name in questions["datasets"]
         },
-        "decoding": decoded(asking.decoding),
-        "compute": compute(cfg, model),
+        "decoding": decoding_recipe(asking.decoding),
+        "compute": compute_recipe(cfg, model),
         "version": judging.VERSION,
     }
 
@@ -91,9 +91,9 @@ def judge_answers(cfg, suite, measured):
         "against": cfg.judged[suite, measured],
         "questions": sampled_questions(cfg, suite),
         "criteria": list(judge.criteria),
-        "endpoint": endpoint(cfg, judge.endpoint),
+        "endpoint": endpoint_recipe(cfg, judge.endpoint),
         "prompt": load_template(judge.prompt),
-        "decoding": decoded(judge.decoding),
+        "decoding": decoding_recipe(judge.decoding),
         "repeats": {"questions": judge.repeats.questions, "times": judge.repeats.times},
         "version": judging.VERSION,
     }
@@ -246,7 +246,7 @@ STAGES = (
         wildcards=("suite", "measured"),
         names=judged_pairs,
         recipe=judge_answers,
-        client=lambda cfg, suite, measured: client(cfg, cfg.find("suites", suite).judge.endpoint),
+        client=lambda cfg, suite, measured: client_of(cfg, cfg.find("suites", suite).judge.endpoint),
         inputs=_compared,
         model=_judge,
         needs="inference",

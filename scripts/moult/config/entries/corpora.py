@@ -1,11 +1,14 @@
 """Endpoints, the corpora that they write, and rounds of them."""
 
-from typing import Annotated, Literal
+from functools import reduce
+from operator import or_
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from moult.base.section import Name, Section, Variable, exactly_one
-from moult.data.fields import Decoding, Prompt, Split
+from moult.corpora.kinds import KINDS
+from moult.corpora.refined import Refining
 
 # Rows of a round, unless the config says otherwise.
 INTERVAL = 2570
@@ -52,143 +55,8 @@ class Endpoint(Section):
         return self
 
 
-class Generated(Section):
-    """A corpus: rows of a dataset or of another corpus, each with text that an endpoint generates."""
-
-    @property
-    def asked(self):
-        """Name of the corpus whose questions are asked; None where they are those of a dataset."""
-        return getattr(self, "guidelines", None) or getattr(self, "corpus", None)
-
-
-class Guidelines(Generated):
-    """METEOR stage 1a: the model under training writes guidelines for solving each question."""
-
-    kind: Literal["guidelines"]
-    name: Name
-    dataset: str
-    splits: list[Split] = ["train", "dev"]
-    endpoint: str
-    cut: Literal["keep", "reject"] = Field("keep", description="What becomes of a guideline that reached max_tokens.")
-    prompt: Prompt = "meteor/guideline"
-    decoding: Decoding = Decoding(temperature=0.7, top_p=0.95, top_k=50, max_tokens=512)
-
-
-class Distilled(Generated):
-    """METEOR stage 1b: a stronger endpoint answers each question, following its guideline where there is one."""
-
-    kind: Literal["distilled"]
-    name: Name
-    guidelines: str | None = Field(None, description="A corpus of guidelines; its questions are asked.")
-    dataset: str | None = Field(None, description="Ask the questions of a dataset, without guidelines.")
-    splits: list[Split] = ["train", "dev"]
-    endpoint: str
-    cut: Literal["keep", "reject"] = Field("reject", description="What becomes of an answer that reached max_tokens.")
-    prompt: Prompt = "meteor/distill"
-    decoding: Decoding = Decoding(temperature=0.7, max_tokens=1024)
-
-    @model_validator(mode="after")
-    def one_source(self):
-        exactly_one(self, "guidelines", "dataset")
-        return self
-
-
-class Round(Section):
-    """Which of several rounds a corpus or a model is of; `rounds` writes it."""
-
-    of: Name
-    number: int = Field(ge=1)
-    count: int = Field(ge=1, description="Rounds that there are, as far as the config knows.")
-    interval: int = Field(ge=1, description="Rows of a round.")
-
-
-class Refining(Section):
-    """How answers are judged and revised, whether of one corpus or round by round."""
-
-    max_iterations: int = Field(3, ge=1, description="Answers to a question at the most.")
-    cut: Literal["keep", "reject"] = Field("reject", description="Whether an answer that reached max_tokens is judged.")
-    prompt: Prompt = "meteor/answer"
-    revise_prompt: Prompt = "meteor/revise"
-    judge_prompt: Prompt = "meteor/judge"
-    decoding: Decoding = Decoding(temperature=0.7, top_p=0.9, max_tokens=512)
-    judge_decoding: Decoding = Decoding(temperature=0.0, max_tokens=512)
-
-
-class Refined(Generated, Refining):
-    """METEOR stage 2: a model answers, a judge says what is wrong, the model revises; only accepted answers stay."""
-
-    kind: Literal["refined"]
-    name: Name
-    dataset: str | None = Field(None, description="Ask the questions of a dataset.")
-    corpus: str | None = Field(None, description="Ask the questions of a corpus.")
-    splits: list[Split] = ["train", "dev"]
-    slice: tuple[Annotated[int, Field(ge=0)], int | None] | None = Field(
-        None, description="[start, stop]: only these of its rows, by position; stop null is to the end."
-    )
-    endpoint: str = Field(description="Who answers and revises.")
-    judge: str = Field(description="The endpoint that judges.")
-    round: Round | None = None
-
-    @model_validator(mode="after")
-    def one_source(self):
-        exactly_one(self, "dataset", "corpus")
-        if self.slice and self.slice[1] is not None and self.slice[1] <= self.slice[0]:
-            raise ValueError(f"slice: {list(self.slice)} has no row; write [start, stop] with start < stop")
-        return self
-
-
-class Costly(Section):
-    """How the chosen answer of a pair is decoded, with more computing than the rejected one."""
-
-    method: Literal["beam", "consistency"] = Field("beam", description="consistency: the sample closest to the others.")
-    beams: int = Field(10, ge=2, description="Of beam search.")
-    length_penalty: float = Field(1.0, description="Of beam search: log-likelihood / tokens ** length_penalty.")
-    samples: int = Field(8, ge=2, description="Of consistency, and how each of them is drawn:")
-    temperature: float = Field(0.7, gt=0)
-    top_p: float = Field(0.9, gt=0, le=1)
-    top_k: int = Field(0, ge=0, description="0: off.")
-
-    @model_validator(mode="after")
-    def settings_fit_method(self):
-        of = {"beam": {"beams", "length_penalty"}, "consistency": {"samples", "temperature", "top_p", "top_k"}}
-        strange = sorted(self.model_fields_set - of[self.method] - {"method"})
-        if strange:
-            known = ", ".join(sorted(of[self.method]))
-            raise ValueError(f"{strange[0]} is no setting of method {self.method}; it has {known}")
-        return self
-
-
-class Gate(Section):
-    """Which pairs are worth learning from; both answers must have ended by themselves."""
-
-    min_characters: int = Field(20, ge=1, description="Of the chosen answer.")
-    max_repetition: float = Field(0.2, ge=0, le=1, description="Share of the chosen answer's word 4-grams said before.")
-    max_length_ratio: float = Field(2.0, ge=1, description="Of the longer answer to the shorter, in characters.")
-    max_similarity: float = Field(0.95, gt=0, le=1, description="chrF of the two answers, 0 to 1.")
-
-
-class Contrasts(Generated):
-    """METEOR stage 3: preference pairs that a model makes itself, costly decoding against cheap."""
-
-    kind: Literal["contrasts"]
-    name: Name
-    dataset: str | None = Field(None, description="Ask the questions of a dataset,")
-    corpus: str | None = Field(None, description="or those of a corpus.")
-    splits: list[Split] = ["train", "dev"]
-    endpoint: str
-    prompt: Prompt | None = Field(None, description="Default: the one that the questions' dataset trains with.")
-    decoding: Decoding = Field(Decoding(max_tokens=512), description="Of the rejected answer; max_tokens is of both.")
-    chosen: Costly = Costly()
-    gate: Gate = Gate()
-
-    @model_validator(mode="after")
-    def one_source(self):
-        exactly_one(self, "dataset", "corpus")
-        return self
-
-
-CORPORA = {"guidelines": Guidelines, "distilled": Distilled, "refined": Refined, "contrasts": Contrasts}
-Corpus = Annotated[Guidelines | Distilled | Refined | Contrasts, Field(discriminator="kind")]
+CORPORA = {get_args(kind.model_fields["kind"].annotation)[0]: kind for kind in KINDS}
+Corpus = Annotated[reduce(or_, KINDS), Field(discriminator="kind")]
 
 
 class Rounds(Refining):

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from moult.base.section import DType, Name, Section, Sha256, Variable, exactly_one
-from moult.config.entries.corpora import Round
+from moult.corpora.refined import Round
 from moult.weights.methods import METHODS, description, refusals
 
 

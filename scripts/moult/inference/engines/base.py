@@ -1,5 +1,6 @@
 """What the engines share: the batch plan, prompts as tokens, answers out of tokens."""
 
+import gc
 import logging
 import time
 from pathlib import Path
@@ -41,6 +42,14 @@ class Engine:
         ends = read_json(declared).get("eos_token_id") if declared.exists() else None
         ends = ends if isinstance(ends, list) else [ends]
         self.stops = sorted({self.end_of_turn, self.tokenizer.eos_token_id, *ends} - {None})
+
+    def close(self):
+        """Give back the memory of the model, on the GPU too. Nothing can be asked of the engine afterwards."""
+        import torch
+
+        self.vision = None
+        gc.collect()
+        torch.cuda.empty_cache()
 
     def _prompt(self, request):
         ids, videos = prompt_ids(self.tokenizer, list(request.messages)), videos_of(request.messages)

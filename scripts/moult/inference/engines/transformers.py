@@ -39,6 +39,10 @@ class TransformersEngine(Engine):
         self.pad = self.stops[0] if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
         self.grammar_tokenizer = None
 
+    def close(self):
+        self.model = self.grammar_tokenizer = None
+        super().close()
+
     def _complete(self, prompts, requests):
         import torch
         from transformers import GenerationConfig

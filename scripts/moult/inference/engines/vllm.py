@@ -36,6 +36,10 @@ class VllmEngine(Engine):
         # Scoring a label generates one token more.
         self.limit = self.llm.llm_engine.model_config.max_model_len - 1
 
+    def close(self):
+        self.llm = None
+        super().close()
+
     def _complete(self, prompts, requests):
         outputs = self._run(prompts, [self._settings(request) for request in requests], requests)
         return [(list(output.outputs[0].token_ids), None) for output in outputs]

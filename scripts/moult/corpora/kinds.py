@@ -1,0 +1,7 @@
+"""The kinds of corpora that there are. Each is one file: its entry in the config beside the function of its job."""
+
+from moult.corpora.contrasts import Contrasts
+from moult.corpora.generated import Distilled, Guidelines
+from moult.corpora.refined import Refined
+
+KINDS = (Guidelines, Distilled, Refined, Contrasts)
