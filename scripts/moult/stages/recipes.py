@@ -263,9 +263,9 @@ def finetune(cfg, name):
 def optimise(cfg, name):
     """What the trainer is told of pairs: as for examples, and the loss; prompts stand in the pairs."""
     entry = cfg.find("models", name).optimise
-    loss = {"kind": entry.loss.kind, "nll_weight": entry.loss.nll_weight}
-    loss |= {"beta": entry.loss.beta} if entry.loss.kind == "dpo" else {"margin": entry.loss.margin}
-    return _training(cfg, name, "optimise", data=list(entry.data), loss=loss, collapse=entry.collapse)
+    return _training(
+        cfg, name, "optimise", data=list(entry.data), loss=entry.loss.model_dump(), collapse=entry.collapse
+    )
 
 
 def _training(cfg, name, way, **own):

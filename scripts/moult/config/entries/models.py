@@ -1,11 +1,12 @@
 """Models: fetched, fine-tuned, preference-optimised or merged."""
 
-from typing import Literal
+from typing import Annotated, Literal, Union
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from moult.base.section import DType, Name, Section, Sha256, Variable, exactly_one
 from moult.config.entries.corpora import Round
+from moult.objectives import LOSSES
 
 
 class Fetch(Section):
@@ -68,27 +69,23 @@ class Finetune(Section):
         return self
 
 
-class Loss(Section):
-    """What is minimised over preference pairs."""
+def _with_kind(loss):
+    return {"kind": DEFAULT_LOSS.kind} | loss if isinstance(loss, dict) else loss
 
-    kind: Literal["contrastive", "dpo"] = "contrastive"
-    margin: float = Field(0.0, ge=0, description="Of contrastive: pairs so far apart in NLL a token teach no more.")
-    beta: float = Field(0.1, gt=0, description="Of dpo: how dear it is to leave the frozen reference.")
-    nll_weight: float = Field(0.0, ge=0, description="Of the chosen answers' NLL a token beside it.")
 
-    @model_validator(mode="after")
-    def settings_fit_kind(self):
-        strange = {"contrastive": "beta", "dpo": "margin"}[self.kind]
-        if strange in self.model_fields_set:
-            raise ValueError(f"{strange} is no setting of {self.kind}; leave it out")
-        return self
+DEFAULT_LOSS = LOSSES["contrastive"]()
+Loss = Annotated[
+    Union[tuple(LOSSES.values())],  # noqa: UP007
+    Field(discriminator="kind"),
+    BeforeValidator(_with_kind),
+]
 
 
 class Optimise(Finetune):
     """Preference optimisation: the chosen answer of each pair is to be likelier than the rejected one."""
 
     data: list[str] = Field(min_length=1, description="Corpora of preference pairs.")
-    loss: Loss = Loss()
+    loss: Loss = Field(DEFAULT_LOSS, description="What is minimised over the preference pairs.")
     collapse: float = Field(
         2.0, gt=1, description="Stop when the perplexity of held-out chosen answers rises so many-fold."
     )
