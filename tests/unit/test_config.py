@@ -171,6 +171,20 @@ def test_a_mistake_in_a_loss_is_told_with_its_remedy(raw, loss, sentence):
     assert f"models, entry 2 (tuned), {sentence}" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("settings", "rate"),
+    [
+        ({}, 2e-4),
+        ({"method": "lora"}, 2e-4),
+        ({"method": "full"}, 1e-5),
+        ({"method": "full", "learning_rate": 2e-4}, 2e-4),
+    ],
+)
+def test_the_learning_rate_follows_from_the_method(raw, settings, rate):
+    raw["models"][1]["finetune"] = {"base": "base", "data": ["moods"]} | settings
+    assert recipes.finetune(load(raw), "tuned")["learning_rate"] == rate
+
+
 def test_a_loss_stands_in_a_recipe_with_its_own_settings_alone(raw):
     raw["corpora"].append({"name": "pairs", "kind": "contrasts", "dataset": "questions", "endpoint": "student"})
     for loss, told in (

@@ -46,7 +46,12 @@ class Finetune(Section):
     data: list[str] = Field(min_length=1, description="Datasets with labels or answers, and corpora.")
     method: Literal["lora", "full"] = Field("lora", description="Train an adapter, or every weight.")
     lora: Lora = Lora()
-    learning_rate: float = Field(2e-4, gt=0)
+    learning_rate: float = Field(
+        # What LoRA needs would ruin a model all of whose weights train.
+        default_factory=lambda given: 1e-5 if given.get("method") == "full" else 2e-4,
+        gt=0,
+        description="Of AdamW, at its greatest. Default: 2e-4 with `method: lora`, 1e-5 with `method: full`.",
+    )
     epochs: float | None = Field(1, gt=0)
     max_steps: int | None = Field(None, gt=0, description="Wins over epochs.")
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -89,7 +94,7 @@ class Optimise(Finetune):
     collapse: float = Field(
         2.0, gt=1, description="Stop when the perplexity of held-out chosen answers rises so many-fold."
     )
-    learning_rate: float = Field(1e-5, gt=0)
+    learning_rate: float = Field(1e-5, gt=0, description="Of AdamW, at its greatest.")
     batch_size: int = Field(1, ge=1, description="Pairs per device and forward pass.")
     accumulation: int = Field(8, ge=1, description="Forward passes per step; pairs per step: times devices, too.")
     evaluate_every: int | None = Field(None, ge=1, description="Optimiser steps; null: ten times in a run.")
