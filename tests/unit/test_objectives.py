@@ -37,6 +37,17 @@ PLAIN = {
         [{"beta": 0.1}, {"beta": 0.01}],
         lambda loss, good, bad: _minus_log_sigmoid(loss.beta * (good.gain - bad.gain)),
     ),
+    "ipo": (
+        [{"beta": 0.1}, {"beta": 0.5, "sum": True}],
+        lambda loss, good, bad: (
+            (
+                (good.gain if loss.sum else good.gain / good.tokens)
+                - (bad.gain if loss.sum else bad.gain / bad.tokens)
+                - 1 / (2 * loss.beta)
+            )
+            ** 2
+        ),
+    ),
 }
 
 
