@@ -48,6 +48,12 @@ PLAIN = {
             ** 2
         ),
     ),
+    "simpo": (
+        [{}, {"beta": 2.5, "gamma_ratio": 0.55}],
+        lambda loss, good, bad: _minus_log_sigmoid(
+            loss.beta * good.logp / good.tokens - loss.beta * bad.logp / bad.tokens - loss.gamma_ratio * loss.beta
+        ),
+    ),
 }
 
 
