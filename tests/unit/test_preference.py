@@ -315,14 +315,15 @@ def test_what_is_no_pair_is_named_with_its_row(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-@pytest.mark.parametrize("kind", ["contrastive", "dpo"])
+@pytest.mark.parametrize("kind", objectives.LOSSES)
 def test_the_chosen_answers_become_likelier(optimise, method, kind):
     recipe = {"lora": RECIPE, "full": FULL}[method]
-    report, made = optimise("learns", recipe=recipe, loss=LOSSES[kind], epochs=6)
+    loss = LOSSES.get(kind) or objectives.LOSSES[kind](kind=kind).model_dump()
+    report, made = optimise("learns", recipe=recipe, loss=loss, epochs=6)
     assert report["dev"]["loss"] < report["dev_before"]["loss"]
     assert report["dev"]["accuracy"] == 1.0 and report["criterion"] == "loss"
     assert (report["n_train"], report["n_dev"]) == (10, 4)
-    told = {"recipe": recipe | {"loss": LOSSES[kind], "epochs": 6}} | report
+    told = {"recipe": recipe | {"loss": loss, "epochs": 6}} | report
     assert json.loads((made / "train.json").read_text()) == told
     assert (made / {"lora": "adapter_model.safetensors", "full": "model.safetensors"}[method]).stat().st_size > 0
     # 18 steps, a look after each tenth of them; the first look is at the base.
