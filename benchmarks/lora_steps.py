@@ -61,6 +61,7 @@ def clock():
 
 def train_ours(options, rows, scratch):
     """Train by our trainer, the recipe as the rule would hand it over."""
+    from moult.training.tasks import task_of
     from moult.training.trainer import run_trainer
 
     recipe = {
@@ -82,7 +83,8 @@ def train_ours(options, rows, scratch):
         "seed": 7,
         "threads": options.threads,
     }
-    run_trainer(recipe, str(options.base), {"train": rows, "dev": []}, scratch, None)
+    task = task_of(recipe, str(options.base))
+    run_trainer(task, recipe, str(options.base), {"train": rows, "dev": []}, scratch, None)
 
 
 def train_trl(options, rows, scratch, sampling):

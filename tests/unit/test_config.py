@@ -103,6 +103,10 @@ def change(raw, where, value):
             },
             "models 'tuned': float16 would need loss scaling",
         ),
+        (["corpora", 0, "cutt"], "x", "corpora, entry 1 (guidelines), cutt: unknown key; did you mean 'cut'?"),
+        (["corpora", 0, "gate"], {}, "corpora, entry 1 (guidelines): gate is no setting of guidelines; leave it out"),
+        (["corpora", 0, "kind"], "guideline", "entry 1 (guidelines), kind: 'guideline' is no kind; did you mean"),
+        (["corpora", 0], {"name": "x"}, "corpora, entry 1 (x), kind: is missing; there is contrasts, distilled,"),
         (["corpora", 0, "promt"], "x", "corpora, entry 1 (guidelines), promt: unknown key; did you mean 'prompt'?"),
         (
             ["models", 1, "finetune", "base"],
@@ -237,6 +241,50 @@ def test_several_mistakes_of_a_merge_are_told_at_once(raw):
 def test_the_readme_says_of_each_merge_method_what_the_table_says():
     readme = (ROOT / "config" / "README.md").read_text()
     assert "".join(f"  - {description(name)}\n" for name in METHODS) in readme
+
+
+@pytest.mark.parametrize(
+    ("loss", "sentence"),
+    [
+        ({"kind": "dpo", "margin": 1}, "optimise, loss: margin is no setting of dpo; leave it out"),
+        ({"beta": 0.1}, "optimise, loss: beta is no setting of contrastive; leave it out"),
+        ({"kind": "dpo", "bata": 1}, "optimise, loss, bata: unknown key; did you mean 'beta'?"),
+        ({"kind": "dpq"}, "optimise, loss, kind: 'dpq' is no kind; did you mean 'dpo'?"),
+        ({"kind": "dpo", "beta": -1}, "optimise, loss, beta: Input should be greater than 0 (here: -1)"),
+        ("dpo", "optimise, loss: Input should be a valid dictionary"),
+    ],
+)
+def test_a_mistake_in_a_loss_is_told_with_its_remedy(raw, loss, sentence):
+    raw["models"][1] = {"name": "tuned", "optimise": {"base": "base", "data": ["pairs"], "loss": loss}}
+    with pytest.raises(UserError) as error:
+        load(raw)
+    assert f"models, entry 2 (tuned), {sentence}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "rate"),
+    [
+        ({}, 2e-4),
+        ({"method": "lora"}, 2e-4),
+        ({"method": "full"}, 1e-5),
+        ({"method": "full", "learning_rate": 2e-4}, 2e-4),
+    ],
+)
+def test_the_learning_rate_follows_from_the_method(raw, settings, rate):
+    raw["models"][1]["finetune"] = {"base": "base", "data": ["moods"]} | settings
+    assert model_stages.finetune(load(raw), "tuned")["learning_rate"] == rate
+
+
+def test_a_loss_stands_in_a_recipe_with_its_own_settings_alone(raw):
+    raw["corpora"].append({"name": "pairs", "kind": "contrasts", "dataset": "questions", "endpoint": "student"})
+    for loss, told in (
+        (None, {"kind": "contrastive", "nll_weight": 0.0, "margin": 0.0}),
+        ({"nll_weight": 0.5}, {"kind": "contrastive", "nll_weight": 0.5, "margin": 0.0}),
+        ({"kind": "dpo"}, {"kind": "dpo", "nll_weight": 0.0, "beta": 0.1}),
+    ):
+        raw["models"][1] = {"name": "tuned", "optimise": {"base": "base", "data": ["pairs"]}}
+        raw["models"][1]["optimise"] |= {"loss": loss} if loss else {}
+        assert list(model_stages.optimise(load(raw), "tuned")["loss"].items()) == list(told.items())
 
 
 def test_several_mistakes_are_told_at_once(raw):

@@ -1,15 +1,20 @@
 """Preference losses against a plain implementation of their formulas, and runs on pairs of pico models."""
 
 import csv
+import itertools
 import json
 import math
 import shutil
+from typing import Literal
 
 import pytest
+from moult import objectives
 from moult.base.errors import UserError
 from moult.base.files import write_jsonl
 from moult.inference.tokens import end_of_turn_id, prompt_ids
-from moult.training import pairs as preference
+from moult.objectives import loss_of
+from moult.objectives.base import Loss
+from moult.training import preferences
 from moult.training.encoding import collate_pairs, encode_pairs
 from moult.training.finetune import finetune_full, finetune_lora
 from moult.training.order import BLANK, GroupedRows
@@ -54,10 +59,18 @@ def pair(number):
     question = f"question {number} " + " ".join(["data"] * (number % 4))
     chosen = " and ".join(["fox", "the brown dog", "yes", "a question"][: 1 + number % 4])
     rejected = " or ".join(["quick", "no", "the jumping fox"][: 1 + (number + 1) % 3])
-    return Pair(f"q:train:{number}", [{"role": "user", "content": question}], chosen, rejected)
+    return Pair(f"q:train:{number}", [{"role": "user", "content": question}], [chosen], [rejected])
+
+
+def several(number):
+    """Return a preference with one or two chosen answers and one to three others."""
+    one, others = pair(number), ["a lazy dog", "maybe so", "question"][: number % 3]
+    chosen = [*one.chosen, "jumping data"][: 1 + number % 2]
+    return Pair(one.uid, one.messages, chosen, [*one.rejected, *others])
 
 
 TRAIN = [pair(number) for number in range(10)]
+SEVERAL = [several(number) for number in range(10)]
 DEV = [pair(number) for number in range(100, 104)]
 
 
@@ -113,19 +126,19 @@ def plain_loss(model, reference, tokenizer, pairs, loss):
 
     total = 0
     for one in pairs:
-        chosen = plain_logps(model, tokenizer, one.messages, one.chosen)
-        rejected = plain_logps(model, tokenizer, one.messages, one.rejected)
-        nll_chosen, nll_rejected = -sum(chosen) / len(chosen), -sum(rejected) / len(rejected)
-        if loss["kind"] == "contrastive":
-            value = torch.clamp(nll_chosen - nll_rejected + loss["margin"], min=0)
-        else:
+        texts = {text: plain_logps(model, tokenizer, one.messages, text) for text in (*one.chosen, *one.rejected)}
+        nll = {text: -sum(logps) / len(logps) for text, logps in texts.items()}
+        values = []
+        for chosen, rejected in itertools.product(one.chosen, one.rejected):
+            if loss["kind"] == "contrastive":
+                values.append(torch.clamp(nll[chosen] - nll[rejected] + loss["margin"], min=0))
+                continue
             with torch.no_grad():
-                before = [
-                    sum(plain_logps(reference, tokenizer, one.messages, text)) for text in (one.chosen, one.rejected)
-                ]
-            gain = (sum(chosen) - before[0]) - (sum(rejected) - before[1])
-            value = -torch.log(1 / (1 + torch.exp(-loss["beta"] * gain)))
-        total = total + value + loss["nll_weight"] * nll_chosen
+                before = [sum(plain_logps(reference, tokenizer, one.messages, text)) for text in (chosen, rejected)]
+            gain = (sum(texts[chosen]) - before[0]) - (sum(texts[rejected]) - before[1])
+            values.append(-torch.log(1 / (1 + torch.exp(-loss["beta"] * gain))))
+        nll_chosen = sum(nll[text] for text in one.chosen) / len(one.chosen)
+        total = total + sum(values) / len(values) + loss["nll_weight"] * nll_chosen
     return total / len(pairs)
 
 
@@ -147,14 +160,15 @@ def moved(pico_model):
     return model
 
 
+@pytest.mark.parametrize("many", [TRAIN, SEVERAL], ids=["pairs", "several"])
 @pytest.mark.parametrize("batches", [[1], [5], [1, 1, 1], [3, 2, 1]], ids=str)
 @pytest.mark.parametrize("kind", LOSSES)
-def test_values_and_gradients_are_those_of_the_formulas(base, moved, tokenizer, tmp_path, kind, batches):
+def test_values_and_gradients_are_those_of_the_formulas(base, moved, tokenizer, tmp_path, kind, batches, many):
     """Each list is one optimiser step: so many pairs in each of its forward passes, and a blank one beside them."""
     import torch
     from transformers import TrainingArguments
 
-    loss, pairs = LOSSES[kind], TRAIN[: sum(batches)]
+    loss, pairs = LOSSES[kind], many[: sum(batches)]
     moved.zero_grad()
     expected = plain_loss(moved, base, tokenizer, pairs, loss)
     expected.backward()
@@ -162,9 +176,9 @@ def test_values_and_gradients_are_those_of_the_formulas(base, moved, tokenizer, 
 
     rows, _, _ = encode_pairs(tokenizer, pairs, 128)
     if loss["kind"] == "dpo":
-        rows = preference.with_reference({"train": rows}, lambda: base, 2, tmp_path / "reference.json")["train"]
+        rows = preferences.with_reference({"train": rows}, lambda: base, 2, tmp_path / "reference.json")["train"]
     arguments = TrainingArguments(output_dir=tmp_path, use_cpu=True, report_to=[])
-    trainer = preference.pair_trainer(loss)(model=moved, args=arguments)
+    trainer = preferences.preference_trainer(loss_of(loss))(model=moved, args=arguments)
     moved.zero_grad()
     found, start = 0.0, 0
     for size in batches:
@@ -197,11 +211,37 @@ def test_dpo_begins_at_the_logarithm_of_two(optimise):
     assert float(curve(made, "train")[0]["loss"]) == pytest.approx(math.log(2), rel=1e-5)
 
 
+class Telling(Loss):
+    """A loss that is the share of training done, whatever the answers are."""
+
+    kind: Literal["telling"]
+
+    def scores(self, logps, tokens, reference):
+        return logps
+
+    def losses(self, scores, preferred, others, done):
+        return 0 * scores.sum(0) + done
+
+
+def test_a_loss_knows_the_share_of_training_done(optimise, tmp_path, monkeypatch, caplog):
+    """Ten pairs, four a step in two forward passes, twice: six steps; the run goes on from its second one, too."""
+    monkeypatch.setitem(objectives.LOSSES, "telling", Telling)
+    caplog.set_level("INFO", logger="moult.training")
+    shares = [step / 6 for step in range(6)]
+    for _ in ("at once", "resumed"):
+        _, made = optimise("telling", loss={"kind": "telling", "nll_weight": 0.0}, evaluate_every=2)
+        assert [float(row["loss"]) for row in curve(made, "train")] == pytest.approx(shares, abs=1e-6)
+        # An evaluation has the share that the steps before it came to.
+        assert [float(row["loss"]) for row in curve(made, "dev")] == pytest.approx([0, 2 / 6, 4 / 6, 1], abs=1e-6)
+        shutil.rmtree(tmp_path / "telling" / "scratch" / "checkpoint-6")
+    assert "resuming after checkpoint-2" in caplog.messages
+
+
 # ---------------------------------------------------------------- pairs and their batches
 
 
 def test_both_answers_follow_the_same_prompt_whichever_is_longer(tokenizer):
-    for one in (TRAIN[3], Pair("x", TRAIN[3].messages, "yes", TRAIN[3].chosen)):
+    for one in (TRAIN[3], Pair("x", TRAIN[3].messages, ["yes"], TRAIN[3].chosen)):
         (whole,), _, _ = encode_pairs(tokenizer, [one], 128)
         longest = max(len(answer["input_ids"]) for answer in whole["answers"])
         (row,), truncated, _ = encode_pairs(tokenizer, [one], longest - 5)
@@ -236,8 +276,8 @@ def test_no_shuffle_parts_a_pair(tokenizer):
 def record(number, split="train", **changes):
     one = pair(number)
     answers = {
-        side: [{"role": "assistant", "content": text}]
-        for side, text in (("chosen", one.chosen), ("rejected", one.rejected))
+        side: [{"role": "assistant", "content": text} for text in texts]
+        for side, texts in (("chosen", one.chosen), ("rejected", one.rejected))
     }
     return {"uid": f"q:{split}:{number}", "split": split, "prompt": one.messages} | answers | changes
 
@@ -249,6 +289,8 @@ def test_pairs_are_read_by_split_and_some_held_out_where_there_is_no_dev(tmp_pat
     train, dev = read_pairs([both], ["pairs"], 1)
     assert ([one.uid for one in train], [one.uid for one in dev]) == (["pairs/q:train:0"], ["pairs/q:dev:1"])
     assert (dev[0].chosen, dev[0].rejected, dev[0].messages) == (pair(1).chosen, pair(1).rejected, pair(1).messages)
+    write_jsonl(tmp_path / "more.jsonl", [record(0, chosen=record(0)["chosen"] * 2), record(1, "dev")])
+    assert read_pairs([tmp_path / "more.jsonl"], ["pairs"], 1)[0][0].chosen == 2 * pair(0).chosen
     train, dev = read_pairs([alone], ["pairs"], 1)
     assert (len(train), len(dev)) == (18, 2)
     assert (train, dev) == read_pairs([alone], ["pairs"], 1)
@@ -261,8 +303,8 @@ def test_what_is_no_pair_is_named_with_its_row(tmp_path):
         write_jsonl(path, [record(0), record(1, **broken)])
         with pytest.raises(UserError, match="pairs.jsonl, row 2: is no preference pair"):
             read_pairs([path], ["pairs"], 1)
-    write_jsonl(path, [record(0, chosen=record(0)["chosen"] * 2)])
-    with pytest.raises(UserError, match="row 1: has 2 chosen and 1 rejected"):
+    write_jsonl(path, [record(0), record(1, chosen=[])])
+    with pytest.raises(UserError, match="row 2: is no preference pair: it has 0 chosen and 1 rejected"):
         read_pairs([path], ["pairs"], 1)
     write_jsonl(path, [record(0)])
     with pytest.raises(UserError, match="too few"):
@@ -273,14 +315,16 @@ def test_what_is_no_pair_is_named_with_its_row(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-@pytest.mark.parametrize("kind", ["contrastive", "dpo"])
+@pytest.mark.parametrize("kind", objectives.LOSSES)
 def test_the_chosen_answers_become_likelier(optimise, method, kind):
     recipe = {"lora": RECIPE, "full": FULL}[method]
-    report, made = optimise("learns", recipe=recipe, loss=LOSSES[kind], epochs=6)
+    loss = LOSSES.get(kind) or objectives.LOSSES[kind](kind=kind).model_dump()
+    report, made = optimise("learns", recipe=recipe, loss=loss, epochs=6)
     assert report["dev"]["loss"] < report["dev_before"]["loss"]
     assert report["dev"]["accuracy"] == 1.0 and report["criterion"] == "loss"
     assert (report["n_train"], report["n_dev"]) == (10, 4)
-    assert json.loads((made / "train.json").read_text()) == report
+    told = {"recipe": recipe | {"loss": loss, "epochs": 6}} | report
+    assert json.loads((made / "train.json").read_text()) == told
     assert (made / {"lora": "adapter_model.safetensors", "full": "model.safetensors"}[method]).stat().st_size > 0
     # 18 steps, a look after each tenth of them; the first look is at the base.
     assert [int(row["step"]) for row in curve(made, "dev")] == list(range(19))
@@ -292,7 +336,7 @@ def test_dev_figures_are_those_of_the_plain_implementation(optimise, base, token
     report, _ = optimise("figures", max_steps=1)
     before = report["dev_before"]
     assert before["loss"] == pytest.approx(plain_loss(base, None, tokenizer, DEV, RECIPE["loss"]).item(), rel=1e-5)
-    tokens = [value.item() for one in DEV for value in plain_logps(base, tokenizer, one.messages, one.chosen)]
+    tokens = [value.item() for one in DEV for value in plain_logps(base, tokenizer, one.messages, *one.chosen)]
     assert before["nll"] == pytest.approx(-sum(tokens) / len(tokens), rel=1e-5)
 
 
@@ -306,7 +350,7 @@ def own_pair(number):
     """Return a pair as the taught model might make it of its own words."""
     start = ["the quick", "a brown", "this question"][number % 3]
     question = [{"role": "user", "content": f"question {number}"}]
-    return Pair(str(number), question, f"{start} fox answers data", f"{start} fox quick and brown")
+    return Pair(str(number), question, [f"{start} fox answers data"], [f"{start} fox quick and brown"])
 
 
 @pytest.mark.parametrize("kind", ["contrastive", "dpo"])
@@ -327,7 +371,7 @@ def test_a_learning_rate_a_hundred_times_too_high_is_stopped(optimise, taught, t
 
 
 def test_pairs_that_are_in_order_by_the_margin_are_told(optimise, caplog):
-    easy = [Pair(str(number), TRAIN[number].messages, "fox", "fox") for number in range(4)]
+    easy = [Pair(str(number), TRAIN[number].messages, ["fox"], ["fox"]) for number in range(4)]
     with caplog.at_level("WARNING", logger="moult.training"):
         optimise("easy", easy, easy, loss={"kind": "contrastive", "margin": 0.0, "nll_weight": 0.0}, max_steps=1)
     assert any("raise it, or nothing is learnt" in text for text in caplog.messages)
@@ -338,7 +382,7 @@ def test_the_reference_is_computed_once_and_kept(optimise, tmp_path, monkeypatch
     expected = (made / "adapter_model.safetensors").read_bytes()
     for path in (tmp_path / "once" / "scratch").glob("checkpoint-*/whole.json"):
         path.unlink()
-    monkeypatch.setattr(preference, "_logps", None)
+    monkeypatch.setattr(preferences, "_logps", None)
     _, made = optimise("once", loss=DPO, max_steps=2)
     assert (made / "adapter_model.safetensors").read_bytes() == expected
 

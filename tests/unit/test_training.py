@@ -12,9 +12,10 @@ from moult.base.errors import UserError
 from moult.data.prompts import Example
 from moult.inference.tokens import end_of_turn_id, prompt_ids
 from moult.training import checkpoints
-from moult.training import trainer as training
+from moult.training import finetune as training
 from moult.training.encoding import collate, encode_examples
 from moult.training.finetune import finetune_full, finetune_lora
+from moult.training.tasks import task_of
 from moult.weights.folding import fold_adapter
 from pico import build_pico_model
 
@@ -146,7 +147,7 @@ def test_the_adapter_is_complete_and_knows_no_path(finetune, tmp_path):
     config = json.loads(files["adapter_config.json"])
     assert config["base_model_name_or_path"] == "pico"
     assert config["target_modules"] == sorted(config["target_modules"])
-    assert json.loads(files["train.json"]) == report
+    assert json.loads(files["train.json"]) == {"recipe": RECIPE} | report
     assert report["steps"] == 10
     assert report["tokens"] > 0
     assert [row["step"] for row in curve(adapter, "dev")] == ["0", "2", "4", "6", "8", "10"]
@@ -304,7 +305,8 @@ def test_more_right_answers_win_then_the_likelier_ones():
     import numpy as np
 
     def rank(*rows):
-        return training._dev_metrics(np.array(rows, dtype="float32"), "accuracy")["selection"]
+        task = task_of(RECIPE | {"selection": "accuracy"}, "pico")
+        return task.metrics(np.array(rows, dtype="float32"))["selection"]
 
     assert rank([900, 2, 1], [900, 2, 1]) > rank([0.1, 2, 1], [0.1, 2, 0])
     assert rank([0.1, 2, 1], [0.3, 2, 0]) > rank([0.1, 2, 1], [0.4, 2, 0])
@@ -363,7 +365,7 @@ def test_a_full_model_is_complete_and_stored_as_its_base(finetune, bfloat16_base
     assert {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} < set(files)
     assert not [name for name, value in files.items() if str(tmp_path.parent).encode() in value]
     assert files["config.json"] == base["config.json"]
-    assert json.loads(files["train.json"]) == report
+    assert json.loads(files["train.json"]) == {"recipe": FULL} | report
     assert losses(folder, "dev")[-1] < losses(folder, "dev")[0]
     before, after = (load_file(path / "model.safetensors") for path in (bfloat16_base, folder))
     assert before.keys() == after.keys() and {str(weight.dtype) for weight in after.values()} == {"torch.bfloat16"}

@@ -1,29 +1,44 @@
 """What pydantic says of a config, in sentences."""
 
+from typing import get_args
+
 from moult.base.errors import nearest
 from moult.base.section import Section
-from moult.config.entries.corpora import CORPORA
 from moult.config.entries.models import Finetune, Optimise
 from moult.config.experiment import Config
 
 
 def sentence(error, raw):
     """Return pydantic's error as `entry, field: what is wrong`, with the nearest known key for a typo."""
-    location, where, node = list(error["loc"]), [], raw
-    for part in location:
+    where, node = [], raw
+    # The sections that may stand where we are, those that hold its key, and kind → section of the last choice of kinds.
+    sections, holders, kind, others = [Config], [], None, {}
+    for part in error["loc"]:
         if isinstance(part, int):
             node = node[part] if isinstance(node, list) and part < len(node) else None
             name = node.get("name", node.get("suite")) if isinstance(node, dict) else None
             where.append(f"entry {part + 1}" + (f" ({name})" if name else ""))
+        elif part in (kinds := _by_kind(sections)):
+            # pydantic names the kind that it chose, the config does not.
+            sections, kind, others = [kinds[part]], part, kinds
         else:
-            if isinstance(node, dict) and part in node:
-                node = node[part]
-            elif part in CORPORA and isinstance(node, dict):
-                continue
             where.append(str(part))
+            node = node[part] if isinstance(node, dict) and part in node else node
+            fields = [section.model_fields[part].annotation for section in sections if part in section.model_fields]
+            holders, sections = sections, [found for annotation in fields for found in _sections_in(annotation)]
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        message = f"unknown key{nearest(location[-1], _fields_at(location[:-1], raw))}"
+        key = where[-1]
+        # A setting of another kind is no typo.
+        if holders == [others.get(kind)] and key in _keys(others.values()):
+            return f"{', '.join(where[:-1])}: {key} is no setting of {kind}; leave it out"
+        message = f"unknown key{nearest(key, _keys(holders))}"
+    elif error["type"] == "union_tag_invalid":
+        where.append("kind")
+        message = f"{error['ctx']['tag']!r} is no kind{nearest(error['ctx']['tag'], _by_kind(sections))}"
+    elif error["type"] == "union_tag_not_found":
+        where.append("kind")
+        message = f"is missing; there is {', '.join(sorted(_by_kind(sections)))}"
     elif error["type"] == "missing":
         message = "is missing"
     elif "input" in error and not isinstance(error["input"], dict | list) and error["type"] != "value_error":
@@ -31,22 +46,22 @@ def sentence(error, raw):
     return f"{', '.join(where) or 'the config'}: {message}"
 
 
-def _fields_at(location, raw):
-    """Return the field names of the section that a location of the config stands in."""
-    section = Config
-    for part in location:
-        if isinstance(part, int) or not isinstance(section, type):
-            continue
-        if part in CORPORA and section is not CORPORA["distilled"]:
-            section = CORPORA[part]
-            continue
-        annotation = section.model_fields[part].annotation if part in section.model_fields else None
-        section = _section_in(annotation)
-    return set(section.model_fields) | ({"preset"} if section in (Finetune, Optimise) else set()) if section else set()
+def _by_kind(sections):
+    """Return kind → section of a choice between sections that name their `kind`; nothing where there is no choice."""
+    if len(sections) < 2:
+        return {}
+    kinds = ((section.model_fields.get("kind"), section) for section in sections)
+    return {kind: section for field, section in kinds if field for kind in get_args(field.annotation)}
 
 
-def _section_in(annotation):
-    """Return the first Section type inside an annotation such as `list[Model]` or `Merge | None`."""
+def _keys(sections):
+    """Return the keys that may stand in sections."""
+    keys = {key for section in sections for key in section.model_fields}
+    return keys | ({"preset"} if {Finetune, Optimise} & set(sections) else set())
+
+
+def _sections_in(annotation):
+    """Return the Section types inside an annotation such as `list[Model]` or `Merge | None`."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    return next((found for part in getattr(annotation, "__args__", ()) if (found := _section_in(part))), None)
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _sections_in(part)]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from moult.base.files import read_json
 from moult.data import fields
+from moult.objectives import loss_of
 from moult.report import graphs
 
 # A larger graph is told by the table below it.
@@ -95,10 +96,7 @@ def _costly(chosen):
 
 def _loss(recipe):
     """Return the loss over pairs with a comma behind it; nothing where a model is trained on examples."""
-    if "loss" not in recipe:
-        return ""
-    loss = recipe["loss"]
-    return f"DPO beta {loss['beta']:g}, " if loss["kind"] == "dpo" else f"contrastive margin {loss['margin']:g}, "
+    return f"{loss_of(recipe['loss']).words()}, " if "loss" in recipe else ""
 
 
 def in_order(splits):

@@ -2,6 +2,7 @@
 
 from moult.base.files import derive_seed
 from moult.base.stage import Local, Ref, Stage
+from moult.objectives import loss_of
 from moult.stages.datasets import data_ref, template_of, training_dataset
 from moult.training import finetune as training
 from moult.weights import fetch as model_files
@@ -31,8 +32,7 @@ def finetune(cfg, name):
 def optimise(cfg, name):
     """What the trainer is told of pairs: as for examples, and the loss; prompts stand in the pairs."""
     entry = cfg.find("models", name).optimise
-    loss = {"kind": entry.loss.kind, "nll_weight": entry.loss.nll_weight}
-    loss |= {"beta": entry.loss.beta} if entry.loss.kind == "dpo" else {"margin": entry.loss.margin}
+    loss = entry.loss.model_dump()
     return _training(cfg, name, "optimise", data=list(entry.data), loss=loss, collapse=entry.collapse)
 
 
@@ -193,13 +193,9 @@ def _size_in_words(recipe, facts):
     return size, f"{place}, {pin}: {size}"
 
 
-def _loss_in_words(loss):
-    return f"DPO beta {loss['beta']:g}" if loss["kind"] == "dpo" else f"contrastive margin {loss['margin']:g}"
-
-
 def _training_in_words(recipe, facts):
     """What was trained how long; `lora` and `loss` where a recipe has them."""
-    loss = f"{_loss_in_words(recipe['loss'])}, " if "loss" in recipe else ""
+    loss = f"{loss_of(recipe['loss']).words()}, " if "loss" in recipe else ""
     data, rate = ", ".join(recipe["data"]), f"learning rate {recipe['learning_rate']:g}"
     what = f"{loss}all weights"
     if "lora" in recipe:

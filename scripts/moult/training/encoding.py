@@ -1,7 +1,10 @@
-"""Rows of tokens: examples encoded, put into an order, and padded into batches."""
+"""Rows of tokens: examples encoded and padded into batches, and what a model says of their answers."""
 
 from moult.data.prompts import videos_of
 from moult.inference.tokens import end_of_turn_id, prompt_ids
+
+# A row without an answer: it counts nowhere.
+BLANK = {"input_ids": [0], "start": 1}
 
 
 def encode_examples(tokenizer, examples, max_length, vision=None):
@@ -39,14 +42,14 @@ def encode_examples(tokenizer, examples, max_length, vision=None):
 def encode_pairs(tokenizer, pairs, max_length):
     """Return (rows, number of truncated prompts, dropped) for preference pairs, as `encode_examples` does.
 
-    A row has `answers`, two rows as those of examples, the chosen one first. Both have the same prompt: the longer
-    answer says what is left of it.
+    A row has `answers`, each a row as those of examples, the chosen ones first, and in `preferred` the number of these.
+    All have the same prompt: the longest answer says what is left of it.
     """
     end = end_of_turn_id(tokenizer)
     rows, truncated, dropped = [], 0, []
     for pair in pairs:
         prompt = prompt_ids(tokenizer, pair.messages)
-        answers = [_answer_ids(tokenizer, text, end) for text in (pair.chosen, pair.rejected)]
+        answers = [_answer_ids(tokenizer, text, end) for text in (*pair.chosen, *pair.rejected)]
         longest = max(map(len, answers))
         head = [token for token in prompt[:1] if token == tokenizer.bos_token_id]
         room = max_length - longest
@@ -56,7 +59,8 @@ def encode_pairs(tokenizer, pairs, max_length):
             continue
         truncated += len(prompt) > room
         prompt = _last(prompt, room, head)
-        rows.append({"answers": [{"input_ids": prompt + answer, "start": len(prompt)} for answer in answers]})
+        answers = [{"input_ids": prompt + answer, "start": len(prompt)} for answer in answers]
+        rows.append({"answers": answers, "preferred": len(pair.chosen)})
     return rows, truncated, dropped
 
 
@@ -71,24 +75,28 @@ def _last(prompt, room, head):
 
 
 def length_of(row):
-    """Return the tokens of a row, or of the longer half of a pair."""
+    """Return the tokens of a row, or of the longest answer of a preference with its prompt."""
     return max(len(one["input_ids"]) for one in row.get("answers", [row]))
 
 
 def collate_pairs(rows):
-    """Return a batch of pairs: `collate` of all chosen answers, then of all rejected ones; they stay together.
+    """Return a batch of preferences: `collate` of all first answers, then of all second ones, and so on.
 
-    `targets` (2 × pairs, longest answer) are the tokens to be predicted, `labels` (pairs) counts the pairs: one that is
-    blank is -100. `reference` (pairs, 2), where rows have it, is what the frozen reference gives their answers.
+    Rows are made up with blank answers to the most that one of them has, two at least, below called `answers`.
+    `targets` (answers × rows, longest answer) are the tokens to be predicted; `labels` (rows) counts the rows: one that
+    is blank is -100; `preferred` (rows) is how many answers, the first ones, are. `reference` (rows, answers), where
+    rows have it, is what the frozen reference gives their answers.
     """
     import torch
 
-    halves = [row.get("answers", [row, row]) for row in rows]
-    batch = collate([pair[place] for place in (0, 1) for pair in halves])
-    counted = torch.tensor([0 if "answers" in row else -100 for row in rows])
+    held = [row.get("answers", []) for row in rows]
+    most = max(2, *map(len, held))
+    batch = collate([(answers + [BLANK] * most)[place] for place in range(most) for answers in held])
+    counted = torch.tensor([0 if answers else -100 for answers in held])
     batch |= {"targets": batch["labels"], "labels": counted, "shift_labels": counted}
+    batch["preferred"] = torch.tensor([row.get("preferred", 0) for row in rows])
     if any("reference" in row for row in rows):
-        batch["reference"] = torch.tensor([row.get("reference", [0.0, 0.0]) for row in rows])
+        batch["reference"] = torch.tensor([(row.get("reference", []) + [0.0] * most)[:most] for row in rows])
     return batch
 
 
@@ -116,3 +124,14 @@ def collate(rows, vision=None):
         "labels": labels,
         "shift_labels": labels,
     }
+
+
+def answer_logps(logits, targets):
+    """Return (rows,) summed log-probabilities of the answers' tokens, in nats, and (rows,) their numbers.
+
+    logits: (rows, longest answer, vocabulary), each predicting the target in its place; targets: -100 is padding.
+    """
+    import torch
+
+    losses = torch.nn.functional.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")
+    return -losses.sum(-1), (targets != -100).sum(-1)

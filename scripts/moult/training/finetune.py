@@ -1,46 +1,40 @@
 """Training, LoRA or full, on examples or on preference pairs, that may be killed at any moment and then goes on."""
 
 import csv
-import functools
 import logging
-import math
 import shutil
 from pathlib import Path
 
 from moult.base.errors import UserError
 from moult.base.files import read_json, whole_directory, write_json
 from moult.data.prompts import Example, videos_of
-from moult.data.videos.frames import Frames
-from moult.inference.vision import Vision
 from moult.training import launcher
-from moult.training import pairs as preference
 from moult.training.checkpoints import finished, last_whole, refuse_empty, save_like
-from moult.training.encoding import encode_examples, encode_pairs
-from moult.training.trainer import reference_model, run_trainer, trained_model
+from moult.training.model import trained_model
+from moult.training.pairs import Pair
+from moult.training.tasks import task_of
+from moult.training.trainer import run_trainer
 from moult.weights.headers import OTHER_FILES, copy_files
 
 logger = logging.getLogger(__name__)
 # Raise it when the same recipe would now give a different adapter or model: it retrains every one.
 VERSION = 1
-# Columns of loss.csv; those of pairs have `nll` too.
-CURVE = ["step", "split", "loss", "accuracy", "learning_rate"]
-# Evaluations of a run on pairs, where the recipe does not say how often: what collapses is to be seen in time.
-LOOKS = 10
 
 
 def finetune_lora(
     recipe: dict,
     base: Path,
-    train: list[Example | preference.Pair],
-    dev: list[Example | preference.Pair],
+    train: list[Example | Pair],
+    dev: list[Example | Pair],
     scratch: Path,
     adapter: Path,
     data=(),
 ) -> dict:
-    """Train a LoRA adapter on the answers of `train`, write its directory whole, and return its `train.json`.
+    """Train a LoRA adapter on the answers of `train`, write its directory whole, and return its report.
 
-    A recipe with a `loss` (see `preference.pair_losses`) trains on pairs, and stops when the perplexity of the chosen
-    answers of `dev` is more than `collapse` times that under the base; any other trains on examples.
+    A recipe with a `loss` (see `moult.objectives`) trains on pairs, and stops when the perplexity of the chosen
+    answers of `dev` is more than `collapse` times that under the base; any other trains on examples. The report stands
+    in `train.json`, with the recipe.
 
     The best checkpoint on `dev` is kept, or the last one where `dev` is empty. Checkpoints live in `scratch`, which
     must belong to this recipe and these rows alone; a second call with it goes on from the last whole one. Examples
@@ -68,13 +62,13 @@ def finetune_lora(
 def finetune_full(
     recipe: dict,
     base: Path,
-    train: list[Example | preference.Pair],
-    dev: list[Example | preference.Pair],
+    train: list[Example | Pair],
+    dev: list[Example | Pair],
     scratch: Path,
     model: Path,
     data=(),
 ) -> dict:
-    """Train every weight of the base's language model, write its directory whole, and return its `train.json`.
+    """Train every weight of the base's language model, write its directory whole, and return its report.
 
     As `finetune_lora`; the weights are rounded once, to the dtype that the base is stored in, in the base's shards.
     """
@@ -90,13 +84,12 @@ def _finetune(recipe, base, train, dev, scratch, target, save, data):
     """Train, then write `target`: what `save(checkpoint, folder)` takes from the best checkpoint, and the report."""
     from transformers import AutoTokenizer
 
-    tokenizer, pairwise = AutoTokenizer.from_pretrained(base), "loss" in recipe
+    tokenizer = AutoTokenizer.from_pretrained(base)
     shown = [str(folder) for folder in data] if any(videos_of(one.messages) for one in [*train, *dev]) else []
-    vision = Vision(base, Frames(shown)) if shown else None
-    encode = encode_pairs if pairwise else functools.partial(encode_examples, vision=vision)
+    task = task_of(recipe, base, shown)
     rows, truncated, dropped = {}, {}, []
     for split, examples in (("train", train), ("dev", dev)):
-        rows[split], truncated[split], rejects = encode(tokenizer, examples, recipe["max_length"])
+        rows[split], truncated[split], rejects = task.encode(tokenizer, examples)
         dropped += [{"split": split} | reject for reject in rejects]
         if not rows[split] and (examples or split == "train"):
             raise UserError(
@@ -107,46 +100,42 @@ def _finetune(recipe, base, train, dev, scratch, target, save, data):
     scratch.mkdir(parents=True, exist_ok=True)
     last = last_whole(scratch)
     if last is None or not finished(last):
-        if pairwise and recipe["loss"]["kind"] == "dpo":
-            load = functools.partial(reference_model, recipe, base)
-            rows = preference.with_reference(rows, load, recipe["batch_size"], scratch / "reference.json")
-        work = {"recipe": recipe, "base": str(base), "rows": rows, "scratch": str(scratch), "shown": shown}
-        if pairwise and not recipe["evaluate_every"]:
-            work["recipe"] = recipe | {"evaluate_every": max(1, _steps(recipe, len(rows["train"])) // LOOKS)}
+        rows = task.prepare(rows, scratch)
+        rhythm = {"evaluate_every": task.evaluate_every(len(rows["train"]))}
+        work = {"recipe": recipe | rhythm, "base": str(base), "rows": rows, "scratch": str(scratch)}
         work["checkpoint"] = last and str(last)
         if recipe.get("devices", 1) == 1:
-            run_trainer(**work)
+            run_trainer(task, **work)
         else:
-            launcher.train_together(recipe["devices"], work, scratch)
+            launcher.train_together(recipe["devices"], work | {"shown": shown}, scratch)
         last = last_whole(scratch)
     state = read_json(last / "trainer_state.json")
 
-    curve = _loss_curve(state["log_history"], pairwise)
+    curve = _loss_curve(state["log_history"], task)
     best_step = state["best_global_step"] or state["global_step"]
     best = next((row for row in curve if (row["step"], row["split"]) == (best_step, "dev")), None)
     report = {
-        "recipe": recipe,
         "n_train": len(rows["train"]),
         "n_dev": len(rows["dev"]),
         "steps": state["global_step"],
         "best_step": best_step,
         "criterion": recipe["selection"] if dev else "last",
-        "dev": best and _dev_facts(best),
+        "dev": best and task.dev_facts(best),
         "truncated": truncated,
         "dropped": dropped,
         "tokens": state["num_input_tokens_seen"],
-    } | ({"dev_before": _dev_facts(curve[0])} if pairwise else {})
-    _write(target, tokenizer, lambda partial: save(scratch / f"checkpoint-{best_step}", partial), report, curve)
+    } | task.facts(curve)
+    _write(task, target, tokenizer, lambda partial: save(scratch / f"checkpoint-{best_step}", partial), report, curve)
     return report
 
 
-def _write(target, tokenizer, save, report, curve):
+def _write(task, target, tokenizer, save, report, curve):
     with whole_directory(target) as partial:
         tokenizer.save_pretrained(partial)
         save(partial)
-        write_json(partial / "train.json", report)
+        write_json(partial / "train.json", {"recipe": task.recipe} | report)
         with open(partial / "loss.csv", "w", encoding="utf-8", newline="") as handle:
-            writer = csv.DictWriter(handle, list(curve[0]) if curve else CURVE, lineterminator="\n")
+            writer = csv.DictWriter(handle, task.columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(curve)
 
@@ -160,44 +149,24 @@ def _untrained(recipe, base, scratch, target, save):
     trained_model(recipe, base).save_pretrained(start)
     logger.warning("no row to train on: the adapter changes nothing")
     none = {"train": 0, "dev": 0}
-    report = {"recipe": recipe, "n_train": 0, "n_dev": 0, "steps": 0, "best_step": 0, "criterion": "last", "dev": None}
+    report = {"n_train": 0, "n_dev": 0, "steps": 0, "best_step": 0, "criterion": "last", "dev": None}
     report |= {"truncated": none, "dropped": [], "tokens": 0}
-    _write(target, AutoTokenizer.from_pretrained(base), lambda partial: save(start, partial), report, [])
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    _write(task_of(recipe, base), target, tokenizer, lambda partial: save(start, partial), report, [])
     return report
 
 
-def _dev_facts(row):
-    """Return what an evaluation of the loss curve says; `nll` is of a token, of pairs that of the chosen answers."""
-    if "nll" in row:
-        return {"loss": row["loss"], "nll": row["nll"], "accuracy": row["accuracy"]}
-    return {"nll": row["loss"], "accuracy": row["accuracy"]}
-
-
-def _steps(recipe, rows):
-    """Return the optimiser steps of a run on so many rows."""
-    each = recipe["batch_size"] * recipe["accumulation"] * recipe.get("devices", 1)
-    return recipe["max_steps"] or math.ceil((recipe["epochs"] or 1) * math.ceil(rows / each))
-
-
-def _loss_curve(history, pairwise):
-    """Return one row for each training step and each evaluation of a Trainer's log; of pairs with their `nll`."""
+def _loss_curve(history, task):
+    """Return one row of the task's columns for each training step and each evaluation of a Trainer's log."""
     curve = []
     for entry in history:
         if "loss" in entry:
-            split, loss, accuracy = "train", entry["loss"], None
+            found = {"split": "train", "loss": entry["loss"]}
         elif "eval_nll" in entry:
-            split, loss, accuracy = "dev", entry.get("eval_objective", entry["eval_nll"]), entry["eval_accuracy"]
+            found = {"split": "dev", "loss": entry[f"eval_{task.measured}"], "nll": entry["eval_nll"]}
+            found["accuracy"] = entry["eval_accuracy"]
         else:
             continue
-        of_pairs = {"nll": entry.get("eval_nll")} if pairwise else {}
-        curve.append(
-            {
-                "step": entry["step"],
-                "split": split,
-                "loss": loss,
-                "accuracy": accuracy,
-                "learning_rate": entry.get("learning_rate"),
-                **of_pairs,
-            }
-        )
+        found |= {"step": entry["step"], "learning_rate": entry.get("learning_rate")}
+        curve.append({column: found.get(column) for column in task.columns})
     return curve

@@ -23,7 +23,9 @@ def deepspeed_settings(zero):
 
 
 def train_together(devices, work, folder):
-    """Run `training.run_trainer(**work)` in `devices` processes; if one ends badly, all are ended.
+    """Run `trainer.run_trainer` on `work`, its arguments, in `devices` processes; if one ends badly, all are ended.
+
+    In place of the task, `work` has what it shows: each process makes its own.
 
     They are processes of this machine, or of all nodes of the Slurm job that this one belongs to, where it has several.
     They print where this process prints. `folder` is where they find their work, and where a UserError of one of them

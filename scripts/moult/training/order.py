@@ -1,9 +1,6 @@
 """The order in which rows are trained on."""
 
-from moult.training.encoding import length_of
-
-# A row without an answer: it counts nowhere.
-BLANK = {"input_ids": [0], "start": 1}
+from moult.training.encoding import BLANK, length_of
 
 
 class GroupedRows:

@@ -14,6 +14,7 @@ def _work(folder):
     """Do this process' share of the work in `folder`."""
     import deepspeed
 
+    from moult.training.tasks import task_of
     from moult.training.trainer import run_trainer
 
     if os.environ.get("DS_ACCELERATOR") == "cpu":
@@ -24,7 +25,8 @@ def _work(folder):
     form = f"%(asctime)s process {rank}: %(message)s"
     logging.basicConfig(level=logging.WARNING if rank else logging.INFO, format=form, datefmt="%H:%M:%S", force=True)
     try:
-        run_trainer(**read_json(folder / "work.json"))
+        work = read_json(folder / "work.json")
+        run_trainer(task_of(work["recipe"], work["base"], work.pop("shown")), **work)
     except UserError as error:
         write_text_atomic(folder / "error.txt", str(error))
         # Not by way of the process group's own end, which would wait for the others.

@@ -1,11 +1,12 @@
 """Models: fetched, fine-tuned, preference-optimised or merged."""
 
-from typing import Literal
+from typing import Annotated, Literal, Union
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from moult.base.section import DType, Name, Section, Sha256, Variable, exactly_one
 from moult.corpora.refined import Round
+from moult.objectives import LOSSES
 from moult.weights.methods import METHODS, description, refusals
 
 
@@ -46,7 +47,12 @@ class Finetune(Section):
     data: list[str] = Field(min_length=1, description="Datasets with labels or answers, and corpora.")
     method: Literal["lora", "full"] = Field("lora", description="Train an adapter, or every weight.")
     lora: Lora = Lora()
-    learning_rate: float = Field(2e-4, gt=0)
+    learning_rate: float = Field(
+        # What LoRA needs would ruin a model all of whose weights train.
+        default_factory=lambda given: 1e-5 if given.get("method") == "full" else 2e-4,
+        gt=0,
+        description="Of AdamW, at its greatest. Default: 2e-4 with `method: lora`, 1e-5 with `method: full`.",
+    )
     epochs: float | None = Field(1, gt=0)
     max_steps: int | None = Field(None, gt=0, description="Wins over epochs.")
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -69,31 +75,27 @@ class Finetune(Section):
         return self
 
 
-class Loss(Section):
-    """What is minimised over preference pairs."""
+def _with_kind(loss):
+    return {"kind": DEFAULT_LOSS.kind} | loss if isinstance(loss, dict) else loss
 
-    kind: Literal["contrastive", "dpo"] = "contrastive"
-    margin: float = Field(0.0, ge=0, description="Of contrastive: pairs so far apart in NLL a token teach no more.")
-    beta: float = Field(0.1, gt=0, description="Of dpo: how dear it is to leave the frozen reference.")
-    nll_weight: float = Field(0.0, ge=0, description="Of the chosen answers' NLL a token beside it.")
 
-    @model_validator(mode="after")
-    def settings_fit_kind(self):
-        strange = {"contrastive": "beta", "dpo": "margin"}[self.kind]
-        if strange in self.model_fields_set:
-            raise ValueError(f"{strange} is no setting of {self.kind}; leave it out")
-        return self
+DEFAULT_LOSS = LOSSES["contrastive"]()
+Loss = Annotated[
+    Union[tuple(LOSSES.values())],  # noqa: UP007
+    Field(discriminator="kind"),
+    BeforeValidator(_with_kind),
+]
 
 
 class Optimise(Finetune):
     """Preference optimisation: the chosen answer of each pair is to be likelier than the rejected one."""
 
     data: list[str] = Field(min_length=1, description="Corpora of preference pairs.")
-    loss: Loss = Loss()
+    loss: Loss = Field(DEFAULT_LOSS, description="What is minimised over the preference pairs.")
     collapse: float = Field(
         2.0, gt=1, description="Stop when the perplexity of held-out chosen answers rises so many-fold."
     )
-    learning_rate: float = Field(1e-5, gt=0)
+    learning_rate: float = Field(1e-5, gt=0, description="Of AdamW, at its greatest.")
     batch_size: int = Field(1, ge=1, description="Pairs per device and forward pass.")
     accumulation: int = Field(8, ge=1, description="Forward passes per step; pairs per step: times devices, too.")
     evaluate_every: int | None = Field(None, ge=1, description="Optimiser steps; null: ten times in a run.")

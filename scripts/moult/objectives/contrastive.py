@@ -1,0 +1,27 @@
+"""METEOR's objective for self-training."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from moult.objectives.base import Loss, per_token
+
+
+class Contrastive(Loss):
+    """The preferred answer is to have the lower NLL per token, by a margin."""
+
+    kind: Literal["contrastive"] = "contrastive"
+    margin: float = Field(
+        0.0, ge=0, description="Gap in NLL per token, in nats, from which on a pair in the right order teaches no more."
+    )
+
+    def words(self):
+        return f"contrastive margin {self.margin:g}"
+
+    def scores(self, logps, tokens, reference):
+        """Return mean log-probabilities per token, in the shape of `logps`."""
+        return per_token(logps, tokens)
+
+    def of_gaps(self, gaps):
+        """Return max(0, margin − gap), in the shape of `gaps`: gap = NLL of the other − NLL of the preferred answer."""
+        return (self.margin - gaps).relu()

@@ -1,0 +1,29 @@
+"""Direct preference optimisation."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from moult.objectives.base import Loss
+
+
+class DPO(Loss):
+    """Direct preference optimisation: likelier than under the frozen reference, which is the base."""
+
+    kind: Literal["dpo"]
+    beta: float = Field(0.1, gt=0, description="How strongly leaving the frozen reference is penalised.")
+    needs_reference = True
+
+    def words(self):
+        return f"DPO beta {self.beta:g}"
+
+    def scores(self, logps, tokens, reference):
+        """Return gains, the log-probability of a whole answer less that under the reference; shape of `logps`."""
+        return logps - reference
+
+    def of_gaps(self, gaps):
+        """Return −log sigmoid(beta × gap), in the shape of `gaps` (Rafailov et al. 2023, arXiv 2305.18290, equation
+        7)."""
+        import torch
+
+        return -torch.nn.functional.logsigmoid(self.beta * gaps)

@@ -1,0 +1,34 @@
+"""Identity preference optimisation."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from moult.objectives.base import Loss, per_token
+
+
+class IPO(Loss):
+    """Identity preference optimisation: likelier than under the frozen reference by a set gap, and not by more."""
+
+    kind: Literal["ipo"]
+    beta: float = Field(
+        0.1, gt=0, description="How strongly leaving the frozen reference is penalised: the gap aimed at is 1/(2 beta)."
+    )
+    sum: bool = Field(
+        False, description="Compare whole answers; false, as the authors mean it, compares means per token."
+    )
+    needs_reference = True
+
+    def words(self):
+        return f"IPO beta {self.beta:g}" + (" of sums" if self.sum else "")
+
+    def scores(self, logps, tokens, reference):
+        """Return gains, the log-probability per token (`sum`: of the whole answer) less that under the reference; in
+        the shape of `logps`."""
+        gains = logps - reference
+        return gains if self.sum else per_token(gains, tokens)
+
+    def of_gaps(self, gaps):
+        """Return (gap − 1/(2 beta))², in the shape of `gaps` (Azar et al. 2023, arXiv 2310.12036, equation 17, where
+        beta is called tau)."""
+        return (gaps - 1 / (2 * self.beta)) ** 2

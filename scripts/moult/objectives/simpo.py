@@ -1,0 +1,31 @@
+"""Simple preference optimisation."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from moult.objectives.base import Loss, per_token
+
+
+class SimPO(Loss):
+    """Simple preference optimisation: likelier per token, by a margin, with no reference."""
+
+    kind: Literal["simpo"]
+    beta: float = Field(10.0, gt=0, description="Scale of the mean log-probability per token; published: 2 to 10.")
+    gamma_ratio: float = Field(
+        0.3, ge=0, description="Margin over beta: the gap in mean log-probability per token, in nats, that is aimed at."
+    )
+
+    def words(self):
+        return f"SimPO beta {self.beta:g}, gamma/beta {self.gamma_ratio:g}"
+
+    def scores(self, logps, tokens, reference):
+        """Return mean log-probabilities per token, in the shape of `logps`."""
+        return per_token(logps, tokens)
+
+    def of_gaps(self, gaps):
+        """Return −log sigmoid(beta × gap − gamma), gamma being beta × gamma_ratio, in the shape of `gaps` (Meng et al.
+        2024, arXiv 2405.14734, equation 6)."""
+        import torch
+
+        return -torch.nn.functional.logsigmoid(self.beta * (gaps - self.gamma_ratio))

@@ -1,0 +1,76 @@
+"""The task of learning the answers of examples."""
+
+from moult.data.videos.frames import Frames
+from moult.inference.vision import Vision
+from moult.training.encoding import answer_logps, collate, encode_examples
+
+
+class Supervised:
+    """Training on examples: what the trainer and its report ask a task for.
+
+    `columns` are those of loss.csv; `measured` is the metric that stands in its `loss` at an evaluation.
+    """
+
+    columns = ("step", "split", "loss", "accuracy", "learning_rate")
+    measured = "nll"
+
+    def __init__(self, recipe, base, shown):
+        """`shown` are the prepared datasets whose videos the examples show."""
+        self.recipe = recipe
+        self.vision = Vision(base, Frames(shown)) if shown else None
+
+    def encode(self, tokenizer, examples):
+        """Return (rows, number of truncated prompts, dropped)."""
+        return encode_examples(tokenizer, examples, self.recipe["max_length"], self.vision)
+
+    def prepare(self, rows, scratch):
+        """Return split → encoded rows with what they need beside their tokens; `scratch` keeps what that cost."""
+        return rows
+
+    def evaluate_every(self, rows):
+        """Return after how many optimiser steps a run on so many rows is evaluated; None: after each epoch."""
+        return self.recipe["evaluate_every"]
+
+    def collate(self, rows):
+        """Return the batch of encoded rows."""
+        return collate(rows, self.vision)
+
+    def trainer(self):
+        """Return the class of transformers' Trainer."""
+        from transformers import Trainer
+
+        return Trainer
+
+    def score(self, logits, labels):
+        """Return (rows, 3): summed negative log-likelihood of the answer, its number of tokens, 1 where all are argmax.
+
+        None in place of this function: the trainer's own outputs are what `metrics` takes.
+        """
+        import torch
+
+        logps, tokens = answer_logps(logits, labels)
+        right = ((logits.argmax(-1) == labels) | (labels == -100)).all(-1)
+        return torch.stack([-logps, tokens, right], dim=-1)
+
+    def metrics(self, scores):
+        """Return mean NLL per answer token, accuracy of whole answers, and the number by which checkpoints compete."""
+        losses, tokens, right = scores.astype("float64").sum(axis=0)
+        nll = losses / tokens
+        # Of two checkpoints with as many right answers the likelier one wins: the fraction stays below one answer.
+        by_accuracy = right - nll / (1 + nll)
+        return {
+            "nll": nll,
+            "accuracy": right / len(scores),
+            "selection": by_accuracy if self.recipe["selection"] == "accuracy" else -nll,
+        }
+
+    def watch(self, state, first, now):
+        """Look at the first evaluation, of the base, and at the latest one; raise a UserError to end the run."""
+
+    def facts(self, curve):
+        """Return what the report says of the loss curve, beside what every report does."""
+        return {}
+
+    def dev_facts(self, row):
+        """Return what an evaluation of the loss curve says."""
+        return {"nll": row["loss"], "accuracy": row["accuracy"]}
