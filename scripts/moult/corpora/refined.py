@@ -125,10 +125,9 @@ class Refined(Generated, Refining):
         often, longest = self.max_iterations, self.decoding.max_tokens
         both = longest + self.judge_decoding.max_tokens
         rows = rows[slice(*self.slice)] if self.slice else rows
-        ways = recipe["prompt"], recipe["decoding"]
-        answers = [_request(recipe["seed"], ways[0], row, ways[1]) for row in rows]
-        ways = recipe["judge_prompt"], recipe["judge_decoding"]
-        verdicts = [_request(recipe["seed"], ways[0], shown_to_judge(row, ""), ways[1]) for row in rows]
+        answers = [_request(0, recipe["prompt"], row, recipe["decoding"]) for row in rows]
+        shown = [shown_to_judge(row, "") for row in rows]
+        verdicts = [_request(0, recipe["judge_prompt"], fields, recipe["judge_decoding"]) for fields in shown]
         return {
             # A revision sees an answer and what was said of it; the judge sees an answer.
             "endpoint": Plan(answers, longest, often, (often - 1) * both),
