@@ -96,6 +96,8 @@ LABELLED, JUDGED = cfg.names("suites", "labels"), cfg.names("suites", "judge")
 ANSWERED = list(cfg.answered)
 JUDGEMENTS = [pair for pair, against in cfg.judged.items() if pair[1] != against]
 SCORED = [*MEASURED, *cfg.judged]
+# What each kind of suite measures with, as `SuiteKind.measurement` calls its folder.
+MEASUREMENTS = {"predictions": PREDICTED, "judgements": JUDGEMENTS}
 
 
 wildcard_constraints:

@@ -4,8 +4,10 @@
 rule tabulate_scores:
     input:
         scores=[f"<results>/scores/{suite}/{name}.csv" for suite, name in SCORED],
-        predictions=[f"<results>/predictions/{suite}/{model}.jsonl" for suite, model in PREDICTED],
-        judgements=[f"<results>/judgements/{suite}/{name}.jsonl" for suite, name in JUDGEMENTS],
+        **{
+            folder: [f"<results>/{folder}/{suite}/{name}.jsonl" for suite, name in names]
+            for folder, names in MEASUREMENTS.items()
+        },
     output:
         summary=report("<results>/scores/summary.csv", category="Scores", caption="../resources/report/summary.rst"),
         differences=report(
@@ -21,8 +23,7 @@ rule tabulate_scores:
         **needs_of("tables"),
     params:
         recipe=recipes.tabulate_scores(cfg),
-        predicted=PREDICTED,
-        judged=JUDGEMENTS,
+        **MEASUREMENTS,
     message:
         "tabulate_scores: tabulating all scores " "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:

@@ -12,7 +12,8 @@ import pytest
 from moult.base.files import read_csv, read_json, write_csv, write_jsonl, write_text_atomic
 from moult.corpora.generated import write_corpus
 from moult.data.prepare import prepare_dataset
-from moult.evaluation.leaderboard import suite_tables, verdict
+from moult.evaluation.labels import LABELS
+from moult.evaluation.leaderboard import suite_tables
 from moult.evaluation.scores import COLUMNS, DIFFERENCES, differences, score_labels
 from moult.jobs.manifest import write_manifest
 from moult.report.accounts import row_accounts
@@ -322,15 +323,15 @@ def score_rows(values, dataset="acts"):
     ],
 )
 def test_bold_needs_the_runner_up_outside_of_the_interval(values, bold, ahead):
-    (suite,) = suite_tables(score_rows(values), [])
+    (suite,) = suite_tables(LABELS, score_rows(values), [])
     (table,) = suite["tables"]
     assert [row["model"] for row in table["rows"] if row["cells"][0]["best"]] == bold
-    assert verdict("labels", table)["ahead"] is ahead
+    assert suite["leaders"][0]["ahead"] is ahead
 
 
 def test_a_model_that_was_not_measured_on_a_dataset_leaves_a_gap():
     rows = score_rows({"a": 0.5, "b": 0.7}) + score_rows({"a": 0.6}, "moods")
     rows += score_rows({"a": 0.55}, "mean") + score_rows({"a": 0.55}, "weighted_mean")
-    (suite,) = suite_tables(rows, [])
+    (suite,) = suite_tables(LABELS, rows, [])
     assert [column["name"] for column in suite["tables"][0]["columns"]] == ["mean", "weighted_mean", "acts", "moods"]
     assert [cell is None for cell in suite["tables"][0]["rows"][1]["cells"]] == [True, True, False, True]

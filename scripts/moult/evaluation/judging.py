@@ -2,11 +2,18 @@
 
 import logging
 from collections import Counter
+from typing import Annotated
+
+from pydantic import Field, model_validator
 
 from moult.base.errors import UserError
 from moult.base.files import derive_seed, digest, read_jsonl
+from moult.base.section import Section
+from moult.data.fields import Decoding, Prompt, Split
 from moult.data.prompts import as_material, render
 from moult.data.questions import question_rows
+from moult.evaluation import pairwise
+from moult.evaluation.kinds import SuiteKind
 from moult.inference.asking import ask_all, open_endpoint
 from moult.inference.journal import Journal
 from moult.inference.remote.wire import OFF_FORM
@@ -19,7 +26,49 @@ VERSION = 1
 ORDERS = ("original", "swapped")
 # Longer justifications are cut short by the schema, where the model is ours: a weak one may never end.
 JUSTIFICATION = 240
+# Judgements that the report shows of a suite.
+SAMPLES = 3
 logger = logging.getLogger(__name__)
+
+
+class Answering(Section):
+    """How the models of a judged evaluation are asked; the defaults are METEOR's."""
+
+    prompt: Prompt | None = Field(None, description="Default: the dataset's, so that it is the one of training.")
+    decoding: Decoding = Decoding(temperature=0.7, top_p=0.9, max_tokens=1024)
+
+
+class Repeats(Section):
+    """Pairs that the judge is shown again, each time with another seed: does it say the same?"""
+
+    questions: int = Field(20, ge=0, description="At most so many of them; 0: none.")
+    times: int = Field(1, ge=1)
+
+
+class JudgeSuite(Section):
+    """Answers to questions, compared in pairs by a judge that sees each pair in both orders."""
+
+    datasets: list[str] = Field(min_length=1, description="Of format stackoverflow: their questions.")
+    split: Split = "test"
+    sample: int | None = Field(100, ge=1, description="At most so many questions, drawn with the seed; null: all.")
+    criteria: list[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]] = Field(
+        ["accuracy", "completeness", "relevance", "coherence", "reliability"],
+        min_length=1,
+        description="Scored from 1 to 10, and `overall` beside them.",
+    )
+    answers: Answering = Answering()
+    endpoint: str = Field(description="The judge.")
+    prompt: Prompt = "judge/pair"
+    decoding: Decoding = Decoding(max_tokens=1500)
+    repeats: Repeats = Repeats()
+
+    @model_validator(mode="after")
+    def criteria_are_distinct(self):
+        if "overall" in self.criteria:
+            raise ValueError("criteria: `overall` is asked for anyway; leave it out")
+        if len(set(self.criteria)) < len(self.criteria):
+            raise ValueError("criteria: one stands twice")
+        return self
 
 
 def sampled_questions(recipe, folders):
@@ -189,6 +238,94 @@ def judgement(recipe, row, order, repeat, value):
 
 
 def _place(recipe, row):
-    endpoint = recipe["endpoint"]
-    who = {"model": recipe["model"], "against": recipe["against"], "judge": endpoint.get("model") or endpoint["serve"]}
+    who = {"model": recipe["model"], "against": recipe["against"], "judge": _judge_of(recipe)}
     return {"uid": row["uid"], "dataset": row["dataset"]} | who
+
+
+def _judge_of(recipe):
+    return recipe["endpoint"].get("model") or recipe["endpoint"]["serve"]
+
+
+# ---------------------------------------------------------------- the kind of suite
+
+
+def _checks(cfg):
+    """Yield a sentence for every evaluation that asks of a judge what it cannot do."""
+    against = {}
+    for entry in cfg.evaluations:
+        judge, place = cfg.find("suites", entry.suite).judge, f"evaluations {entry.suite!r}"
+        if not judge:
+            continue
+        if bool(entry.models) == bool(entry.corpora):
+            yield f"{place}: a judge compares either `models` or `corpora`; write one of the two"
+        field = "models" if entry.models else "corpora"
+        beside = [name for other in cfg.evaluations if other.suite == entry.suite for name in getattr(other, field)]
+        if len(entry.against) != 1 or entry.against[0] not in beside or entry.against == entry.measured:
+            yield f"{place}, against: a judge compares; name two {field}, and one of them here"
+        if against.setdefault(entry.suite, entry.against) != entry.against:
+            yield f"{place}, against: is {against[entry.suite]} in one evaluation and {entry.against} in another"
+        for name in entry.corpora:
+            if cfg.corpus_dataset(name).name not in judge.datasets:
+                yield f"{place}, corpora: {name!r} answers other questions than those of the suite's datasets"
+
+
+def _compares(one):
+    """Return whether a manifest of judgements is of models or of corpora."""
+    return "corpora" if any(parent.startswith("corpora/") for parent in one["parents"]) else "models"
+
+
+def _subjects(one):
+    return [f"{_compares(one)}/{one['recipe'][side]}" for side in ("model", "against")]
+
+
+def _summary(judgements):
+    recipe = judgements[-1]["recipe"]
+    return f"judged by {_judge_of(recipe)}", f"{', '.join(recipe['criteria'])}, judged by {_judge_of(recipe)}"
+
+
+def _samples(judgements, root):
+    """Return whether a suite compares models or corpora, and its first judgements that could be read."""
+    rows = [row for one in judgements for row in read_jsonl(root / f"{one['key']}.jsonl") if row["status"] == "ok"]
+    compares = {_compares(one) for one in judgements}
+    return {"compares": "corpora" if "corpora" in compares else "models", "samples": rows[:SAMPLES]}
+
+
+def _answered(recipe, facts):
+    return f"{facts['rows']:,} questions answered, temperature {recipe['decoding']['temperature']:g}"
+
+
+def _judged(recipe, facts):
+    who = f"{recipe['model']} against {recipe['against']}"
+    return f"{who}, judged by {_judge_of(recipe)}: {facts['rows']:,} judgements"
+
+
+JUDGE = SuiteKind(
+    key="judge",
+    fields=JudgeSuite,
+    title="judge",
+    shape="questions",
+    carved=("test", "dev"),
+    measures=("models", "corpora"),
+    refusal="a judge compares models, or corpora; a setting has one model per dataset",
+    published=("meteor",),
+    methods={pairwise.METHOD: "judged in pairs"},
+    headline=pairwise.HEADLINE,
+    baseline=pairwise.BASELINE,
+    differences=pairwise.differences,
+    measurement="judgements",
+    words={
+        "answer_questions": _answered,
+        "judge_answers": _judged,
+        "score_judgements": lambda recipe, facts: "metrics of those judgements, with intervals",
+    },
+    subjects=_subjects,
+    summary=_summary,
+    tables=pairwise.suite_tables,
+    section=("judged", "Judged answers"),
+    template="judged.html.j2",
+    rejecting=("answers", "judgements"),
+    paid={"judgements": "judging"},
+    checks=_checks,
+    panels=pairwise.panels,
+    samples=_samples,
+)

@@ -2,11 +2,19 @@
 
 import functools
 import logging
+from typing import Literal
+
+from pydantic import Field
 
 from moult.base.files import read_json
+from moult.base.section import Section
 from moult.data.examples import label_messages
+from moult.data.fields import Split
 from moult.data.parquet import read_rows
 from moult.data.videos.frames import Frames
+from moult.evaluation.kinds import Baseline, Headline, SuiteKind, Unread
+from moult.evaluation.leaderboard import suite_tables
+from moult.evaluation.scores import differences
 from moult.inference.asking import ask_all, served_identity
 from moult.inference.engines import base, loading
 from moult.inference.journal import Journal
@@ -16,6 +24,15 @@ from moult.inference.structured import parse_label
 # Raise when the same model would now be asked, or its answers read, otherwise.
 VERSION = 1
 logger = logging.getLogger(__name__)
+
+
+class LabelSuite(Section):
+    """Label classification over datasets, by generation and by exact label log-likelihood."""
+
+    datasets: list[str] = Field(min_length=1)
+    split: Split = "test"
+    methods: list[Literal["generate", "likelihood"]] = Field(["generate", "likelihood"], min_length=1)
+    max_tokens: int = Field(16, ge=1, description="Of a generated answer.")
 
 
 def predict_labels(recipe, model, model_manifest, folders, journal):
@@ -74,3 +91,59 @@ def _likeliest(ask, asked, labels, recipe):
         else:
             best = max(range(len(labels)), key=value.__getitem__)
             yield {"pred": labels[best], "status": "ok", "raw": [round(score, 4) for score in value]}
+
+
+# ---------------------------------------------------------------- the kind of suite
+
+
+def _subjects(one):
+    return [f"models/{one['name'].split('/')[1]}"]
+
+
+def _summary(predictions):
+    names = list(dict.fromkeys(name for one in predictions for name in one["recipe"]["datasets"]))
+    return ", ".join(names) if len(names) < 4 else f"{len(names)} datasets", ", ".join(names)
+
+
+def _predicted(recipe, facts):
+    return f"{' and '.join(recipe['methods'])} on {recipe['split']}, {recipe['compute']['engine']}"
+
+
+LABELS = SuiteKind(
+    key="labels",
+    fields=LabelSuite,
+    title="label",
+    shape="labelled",
+    # On a carved dev split checkpoints are selected.
+    carved=("test",),
+    measures=("models", "settings"),
+    refusal="a suite of labels measures models; write `models`",
+    published=("mmla",),
+    methods={"generate": "by generation", "likelihood": "by label likelihood"},
+    headline=Headline("accuracy", "accuracy", "accuracies"),
+    baseline=Baseline("majority label", "Always answering the most frequent label", metric="majority_accuracy"),
+    differences=differences,
+    measurement="predictions",
+    words={
+        "predict_labels": _predicted,
+        "score_labels": lambda recipe, facts: "metrics of those predictions, with intervals",
+    },
+    subjects=_subjects,
+    summary=_summary,
+    tables=suite_tables,
+    section=("scores", "Scores"),
+    template="labels.html.j2",
+    metrics={
+        "macro_f1": "macro F1",
+        "weighted_f1": "weighted F1",
+        "macro_precision": "macro precision",
+        "macro_recall": "macro recall",
+        "weighted_precision": "weighted precision",
+        "weighted_recall": "weighted recall",
+    },
+    unread=Unread(
+        "Answers without one label",
+        "no label could be read, more than one stood there, or there was no answer",
+        {"unknown_rate": "no label", "multi_rate": "several", "error_rate": "errors"},
+    ),
+)

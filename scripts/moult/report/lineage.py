@@ -5,21 +5,26 @@ from pathlib import Path
 
 from moult.base.files import read_json
 from moult.data import fields
+from moult.evaluation.suites import KINDS
 from moult.report import graphs
 
 # A larger graph is told by the table below it.
 MOST_NODES = 60
 
 
-def read_manifests(paths, root):
-    """Return key → manifest, the key being kind and name (`models/base`), and in words what the artefact is."""
-    made = {}
+def read_manifests(paths, root, kinds=KINDS):
+    """Return key → manifest, the key being kind and name (`models/base`), and in words what the artefact is. kinds: of
+    suites, whose measurements are among them."""
+    made, told = {}, {rule: words for kind in kinds for rule, words in kind.words.items()}
     for path in paths:
         key = Path(path).relative_to(root).as_posix().removesuffix(".manifest.json")
         one = read_json(path)
         kind, name = key.split("/", 1)
         parents = {parent.removeprefix(f"{root.as_posix()}/"): content for parent, content in one["parents"].items()}
-        short, long = _in_words(one["rule"], one["recipe"], one["facts"])
+        if words := told.get(one["rule"]):
+            short, long = "", words(one["recipe"], one["facts"])
+        else:
+            short, long = _in_words(one["rule"], one["recipe"], one["facts"])
         size = sum(file["size"] for file in one["files"].values())
         made[key] = one | {"key": key, "kind": kind, "name": name, "parents": parents}
         made[key] |= {"short": short, "long": long, "size": size}
@@ -75,15 +80,6 @@ def _in_words(rule, recipe, facts):
             ]
             onto = f" on {recipe['base']}" if recipe["base"] else ""
             return f"{recipe['method']} merge", f"{recipe['method']} of {'; '.join(parents)}{onto}"
-        case "predict_labels":
-            return "", f"{' and '.join(recipe['methods'])} on {recipe['split']}, {recipe['compute']['engine']}"
-        case "score_labels" | "score_judgements":
-            return "", f"metrics of those {'predictions' if rule == 'score_labels' else 'judgements'}, with intervals"
-        case "answer_questions":
-            return "", f"{facts['rows']:,} questions answered, temperature {recipe['decoding']['temperature']:g}"
-        case "judge_answers":
-            who = f"{recipe['model']} against {recipe['against']}"
-            return "", f"{who}, judged by {author(recipe['endpoint'])}: {facts['rows']:,} judgements"
         case _:
             return "", ""
 
@@ -110,32 +106,29 @@ def author(endpoint):
     return endpoint.get("model") or endpoint["serve"]
 
 
-def draw_lineage(made):
-    """Return the picture of what was built from what, raw files and predictions left out; None if it is too large.
+def measurements_of(suite, kind, made):
+    """Return the manifests of a suite's measurements, in their order."""
+    return [one for one in made.values() if one["kind"] == kind.measurement and one["name"].split("/")[0] == suite]
+
+
+def draw_lineage(made, kinds=KINDS):
+    """Return the picture of what was built from what, raw files and measurements left out; None if it is too large.
 
     A suite gets a dashed edge from each model that it measures, and from those of its datasets that serve nothing else.
     """
-    nodes, edges, measured, datasets, asked = {}, [], [], [], {}
+    nodes, edges, measured, datasets = {}, [], [], []
+    kind_by_rule = {rule: kind for kind in kinds for rule in kind.words}
     for key, one in made.items():
         parents = [parent for parent in one["parents"] if parent in made]
-        if one["kind"] == "predictions":
-            suite, model = one["name"].split("/")
-            names = asked.setdefault(suite, {})
-            names |= one["recipe"]["datasets"]
-            detail = ", ".join(names) if len(names) < 4 else f"{len(names)} datasets"
-            title = f"{suite}: {', '.join(names)}"
-            nodes[f"suites/{suite}"] = {"kind": "suites", "label": suite, "detail": detail, "title": title}
-            measured.append((f"models/{model}", f"suites/{suite}"))
+        kind = kind_by_rule.get(one["rule"])
+        if kind and one["kind"] == kind.measurement:
+            suite = one["name"].split("/")[0]
+            detail, whole = kind.summary(measurements_of(suite, kind, made))
+            node = {"kind": "suites", "label": suite, "detail": detail, "title": f"{suite}: {whole}"}
+            nodes[f"suites/{suite}"] = node
+            measured += [(subject, f"suites/{suite}") for subject in kind.subjects(one)]
             datasets += [(parent, f"suites/{suite}") for parent in parents if parent.startswith("datasets/")]
-        elif one["kind"] == "judgements":
-            suite, recipe = one["name"].split("/")[0], one["recipe"]
-            kind = "corpora" if any(parent.startswith("corpora/") for parent in parents) else "models"
-            detail = f"judged by {author(recipe['endpoint'])}"
-            title = f"{suite}: {', '.join(recipe['criteria'])}, {detail}"
-            nodes[f"suites/{suite}"] = {"kind": "suites", "label": suite, "detail": detail, "title": title}
-            measured += [(f"{kind}/{recipe[side]}", f"suites/{suite}") for side in ("model", "against")]
-            datasets += [(parent, f"suites/{suite}") for parent in parents if parent.startswith("datasets/")]
-        elif one["kind"] not in ("answers", "scores"):
+        elif not kind:
             title = f"{one['name']}: {one['long']}"
             nodes[key] = {"kind": one["kind"], "label": one["name"], "detail": one["short"], "title": title}
             edges += [(parent, key) for parent in parents]
