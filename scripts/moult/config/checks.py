@@ -121,8 +121,10 @@ def evaluations(cfg):
     for entry in cfg.evaluations:
         kind, place = cfg.find("suites", entry.suite).kind, f"evaluations {entry.suite!r}"
         if entry.reference and entry.reference.table not in kind.published:
-            tables = " or ".join(kind.published) or "none"
-            yield f"{place}, reference: of a {kind.title} suite is `table: {tables}`"
+            tables = " or ".join(kind.published)
+            known = f"of a {kind.title} suite is `table: {tables}`"
+            right = known if tables else f"no table has values of a {kind.title} suite"
+            yield f"{place}, reference: {right}"
         for field in MEASURED:
             if getattr(entry, field) and field not in kind.measures:
                 yield f"{place}, {field}: {kind.refusal}"
