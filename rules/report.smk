@@ -3,11 +3,11 @@
 
 rule tabulate_scores:
     input:
-        scores=[f"<results>/scores/{suite}/{name}.csv" for suite, name in SCORED],
         **{
             folder: [f"<results>/{folder}/{suite}/{name}.jsonl" for suite, name in names]
             for folder, names in MEASUREMENTS.items()
         },
+        scores=[f"<results>/scores/{suite}/{name}.csv" for suite, name in SCORED],
     output:
         summary=report("<results>/scores/summary.csv", category="Scores", caption="../resources/report/summary.rst"),
         differences=report(
@@ -22,8 +22,8 @@ rule tabulate_scores:
     resources:
         **needs_of("tables"),
     params:
-        recipe=recipes.tabulate_scores(cfg),
         **MEASUREMENTS,
+        recipe=recipes.tabulate_scores(cfg),
     message:
         "tabulate_scores: tabulating all scores " "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
