@@ -2,6 +2,7 @@
 
 from moult.jobs.job import job
 from moult.report.page import write_report
+from moult.stages import STAGES
 
 if __name__ == "__main__":
     with job(snakemake) as running:
@@ -16,4 +17,5 @@ if __name__ == "__main__":
             title=running.recipe["title"],
             limit=running.recipe["limit"],
             seed=running.recipe["seed"],
+            words={stage.rule: stage.words for stage in STAGES},
         )

@@ -12,13 +12,15 @@ import pytest
 from moult.base.files import read_csv, read_json, write_csv, write_jsonl, write_text_atomic
 from moult.corpora.generated import write_corpus
 from moult.data.prepare import prepare_dataset
-from moult.evaluation.leaderboard import suite_tables, verdict
+from moult.evaluation.labels import LABELS
+from moult.evaluation.leaderboard import suite_tables
 from moult.evaluation.scores import COLUMNS, DIFFERENCES, differences, score_labels
 from moult.jobs.manifest import write_manifest
 from moult.report.accounts import row_accounts
 from moult.report.lineage import read_manifests
 from moult.report.page import write_report
 from moult.report.plots import draw_scores
+from moult.stages import STAGES
 
 DEMO = Path(__file__).parents[2] / "resources" / "demo"
 TASKS = {
@@ -27,6 +29,8 @@ TASKS = {
 }
 SKILLS = {"smollm2": 0.2, "advisor": 0.25, "acts_sft": 0.6, "instruct": 0.75, "merged_ties": 0.55}
 HOSTILE = "</style><script>alert('row')</script><img src=x onerror=alert(1)> \u202etxt\x07"
+
+WORDS = {stage.rule: stage.words for stage in STAGES}
 
 
 def add_dataset(root, name, files, **recipe):
@@ -227,7 +231,7 @@ class Page(HTMLParser):
 
 
 def write(experiment, target="report/index.html", **changes):
-    write_report(target, **experiment | changes)
+    write_report(target, words=WORDS, **experiment | changes)
     return Page(Path(target).read_text(encoding="utf-8"))
 
 
@@ -283,7 +287,7 @@ def test_an_experiment_without_corpora_and_evaluations_has_no_such_sections(expe
 
 def test_every_row_is_accounted_for_and_a_lost_one_is_found(experiment):
     root = Path("results/demo")
-    made = read_manifests(experiment["manifests"], root)
+    made = read_manifests(experiment["manifests"], root, WORDS)
     known = {"corpora/guidelines": (8, 0), "corpora/distilled": (5, 2)}
     corpora = [
         {"key": key, "splits": {"train": kept}, "rejects": {"cut": rejected}, "usage": {"calls": 8}}
@@ -322,15 +326,15 @@ def score_rows(values, dataset="acts"):
     ],
 )
 def test_bold_needs_the_runner_up_outside_of_the_interval(values, bold, ahead):
-    (suite,) = suite_tables(score_rows(values), [])
+    (suite,) = suite_tables(LABELS, score_rows(values), [])
     (table,) = suite["tables"]
     assert [row["model"] for row in table["rows"] if row["cells"][0]["best"]] == bold
-    assert verdict("labels", table)["ahead"] is ahead
+    assert suite["leaders"][0]["ahead"] is ahead
 
 
 def test_a_model_that_was_not_measured_on_a_dataset_leaves_a_gap():
     rows = score_rows({"a": 0.5, "b": 0.7}) + score_rows({"a": 0.6}, "moods")
     rows += score_rows({"a": 0.55}, "mean") + score_rows({"a": 0.55}, "weighted_mean")
-    (suite,) = suite_tables(rows, [])
+    (suite,) = suite_tables(LABELS, rows, [])
     assert [column["name"] for column in suite["tables"][0]["columns"]] == ["mean", "weighted_mean", "acts", "moods"]
     assert [cell is None for cell in suite["tables"][0]["rows"][1]["cells"]] == [True, True, False, True]

@@ -29,7 +29,7 @@ class Ref:
     @property
     def path(self) -> str:
         """The artefact's path below the results."""
-        return f"{self.kind}/{self.name}{ENDINGS.get(self.kind, '')}"
+        return f"{self.kind}/{self.name}{ENDINGS.get(self.kind.split('/')[0], '')}"
 
     @property
     def manifest(self) -> str:

@@ -4,6 +4,8 @@ import re
 from collections import Counter
 
 from moult.base.errors import nearest
+from moult.config.entries.evaluations import MEASURED
+from moult.evaluation.suites import KINDS
 
 # The files beside an artefact end so; a name may not.
 SUFFIXES = (".manifest", ".rejects", ".usage", ".recipe")
@@ -53,15 +55,16 @@ def unknown_names(cfg):
         for name in model.optimise.data if model.optimise else []:
             yield from _known("models", model.name, "data (corpora of pairs)", name, pairs)
     labelled = {entry.name for entry in cfg.datasets if entry.labels is not None}
+    shapes = {"labelled": labelled, "questions": questions}
     for suite in cfg.suites:
-        way = suite.labels or suite.judge
-        usable = labelled if suite.labels else questions
-        for name in way.datasets:
+        kind, settings = suite.kind, suite.settings
+        usable = shapes[kind.shape]
+        for name in settings.datasets:
             yield from _known("suites", suite.name, "datasets", name, usable)
-            if name in usable and way.split not in _splits(cfg.find("datasets", name), suite):
-                yield f"suites {suite.name!r}, split: dataset {name!r} has no file for {way.split!r}"
-        if suite.judge:
-            yield from _known("suites", suite.name, "endpoint", suite.judge.endpoint, endpoints)
+            if name in usable and settings.split not in _splits(cfg.find("datasets", name), kind):
+                yield f"suites {suite.name!r}, split: dataset {name!r} has no file for {settings.split!r}"
+        for name in settings.endpoints.values():
+            yield from _known("suites", suite.name, "endpoint", name, endpoints)
     judged = {corpus.name for corpus in cfg.corpora if corpus.judged}
     for evaluation in cfg.evaluations:
         yield from _known("evaluations", evaluation.suite, "suite", evaluation.suite, suites)
@@ -76,13 +79,13 @@ def unknown_names(cfg):
                     f"evaluations {evaluation.suite!r}, against: {name!r} is not measured by this suite"
                     f"{nearest(name, beside)}"
                 )
-        if evaluation.suite in suites and cfg.find("suites", evaluation.suite).labels:
+        if evaluation.suite in suites and "settings" in cfg.find("suites", evaluation.suite).kind.measures:
             yield from _unknown_members(cfg, evaluation, models)
 
 
 def _unknown_members(cfg, evaluation, models):
     """Yield a sentence for every dataset of a suite that a setting has no model for."""
-    datasets = cfg.find("suites", evaluation.suite).labels.datasets
+    datasets = cfg.find("suites", evaluation.suite).settings.datasets
     for setting in evaluation.settings:
         place = f"evaluations {evaluation.suite!r}, setting {setting.name!r}"
         if setting.name in models:
@@ -101,41 +104,27 @@ def _is_written_out(cfg, entry):
     return place is not None and place.of in cfg.by_name["rounds"]
 
 
-def _splits(dataset, suite):
-    """Return the splits that a suite may measure on: those of files and a carved test split, and under a judge a carved
-    dev split, too: by labels it is what checkpoints are selected on."""
-    carved = {"test": dataset.test_fraction, "dev": dataset.dev_fraction if suite.judge else 0}
-    return {*dataset.files, *(split for split, share in carved.items() if share and "train" in dataset.files)}
+def _splits(dataset, kind):
+    """Return the splits of a dataset that a kind of suite may measure on: those of files, and those it may carve."""
+    carved = {"test": dataset.test_fraction, "dev": dataset.dev_fraction}
+    carved = {split for split in kind.carved if carved[split] and "train" in dataset.files}
+    return {*dataset.files, *carved}
 
 
-def judged_evaluations(cfg):
-    """Yield a sentence for every evaluation that asks of a judge, or of labels, what they cannot do."""
-    against = {}
+def evaluations(cfg):
+    """Yield a sentence for every evaluation that asks of a kind of suite what it cannot do."""
     for entry in cfg.evaluations:
-        judge, place = cfg.find("suites", entry.suite).judge, f"evaluations {entry.suite!r}"
-        if entry.reference and (entry.reference.table == "meteor") != bool(judge):
-            yield f"{place}, reference: of a {'judge' if judge else 'label'} suite is `table: {_table(judge)}`"
-        if not judge:
-            if entry.corpora:
-                yield f"{place}, corpora: a suite of labels measures models; write `models`"
-            continue
-        if entry.settings:
-            yield f"{place}, settings: a judge compares models, or corpora; a setting has one model per dataset"
-        if bool(entry.models) == bool(entry.corpora):
-            yield f"{place}: a judge compares either `models` or `corpora`; write one of the two"
-        kind = "models" if entry.models else "corpora"
-        beside = [name for other in cfg.evaluations if other.suite == entry.suite for name in getattr(other, kind)]
-        if len(entry.against) != 1 or entry.against[0] not in beside or entry.against == entry.measured:
-            yield f"{place}, against: a judge compares; name two {kind}, and one of them here"
-        if against.setdefault(entry.suite, entry.against) != entry.against:
-            yield f"{place}, against: is {against[entry.suite]} in one evaluation and {entry.against} in another"
-        for name in entry.corpora:
-            if cfg.corpus_dataset(name).name not in judge.datasets:
-                yield f"{place}, corpora: {name!r} answers other questions than those of the suite's datasets"
-
-
-def _table(judge):
-    return "meteor" if judge else "mmla"
+        kind, place = cfg.find("suites", entry.suite).kind, f"evaluations {entry.suite!r}"
+        if entry.reference and entry.reference.table not in kind.published:
+            tables = " or ".join(kind.published)
+            known = f"of a {kind.title} suite is `table: {tables}`"
+            right = known if tables else f"no table has values of a {kind.title} suite"
+            yield f"{place}, reference: {right}"
+        for field in MEASURED:
+            if getattr(entry, field) and field not in kind.measures:
+                yield f"{place}, {field}: {kind.refusal}"
+    for kind in KINDS:
+        yield from kind.checks(cfg)
 
 
 def repeated_names(cfg):
@@ -161,8 +150,8 @@ def budget_without_price(cfg):
     """Yield a sentence for every remote endpoint whose answers a budget could not count."""
     if cfg.budget is None:
         return
-    judges = [suite.judge.endpoint for suite in cfg.suites if suite.judge]
-    for name in dict.fromkeys([*(name for corpus in cfg.corpora for name in corpus.endpoints.values()), *judges]):
+    asking = [*cfg.corpora, *(suite.settings for suite in cfg.suites)]
+    for name in dict.fromkeys(name for one in asking for name in one.endpoints.values()):
         endpoint = cfg.find("endpoints", name)
         if endpoint.url and not endpoint.price:
             yield (

@@ -158,8 +158,8 @@ class Config(Section):
                 served = by_name["endpoints"][endpoint].serve
                 if served and not self.is_within_rounds(served, corpus):
                     needed.add(served)
-        judges = [by_name["endpoints"][suite.judge.endpoint].serve for suite in self.suites if suite.judge]
-        needed |= {served for served in judges if served}
+        asked = [name for suite in self.suites for name in suite.settings.endpoints.values()]
+        needed |= {served for name in asked if (served := by_name["endpoints"][name].serve)}
         return [
             model.name
             for model in self.models

@@ -28,7 +28,7 @@ def load(raw, source="config"):
         raise UserError(_listed(source, [sentence(one, expanded) for one in _told_once(error, expanded)])) from None
     if problems := [*checks.repeated_names(cfg), *checks.unknown_names(cfg)] or [
         *checks.cycle(cfg),
-        *checks.judged_evaluations(cfg),
+        *checks.evaluations(cfg),
         *checks.budget_without_price(cfg),
         *checks.precision(cfg),
         *checks.corpora(cfg),

@@ -1,16 +1,36 @@
 """Label predictions, by generation and by exact label log-likelihood."""
 
 import logging
+from typing import Literal
 
-from moult.base.files import read_json
+from pydantic import Field
+
+from moult.base.files import derive_seed, read_json
+from moult.base.stage import Ref, Stage
 from moult.data.examples import label_messages
+from moult.data.fields import Split
 from moult.data.parquet import read_rows
+from moult.data.prompts import load_template
+from moult.evaluation import scores
+from moult.evaluation.kinds import Baseline, Headline, Settings, SuiteKind, Unread
+from moult.evaluation.leaderboard import suite_tables
+from moult.evaluation.scores import differences
+from moult.inference.recipes import compute_recipe
 from moult.inference.requests import ChatRequest, LabelRequest, Sampling
 from moult.inference.structured import parse_label
 
 # Raise when the same model would now be asked, or its answers read, otherwise.
 VERSION = 1
 logger = logging.getLogger(__name__)
+
+
+class LabelSuite(Settings):
+    """Label classification over datasets, by generation and by exact label log-likelihood."""
+
+    datasets: list[str] = Field(min_length=1)
+    split: Split = "test"
+    methods: list[Literal["generate", "likelihood"]] = Field(["generate", "likelihood"], min_length=1)
+    max_tokens: int = Field(16, ge=1, description="Of a generated answer.")
 
 
 def predict_labels(recipe, folders, asker):
@@ -59,3 +79,150 @@ def _likeliest(asker, asked, labels, recipe):
         else:
             best = max(range(len(labels)), key=value.__getitem__)
             yield {"pred": labels[best], "status": "ok", "raw": [round(score, 4) for score in value]}
+
+
+# ---------------------------------------------------------------- the kind of suite
+
+
+def _subjects(one):
+    return [f"models/{one['name'].split('/')[1]}"]
+
+
+def _summary(predictions):
+    names = list(dict.fromkeys(name for one in predictions for name in one["recipe"]["datasets"]))
+    return ", ".join(names) if len(names) < 4 else f"{len(names)} datasets", ", ".join(names)
+
+
+# ---------------------------------------------------------------- the stages
+
+
+def _predict_labels(cfg, suite, model):
+    """What is predicted: every dataset of a suite that the model is needed for, by every method, in one job."""
+    entry = cfg.find("suites", suite).labels
+    datasets = cfg.predicted[suite, model]
+    return {
+        "suite": suite,
+        "model": model,
+        "split": entry.split,
+        "methods": list(entry.methods),
+        "max_tokens": entry.max_tokens,
+        "datasets": {name: load_template(cfg.find("datasets", name).template) for name in datasets},
+        "compute": compute_recipe(cfg, model),
+        "version": VERSION,
+    }
+
+
+def _score_labels(cfg, suite, measured):
+    """What is scored: a model or a setting, by dataset the model that answers, and the published values beside it."""
+    reference = cfg.evaluation_of[suite, measured].reference
+    return {
+        "suite": suite,
+        "model": measured,
+        "methods": list(cfg.find("suites", suite).labels.methods),
+        "datasets": cfg.measured[suite, measured],
+        "limit": cfg.limit,
+        "reference": reference.model_dump() if reference else None,
+        "seed": derive_seed(cfg.seed, "score_labels", suite),
+        "version": scores.VERSION,
+    }
+
+
+def _plot_confusion(cfg, suite, measured):
+    """Whose answers are counted."""
+    return {
+        "suite": suite,
+        "model": measured,
+        "methods": list(cfg.find("suites", suite).labels.methods),
+        "datasets": cfg.measured[suite, measured],
+        "version": scores.CONFUSION_VERSION,
+    }
+
+
+def _datasets(names):
+    return {"datasets": [Ref("datasets", name) for name in names]}
+
+
+def _predictions(cfg, suite, measured, form="artefact"):
+    """The predictions of the models that stand for a model or a setting."""
+    models = dict.fromkeys(cfg.measured[suite, measured].values())
+    return {"predictions": [Ref("predictions", f"{suite}/{model}", form) for model in models]}
+
+
+def _label_load(cfg, suite, model):
+    labels = cfg.find("suites", suite).labels
+    return {"answer": labels.max_tokens, "datasets": [cfg.find("datasets", one) for one in labels.datasets]}
+
+
+def _labels_in_words(recipe, facts):
+    return "", f"{' and '.join(recipe['methods'])} on {recipe['split']}, {recipe['compute']['engine']}"
+
+
+STAGES = (
+    Stage(
+        rule="predict_labels",
+        makes="predictions",
+        doing="predicting the labels of {suite} with {model}",
+        wildcards=("suite", "model"),
+        names=lambda cfg: list(cfg.predicted),
+        recipe=_predict_labels,
+        inputs=lambda cfg, *names: {"model": Ref("models", names[1])} | _datasets(cfg.predicted[names]),
+        model=lambda cfg, suite, model: model,
+        needs="inference",
+        workload=_label_load,
+        words=_labels_in_words,
+    ),
+    Stage(
+        rule="score_labels",
+        makes="scores",
+        doing="scoring {measured} on {suite}",
+        wildcards=("suite", "measured"),
+        names=lambda cfg: list(cfg.measured),
+        recipe=_score_labels,
+        inputs=lambda cfg, *names: _predictions(cfg, *names) | _datasets(cfg.measured[names]),
+        words=lambda *_: ("", "metrics of those predictions, with intervals"),
+    ),
+    Stage(
+        rule="plot_confusion",
+        makes="plots/confusion",
+        doing="plotting which labels {measured} takes for which on {suite}",
+        wildcards=("suite", "measured"),
+        names=lambda cfg: list(cfg.measured),
+        recipe=_plot_confusion,
+        inputs=lambda cfg, *names: _predictions(cfg, *names, "file") | _datasets(cfg.measured[names]),
+    ),
+)
+LABELS = SuiteKind(
+    key="labels",
+    fields=LabelSuite,
+    title="label",
+    shape="labelled",
+    # On a carved dev split checkpoints are selected.
+    carved=("test",),
+    measures=("models", "settings"),
+    refusal="a suite of labels measures models; write `models`",
+    published=("mmla",),
+    methods={"generate": "by generation", "likelihood": "by label likelihood"},
+    headline=Headline("accuracy", "accuracy", "accuracies"),
+    baseline=Baseline("majority label", "Always answering the most frequent label", metric="majority_accuracy"),
+    differences=differences,
+    measurement="predictions",
+    stages=STAGES,
+    subjects=_subjects,
+    summary=_summary,
+    tables=suite_tables,
+    section=("scores", "Scores"),
+    template="labels.html.j2",
+    metrics={
+        "macro_f1": "macro F1",
+        "weighted_f1": "weighted F1",
+        "macro_precision": "macro precision",
+        "macro_recall": "macro recall",
+        "weighted_precision": "weighted precision",
+        "weighted_recall": "weighted recall",
+    },
+    unread=Unread(
+        "Answers without one label",
+        "no label could be read, more than one stood there, or there was no answer",
+        {"unknown_rate": "no label", "multi_rate": "several", "error_rate": "errors"},
+    ),
+)

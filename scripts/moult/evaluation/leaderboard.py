@@ -1,79 +1,94 @@
-"""Standings: score tables as a reader wants them: models by datasets, who leads, and whether that is clear."""
+"""Leaderboards: score tables as a reader wants them: models by datasets, who leads, and whether that is clear."""
 
 from moult.evaluation.published import SOURCES
 
 # What the rows of a suite end with: its means over the datasets.
 MEANS = ("mean", "weighted_mean")
-STATUSES = ("unknown", "multi", "error")
-# What tells of a judge, not of the answers.
-TRUST = (
-    "order_consistency first_shown_share repeat_stability tie_rate parse_failure_rate error_rate unanswered_rate"
-).split()
 
 
-def _published(row):
-    """Return what each source published instead, as source, value, and what ours is more."""
-    return [(source, float(row[source]), float(row[f"{source}_delta"])) for source in SOURCES if row[source]]
-
-
-def _estimate(row):
-    """Return a row of summary.csv as numbers."""
+def estimate_of(row):
+    """Return a row of summary.csv as numbers: value, low, high, n, and what each source published instead, as source,
+    value, and what ours is more."""
     estimate = {"value": float(row["value"]), "low": float(row["ci_low"]), "high": float(row["ci_high"])}
-    return estimate | {"n": int(row["n"]), "published": _published(row)}
+    published = [(source, float(row[source]), float(row[f"{source}_delta"])) for source in SOURCES if row[source]]
+    return estimate | {"n": int(row["n"]), "published": published}
 
 
-def suite_tables(rows, differences):
-    """Return for each suite of summary.csv and differences.csv its name, tables, differences, and published sources.
+def suite_tables(kind, rows, differences):
+    """Return for each suite of summary.csv and differences.csv its name, tables, differences, published sources,
+    leaders (see `leader`) and unread (see `unread_answers`). kind: their SuiteKind.
 
-    A table has method, datasets, columns (a dataset or a mean: name, n, majority) and rows (model, a cell per column).
-    A cell holds metric → estimate, `best` (see `_mark_best`) and `unread`, the rate of answers without one label.
+    A table has method, datasets, columns (a dataset or a mean: name, n, baseline, and the baseline's place on the
+    table's scale) and rows (model, a cell per column). A cell holds metric → estimate, the headline metric's with
+    `places`; `best` (see `_mark_best`); and `unread`, the rate of answers that could not be read.
     """
     found = {}
     for row in rows:
-        estimate = _estimate(row)
         cells = found.setdefault(row["suite"], {}).setdefault(row["method"], {})
-        cells.setdefault((row["model"], row["dataset"]), {})[row["metric"]] = estimate
-    return [
-        {
-            "name": suite,
-            "tables": [_score_table(method, cells) for method, cells in by_method.items()],
-            "differences": _differences([row for row in differences if row["suite"] == suite]),
-            "sources": [source for source in SOURCES if any(row[source] for row in rows if row["suite"] == suite)],
-        }
-        for suite, by_method in found.items()
-    ]
+        cells.setdefault((row["model"], row["dataset"]), {})[row["metric"]] = estimate_of(row)
+    suites = []
+    for name, by_method in found.items():
+        tables = [_score_table(kind, method, cells) for method, cells in by_method.items()]
+        mine = [row for row in differences if row["suite"] == name]
+        suite = {"name": name, "tables": tables, "differences": difference_lines(kind.headline, mine)}
+        suite["sources"] = [source for source in SOURCES if any(row[source] for row in rows if row["suite"] == name)]
+        suite["leaders"] = [leader(kind, name, table) for table in tables]
+        suites.append(suite | {"unread": unread_answers(kind, name, tables)})
+    return suites
 
 
-def _score_table(method, cells):
+def _score_table(kind, method, cells):
+    headline = kind.headline
     models, names = (list(dict.fromkeys(key[place] for key in cells)) for place in (0, 1))
     datasets = [name for name in names if name not in MEANS]
+    ends = [cell[headline.metric][end] for cell in cells.values() for end in ("low", "high")]
+    scale = headline.unit.bounds or (min(0.0, *ends), max(0.0, *ends))
     columns = {}
     # The means first: of many datasets they are what is looked for.
     for name in [*MEANS, *datasets] if len(datasets) > 1 else datasets:
         column = [cells[model, name] for model in models if (model, name) in cells]
-        majority = column[0].get("majority_accuracy")
-        columns[name] = {"name": name, "n": column[0]["accuracy"]["n"], "majority": majority and majority["value"]}
-        _mark_best(column)
+        columns[name] = {"name": name, "n": column[0][headline.metric]["n"], "baseline": _baseline(kind, column[0])}
+        _mark_best(headline, column)
         for cell in column:
-            cell["unread"] = sum(cell[f"{status}_rate"]["value"] for status in STATUSES if f"{status}_rate" in cell)
-    known = [(columns[name]["majority"], columns[name]["n"]) for name in datasets]
-    if len(datasets) > 1 and all(majority is not None for majority, _ in known):
-        columns["mean"]["majority"] = sum(majority for majority, _ in known) / len(known)
-        columns["weighted_mean"]["majority"] = sum(majority * n for majority, n in known) / sum(n for _, n in known)
+            one = cell[headline.metric]
+            one["places"] = [place_on(scale, one[end]) for end in ("low", "value", "high")]
+            cell["unread"] = sum(cell[rate]["value"] for rate in kind.unread_rates if rate in cell)
+    known = [(columns[name]["baseline"], columns[name]["n"]) for name in datasets]
+    if len(datasets) > 1 and all(baseline is not None for baseline, _ in known):
+        columns["mean"]["baseline"] = sum(baseline for baseline, _ in known) / len(known)
+        columns["weighted_mean"]["baseline"] = sum(baseline * n for baseline, n in known) / sum(n for _, n in known)
+    for column in columns.values():
+        column["place"] = None if column["baseline"] is None else place_on(scale, column["baseline"])
     rows = [{"model": model, "cells": [cells.get((model, name)) for name in columns]} for model in models]
     return {"method": method, "datasets": datasets, "columns": list(columns.values()), "rows": rows}
 
 
-def _mark_best(column):
+def _baseline(kind, cell):
+    """Return the baseline of a dataset's column: the metric of any of its cells, or the same value everywhere."""
+    if kind.baseline is None or kind.baseline.metric is None:
+        return kind.baseline and kind.baseline.value
+    return cell[kind.baseline.metric]["value"] if kind.baseline.metric in cell else None
+
+
+def place_on(scale, value):
+    """Return where a value stands on a scale (lowest, highest), in percent of its length."""
+    lowest, highest = scale
+    return 100 * (value - lowest) / ((highest - lowest) or 1)
+
+
+def _mark_best(headline, column):
     """Mark the best cell of a column, if the runner-up's value lies outside of its interval."""
-    ranked = sorted(column, key=lambda cell: -cell["accuracy"]["value"])
+    ranked = headline.ranked([(cell, cell[headline.metric]) for cell in column])
     for cell in column:
         cell["best"] = False
     if len(ranked) > 1:
-        ranked[0]["best"] = ranked[0]["accuracy"]["low"] > ranked[1]["accuracy"]["value"]
+        (best, first), (_, second) = ranked[:2]
+        best["best"] = headline.is_clearly_better(first, second["value"])
 
 
-def _differences(rows):
+def difference_lines(headline, rows):
+    """Return rows of differences.csv as numbers, with places on a common scale around 0, and a trend: up (clearly
+    better), down (clearly worse), or even."""
     numbers = ("difference", "ci_low", "ci_high", "p_mcnemar")
     lines = [row | {name: float(row[name]) for name in numbers} | {"n": int(row["n"])} for row in rows]
     widest = max([0.05, *(abs(line[end]) for line in lines for end in ("ci_low", "ci_high"))])
@@ -81,17 +96,21 @@ def _differences(rows):
         line |= {"value": line["difference"], "low": line["ci_low"], "high": line["ci_high"]}
         # Where the mark stands on a scale from -widest to +widest, in percent.
         line["places"] = [50 + 50 * line[end] / widest for end in ("low", "value", "high")]
+        clear = line["p_mcnemar"] < 0.05 and (line["low"] > 0 or line["high"] < 0)
+        line["trend"] = ("up" if headline.is_clearly_better(line, 0) else "down") if clear else "even"
     return lines
 
 
-def verdict(suite, table):
+def leader(kind, suite, table):
     """Return who leads a table by its mean (or its one dataset), and whether that is clear, as parts of a sentence."""
-    majority = table["columns"][0]["majority"]
-    ranked = [(row["model"], row["cells"][0]["accuracy"]) for row in table["rows"] if row["cells"][0]]
-    ranked.sort(key=lambda one: -one[1]["value"])
+    headline, baseline = kind.headline, table["columns"][0]["baseline"]
+    ranked = headline.ranked(
+        [(row["model"], row["cells"][0][headline.metric]) for row in table["rows"] if row["cells"][0]]
+    )
     best, first = ranked[0]
     rivals = ranked[1:2]
     return {
+        "kind": kind,
         "suite": suite,
         "method": table["method"],
         "datasets": table["datasets"],
@@ -99,82 +118,21 @@ def verdict(suite, table):
         "first": first,
         "rival": rivals[0] if rivals else None,
         "tied": [model for model, one in ranked if one["value"] == first["value"]],
-        "ahead": all(first["low"] > one["value"] for _, one in rivals),
-        "majority": majority,
-        "beats": majority is not None and first["low"] > majority,
+        "ahead": all(headline.is_clearly_better(first, one["value"]) for _, one in rivals),
+        "baseline": baseline,
+        "beats": baseline is not None and headline.is_clearly_better(first, baseline),
     }
 
 
-def unread_answers(suite):
-    """Return how many answers held no label, two, or an error, per model and method, where there are any."""
-    lines = []
-    for table in suite["tables"]:
+def unread_answers(kind, suite, tables):
+    """Return how many answers could not be read, by rate (of kind.unread), per model and method where there are any."""
+    lines, rates = [], kind.unread_rates
+    for table in tables:
         for row in table["rows"]:
-            cells = [cell for cell in row["cells"] if cell and "unknown_rate" in cell]
-            sizes = [cell["accuracy"]["n"] for cell in cells]
-            counts = {
-                status: sum(round(cell[f"{status}_rate"]["value"] * n) for cell, n in zip(cells, sizes, strict=True))
-                for status in STATUSES
-            }
+            cells = [cell for cell in row["cells"] if cell and all(rate in cell for rate in rates)]
+            sized = [(cell, cell[kind.headline.metric]["n"]) for cell in cells]
+            counts = {rate: sum(round(cell[rate]["value"] * n) for cell, n in sized) for rate in rates}
             if any(counts.values()):
-                names = {"suite": suite["name"], "model": row["model"], "method": table["method"]}
-                lines.append(names | counts | {"n": sum(sizes)})
+                names = {"suite": suite, "model": row["model"], "method": table["method"]}
+                lines.append(names | {"counts": counts, "n": sum(n for _, n in sized)})
     return lines
-
-
-# ---------------------------------------------------------------- judged suites
-
-
-def judged_suites(rows, differences):
-    """Return for each judged suite of summary.csv its name, tables, trust, verdicts, differences and published sources.
-
-    A table has dataset, criteria (overall last) and rows (model, per criterion a cell of win_share and score, or None).
-    trust: per model and dataset, the metrics that tell of the judge rather than of the answers. verdicts: of each model
-    that was set against another, its overall win share over the suite.
-    """
-    found = {}
-    for row in rows:
-        suite = found.setdefault(row["suite"], {"cells": {}, "sources": set()})
-        cell = suite["cells"].setdefault((row["dataset"], row["model"], row["task"]), {})
-        cell[row["metric"]] = _estimate(row)
-        suite["sources"] |= {source for source, *_ in cell[row["metric"]]["published"]}
-    suites = []
-    for name, suite in found.items():
-        mine = [row for row in differences if row["suite"] == name]
-        # Its judgements are those of the others.
-        compared_with = {row["against"] for row in mine}
-        trust = [
-            {"model": model, "dataset": dataset} | dict.fromkeys(TRUST) | cell
-            for (dataset, model, criterion), cell in suite["cells"].items()
-            if criterion == "overall" and dataset not in MEANS and model not in compared_with
-        ]
-        tables = {"name": name, "tables": _judged_tables(suite["cells"]), "trust": trust}
-        tables |= {"verdicts": _judged_verdicts(suite["cells"], mine), "differences": _differences(mine)}
-        suites.append(tables | {"sources": sorted(suite["sources"])})
-    return suites
-
-
-def _judged_tables(cells):
-    datasets = list(dict.fromkeys(dataset for dataset, _, _ in cells if dataset not in MEANS))
-    criteria = list(dict.fromkeys(criterion for _, _, criterion in cells if criterion != "overall"))
-    models = list(dict.fromkeys(model for _, model, _ in cells))
-    tables = []
-    # The means first: of many datasets they are what is looked for.
-    for dataset in [*MEANS, *datasets] if len(datasets) > 1 else datasets:
-        found = [
-            [cells.get((dataset, model, criterion), {}) for criterion in (*criteria, "overall")] for model in models
-        ]
-        rows = [
-            {"model": model, "cells": [cell if "win_share" in cell else None for cell in line]}
-            for model, line in zip(models, found, strict=True)
-        ]
-        tables.append({"dataset": dataset, "criteria": [*criteria, "overall"], "rows": rows})
-    return tables
-
-
-def _judged_verdicts(cells, differences):
-    verdicts = []
-    for model, against in dict.fromkeys((row["model"], row["against"]) for row in differences):
-        share = cells.get(("weighted_mean", model, "overall"), {}).get("win_share")
-        verdicts += [{"model": model, "against": against, "share": share}] if share else []
-    return verdicts

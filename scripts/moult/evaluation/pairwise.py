@@ -4,14 +4,22 @@ import csv
 
 from moult.base.files import read_jsonl
 from moult.evaluation import metrics
+from moult.evaluation.kinds import Baseline, Headline
+from moult.evaluation.leaderboard import MEANS, difference_lines, estimate_of
 from moult.evaluation.published import REFERENCE
 from moult.evaluation.scores import COLUMNS
 
 # Raise when the same judgements would now be scored otherwise.
 VERSION = 1
 METHOD = "judged"
+HEADLINE = Headline("win_share", "win share", "win shares")
+BASELINE = Baseline("one half", value=0.5)
 # What the published table calls our metrics.
 PUBLISHED_AS = {"win_share": "win_share", "score_1_to_10": "score"}
+# What tells of a judge, not of the answers.
+TRUST = (
+    "order_consistency first_shown_share repeat_stability tie_rate parse_failure_rate error_rate unanswered_rate"
+).split()
 
 
 def outcome(scores, mine, theirs, criterion):
@@ -161,3 +169,68 @@ def differences(recipe, judgements):
                 difference = metrics.paired_difference([(win > 0.5, win < 0.5) for win in wins], recipe["seed"])
                 rows.append(place | difference | {"n": len(wins)})
     return rows
+
+
+# ---------------------------------------------------------------- what a reader sees
+
+
+def suite_tables(kind, rows, differences):
+    """Return for each judged suite of summary.csv its name, tables, trust, verdicts, differences and published sources;
+    leaders and unread are empty: the verdicts and the trust tell.
+
+    A table has dataset, criteria (overall last) and rows (model, per criterion a cell of win_share and score, or None).
+    trust: per model and dataset, the metrics that tell of the judge rather than of the answers. verdicts: of each model
+    that was set against another, its overall win share over the suite.
+    """
+    found = {}
+    for row in rows:
+        suite = found.setdefault(row["suite"], {"cells": {}, "sources": set()})
+        cell = suite["cells"].setdefault((row["dataset"], row["model"], row["task"]), {})
+        cell[row["metric"]] = estimate_of(row)
+        suite["sources"] |= {source for source, *_ in cell[row["metric"]]["published"]}
+    suites = []
+    for name, suite in found.items():
+        mine = [row for row in differences if row["suite"] == name]
+        # Its judgements are those of the others.
+        compared_with = {row["against"] for row in mine}
+        trust = [
+            {"model": model, "dataset": dataset} | dict.fromkeys(TRUST) | cell
+            for (dataset, model, criterion), cell in suite["cells"].items()
+            if criterion == "overall" and dataset not in MEANS and model not in compared_with
+        ]
+        tables = {"name": name, "tables": _tables(suite["cells"]), "trust": trust, "leaders": [], "unread": []}
+        tables |= {"verdicts": _verdicts(suite["cells"], mine), "differences": difference_lines(HEADLINE, mine)}
+        suites.append(tables | {"sources": sorted(suite["sources"])})
+    return suites
+
+
+def _tables(cells):
+    datasets = list(dict.fromkeys(dataset for dataset, _, _ in cells if dataset not in MEANS))
+    criteria = list(dict.fromkeys(criterion for _, _, criterion in cells if criterion != "overall"))
+    models = list(dict.fromkeys(model for _, model, _ in cells))
+    tables = []
+    # The means first: of many datasets they are what is looked for.
+    for dataset in [*MEANS, *datasets] if len(datasets) > 1 else datasets:
+        found = [
+            [cells.get((dataset, model, criterion), {}) for criterion in (*criteria, "overall")] for model in models
+        ]
+        rows = [
+            {"model": model, "cells": [cell if "win_share" in cell else None for cell in line]}
+            for model, line in zip(models, found, strict=True)
+        ]
+        tables.append({"dataset": dataset, "criteria": [*criteria, "overall"], "rows": rows})
+    return tables
+
+
+def _verdicts(cells, differences):
+    verdicts = []
+    for model, against in dict.fromkeys((row["model"], row["against"]) for row in differences):
+        share = cells.get(("weighted_mean", model, "overall"), {}).get("win_share")
+        verdicts += [{"model": model, "against": against, "share": share}] if share else []
+    return verdicts
+
+
+def panels(rows):
+    """Return the win shares over all datasets of a suite, a panel per criterion."""
+    shares = [row for row in rows if row["metric"] == HEADLINE.metric and row["dataset"] == "weighted_mean"]
+    return [row | {"dataset": row["task"]} for row in shares]

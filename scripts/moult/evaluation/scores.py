@@ -9,6 +9,8 @@ from moult.evaluation.published import SOURCES, Published
 
 # Raise when the same predictions would now be scored or tabulated otherwise.
 VERSION = 2
+# Raise when confusion matrices are drawn otherwise: it redraws them.
+CONFUSION_VERSION = 1
 COLUMNS = "model suite dataset task method metric value n ci_low ci_high".split()
 COLUMNS += [column for source in SOURCES for column in (source, f"{source}_delta")] + ["limit"]
 DIFFERENCES = "suite model against dataset method difference ci_low ci_high p_mcnemar n".split()

@@ -4,11 +4,10 @@ import base64
 from collections import Counter
 
 from moult.base.files import read_csv, read_json, read_jsonl
+from moult.evaluation.suites import KINDS
 from moult.report import plots
 from moult.report.lineage import in_order
 
-# Rules whose artefacts hold train.json and loss.csv.
-TRAINERS = ("finetune_lora", "finetune_full", "optimise_lora", "optimise_full")
 SAMPLES = 3
 
 
@@ -39,18 +38,10 @@ def corpus_entry(one, root):
     }
 
 
-def judging_cost(one, root):
-    """Return what the judgements of one model took, as a corpus' entry says it."""
+def asking_cost(one, root):
+    """Return what a measurement that asks took, as a corpus' entry says it."""
     url = one["recipe"]["endpoint"].get("url")
     return {"name": one["name"], "key": one["key"], "url": url, "usage": read_json(root / f"{one['key']}.usage.json")}
-
-
-def judged_entry(suite, made, root):
-    """Return whether a judged suite compares models or corpora, and its first judgements."""
-    mine = [one for one in made.values() if one["kind"] == "judgements" and one["name"].split("/")[0] == suite]
-    corpora = any(parent.startswith("corpora/") for one in mine for parent in one["parents"])
-    rows = [row for one in mine for row in read_jsonl(root / f"{one['key']}.jsonl") if row["status"] == "ok"]
-    return {"kind": "corpora" if corpora else "models", "samples": rows[:SAMPLES]}
 
 
 def _answers_of(row):
@@ -76,12 +67,12 @@ def total_cost(costs):
     return totals | {"unknown": sum(usage["cost_usd"] is None for usage in usages)}
 
 
-def row_accounts(made, corpora, root):
+def row_accounts(made, corpora, root, kinds=KINDS):
     """Return where every row went, per dataset, corpus and training; `missing` counts those that nothing explains."""
     datasets = [one for one in made.values() if one["kind"] == "datasets"]
     given_by = {corpus["key"]: corpus["splits"] for corpus in corpora}
     given_by |= {one["key"]: {split: at["rows"] for split, at in one["facts"]["splits"].items()} for one in datasets}
-    accounts = []
+    accounts, rejecting = [], [folder for kind in kinds for folder in kind.rejecting]
     for one in datasets:
         splits = one["facts"]["splits"].values()
         unused = sum(split["left_out_by_limit"] for split in splits)
@@ -94,11 +85,11 @@ def row_accounts(made, corpora, root):
         given = one["facts"].get("rows_in", corpus["usage"]["calls"])
         accounts.append(_account(one, given, one["facts"]["rows"], corpus["rejects"]))
     for one in made.values():
-        if one["kind"] in ("answers", "judgements"):
+        if one["kind"] in rejecting:
             rows = read_jsonl(root / f"{one['key']}.jsonl")
             reasons = Counter(_failure(row) for row in rows if row["status"] != "ok")
             accounts.append(_account(one, len(rows), sum(row["status"] == "ok" for row in rows), reasons))
-        if one["rule"] in TRAINERS:
+        if "n_train" in one["facts"]:
             sources = [parent for parent in one["parents"] if parent in given_by]
             given = sum(given_by[source].get(split, 0) for source in sources for split in ("train", "dev"))
             kept = one["facts"]["n_train"] + one["facts"]["n_dev"]

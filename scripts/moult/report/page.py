@@ -7,63 +7,53 @@ from pathlib import Path
 
 from moult.base.files import digest, read_csv, write_text_atomic
 from moult.base.paths import RESOURCES
-from moult.evaluation import leaderboard
-from moult.evaluation.pairwise import METHOD as JUDGED
+from moult.evaluation.kinds import PERCENT
+from moult.evaluation.suites import KINDS
 from moult.report import graphs
-from moult.report.accounts import (
-    corpus_entry,
-    dataset_entry,
-    judged_entry,
-    judging_cost,
-    loss_entry,
-    row_accounts,
-    total_cost,
-)
-from moult.report.lineage import draw_lineage, package_versions, read_manifests, stale_parents
+from moult.report.accounts import asking_cost, corpus_entry, dataset_entry, loss_entry, row_accounts, total_cost
+from moult.report.lineage import draw_lineage, measurements_of, package_versions, read_manifests, stale_parents
 from moult.report.svg import inline_svg
 
 # Raise when the template, the style or the pictures change: it rewrites reports.
 VERSION = 3
 LOOKS = RESOURCES / "report"
 WORDS = {
-    "generate": "by generation",
-    "likelihood": "by label likelihood",
-    "judged": "judged in pairs",
-    "mean": "mean",
     "weighted_mean": "weighted mean",
     "datasets": "dataset",
     "corpora": "corpus",
     "adapters": "adapter",
     "models": "model",
     "suites": "suite",
-    "predictions": "predictions",
-    "answers": "answers",
-    "judgements": "judgements",
-    "scores": "scores",
 }
 
 
-def write_report(target, *, summary, differences, plots, confusion, manifests, leakage, title, limit, seed):
+def write_report(
+    target, *, summary, differences, plots, confusion, manifests, leakage, title, limit, seed, words, kinds=KINDS
+):
     """Write the report of one experiment; the files beside the manifests tell losses, usage, rejects and samples.
 
-    summary, differences: CSV files (labelling.COLUMNS, labelling.DIFFERENCES); plots: an SVG per suite; confusion: an
+    summary, differences: CSV files (scores.COLUMNS, scores.DIFFERENCES); plots: an SVG per suite; confusion: an
     SVG per suite and model or setting, which the report links to; manifests: of everything the config names;
-    leakage: a CSV per dataset; limit: rows per split of a smoke run, or None.
+    leakage: a CSV per dataset; limit: rows per split of a smoke run, or None; words: rule → what its
+    manifests say, see `read_manifests`; kinds: of suites, a section each.
     """
     root = Path(summary).parents[1]
-    made = read_manifests(manifests, root)
-    scores, compared = read_csv(summary), read_csv(differences)
-    suites = leaderboard.suite_tables(
-        *([row for row in rows if row["method"] != JUDGED] for rows in (scores, compared))
-    )
-    judged = leaderboard.judged_suites(
-        *([row for row in rows if row["method"] == JUDGED] for rows in (scores, compared))
-    )
-    for suite in judged:
-        suite |= judged_entry(suite["name"], made, root)
+    made = read_manifests(manifests, root, words)
+    tables = read_csv(summary), read_csv(differences)
+    measured = []
+    for kind in kinds:
+        suites = kind.tables(kind, *([row for row in rows if row["method"] in kind.methods] for rows in tables))
+        for suite in suites:
+            suite |= kind.samples(measurements_of(suite["name"], kind, made), root)
+        measured.append({"kind": kind, "suites": suites})
+    suites = [suite for section in measured for suite in section["suites"]]
+    for number, suite in enumerate(suites, 1):
+        suite["number"] = number
     leaks = {Path(path).stem: read_csv(path) for path in leakage}
     corpora = [corpus_entry(one, root) for one in made.values() if one["kind"] == "corpora"]
-    costs = corpora + [judging_cost(one, root) for one in made.values() if one["kind"] == "judgements"]
+    verbs = {folder: verb for kind in kinds for folder, verb in kind.paid.items()}
+    paid = [one for one in made.values() if one["kind"] in verbs]
+    costs = corpora + [asking_cost(one, root) for one in paid]
     page = {
         "title": title,
         "experiment": root.name,
@@ -71,19 +61,19 @@ def write_report(target, *, summary, differences, plots, confusion, manifests, l
         "seed": seed,
         "build": digest({key: one["content"] for key, one in made.items()}),
         "artefacts": made,
+        "measured": measured,
         "suites": suites,
         "plots": {Path(plot).stem: Path(plot).read_text(encoding="utf-8") for plot in plots},
         "confusion": {Path(path).parts[-2:-1] + (Path(path).stem,): _link(path, target) for path in confusion},
-        "verdicts": [leaderboard.verdict(suite["name"], table) for suite in suites for table in suite["tables"]],
-        "unread": [line for suite in suites for line in leaderboard.unread_answers(suite)],
-        "lineage": draw_lineage(made),
+        "leaders": [leader for suite in suites for leader in suite["leaders"]],
+        "lineage": draw_lineage(made, kinds),
         "trained": [loss_entry(one, root) for one in made.values() if one["facts"].get("steps")],
         "datasets": [dataset_entry(one, leaks, root) for one in made.values() if one["kind"] == "datasets"],
         "corpora": corpora,
-        "judged": judged,
+        "paid": {one["kind"]: verbs[one["kind"]] for one in paid},
         "costs": costs,
         "cost": total_cost(costs),
-        "accounts": row_accounts(made, corpora, root),
+        "accounts": row_accounts(made, corpora, root, kinds),
         "versions": package_versions(made),
         "stale": stale_parents(made),
     }
@@ -100,9 +90,7 @@ def render(page):
     import jinja2
     from markupsafe import Markup
 
-    def signed(value):
-        return f"{100 * value:+.1f}".replace("-", "−") if abs(value) >= 0.0005 else "0.0"
-
+    words = WORDS | {method: told for section in page["measured"] for method, told in section["kind"].methods.items()}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(LOOKS),
         autoescape=True,
@@ -111,14 +99,14 @@ def render(page):
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {
-        "percent": lambda value: "–" if value is None else f"{100 * value:.1f}%",
-        "interval": lambda one: f"[{100 * one['low']:.1f}, {100 * one['high']:.1f}]",
-        "signed": signed,
-        "signed_interval": lambda one: f"[{signed(one['low'])}, {signed(one['high'])}]",
+        "percent": PERCENT.text,
+        "interval": PERCENT.interval,
+        "signed": PERCENT.signed,
+        "signed_interval": PERCENT.signed_interval,
         "count": lambda value: f"{value:,}",
         "dollars": lambda value: f"{value:,.2f}" if value >= 1 or value == 0 else f"{value:.4f}",
         "bytes": lambda size: f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.1f} kB",
-        "words": lambda key: WORDS.get(key, key),
+        "words": lambda key: words.get(key, key),
         "json": lambda value: json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True),
         "legible": _legible,
         "breakable": lambda name: Markup("<wbr>").join(re.split(r"(?<=[-_./])", name)),

@@ -2,10 +2,10 @@
 
 import io
 
+from moult.evaluation.leaderboard import MEANS
+from moult.evaluation.suites import KINDS, kind_of
 from moult.report.svg import PALETTE, shorten
 
-# Raise when confusion matrices are drawn otherwise: it redraws them.
-CONFUSION_VERSION = 1
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "moult",
@@ -35,48 +35,46 @@ STYLE = {
 SERIES = (("first", "o"), ("second", "D"))
 
 
-def draw_scores(rows):
-    """Return the accuracies of one suite as SVG, out of its rows of summary.csv.
+def draw_scores(rows, kinds=KINDS):
+    """Return the scores of one suite as SVG, out of its rows of summary.csv; the kind of suite says what is drawn.
 
     A panel per dataset and, where there are several, one for their mean; a line per model, a mark per method, with the
-    95% interval; the accuracy of the majority label as a dashed line. Of a judged suite: its win shares.
+    95% interval of the headline metric; the baseline as a dashed line.
     """
     from matplotlib import style
 
-    shares = win_shares(rows)
-    rows = shares or rows
+    # Of no rows nothing is drawn, whatever their kind.
+    kind = kind_of(rows, kinds) or kinds[0]
+    headline, baseline = kind.headline, kind.baseline
+    factor, rows = headline.unit.factor, kind.panels(rows)
     found = {
         (row["dataset"], row["model"], row["method"]): [
-            100 * float(row[name]) for name in ("value", "ci_low", "ci_high")
+            factor * float(row[name]) for name in ("value", "ci_low", "ci_high")
         ]
         for row in rows
-        if row["metric"] == "accuracy"
+        if row["metric"] == headline.metric
     }
     datasets, models, methods = (list(dict.fromkeys(key[place] for key in found)) for place in range(3))
-    majorities = {row["dataset"]: 100 * float(row["value"]) for row in rows if row["metric"] == "majority_accuracy"}
-    panels = [name for name in datasets if name not in ("mean", "weighted_mean")]
-    if len(panels) > 1 and not shares:
-        if len(majorities) == len(panels):
-            majorities["mean"] = sum(majorities.values()) / len(panels)
+    baselines = {
+        row["dataset"]: factor * float(row["value"]) for row in rows if baseline and row["metric"] == baseline.metric
+    }
+    panels = [name for name in datasets if name not in MEANS]
+    if len(panels) > 1 and "mean" in datasets:
+        if len(baselines) == len(panels):
+            baselines["mean"] = sum(baselines.values()) / len(panels)
         panels.append("mean")
     with style.context(["default", STYLE]):
         figure, axes = _grid(panels, len(models), len(methods))
         for axis, panel in zip(axes, panels, strict=False):
             axis.set_title(shorten(panel) if panel != "mean" else f"mean of {len(panels) - 1} datasets")
-            if panel in majorities:
-                axis.axvline(majorities[panel], color=PALETTE["muted"], ls=(0, (4, 3)), lw=1, label="majority label")
+            if panel in baselines:
+                axis.axvline(baselines[panel], color=PALETTE["muted"], ls=(0, (4, 3)), lw=1, label=baseline.label)
             for (colour, marker), method, shift in zip(SERIES, methods, (-0.16, 0.16), strict=False):
                 _intervals(
                     axis, found, panel, models, method, shift if len(methods) > 1 else 0, PALETTE[colour], marker
                 )
-        _finish(figure, axes[: len(panels)], [shorten(name) for name in models])
+        _finish(figure, axes[: len(panels)], [shorten(name) for name in models], headline)
         return _svg_of(figure)
-
-
-def win_shares(rows):
-    """Return the win shares of a judged suite as accuracies are drawn, a panel per criterion; none of another suite."""
-    shares = [row for row in rows if row["metric"] == "win_share" and row["dataset"] == "weighted_mean"]
-    return [row | {"dataset": row["task"], "metric": "accuracy"} for row in shares]
 
 
 def _grid(panels, models, methods):
@@ -102,7 +100,8 @@ def _intervals(axis, found, panel, models, method, shift, colour, marker):
         axis.plot(values, lines, marker, color=colour, ms=5, label=method, clip_on=False)
 
 
-def _finish(figure, axes, models):
+def _finish(figure, axes, models, headline):
+    unit = headline.unit
     if not axes:
         figure.text(0.5, 0.5, "No model was measured on this suite.", ha="center", color=PALETTE["muted"])
     for axis in figure.axes:
@@ -110,11 +109,16 @@ def _finish(figure, axes, models):
     for axis in axes:
         axis.set_yticks(range(len(models)), models)
         axis.set_ylim(len(models) - 0.5, -0.5)
-        axis.xaxis.set_major_formatter("{x:.0f}%")
+        if unit.sign:
+            axis.xaxis.set_major_formatter(f"{{x:.0f}}{unit.sign}")
+        if not unit.sign or not headline.higher_is_better:
+            axis.set_xlabel(headline.label if headline.higher_is_better else f"{headline.label} (lower is better)")
         axis.tick_params(labelbottom=True)
-    if axes:
+    if axes and unit.bounds:
         low, high = axes[0].get_xlim()
-        axes[0].set_xlim(max(0, 10 * (low // 10)), min(100, -10 * (-high // 10)))
+        lowest, highest = (unit.factor * bound for bound in unit.bounds)
+        axes[0].set_xlim(max(lowest, 10 * (low // 10)), min(highest, -10 * (-high // 10)))
+    if axes:
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper right", ncols=len(names))
 

@@ -1,11 +1,12 @@
 """Stages of the tables over all suites, and of the report."""
 
 from moult.base.files import derive_seed
-from moult.base.stage import Ref, Stage
+from moult.base.stage import ENDINGS, Ref, Stage
 from moult.evaluation import scores as label_scores
+from moult.evaluation.judge_suite import judged_pairs
+from moult.evaluation.suites import KINDS
 from moult.report import page
 from moult.stages.models import adapters
-from moult.stages.suites import judged_pairs
 
 
 def tabulate_scores(cfg):
@@ -30,17 +31,28 @@ def write_report(cfg):
     return {"title": cfg.title or cfg.name, "limit": cfg.limit, "seed": cfg.seed, "version": page.VERSION}
 
 
-def _scored(cfg):
-    return [*cfg.measured, *cfg.judged]
+def _made_by_kinds(cfg, wanted, form):
+    """Return references to what the stages of all kinds of suites make, where `wanted(kind, stage)`, by kind."""
+    return {
+        kind.measurement: [
+            Ref(stage.makes, "/".join(names), form)
+            for stage in kind.stages
+            if wanted(kind, stage)
+            for names in stage.names(cfg)
+        ]
+        for kind in KINDS
+    }
+
+
+def _scores(cfg, form):
+    found = _made_by_kinds(cfg, lambda kind, stage: stage.makes == "scores", form)
+    return [one for scores in found.values() for one in scores]
 
 
 def _all_scores(cfg):
     """All scores, and what paired differences are taken of."""
-    return {
-        "scores": [Ref("scores", "/".join(pair), "file") for pair in _scored(cfg)],
-        "predictions": [Ref("predictions", "/".join(pair), "file") for pair in cfg.predicted],
-        "judgements": [Ref("judgements", "/".join(pair), "file") for pair in judged_pairs(cfg)],
-    }
+    measured = _made_by_kinds(cfg, lambda kind, stage: stage.makes == kind.measurement, "file")
+    return {"scores": _scores(cfg, "file")} | measured
 
 
 def told_of(cfg) -> list[Ref]:
@@ -49,23 +61,18 @@ def told_of(cfg) -> list[Ref]:
     made += [("corpora", name) for name in cfg.names("corpora")]
     made += [("adapters", name) for (name,) in adapters(cfg)]
     made += [("models", name) for name in cfg.kept_models]
-    measured = {
-        "predictions": cfg.predicted,
-        "answers": cfg.answered,
-        "judgements": judged_pairs(cfg),
-        "scores": _scored(cfg),
-    }
-    made += [(kind, "/".join(pair)) for kind, pairs in measured.items() for pair in pairs]
-    return [Ref(kind, name, "manifest") for kind, name in made]
+    rows = _made_by_kinds(cfg, lambda kind, stage: stage.makes in ENDINGS and stage.makes != "scores", "manifest")
+    found = [one for manifests in rows.values() for one in manifests]
+    return [*(Ref(kind, name, "manifest") for kind, name in made), *found, *_scores(cfg, "manifest")]
 
 
 def _reported(cfg):
-    confusion = [Ref("plots", "/".join(("confusion", *pair)), "file") for pair in cfg.measured]
+    drawn = _made_by_kinds(cfg, lambda kind, stage: stage.makes.startswith("plots/"), "file")
     return {
         "summary": Ref("scores", "summary", "file"),
         "differences": Ref("scores", "differences", "file"),
         "plots": [Ref("plots", name, "file") for name in cfg.names("suites")],
-        "confusion": confusion,
+        "confusion": [one for pictures in drawn.values() for one in pictures],
         "manifests": told_of(cfg),
         "leakage": [Ref("leakage", name, "file") for name in cfg.names("datasets")],
     }
@@ -77,6 +84,7 @@ STAGES = (
         makes="scores",
         doing="tabulating all scores",
         recipe=tabulate_scores,
+        # They stand in the inputs, too; results of before have them among what is compared.
         told={"predicted": lambda cfg: list(cfg.predicted), "judged": judged_pairs},
         inputs=_all_scores,
     ),

@@ -2,80 +2,46 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from moult.base.errors import nearest
 from moult.base.section import Name, Section, exactly_one
-from moult.data.fields import Decoding, Prompt, Split
 from moult.evaluation.published import published_models
+from moult.evaluation.suites import KINDS
 
 
-class LabelSuite(Section):
-    """Label classification over datasets, by generation and by exact label log-likelihood."""
-
-    datasets: list[str] = Field(min_length=1)
-    split: Split = "test"
-    methods: list[Literal["generate", "likelihood"]] = Field(["generate", "likelihood"], min_length=1)
-    max_tokens: int = Field(16, ge=1, description="Of a generated answer.")
-
-
-class Answering(Section):
-    """How the models of a judged evaluation are asked; the defaults are METEOR's."""
-
-    prompt: Prompt | None = Field(None, description="Default: the dataset's, so that it is the one of training.")
-    decoding: Decoding = Decoding(temperature=0.7, top_p=0.9, max_tokens=1024)
-
-
-class Repeats(Section):
-    """Pairs that the judge is shown again, each time with another seed: does it say the same?"""
-
-    questions: int = Field(20, ge=0, description="At most so many of them; 0: none.")
-    times: int = Field(1, ge=1)
-
-
-class JudgeSuite(Section):
-    """Answers to questions, compared in pairs by a judge that sees each pair in both orders."""
-
-    datasets: list[str] = Field(min_length=1, description="Of format stackoverflow: their questions.")
-    split: Split = "test"
-    sample: int | None = Field(100, ge=1, description="At most so many questions, drawn with the seed; null: all.")
-    criteria: list[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]] = Field(
-        ["accuracy", "completeness", "relevance", "coherence", "reliability"],
-        min_length=1,
-        description="Scored from 1 to 10, and `overall` beside them.",
-    )
-    answers: Answering = Answering()
-    endpoint: str = Field(description="The judge.")
-    prompt: Prompt = "judge/pair"
-    decoding: Decoding = Decoding(max_tokens=1500)
-    repeats: Repeats = Repeats()
-
-    @model_validator(mode="after")
-    def criteria_are_distinct(self):
-        if "overall" in self.criteria:
-            raise ValueError("criteria: `overall` is asked for anyway; leave it out")
-        if len(set(self.criteria)) < len(self.criteria):
-            raise ValueError("criteria: one stands twice")
-        return self
-
-
-class Suite(Section):
+class _Suite(Section):
     """How to measure."""
 
     name: Name
-    labels: LabelSuite | None = None
-    judge: JudgeSuite | None = None
 
     @model_validator(mode="after")
     def one_way(self):
-        exactly_one(self, "labels", "judge")
+        exactly_one(self, *(kind.key for kind in KINDS))
         return self
+
+    @property
+    def kind(self):
+        """The SuiteKind of this suite."""
+        return next(kind for kind in KINDS if getattr(self, kind.key))
+
+    @property
+    def settings(self):
+        """The section under the key of its kind."""
+        return getattr(self, self.kind.key)
+
+
+Suite = create_model(
+    "Suite", __base__=_Suite, __doc__=_Suite.__doc__, **{kind.key: (kind.fields | None, None) for kind in KINDS}
+)
+# Tables of resources/reference.
+PUBLISHED = tuple(dict.fromkeys(table for kind in KINDS for table in kind.published))
 
 
 class Reference(Section):
     """Published values to set beside ours: one model and setting of a table, from every source that has it."""
 
-    table: Literal["mmla", "meteor"] = "mmla"
+    table: Literal[PUBLISHED] = PUBLISHED[0]
     model: str
     setting: str
 
@@ -99,6 +65,10 @@ class Setting(Section):
         if isinstance(self.models, str):
             return self.models.replace("{dataset}", dataset)
         return self.models.get(dataset)
+
+
+# Fields of an evaluation that name what it measures.
+MEASURED = ("models", "settings", "corpora")
 
 
 class Evaluation(Section):

@@ -1,0 +1,150 @@
+"""What a kind of suite declares, and the units that its scores are told in."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from moult.base.section import Section
+from moult.base.stage import Stage
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How scores are told: times `factor`, with so many `digits`, a `sign` behind. bounds: (lowest, highest) score that
+    there can be, None where there is no such bound."""
+
+    factor: int
+    digits: int
+    sign: str
+    bounds: tuple[float, float] | None
+
+    def text(self, value):
+        """Return a score with its sign; a dash for None."""
+        return "–" if value is None else f"{self._number(value)}{self.sign}"
+
+    def interval(self, one):
+        """Return the interval of an estimate."""
+        return f"[{self._number(one['low'])}, {self._number(one['high'])}]"
+
+    def signed(self, value):
+        """Return a difference with its + or −, and without one where it is rounded to 0."""
+        seen = abs(value) * self.factor >= 0.5 / 10**self.digits
+        return f"{self.factor * value:+.{self.digits}f}".replace("-", "−") if seen else self._number(0)
+
+    def signed_interval(self, one):
+        """Return the interval of a difference."""
+        return f"[{self.signed(one['low'])}, {self.signed(one['high'])}]"
+
+    def _number(self, value):
+        return f"{self.factor * value:.{self.digits}f}"
+
+
+PERCENT = Unit(factor=100, digits=1, sign="%", bounds=(0, 1))
+NUMBER = Unit(factor=1, digits=2, sign="", bounds=None)
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The metric that a kind of suite is read by."""
+
+    # As in summary.csv.
+    metric: str
+    # As in a sentence.
+    label: str
+    # More than one of them.
+    labels: str
+    unit: Unit = PERCENT
+    higher_is_better: bool = True
+
+    def ranked(self, pairs):
+        """Return (name, estimate) pairs, the best first; equals in the order given."""
+        return sorted(pairs, key=lambda pair: pair[1]["value"], reverse=self.higher_is_better)
+
+    def is_clearly_better(self, estimate, value):
+        """Whether the whole interval of an estimate (value, low, high) is better than a value."""
+        return estimate["low"] > value if self.higher_is_better else estimate["high"] < value
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a score is compared with: a metric among the rows of summary.csv, or the same `value` everywhere."""
+
+    label: str
+    # Subject of "… would score 40%", or None where no sentence tells it.
+    sentence: str | None = None
+    metric: str | None = None
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Answers that could not be read, but count: their rates, each with the heading of its column."""
+
+    title: str
+    explanation: str
+    rates: dict[str, str]
+
+
+class Settings(Section):
+    """What stands under a suite's kind in the config: how it measures, on which datasets."""
+
+    @property
+    def endpoints(self) -> dict[str, str]:
+        """The endpoints that are asked: field → name."""
+        return {}
+
+
+@dataclass(frozen=True)
+class SuiteKind:
+    """A kind of suite: what it measures, what its scores are called, how they are compared and shown.
+
+    Whoever checks, tabulates, draws or reports asks the kind. `evaluation.suites.KINDS` lists them.
+    """
+
+    # In the config: the key under a suite, its section, and what such a suite is called in a sentence.
+    key: str
+    fields: type[Settings]
+    title: str
+    # Rows that it measures on (labelled, questions), and splits that a dataset may carve out of train for it.
+    shape: str
+    carved: tuple[str, ...]
+    # Fields of an evaluation that name what it measures (of models, settings, corpora), and what is said of the others.
+    measures: tuple[str, ...]
+    refusal: str
+    # Tables of resources/reference that an evaluation may name.
+    published: tuple[str, ...]
+    # Methods of its rows in summary.csv, each with its words. No two kinds share one.
+    methods: dict[str, str]
+    headline: Headline
+    baseline: Baseline | None
+    # Recipe of tabulate_scores, (suite, name) → path of its measurement; returns rows of differences.csv.
+    differences: Callable[[dict, dict], list[dict]]
+    # Folder of its measurements in the results: <measurement>/<suite>/<name>.
+    measurement: str
+    # The stages of its rules: what is measured, and the scores.
+    stages: tuple[Stage, ...]
+    # Manifest of a measurement → keys of what it measures.
+    subjects: Callable[[dict], list[str]]
+    # Manifests of one suite's measurements → a short text below the suite's name, and one that tells all.
+    summary: Callable[[list[dict]], tuple[str, str]]
+    # Kind, its rows of summary.csv and of differences.csv; returns a dict per suite, see `leaderboard.suite_tables`.
+    tables: Callable[["SuiteKind", list[dict], list[dict]], list[dict]]
+    # The section of the report: id, heading, and the file in resources/report that shows it.
+    section: tuple[str, str]
+    template: str = "scores.html.j2"
+    # Metrics beside the headline → heading; the first of them stands below each score, too.
+    metrics: dict[str, str] = field(default_factory=dict)
+    unread: Unread | None = None
+    # Folders of its artefacts whose rows that are not `ok` are rejects; those that cost money, each with a verb.
+    rejecting: tuple[str, ...] = ()
+    paid: dict[str, str] = field(default_factory=dict)
+    # Config → sentences on what is wrong with its evaluations; all names are known by then.
+    checks: Callable[[object], Iterable[str]] = lambda cfg: ()
+    # Rows of summary.csv → rows to draw, a panel per `dataset`.
+    panels: Callable[[list[dict]], list[dict]] = lambda rows: rows
+    # Manifests of one suite's measurements, the results' folder; returns what else its template shows.
+    samples: Callable[[list[dict], object], dict] = lambda measurements, root: {}
+
+    @property
+    def unread_rates(self):
+        """Metrics that are rates of answers that could not be read."""
+        return tuple(self.unread.rates) if self.unread else ()
