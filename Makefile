@@ -36,7 +36,7 @@ RESULTS := results/demo$(if $(NAME),-$(NAME))
 	touch .venv/ready
 
 demo: .venv/ready
-	snakemake --profile profiles/local --logger rich $(CONFIGFILE)
+	PYTHONPATH=scripts snakemake --profile profiles/local --logger moult $(CONFIGFILE)
 	@PYTHONPATH=scripts python -m moult.jobs.timing logs/demo$(if $(NAME),-$(NAME))
 	@echo "Open $(RESULTS)/report/index.html"
 
