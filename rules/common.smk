@@ -89,7 +89,7 @@ DISTILLED = [corpus.name for corpus in cfg.corpora if corpus.kind == "distilled"
 REFINED = [corpus.name for corpus in cfg.corpora if corpus.kind == "refined"]
 CONTRASTS = [corpus.name for corpus in cfg.corpora if corpus.kind == "contrasts"]
 # Rows that surely have answers; questions that may have some are exported when asked for by name.
-EXPORTED = [one.name for one in cfg.datasets if one.format != "stackoverflow"] + DISTILLED + REFINED
+EXPORTED = [one.name for one in cfg.datasets if one.answers == "all"] + DISTILLED + REFINED
 PREDICTED = list(cfg.predicted)
 MEASURED = list(cfg.measured)
 LABELLED, JUDGED = cfg.names("suites", "labels"), cfg.names("suites", "judge")

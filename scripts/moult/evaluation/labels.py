@@ -4,8 +4,8 @@ import functools
 import logging
 
 from moult.base.files import read_json
-from moult.data.examples import label_messages
 from moult.data.parquet import read_rows
+from moult.data.prompts import label_messages
 from moult.data.videos.frames import Frames
 from moult.inference.asking import ask_all, served_identity
 from moult.inference.engines import base, loading
