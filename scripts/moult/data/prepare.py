@@ -7,10 +7,10 @@ from pathlib import Path
 
 from moult.base.errors import UserError
 from moult.base.files import derive_seed, digest, whole_directory, write_json, write_jsonl
+from moult.data.excerpts import excerpt
 from moult.data.formats import BY_NAME
 from moult.data.leakage import normalised
 from moult.data.parquet import write_parquet
-from moult.data.readers import excerpt
 from moult.data.videos.frames import Frames, contact_sheet
 
 # Raise when the same raw files would now give other rows.

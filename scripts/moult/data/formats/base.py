@@ -3,7 +3,8 @@
 from typing import Literal
 
 from moult.base.errors import UserError, nearest
-from moult.data.readers import WITHOUT_HEADER, printable, read_raw
+from moult.data.excerpts import printable
+from moult.data.readers import WITHOUT_HEADER, read_raw
 
 Shape = Literal["questions", "prompts", "labelled", "conversations", "pairs", "judge_items"]
 
