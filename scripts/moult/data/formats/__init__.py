@@ -2,13 +2,14 @@
 
 from moult.base.errors import UserError, nearest
 from moult.base.files import read_json
-from moult.data.formats import alpaca, mmla, sharegpt, stackoverflow
+from moult.data.formats import alpaca, mmla, prompts, sharegpt, stackoverflow
 
 FORMATS = (
     stackoverflow.FORMAT,
     mmla.FORMAT,
     alpaca.FORMAT,
     sharegpt.FORMAT,
+    prompts.FORMAT,
 )
 BY_NAME = {one.name: one for one in FORMATS}
 
