@@ -20,8 +20,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "scripts"))
 
 from moult.config.entries.datasets import LABELS  # noqa: E402
-from moult.data.examples import label_messages  # noqa: E402
-from moult.data.prompts import load_template  # noqa: E402
+from moult.data.prompts import label_messages, load_template  # noqa: E402
 from moult.inference.engines.loading import load_engine  # noqa: E402
 from moult.inference.requests import LabelRequest  # noqa: E402
 from moult.inference.tokens import prompt_ids  # noqa: E402

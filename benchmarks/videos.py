@@ -28,10 +28,9 @@ sys.path[:0] = [str(HERE.parent / "scripts"), str(HERE.parent / "tests")]
 
 import numpy as np  # noqa: E402
 from clips import light_pictures, write_clip  # noqa: E402
-from moult.data.examples import label_messages  # noqa: E402
 from moult.data.parquet import read_rows  # noqa: E402
 from moult.data.prepare import prepare_dataset  # noqa: E402
-from moult.data.prompts import load_template  # noqa: E402
+from moult.data.prompts import label_messages, load_template  # noqa: E402
 from moult.data.videos.decoder import sample_frames  # noqa: E402
 from moult.data.videos.frames import Frames  # noqa: E402
 from moult.inference.engines.loading import load_engine  # noqa: E402

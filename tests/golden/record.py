@@ -74,8 +74,7 @@ def keys():
     """Return the journal's key of one request of each kind that the shipped prompts make."""
     from moult.corpora import contrasts
     from moult.corpora import refined as refining
-    from moult.data import examples
-    from moult.data.prompts import load_template
+    from moult.data.prompts import label_messages, load_template
     from moult.evaluation import judging
     from moult.inference.asking import identity_of
     from moult.inference.requests import ChatRequest, LabelRequest, Sampling, corpus_requests, request_key
@@ -95,8 +94,8 @@ def keys():
         ours = identity_of(served, manifest)
     theirs = {key: remote[key] for key in ("url", "model")}
     label_set = {"task": "emotion", "task_words": "emotion", "labels": ["joy", "anger"]}
-    messages, answers = examples.label_messages(load_template("mmla/text"), {"text": "Oh no."}, label_set)
-    shown, _ = examples.label_messages(
+    messages, answers = label_messages(load_template("mmla/text"), {"text": "Oh no."}, label_set)
+    shown, _ = label_messages(
         load_template("mmla/video"),
         {"text": "Oh no.", "media": [{"type": "video", "frames": "1" * 64}]},
         label_set,

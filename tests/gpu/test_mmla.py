@@ -3,7 +3,7 @@
 import pytest
 from clips import light_pictures, write_clip
 from moult.base.files import write_json
-from moult.data.examples import label_examples
+from moult.data.formats import mmla
 from moult.data.prepare import prepare_dataset
 from moult.data.prompts import load_template
 from moult.data.videos.frames import Frames
@@ -88,7 +88,7 @@ def bases(tmp_path_factory):
 def test_train_fold_and_predict(kind, datasets, bases, tmp_path):
     pytest.importorskip("vllm")
     template = load_template({"text": "mmla/text", "video": "mmla/video"}[kind])
-    train, dev = (label_examples(datasets[kind], split, template) for split in ("train", "dev"))
+    (train, _), (dev, _) = (mmla.FORMAT.examples(datasets[kind], split, template) for split in ("train", "dev"))
     report = finetune_lora(
         TRAINING, bases[kind], train, dev, tmp_path / "scratch", tmp_path / "adapter", [datasets[kind]]
     )

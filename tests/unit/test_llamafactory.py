@@ -12,9 +12,8 @@ from moult.base.files import read_json, read_jsonl
 from moult.config.load import load
 from moult.data.examples import training_examples
 from moult.data.exports import export_dataset, index_exports
-from moult.data.formats.llamafactory import MEDIA
+from moult.data.formats.conversations import MEDIA
 from moult.data.parquet import read_rows
-from moult.data.prepare import prepare_dataset
 from moult.data.prompts import Example, load_template, videos_of
 from moult.data.videos.frames import Frames
 from moult.inference.tokens import prompt_ids
@@ -23,6 +22,7 @@ from moult.stages import datasets as dataset_stages
 from moult.training.encoding import encode_examples
 from moult.training.finetune import finetune_lora
 from pico import build_pico_vlm
+from prepared import prepare_with_manifest
 from test_training import RECIPE
 from transformers import AutoTokenizer
 
@@ -47,7 +47,7 @@ def prepare(folder, raw, formatting="sharegpt", ending=".json", **more):
     place = folder / "raw" / "train" / f"00-train{ending}"
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_bytes(raw if isinstance(raw, bytes) else raw.encode())
-    prepare_dataset(recipe(formatting, **more), folder / "raw", folder / "data")
+    prepare_with_manifest(recipe(formatting, **more), folder / "raw", folder / "data")
     facts = export_dataset({"name": "d", "template": None}, folder / "data", folder / "export")
     entry = read_json(folder / "export" / "dataset_info.json")["d_train"]
     rows = read_rows(folder / "data", "train")
@@ -279,7 +279,7 @@ def test_labelled_rows_come_out_and_back_in_as_the_same_examples(tmp_path):
     raw.parent.mkdir(parents=True)
     raw.write_text('id\ttext\tlabel\n1\tFine, "so be it" \u2028 <video>.\tjoy\n2\t{{ no }}\tanger\n')
     labelled = recipe("mmla", label_set=LABELS, task="mood", name="moods")
-    prepare_dataset(labelled, tmp_path / "raw", tmp_path / "data")
+    prepare_with_manifest(labelled, tmp_path / "raw", tmp_path / "data")
     template = load_template("mmla/text")
     facts = export_dataset({"name": "moods", "template": template}, tmp_path / "data", tmp_path / "export")
     assert facts["rows"] == {"train": 2}
@@ -298,7 +298,7 @@ def test_questions_without_answers_are_nothing_to_export(tmp_path):
     raw = tmp_path / "raw" / "train" / "00-ml.tsv"
     raw.parent.mkdir(parents=True)
     raw.write_text("title\tquestion_content\na\tb\n")
-    prepare_dataset(recipe("stackoverflow", files={"train": ["ml"]}), tmp_path / "raw", tmp_path / "data")
+    prepare_with_manifest(recipe("stackoverflow", files={"train": ["ml"]}), tmp_path / "raw", tmp_path / "data")
     with pytest.raises(UserError, match="no row has an answer"):
         export_dataset({"name": "d", "template": load_template("meteor/answer")}, tmp_path / "data", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -334,7 +334,7 @@ def prepare_videos(folder, clips, rows, **more):
     place.parent.mkdir(parents=True)
     place.write_text(json.dumps(rows))
     told = {"columns": COLUMNS["sharegpt"], "videos": SAMPLED, "videos_version": 1} | more
-    return prepare_dataset(recipe("sharegpt", **told), folder / "raw", folder / "data", clips, folder / "scratch")
+    return prepare_with_manifest(recipe("sharegpt", **told), folder / "raw", folder / "data", clips, folder / "scratch")
 
 
 def test_videos_stand_where_their_tokens_stood(tmp_path, clips):
@@ -404,7 +404,7 @@ def test_labelled_videos_come_out_and_back_in_as_the_same_examples(tmp_path, cli
     raw.parent.mkdir(parents=True)
     raw.write_text("id\ttext\tlabel\tvideo\n1\tFine.\tjoy\tblue.mp4\n2\tA <video>!\tanger\tscenes/red.mp4\n")
     labelled = recipe("mmla", label_set=LABELS, name="moods", videos=SAMPLED)
-    prepare_dataset(labelled, tmp_path / "raw", tmp_path / "data", clips, tmp_path / "scratch")
+    prepare_with_manifest(labelled, tmp_path / "raw", tmp_path / "data", clips, tmp_path / "scratch")
     template = load_template("mmla/video")
     facts = export_dataset({"name": "moods", "template": template}, tmp_path / "data", tmp_path / "export")
     assert facts["rows"] == {"train": 1}
@@ -494,7 +494,10 @@ def test_an_entry_on_a_hub_takes_its_file_from_the_config(tmp_path):
             "format: the entries of dataset_info say it; leave it out",
         ),
         ({"entries": {"train": "chat"}, "dataset_info": "gone.json"}, "dataset_info: gone.json: cannot be read"),
-        ({"entries": {"train": "plain"}, "labels": ["a"], "task": "t"}, "labels: a row of alpaca has its own prompt"),
+        (
+            {"entries": {"train": "plain"}, "labels": ["a"], "task": "t"},
+            "labels: rows of format alpaca have none; leave",
+        ),
     ],
 )
 def test_an_entry_that_cannot_be_read_is_told_with_its_remedy(tmp_path, entry, sentence):
@@ -517,12 +520,13 @@ def test_an_entry_that_cannot_be_read_is_told_with_its_remedy(tmp_path, entry, s
             "tags: 'rolle' is no tag of sharegpt; did you mean 'role_tag'?",
         ),
         ({"format": "alpaca", "tags": OPENAI}, "tags: only sharegpt has them"),
-        ({"format": "alpaca", "prompt": "mmla/text"}, "prompt: a row of alpaca has its own prompt and answer"),
+        ({"format": "alpaca", "prompt": "mmla/text"}, "prompt: a row of alpaca has its own prompt; leave it out"),
         (
             {"format": "sharegpt", "videos": {"path": "v"}},
             "name the column of the videos too, e.g. `columns: {messages: ",
         ),
         ({"format": "stackoverflow", "tags": OPENAI}, "tags and entries belong to the formats of LLaMA-Factory"),
+        ({"format": "stackoverflow", "labels": ["a"], "task": "t"}, "labels: rows of format stackoverflow have none"),
     ],
 )
 def test_a_wrong_layout_is_told(entry, sentence):

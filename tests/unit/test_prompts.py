@@ -2,14 +2,14 @@
 
 import pytest
 from moult.base.errors import UserError
-from moult.base.files import write_jsonl
-from moult.data.examples import label_examples, label_messages, training_examples
+from moult.base.files import read_json, write_json, write_jsonl
+from moult.data.examples import training_examples
 from moult.data.parquet import read_rows
-from moult.data.prepare import prepare_dataset
-from moult.data.prompts import load_template, render, render_answer, template_names
+from moult.data.prompts import label_messages, load_template, render, render_answer, template_names
 from moult.inference.structured import parse_label
 from moult.inference.tokens import prompt_ids
 from pico import build_pico_tokenizer
+from prepared import prepare_with_manifest
 
 LABELS = {"dataset": "d", "task": "mood", "task_words": "mood", "language": "en", "labels": ["good", "bad"]}
 
@@ -104,14 +104,14 @@ def test_hostile_rows_come_through_as_text_and_nothing_else(tmp_path):
     assert [row["uid"] for row in read_rows(folder, "train")] == [f"d:train:{name}" for name in names]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here"]
     made = {path.name for path in (tmp_path / "here").rglob("*") if path.is_file()}
-    assert made == {"00-train.tsv", "train.parquet", "rejects.jsonl", "profile.json", "labels.json"}
+    assert made == {"00-train.tsv", "train.parquet", "rejects.jsonl", "profile.json", "labels.json", "d.manifest.json"}
 
     tokenizer = build_pico_tokenizer()
     control = {tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>", "<|endoftext|>")}
     template = load_template("mmla/text")
     plain = label_messages(template, {"text": "word"}, LABELS)[0]
     expected = [token for token in prompt_ids(tokenizer, plain) if token in control]
-    for example, cell in zip(label_examples(folder, "train", template), cells, strict=True):
+    for example, cell in zip(examples_of(folder, template), cells, strict=True):
         assert example.messages == [one | {"content": one["content"].replace("word", cell)} for one in plain]
         ids = prompt_ids(tokenizer, example.messages)
         assert [token for token in ids if token in control] == expected
@@ -124,14 +124,20 @@ def dataset(folder, rows="1\tsunny\tgood\n2\train\tbad\n"):
     raw.write_bytes(f"id\ttext\tlabel\n{rows}".encode())
     recipe = {"name": "d", "format": "mmla", "columns": {}, "files": {"train": ["train"]}, "label_set": LABELS}
     recipe |= {"task": "mood", "language": "en", "dev_fraction": 0, "limit": None, "seed": 1}
-    prepare_dataset(recipe, folder / "raw", folder / "d")
+    prepare_with_manifest(recipe, folder / "raw", folder / "d")
     return folder / "d"
+
+
+def examples_of(folder, template):
+    examples, dropped = training_examples([folder], {"d": template}, "train")
+    assert dropped == []
+    return examples
 
 
 def test_training_and_inference_see_the_same_words(tmp_path):
     template = load_template("mmla/text")
     folder = dataset(tmp_path)
-    trained = label_examples(folder, "train", template)
+    trained = examples_of(folder, template)
     asked, answers = label_messages(template, {"text": "sunny"}, LABELS)
     assert trained[0].messages == asked and trained[0].answer == answers[0]
 
@@ -154,7 +160,7 @@ def questions(folder, *rows):
     raw.write_text("\n".join(["id\ttitle\tquestion_content\tanswer", *rows]) + "\n")
     recipe = {"name": "q", "format": "stackoverflow", "columns": {}, "files": {"train": ["ml"]}, "label_set": None}
     recipe |= {"task": "qa", "language": "en", "dev_fraction": 0, "limit": None, "seed": 1}
-    prepare_dataset(recipe, folder / "raw", folder / "q")
+    prepare_with_manifest(recipe, folder / "raw", folder / "q")
     return training_examples([folder / "q"], {"q": load_template("meteor/answer")}, "train")
 
 
@@ -167,6 +173,17 @@ def test_questions_without_answers_are_told_not_lost(tmp_path):
 def test_a_dataset_without_any_answer_cannot_be_trained_on(tmp_path):
     with pytest.raises(UserError, match="no row has an answer"):
         questions(tmp_path, "1\tt\tq\t")
+
+
+def test_a_folder_is_read_as_its_manifest_says(tmp_path):
+    folder, path = dataset(tmp_path), tmp_path / "d.manifest.json"
+    manifest = read_json(path)
+    write_json(path, manifest | {"recipe": manifest["recipe"] | {"format": "mlma"}})
+    with pytest.raises(UserError, match="is of format 'mlma', which is not known here; did you mean 'mmla'?"):
+        examples_of(folder, load_template("mmla/text"))
+    path.unlink()
+    with pytest.raises(UserError, match="d.manifest.json: cannot be read"):
+        examples_of(folder, load_template("mmla/text"))
 
 
 def test_a_dataset_without_the_split_gives_no_examples(tmp_path):

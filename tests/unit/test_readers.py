@@ -5,7 +5,10 @@ import io
 import itertools
 import json
 import re
+from datetime import datetime
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hostile_page import as_bytes, outcome_of, spelt, table_of
 from hypothesis import HealthCheck, assume, given, settings
@@ -14,7 +17,7 @@ from moult.base.errors import UserError
 from moult.base.files import read_jsonl
 from moult.data.parquet import read_rows
 from moult.data.prepare import prepare_dataset
-from moult.data.readers import LINE_END, read_raw
+from moult.data.readers import LINE_END, Number, read_raw
 
 LABELS = {"dataset": "d", "task": "mood", "task_words": "mood", "language": "en", "labels": ["joy", "anger"]}
 RECIPE = {"name": "d", "format": "mmla", "columns": {}, "files": {"train": ["train"]}, "label_set": LABELS}
@@ -248,3 +251,62 @@ def test_endings_are_read_whatever_their_case(tmp_path):
         assert read(tmp_path, f"a{delimiter}b\n1{delimiter}2\n".encode(), ending) == [(2, {"a": "1", "b": "2"}, None)]
     assert read(tmp_path, b"a,b\n1,2\n", ".CSV") == [(2, {"a": "1", "b": "2"}, None)]
     assert read(tmp_path, b'{"a": 1}\n\n{"a": 2}', ".ndjson") == [(1, {"a": "1"}, None), (3, {"a": "2"}, None)]
+
+
+# ---------------------------------------------------------------- parquet
+
+
+def parquet(path, columns, **options):
+    """Write a parquet file of one column after the other: name → pyarrow array."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, **options)
+    return path
+
+
+def test_cells_of_parquet_are_those_of_json(tmp_path):
+    rows = [
+        {"text": "é\u2028", "n": 12, "x": 0.5, "yes": True, "list": [{"role": "user", "rank": 1}], "at": None},
+        {"text": None, "n": None, "x": float("nan"), "yes": None, "list": [], "at": datetime(2024, 5, 1, 12, 30)},
+    ]
+    found = list(read_raw(parquet(tmp_path / "t.parquet", pa.Table.from_pylist(rows).to_pydict())))
+    plain = [row | {"at": row["at"] and str(row["at"])} for row in rows]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in plain))
+    assert found == list(read_raw(tmp_path / "t.jsonl"))
+    assert found[0][1] == {"text": "é\u2028", "n": "12", "x": "0.5", "yes": "true", "at": ""} | {
+        "list": [{"role": "user", "rank": "1"}]
+    }
+    assert isinstance(found[0][1]["n"], Number) and isinstance(found[0][1]["list"][0]["rank"], Number)
+
+
+def test_a_row_of_parquet_that_is_no_text_is_a_reject_among_many(tmp_path):
+    texts = [f"text {index}".encode() for index in range(2500)]
+    texts[1234] = b"caf\xe9"
+    for kind in (pa.binary(), pa.string()):
+        column = pa.array(texts, pa.binary()).view(kind)
+        path = tmp_path / str(kind) / "raw" / "train" / "00-train.parquet"
+        parquet(path, {"text": column, "label": ["joy"] * 2500})
+        profile = prepare_dataset(RECIPE, path.parents[1], tmp_path / str(kind) / "out")
+        (reject,) = read_jsonl(tmp_path / str(kind) / "out" / "rejects.jsonl")
+        assert (reject["source"], reject["reason"]) == ("train.parquet:1235", "is not UTF-8 (byte 0xe9)")
+        assert profile["splits"]["train"]["rows"] == 2499
+
+
+def test_parquet_without_a_needed_column_is_told_like_a_table(tmp_path):
+    path = parquet(tmp_path / "raw" / "train" / "00-train.parquet", {"utterance": ["a"], "label": ["joy"]})
+    with pytest.raises(UserError, match=r"no column 'text' \(there is utterance, label\); map it with"):
+        prepare_dataset(RECIPE, path.parents[1], tmp_path / "out")
+    profile = prepare_dataset(RECIPE | {"columns": {"text": "utterance"}}, path.parents[1], tmp_path / "out")
+    assert profile["splits"]["train"]["rows"] == 1
+
+
+def test_a_damaged_parquet_is_refused_whole(tmp_path):
+    path = parquet(tmp_path / "a" / "whole.parquet", {"text": [f"{index} text" for index in range(5000)]})
+    raw = path.read_bytes()
+    for name, damaged in (("cut", raw[: len(raw) // 2]), ("torn", raw[:200] + b"\xff" * 400 + raw[600:])):
+        (tmp_path / f"{name}.parquet").write_bytes(damaged)
+        with pytest.raises(UserError, match=f"{name}.parquet: cannot be read as parquet .*; fetch or export it again"):
+            list(read_raw(tmp_path / f"{name}.parquet"))
+    twice = pa.Table.from_arrays([pa.array(["a"])] * 2, names=["text", "text"])
+    pq.write_table(twice, tmp_path / "twice.parquet")
+    with pytest.raises(UserError, match="names 'text' twice; rename one of the columns"):
+        list(read_raw(tmp_path / "twice.parquet"))

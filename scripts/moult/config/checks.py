@@ -17,6 +17,17 @@ def _known(kind, entry, field, name, known):
     return []
 
 
+def _of_shape(cfg, kind, entry, field, name, shape):
+    """Yield a sentence where a name is no dataset, or is one whose rows have another shape than `shape`."""
+    usable = {one.name for one in cfg.datasets if one.shape == shape}
+    if name in cfg.by_name["datasets"] and name not in usable:
+        found = cfg.find("datasets", name).shape
+        there = ", ".join(sorted(usable)) or f"no dataset of {shape}"
+        yield f"{kind} {entry!r}, {field}: the rows of {name!r} are {found}, not {shape}; there is {there}"
+    else:
+        yield from _known(kind, entry, field, name, usable)
+
+
 def unknown_names(cfg):
     """Yield a sentence for every name that no entry has, and for every entry that cannot be what it is used as."""
     models, datasets, corpora = (set(cfg.names(kind)) for kind in ("models", "datasets", "corpora"))
@@ -25,7 +36,6 @@ def unknown_names(cfg):
     for endpoint in cfg.endpoints:
         if endpoint.serve and endpoint.name not in students:
             yield from _known("endpoints", endpoint.name, "serve", endpoint.serve, models)
-    questions = {entry.name for entry in cfg.datasets if entry.format == "stackoverflow"}
     guidelines, answers, pairs = (
         {entry.name for entry in cfg.corpora if entry.writes == what} for what in ("guidelines", "answers", "pairs")
     )
@@ -35,15 +45,16 @@ def unknown_names(cfg):
         for field, name in corpus.endpoints.items():
             yield from _known("corpora", corpus.name, field, name, endpoints)
         if corpus.dataset:
-            yield from _known("corpora", corpus.name, "dataset", corpus.dataset, questions)
+            yield from _of_shape(cfg, "corpora", corpus.name, "dataset", corpus.dataset, "questions")
         if getattr(corpus, "guidelines", None):
             yield from _known("corpora", corpus.name, "guidelines", corpus.guidelines, guidelines)
         if getattr(corpus, "corpus", None):
             yield from _known("corpora", corpus.name, "corpus", corpus.corpus, corpora)
-    trainable = datasets | answers
+    unanswered = {entry.name for entry in cfg.datasets if entry.answers == "none"}
+    trainable = datasets - unanswered | answers
     for entry in cfg.rounds:
         yield from _known("rounds", entry.name, "base", entry.base, models)
-        yield from _known("rounds", entry.name, "dataset", entry.dataset, questions)
+        yield from _of_shape(cfg, "rounds", entry.name, "dataset", entry.dataset, "questions")
         yield from _known("rounds", entry.name, "judge", entry.judge, endpoints)
     for model in cfg.models:
         if _is_written_out(cfg, model):
@@ -51,17 +62,18 @@ def unknown_names(cfg):
         for parent in model.parents:
             yield from _known("models", model.name, "base or parents", parent, models)
         for name in model.finetune.data if model.finetune else []:
-            yield from _known("models", model.name, "data", name, trainable)
+            if name in unanswered:
+                yield f"models {model.name!r}, data: the rows of {name!r} have no answer to train on; name other data"
+            else:
+                yield from _known("models", model.name, "data", name, trainable)
         for name in model.optimise.data if model.optimise else []:
             yield from _known("models", model.name, "data (corpora of pairs)", name, pairs)
-    labelled = {entry.name for entry in cfg.datasets if entry.labels is not None}
-    shapes = {"labelled": labelled, "questions": questions}
     for suite in cfg.suites:
         kind, settings = suite.kind, suite.settings
-        usable = shapes[kind.shape]
         for name in settings.datasets:
-            yield from _known("suites", suite.name, "datasets", name, usable)
-            if name in usable and settings.split not in _splits(cfg.find("datasets", name), kind):
+            wrong = list(_of_shape(cfg, "suites", suite.name, "datasets", name, kind.shape))
+            yield from wrong
+            if not wrong and settings.split not in _splits(cfg.find("datasets", name), kind):
                 yield f"suites {suite.name!r}, split: dataset {name!r} has no file for {settings.split!r}"
         for name in settings.endpoints.values():
             yield from _known("suites", suite.name, "endpoint", name, endpoints)

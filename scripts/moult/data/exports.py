@@ -7,7 +7,8 @@ from moult.base.errors import UserError
 from moult.base.files import read_json, whole_directory, whole_file, write_json
 from moult.data.examples import training_examples
 from moult.data.fields import SPLITS
-from moult.data.formats.llamafactory import MEDIA, SPELLING, TAGS
+from moult.data.formats import format_of, sharegpt
+from moult.data.formats.conversations import MEDIA, SPELLING
 from moult.data.parquet import read_rows
 from moult.data.prompts import texts_of, videos_of
 
@@ -20,14 +21,16 @@ FRAME = {"head": "[\n  ", "separator": ",\n  ", "tail": "\n]\n"}
 def export_dataset(recipe, data, target):
     """Write a data source as LLaMA-Factory's JSON, a file per split, and their `dataset_info.json`; return the counts.
 
-    recipe: name, template (of prompts; None for conversations). data: a prepared dataset's folder, or a corpus.
+    recipe: name, template (of prompts; None for conversations). data: a prepared dataset's folder, its manifest beside
+    it, or a corpus.
     Conversations are spelt as their files spelt them, byte for byte where nothing was rejected or left out; all else
     is sharegpt, with the prompts that training gets. UserError where no row has an answer.
     """
     info, counts, dropped = {}, {}, []
+    whole = Path(data).is_dir() and format_of(data).shape == "conversations"
     with whole_directory(target) as folder:
         for split in SPLITS:
-            if (Path(data) / SPELLING).exists():
+            if whole:
                 texts, frame, entry = _spelt(data, split)
             else:
                 texts, frame, entry, without = _rendered(recipe, data, split)
@@ -72,7 +75,7 @@ def _rendered(recipe, data, split):
         row = {"id": example.uid.removeprefix(f"{recipe['name']}/")}
         row["system"] = "\n".join(text for role, text in said if role == "system")
         row["conversations"] = [
-            {"from": TAGS[f"{role}_tag"][0], "value": text} for role, text in said if role != "system"
+            {"from": sharegpt.FORMAT.tags[f"{role}_tag"][0], "value": text} for role, text in said if role != "system"
         ]
         rows.append(row | ({"videos": [paths[seen] for seen in videos_of(turns)]} if paths else {}))
     texts = [json.dumps(row, ensure_ascii=False, indent=2).replace("\n", "\n  ") for row in rows]

@@ -6,9 +6,9 @@ from collections import Counter
 from pathlib import Path
 
 from moult.base.errors import UserError
+from moult.data.excerpts import printable
 from moult.data.fields import SPLITS
 from moult.data.parquet import read_rows
-from moult.data.readers import printable
 
 # Raise when the same rows would now be told as leaking otherwise.
 VERSION = 2

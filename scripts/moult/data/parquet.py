@@ -6,7 +6,8 @@ from pathlib import Path
 from moult.base.errors import UserError
 
 
-def write_parquet(path, rows, recipe, label_of):
+def write_parquet(path, rows, recipe):
+    """Write the canonical rows of one split; recipe: that of `prepare_dataset`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -16,7 +17,9 @@ def write_parquet(path, rows, recipe, label_of):
     columns = ["uid", "dataset", "task", "split", "text", "context", "title", "label"]
     fields = [(name, text) for name in columns]
     fields += [("label_id", pa.int32()), ("media", media), ("lang", text), ("source", text), ("meta", text)]
-    ids = {label: index for index, label in enumerate(label_of.values())}
+    labels = recipe["label_set"]["labels"] if recipe["label_set"] else []
+    # Labels that differ in case alone are one, spelt as the last of them.
+    ids = {label: index for index, label in enumerate({label.lower(): label for label in labels}.values())}
     full = [
         {
             "dataset": recipe["name"],

@@ -7,98 +7,39 @@ from pathlib import Path
 
 from moult.base.errors import UserError
 from moult.base.files import derive_seed, digest, whole_directory, write_json, write_jsonl
-from moult.data.formats import llamafactory
+from moult.data.excerpts import excerpt
+from moult.data.formats import BY_NAME
 from moult.data.leakage import normalised
 from moult.data.parquet import write_parquet
-from moult.data.readers import WITHOUT_HEADER, excerpt, printable, read_raw, read_spelt
-from moult.data.videos.attach import attach_videos
 from moult.data.videos.frames import Frames, contact_sheet
 
 # Raise when the same raw files would now give other rows.
 VERSION = 2
-# What a row of each format needs, and what it may have.
-FORMATS = {
-    "stackoverflow": (("title", "question_content"), ("id", "answer", "tags")),
-    "mmla": (("text", "label"), ("id", "video")),
-}
-FIELDS = {
-    "ml": "machine learning",
-    "dl": "deep learning",
-    "nlp": "natural language processing",
-    "cv": "computer vision",
-}
 logger = logging.getLogger(__name__)
 
 
-def _rows_of(path, recipe):
-    """Yield (number, row, reason) of one raw file, the fields of its format under their own names and as text.
-
-    UserError when a header lacks a needed column; where each row names its columns, that row alone is rejected.
-    """
-    columns, (needed, others) = recipe["columns"], FORMATS[recipe["format"]]
-    for number, row, reason in read_raw(path):
-        if reason is None:
-            row = row | {field: row[column] for field, column in columns.items() if column in row}
-            if missing := next((field for field in needed if field not in row), None):
-                reason = f"no column {columns.get(missing, missing)!r}"
-                remedy = f"map it with `columns: {{{missing}: <your column>}}`"
-                if path.suffix.lower() not in WITHOUT_HEADER:
-                    there = ", ".join(map(printable, row))
-                    raise UserError(f"{path.name}, row {number}: {reason} (there is {there}); {remedy}.")
-                reason = f"{reason}; {remedy}"
-        if reason is None:
-            texts = {field: _as_text(field, row[field]) for field in (*needed, *others) if field in row}
-            nested = next((field for field, text in texts.items() if text is None), None)
-            reason = f"{nested} is nested, not text" if nested else None
-            row |= texts if nested is None else {}
-        yield number, row, reason
-
-
-def _as_text(field, value):
-    """Return a cell as text, or None where it is nested; a list of tags is text."""
-    if field == "tags" and isinstance(value, list) and all(isinstance(tag, str) for tag in value):
-        value = ";".join(value)
-    return value.strip() if isinstance(value, str) else None
-
-
-def _stackoverflow(row, category):
-    if empty := next((field for field in ("question_content", "title") if not row[field]), None):
-        return None, f"empty {empty}"
-    meta = {"category": category, "field": FIELDS.get(category, category)}
-    meta |= {key: row[key] for key in ("answer", "tags") if row.get(key)}
-    return {"text": row["question_content"], "title": row["title"], "meta": meta}, None
-
-
-def _mmla(row, label_of):
-    if not row["text"]:
-        return None, "empty text"
-    label = label_of.get(row["label"].lower())
-    if label is None:
-        return None, f"label {row['label'][:40]!r} is not in the label set"
-    return {"text": row["text"], "label": label, "meta": {key: row[key] for key in ("video",) if row.get(key)}}, None
-
-
-def _read_split(split, paths, recipe, label_of):
+def _read_split(split, paths, recipe):
     """Return (canonical rows, rejects, number of rows read) of the raw files of one split."""
-    rows, rejects, seen, count = [], [], set(), 0
-    conversations = recipe["format"] in llamafactory.FORMATS
+    form = BY_NAME[recipe["format"]]
+    rows, rejects, seen, contents, count = [], [], set(), set(), 0
     for path, category in zip(paths, recipe["files"][split], strict=True):
-        for number, row, reason in read_spelt(path) if conversations else _rows_of(path, recipe):
+        for number, row, reason in form.read(path, recipe):
             count += 1
             source = f"{path.name.split('-', 1)[1]}:{number}"
-            if reason is None and conversations:
-                prepared, reason = llamafactory.conversation(row, recipe)
-            elif reason is None and recipe["format"] == "stackoverflow":
-                prepared, reason = _stackoverflow(row, category)
-            elif reason is None:
-                prepared, reason = _mmla(row, label_of)
             if reason is None:
-                uid = f"{recipe['name']}:{split}:{_own_name(row, prepared)}"
-                if uid in seen and conversations:
-                    uid = llamafactory.another_name(uid, prepared, seen)
-                reason = "duplicate id" if uid in seen else None
+                prepared, reason = form.canonical(row, recipe, category)
+            if reason is None:
+                content = digest(form.content(prepared))
+                # A hash of its content names a row without an id, so that reordering a file renames nothing.
+                uid = f"{recipe['name']}:{split}:{_id_of(row, form) or content[:12]}"
+                if form.repeated and content in contents:
+                    reason = form.repeated
+                elif uid in seen:
+                    uid = form.another_name(uid, prepared, seen)
+                    reason = None if uid else "duplicate id"
             if reason is None:
                 seen.add(uid)
+                contents.add(content)
                 rows.append({"uid": uid, "split": split, "source": source} | prepared)
             else:
                 told = {"dataset": recipe["name"], "split": split, "source": source, "reason": reason}
@@ -106,11 +47,10 @@ def _read_split(split, paths, recipe, label_of):
     return rows, rejects, count
 
 
-def _own_name(row, prepared):
-    """Return a row's id, or where it has none a hash of its content, so that reordering a file renames nothing."""
-    if isinstance(row.get("id"), str) and row["id"].strip():
-        return row["id"].strip()
-    return digest(prepared["meta"].get("messages") or [prepared.get("title"), prepared["text"]])[:12]
+def _id_of(row, form):
+    """Return the first id that a row has, None where it has none."""
+    texts = (row.get(field) for field in form.ids)
+    return next((text.strip() for text in texts if isinstance(text, str) and text.strip()), None)
 
 
 def prepare_dataset(recipe, raw, target, videos=None, scratch=None, workers=1):
@@ -123,12 +63,10 @@ def prepare_dataset(recipe, raw, target, videos=None, scratch=None, workers=1):
     Rows in = rows out + rejects + what `limit` leaves out, which is counted, not rejected. Texts lose the blanks around
     them; what stands in them otherwise is the row's own affair.
     """
-    labels = recipe["label_set"]["labels"] if recipe["label_set"] else []
-    label_of = {label.lower(): label for label in labels}
     splits, rejects, rows_in, unused, paths = {}, [], {}, {}, {}
     for split in recipe["files"]:
         paths[split] = sorted((Path(raw) / split).iterdir(), key=lambda path: int(path.name.split("-")[0]))
-        splits[split], rejected, rows_in[split] = _read_split(split, paths[split], recipe, label_of)
+        splits[split], rejected, rows_in[split] = _read_split(split, paths[split], recipe)
         if not splits[split]:
             raise UserError(f"dataset {recipe['name']}, {split}: no usable row, {_why_none(rejected)}.")
         rejects += rejected
@@ -155,13 +93,12 @@ def prepare_dataset(recipe, raw, target, videos=None, scratch=None, workers=1):
             if filmed:
                 (folder / "frames.jpg").write_bytes(contact_sheet(filmed, Frames([folder])))
         for split, rows in splits.items():
-            write_parquet(folder / f"{split}.parquet", rows, recipe, label_of)
+            write_parquet(folder / f"{split}.parquet", rows, recipe)
         write_jsonl(folder / "rejects.jsonl", rejects)
         write_json(folder / "profile.json", profile)
         if recipe["label_set"]:
             write_json(folder / "labels.json", recipe["label_set"])
-        if recipe["format"] in llamafactory.FORMATS:
-            llamafactory.write_spelling(folder, recipe, paths)
+        BY_NAME[recipe["format"]].write_beside(folder, recipe, paths)
     return profile
 
 
@@ -219,12 +156,8 @@ def _with_videos(split, rows, recipe, folder, scratch, workers):
     """Return (rows of a split with their videos, at most `limit`, rejects, facts per file, files of frames)."""
     wanted = min(len(rows), recipe["limit"] or len(rows))
     asked = rows if wanted == len(rows) else _for_limit(rows, recipe)
-    if recipe["format"] in llamafactory.FORMATS:
-        asked = asked[:wanted]
-        kept, without, *found = llamafactory.attach_conversation_videos(asked, folder, recipe, scratch, workers)
-    else:
-        dataset = recipe["label_set"]["dataset"]
-        kept, without, *found = attach_videos(asked, folder, recipe["videos"], dataset, scratch, wanted, workers)
+    form = BY_NAME[recipe["format"]]
+    kept, without, *found = form.attach(asked, folder, recipe, scratch, wanted, workers)
     # Rows that were carved out came in with train.
     origin = split if split in recipe["files"] else "train"
     told = {"dataset": recipe["name"], "split": origin}

@@ -67,6 +67,20 @@ def render_answer(template, **fields):
     return _fill(template["answer"], fields)
 
 
+def answered_example(row, template, answer):
+    """Return a question and its answer as an example; row: uid, title, question."""
+    fields = {"title": row["title"], "question": row["question"]}
+    return Example(row["uid"], render(template, **fields), render_answer(template, **fields, answer=answer))
+
+
+def label_messages(template, row, label_set):
+    """Return (messages, one answer text per label): how a labelled row is put to a model, everywhere."""
+    fields = {"text": row["text"]} | {key: label_set[key] for key in ("task", "task_words", "labels")}
+    answers = [render_answer(template, **fields, label=label) for label in label_set["labels"]]
+    videos = [medium["frames"] for medium in row.get("media") or () if medium["type"] == "video"]
+    return with_videos(render(template, **fields), videos), answers
+
+
 def spelt_out(text):
     """Return a text whose control tokens of common chat templates are broken by a blank, whoever reads it.
 

@@ -5,7 +5,7 @@ from moult.data.parquet import read_rows
 
 
 def question_rows(folder, splits):
-    """Return the rows of a prepared stackoverflow dataset as what a question prompt needs."""
+    """Return the rows of a prepared dataset of questions as what a question prompt needs."""
     return [
         {
             "uid": row["uid"],

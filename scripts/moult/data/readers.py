@@ -1,7 +1,8 @@
-"""Readers of raw tables: TSV, CSV, JSON and JSON lines, row by row, whatever stands in them (docs/hostile-data.md).
+"""Readers of raw tables: TSV, CSV, JSON and parquet, row by row, whatever stands in them (docs/hostile-data.md).
 
-Each yields (number, row, reason) for every row of a file: `number` is the line where the row begins (in a JSON list the
-entry), `row` a dict of column → cell, `reason` None or why the row cannot be used. Nothing but UserError is raised.
+Each yields (number, row, reason) for every row of a file: `number` is the line where the row begins (in a JSON list and
+in parquet the entry), `row` a dict of column → cell, `reason` None or why the row cannot be used. Nothing but UserError
+is raised.
 
 The csv module, pandas and pyarrow read what spreadsheets write, but let an opening quote that never closes swallow
 the rows behind it, and drop quotes that belong to the text; strict, they stop at either. None says on which line a row
@@ -11,16 +12,17 @@ began. Utterances begin with quotes, so the cells are told apart here.
 import codecs
 import json
 import logging
+import math
 import re
 from collections import Counter
+from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
 from moult.base.errors import UserError
 from moult.base.signatures import LFS_POINTER, WEB_PAGE
+from moult.data.excerpts import as_json, printable
 
-# What a reject shows of a row at most: characters of a cell, and cells.
-MOST_CHARACTERS, MOST_CELLS = 2000, 100
 LINE_END = re.compile(r"\r\n|\n|\r")
 JSON_BLANKS = " \t\n\r"
 BLANKS = re.compile(f"[{JSON_BLANKS}]*")
@@ -28,7 +30,8 @@ BLANKS = re.compile(f"[{JSON_BLANKS}]*")
 WITHOUT_HEADER = (".json", ".jsonl", ".ndjson")
 SPELT = {None: "", True: "true", False: "false"}
 UNPACK = "unpack it"
-EXPORT = "export it as TSV, CSV, JSON or JSON lines"
+EXPORT = "export it as TSV, CSV, JSON, JSON lines or parquet"
+PARQUET = b"PAR1"
 # What is no table of text, by its first bytes; UTF-32 begins like UTF-16.
 SIGNATURES = (
     (b"\xff\xfe", "UTF-16", "save it as UTF-8"),
@@ -40,7 +43,7 @@ SIGNATURES = (
     (b"7z\xbc\xaf", "7-Zip", UNPACK),
     (b"PK\x03\x04", "a zip archive or an Excel workbook", f"{UNPACK}, or {EXPORT}"),
     (b"\xd0\xcf\x11\xe0", "an old Excel workbook", EXPORT),
-    (b"PAR1\x15", "parquet", EXPORT),
+    (PARQUET + b"\x15", "parquet", "name it .parquet"),
     (b"ARROW1\x00", "Arrow", EXPORT),
     (b"SQLite format 3\x00", "SQLite", EXPORT),
     (b"%PDF-", "PDF", EXPORT),
@@ -51,8 +54,9 @@ logger = logging.getLogger(__name__)
 
 
 def read_raw(path):
-    """Yield (number, row, reason) for every row of a raw file; its ending says how: .csv, .json, .jsonl, else TSV."""
+    """Yield (number, row, reason) for every row of a raw file, read as its ending says: TSV, if it says nothing."""
     readers = {".csv": read_csv, ".json": read_json_list, ".jsonl": read_json_lines, ".ndjson": read_json_lines}
+    readers[".parquet"] = read_parquet
     return readers.get(Path(path).suffix.lower(), read_tsv)(path)
 
 
@@ -60,13 +64,18 @@ def _text_of(path):
     """Return a file as text, each byte that is not UTF-8 as a lone surrogate; UserError when it is no text at all."""
     raw = Path(path).read_bytes()
     start = raw[:64]
-    page = start.removeprefix(codecs.BOM_UTF8).lstrip().lower()
-    found = next((one for one in SIGNATURES if start.startswith(one[0]) or page.startswith(one[0])), None)
+    found = _signature_of(start)
     if found is None and {0} in (set(start[::2]), set(start[1::2])):
         found = "", "UTF-16 without its mark, or no text", "save it as UTF-8"
     if found:
         raise UserError(f"{path}: is {found[1]}, not a table in UTF-8; {found[2]} and run again.")
     return raw.decode("utf-8-sig", "surrogateescape")
+
+
+def _signature_of(start):
+    """Return the entry of SIGNATURES for the first bytes of a file, None where they are of none."""
+    page = start.removeprefix(codecs.BOM_UTF8).lstrip().lower()
+    return next((one for one in SIGNATURES if start.startswith(one[0]) or page.startswith(one[0])), None)
 
 
 def _not_text(cells):
@@ -110,9 +119,9 @@ def _read_table(path, delimiter):
     header = [name.strip() for name in records[0].cells]
     if reason := _not_text(header):
         raise UserError(f"{path}, line {records[0].line}: the header {reason}; save the file as UTF-8 and run again.")
-    if twice := [name for name, count in Counter(header).items() if name and count > 1]:
+    if twice := _repeated(header):
         raise UserError(
-            f"{path}, line {records[0].line}: the header names {printable(twice[0])!r} twice; "
+            f"{path}, line {records[0].line}: the header names {printable(twice)!r} twice; "
             "rename one of the columns and run again."
         )
     for line, cells in _told_apart(records, len(header), delimiter, path):
@@ -127,6 +136,11 @@ def _read_table(path, delimiter):
             # A column without a name cannot be asked for; pandas writes its index so.
             row = {name: cell for name, cell in zip(header, cells, strict=True) if name}
             yield line, row, _not_text(cells)
+
+
+def _repeated(names):
+    """Return the first name of columns that stands twice, None where there is none."""
+    return next((name for name, count in Counter(names).items() if name and count > 1), None)
 
 
 def _records(text, delimiter):
@@ -223,7 +237,7 @@ def _row_of(value):
     row = {key: cell if isinstance(cell, str | list | dict) else SPELT[cell] for key, cell in value.items()}
     if isinstance(value, _Repeating):
         return row, "names a key twice"
-    return row, _not_text([_as_json(row)])
+    return row, _not_text([as_json(row)])
 
 
 def read_json_list(path):
@@ -290,7 +304,7 @@ def read_spelt(path):
     elif ending in WITHOUT_HEADER:
         found = ((number, value, line.strip(), reason) for number, line, value, reason in _lines(_text_of(path)))
     else:
-        found = ((number, row, _as_json(row), reason) for number, row, reason in read_raw(path))
+        found = ((number, row, as_json(row), reason) for number, row, reason in read_raw(path))
     for number, value, spelt, reason in found:
         row = value if isinstance(value, dict) else {"entry": spelt}
         yield number, Spelt(row, spelt), reason or _row_of(value)[1]
@@ -324,36 +338,55 @@ def json_frame(path):
     return {"head": "", "separator": ends[0] if ends else "\n", "tail": ends[-1] if text.endswith(("\n", "\r")) else ""}
 
 
-# ---------------------------------------------------------------- what is shown of a row
+# ---------------------------------------------------------------- parquet
 
 
-def excerpt(row):
-    """Return what a reject shows of a row: {row, and where something was left out, cut: name → its whole length}.
+def read_parquet(path):
+    """Yield (entry, row, reason) of a parquet file, cells as the reader of JSON gives them; UserError if it is none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    Cells are text, what is nested as JSON, bytes that were not UTF-8 escaped as `\\udce9`: it can always be read.
-    """
-    shown, cut = {}, {}
-    for name, value in list(row.items())[:MOST_CELLS]:
-        name, text = _readable(name[:MOST_CHARACTERS]), value if isinstance(value, str) else _as_json(value)
-        shown[name] = _readable(text[:MOST_CHARACTERS])
-        if len(text) > MOST_CHARACTERS:
-            cut[name] = len(text)
-    if len(row) > MOST_CELLS:
-        cut["fields"] = len(row)
-    return {"row": shown} | ({"cut": cut} if cut else {})
-
-
-def _readable(text):
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _as_json(value):
+    with open(path, "rb") as handle:
+        start = handle.read(64)
+    if not start.startswith(PARQUET):
+        known = _signature_of(start) or (start, "empty or of another kind", "fetch or export it again")
+        raise UserError(f"{path}: is {known[1]}, not parquet; {known[2]} and run again.")
+    number = 0
     try:
-        return json.dumps(value, ensure_ascii=False)
-    except RecursionError:
-        return "nested too deeply to be shown"
+        file = pq.ParquetFile(path)
+        if twice := _repeated(file.schema_arrow.names):
+            raise UserError(f"{path}: names {printable(twice)!r} twice; rename one of the columns and run again.")
+        for batch in file.iter_batches(1000):
+            for value, reason in _values_of(batch):
+                row, unreadable = _row_of(value)
+                yield (number := number + 1), row, reason or unreadable
+    except (pa.ArrowException, OSError) as error:
+        told = str(error).strip().partition("\n")[0]
+        raise UserError(f"{path}: cannot be read as parquet ({told}); fetch or export it again.") from error
 
 
-def printable(text, most=40):
-    """Return the first `most` characters of a text for a message or a table, control characters escaped."""
-    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text[:most])
+def _values_of(batch):
+    """Return (value, reason) of each row of a batch; a row that has no value in Python is found by halving."""
+    try:
+        return [(_as_parsed(value), None) for value in batch.to_pylist()]
+    except (ValueError, OverflowError) as error:
+        if len(batch) > 1:
+            return [*_values_of(batch.slice(0, len(batch) // 2)), *_values_of(batch.slice(len(batch) // 2))]
+        if isinstance(error, UnicodeDecodeError):
+            return [({}, f"is not UTF-8 (byte 0x{error.object[error.start]:02x})")]
+        return [({}, f"cannot be read ({error})")]
+
+
+def _as_parsed(value):
+    """Return a cell of parquet as `_parse` would give it: numbers as they are spelt, NaN and infinities as null."""
+    if isinstance(value, dict):
+        return {key: _as_parsed(cell) for key, cell in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_parsed(cell) for cell in value]
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, int | float | Decimal):
+        return Number(value) if math.isfinite(value) else None
+    return str(value)

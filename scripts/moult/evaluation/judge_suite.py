@@ -35,7 +35,7 @@ class Repeats(Section):
 class JudgeSuite(Settings):
     """Answers to questions, compared in pairs by a judge that sees each pair in both orders."""
 
-    datasets: list[str] = Field(min_length=1, description="Of format stackoverflow: their questions.")
+    datasets: list[str] = Field(min_length=1, description="Datasets whose rows are questions.")
     split: Split = "test"
     sample: int | None = Field(100, ge=1, description="At most so many questions, drawn with the seed; null: all.")
     criteria: list[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]] = Field(

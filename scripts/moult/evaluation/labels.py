@@ -7,10 +7,9 @@ from pydantic import Field
 
 from moult.base.files import derive_seed, read_json
 from moult.base.stage import Ref, Stage
-from moult.data.examples import label_messages
 from moult.data.fields import Split
 from moult.data.parquet import read_rows
-from moult.data.prompts import load_template
+from moult.data.prompts import label_messages, load_template
 from moult.evaluation import scores
 from moult.evaluation.kinds import Baseline, Headline, Settings, SuiteKind, Unread
 from moult.evaluation.leaderboard import suite_tables

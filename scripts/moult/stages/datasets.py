@@ -7,7 +7,7 @@ from moult.data import fetch as raw_files
 from moult.data import leakage as leakage_check
 from moult.data import prepare as preparing
 from moult.data.fields import SPLITS
-from moult.data.formats import llamafactory
+from moult.data.formats import BY_NAME
 from moult.data.prompts import load_template
 from moult.data.videos import attach
 from moult.data.videos import fetch as video_files
@@ -49,20 +49,19 @@ def prepare_dataset(cfg, name):
     """What turns raw rows into canonical ones."""
     dataset = cfg.find("datasets", name)
     label_set = dataset.label_set
-    conversations = dataset.format in llamafactory.FORMATS
+    form = BY_NAME[dataset.format]
     return {
         "name": name,
         "format": dataset.format,
         "columns": dict(sorted(dataset.columns.items())),
-        **({"tags": dict(sorted(dataset.tags.items()))} if conversations else {}),
+        **({"tags": dict(sorted(dataset.tags.items()))} if form.shape == "conversations" else {}),
         "files": {
             split: [source.category or source.basename.split(".")[0].removesuffix("_data") for source in sources]
             for split, sources in sorted(dataset.files.items())
         },
         "label_set": label_set,
-        "task": dataset.task
-        or (label_set["task"] if label_set else "conversation" if conversations else "question_answering"),
-        "language": label_set["language"] if label_set else "und" if conversations else "en",
+        "task": dataset.task or (label_set["task"] if label_set else form.task),
+        "language": label_set["language"] if label_set else form.language,
         "dev_fraction": dataset.dev_fraction,
         **({"test_fraction": dataset.test_fraction} if dataset.test_fraction else {}),
         "limit": cfg.limit,
@@ -142,8 +141,8 @@ def exportable(cfg) -> list[tuple[str]]:
 
 def _exported(cfg):
     """Rows that surely have answers; questions that may have some are exported when asked for by name."""
-    questions = {one.name for one in cfg.datasets if one.format == "stackoverflow"}
-    return [(name,) for (name,) in exportable(cfg) if name not in questions]
+    unsure = {one.name for one in cfg.datasets if one.answers != "all"}
+    return [(name,) for (name,) in exportable(cfg) if name not in unsure]
 
 
 def _rows_in_words(recipe, facts):

@@ -11,7 +11,8 @@ from moult.base.errors import nearest
 from moult.base.paths import RESOURCES
 from moult.base.section import Name, Section, Sha256, Variable, exactly_one
 from moult.data.fields import Prompt, Split
-from moult.data.formats import llamafactory
+from moult.data.formats import BY_NAME, FORMATS
+from moult.data.formats.dataset_info import dataset_of_info
 
 LABELS = RESOURCES / "labels"
 
@@ -80,7 +81,7 @@ class Dataset(Section):
     """Raw tables that become one parquet per split."""
 
     name: Name
-    format: Literal["stackoverflow", "mmla", "alpaca", "sharegpt"]
+    format: Literal[tuple(one.name for one in FORMATS)]
     files: dict[Split, Annotated[list[Source], BeforeValidator(_as_sources)]] = Field(min_length=1)
     columns: dict[str, str] = Field({}, description="Field of the format → column of your file.")
     tags: dict[str, str] = Field({}, description="Of sharegpt: LLaMA-Factory's tags → how your file spells them.")
@@ -105,34 +106,25 @@ class Dataset(Section):
         entries, files = values.get("entries"), values.get("files", {})
         if not (isinstance(entries, dict) and entries and isinstance(files, dict)):
             raise ValueError("entries: name the entry of each split, e.g. `entries: {train: my_data}`")
-        return values | llamafactory.dataset_of_info(values["dataset_info"], entries, files)
+        return values | dataset_of_info(values["dataset_info"], entries, files)
 
     @model_validator(mode="after")
-    def conversations_are_whole(self):
-        if self.format in llamafactory.FORMATS:
-            llamafactory.check_layout(self.format, self.columns, self.tags)
-            if given := next((key for key in ("prompt", "labels") if getattr(self, key) is not None), None):
-                raise ValueError(f"{given}: a row of {self.format} has its own prompt and answer; leave it out")
-            if self.videos and "videos" not in self.columns:
-                columns = llamafactory.DEFAULT_COLUMNS[self.format] | {"videos": "videos"}
-                told = ", ".join(f"{name}: {column}" for name, column in (self.columns or columns).items())
-                raise ValueError(f"columns: name the column of the videos too, e.g. `columns: {{{told}}}`")
-        elif self.tags or (self.entries and not self.dataset_info):
+    def fits_its_format(self):
+        form = BY_NAME[self.format]
+        if form.shape != "conversations" and (self.tags or (self.entries and not self.dataset_info)):
             raise ValueError("tags and entries belong to the formats of LLaMA-Factory; leave them out")
+        if self.prompt and not form.prompt:
+            raise ValueError(f"prompt: a row of {self.format} has its own prompt; leave it out")
+        if self.labels is not None and form.shape != "labelled":
+            raise ValueError(f"labels: rows of format {self.format} have none; leave them out")
+        if self.videos and not form.videos:
+            raise ValueError(f"videos: rows of format {self.format} have none")
+        form.check(self)
         return self
 
     @model_validator(mode="after")
     def labels_are_there(self):
-        if self.format in llamafactory.FORMATS:
-            return self
-        known = {"mmla": {"id", "text", "label", "video"}}.get(
-            self.format, {"id", "title", "question_content", "answer", "tags"}
-        )
-        if unknown := sorted(set(self.columns) - known):
-            raise ValueError(f"columns: {unknown[0]!r} is not a field of {self.format}{nearest(unknown[0], known)}")
-        if self.format != "mmla" and self.videos:
-            raise ValueError(f"videos: rows of format {self.format} have none")
-        if self.format == "mmla" and self.labels is None:
+        if self.shape == "labelled" and self.labels is None:
             raise ValueError(f"labels: name a file of resources/labels, one of {shipped_labels()}, or list them")
         if isinstance(self.labels, str) and self.labels not in shipped_labels():
             raise ValueError(
@@ -141,6 +133,16 @@ class Dataset(Section):
         if isinstance(self.labels, list) and not self.task:
             raise ValueError("task: with labels of your own, say what they label, e.g. `task: emotion`")
         return self
+
+    @property
+    def shape(self):
+        """What one row is: questions, prompts, labelled, conversations, ...; see `Format`."""
+        return BY_NAME[self.format].shape
+
+    @property
+    def answers(self):
+        """Whether all, some or none of the rows have an answer to train on."""
+        return BY_NAME[self.format].answers
 
     @property
     def label_set(self):
@@ -160,9 +162,9 @@ class Dataset(Section):
 
     @property
     def template(self):
-        """Name of the prompt template of this dataset's rows; None where they are whole conversations."""
-        default = {"stackoverflow": "meteor/answer", "mmla": "mmla/video" if self.videos else "mmla/text"}
-        return self.prompt or default.get(self.format)
+        """Name of the prompt template of this dataset's rows; None where a row has its own prompt."""
+        form = BY_NAME[self.format]
+        return self.prompt or (form.video_prompt if self.videos else form.prompt)
 
 
 @cache

@@ -1,0 +1,108 @@
+"""What a dataset format declares, and how those formats are read whose raw rows are fields."""
+
+from typing import Literal
+
+from moult.base.errors import UserError, nearest
+from moult.data.excerpts import printable
+from moult.data.readers import WITHOUT_HEADER, read_raw
+
+Shape = Literal["questions", "prompts", "labelled", "conversations", "pairs", "judge_items"]
+
+
+class Format:
+    """A layout of raw rows. Code that works on datasets asks for what a format declares, never for its name.
+
+    name: what the key `format` of a dataset says. shape: what one canonical row is.
+    fields: what a raw row may have, by the names that `columns` maps; needed: those that it must have.
+    ids: the fields that may name a row; the first one that holds something does.
+    repeated: why a row is rejected whose content an earlier row of the split has; None: such a row is kept.
+    answers: whether all, some or none of the rows have an answer to train on.
+    prompt, video_prompt: default templates for rows without and with videos; None where a row has its own prompt.
+    videos: whether rows may have videos. task, language: of the rows, where neither dataset nor labels say it.
+    """
+
+    name: str
+    shape: Shape
+    fields: tuple[str, ...]
+    needed: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ("id",)
+    repeated: str | None = None
+    answers: Literal["all", "some", "none"]
+    prompt: str | None = None
+    video_prompt: str | None = None
+    videos: bool = False
+    task: str
+    language: str
+
+    def check(self, entry):
+        """Raise ValueError, with what to write instead, where the columns or tags of a config entry cannot be used."""
+        if unknown := sorted(set(entry.columns) - set(self.fields)):
+            raise ValueError(f"columns: {unknown[0]!r} is not a field of {self.name}{nearest(unknown[0], self.fields)}")
+
+    def read(self, path, recipe):
+        """Yield (number, row, reason) of one raw file, its columns under the names of the fields.
+
+        UserError when a header lacks a needed column; where each row names its columns, that row alone is rejected.
+        """
+        columns = recipe["columns"]
+        for number, row, reason in read_raw(path):
+            if reason is None:
+                row = row | {field: row[column] for field, column in columns.items() if column in row}
+                if missing := next((field for field in self.needed if field not in row), None):
+                    reason = f"no column {columns.get(missing, missing)!r}"
+                    remedy = f"map it with `columns: {{{missing}: <your column>}}`"
+                    if path.suffix.lower() not in WITHOUT_HEADER:
+                        there = ", ".join(map(printable, row))
+                        raise UserError(f"{path.name}, row {number}: {reason} (there is {there}); {remedy}.")
+                    reason = f"{reason}; {remedy}"
+            yield number, row, reason
+
+    def canonical(self, row, recipe, category):
+        """Return (prepared, None) or (None, why the row cannot be used).
+
+        prepared: `text`, `meta` (plain JSON), and where the shape has them `title`, `label`, `media`. recipe: that of
+        the job that prepares the dataset. category: that of the row's file.
+        """
+        raise NotImplementedError
+
+    def content(self, prepared):
+        """Return, as plain JSON, what makes a row the row it is: a hash of it names a row without an id."""
+        return [prepared.get("title"), prepared["text"]]
+
+    def another_name(self, uid, prepared, seen):
+        """Return another name for a row whose id an earlier row has; None where such a row is rejected."""
+        return None
+
+    def attach(self, rows, folder, recipe, scratch, wanted, workers):
+        """Return (at most `wanted` rows with `media`, [(row, facts)] of those without a usable video, facts per file,
+        files of frames); see `attach_videos`. Only of formats with videos."""
+        raise NotImplementedError
+
+    def write_beside(self, folder, recipe, paths):
+        """Write what a dataset of this format needs beside its rows. paths: split → its raw files."""
+
+    def examples(self, folder, split, template):
+        """Return (training examples, (uid, reason) of rows that are none) of a split of a prepared dataset."""
+        raise UserError(f"{folder}: rows of format {self.name} have no answer to train on.")
+
+
+class TextFormat(Format):
+    """A format whose fields are texts, without the blanks around them."""
+
+    # Fields in which a list of texts is a text too.
+    lists: tuple[str, ...] = ()
+
+    def read(self, path, recipe):
+        for number, row, reason in super().read(path, recipe):
+            if reason is None:
+                texts = {field: self._as_text(field, row[field]) for field in self.fields if field in row}
+                nested = next((field for field, text in texts.items() if text is None), None)
+                reason = f"{nested} is nested, not text" if nested else None
+                row |= texts if nested is None else {}
+            yield number, row, reason
+
+    def _as_text(self, field, value):
+        """Return a cell as text, or None where it is nested."""
+        if field in self.lists and isinstance(value, list) and all(isinstance(one, str) for one in value):
+            value = ";".join(value)
+        return value.strip() if isinstance(value, str) else None

@@ -1,0 +1,46 @@
+"""Labelled utterances, as MMLA has them: a table with text and label, and of each row perhaps a video."""
+
+from moult.base.files import read_json
+from moult.data.formats.base import TextFormat
+from moult.data.parquet import read_rows
+from moult.data.prompts import Example, label_messages
+from moult.data.videos.attach import attach_videos
+
+
+class Mmla(TextFormat):
+    name = "mmla"
+    shape = "labelled"
+    needed = ("text", "label")
+    fields = (*needed, "id", "video")
+    answers = "all"
+    prompt = "mmla/text"
+    video_prompt = "mmla/video"
+    videos = True
+    task = "classification"
+    language = "und"
+
+    def canonical(self, row, recipe, category):
+        if not row["text"]:
+            return None, "empty text"
+        label_of = {label.lower(): label for label in recipe["label_set"]["labels"]}
+        label = label_of.get(row["label"].lower())
+        if label is None:
+            return None, f"label {row['label'][:40]!r} is not in the label set"
+        meta = {key: row[key] for key in ("video",) if row.get(key)}
+        return {"text": row["text"], "label": label, "meta": meta}, None
+
+    def attach(self, rows, folder, recipe, scratch, wanted, workers):
+        dataset = recipe["label_set"]["dataset"]
+        return attach_videos(rows, folder, recipe["videos"], dataset, scratch, wanted, workers)
+
+    def examples(self, folder, split, template):
+        """Return an example for each row: the prompt, and the answer with the gold label."""
+        label_set = read_json(f"{folder}/labels.json")
+        examples = []
+        for row in read_rows(folder, split):
+            messages, answers = label_messages(template, row, label_set)
+            examples.append(Example(row["uid"], messages, answers[label_set["labels"].index(row["label"])]))
+        return examples, []
+
+
+FORMAT = Mmla()
