@@ -58,7 +58,7 @@ rule fetch_dataset:
         "fetch_dataset: fetching the raw files of {wildcards.dataset} "
         "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
-        "../scripts/fetch_dataset.py"
+        "../scripts/run_stage.py"
 
 
 rule prepare_dataset:
@@ -83,7 +83,7 @@ rule prepare_dataset:
         "prepare_dataset: preparing {wildcards.dataset}: canonical rows, rejects, profile "
         "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
-        "../scripts/prepare_dataset.py"
+        "../scripts/run_stage.py"
 
 
 rule check_leakage:
@@ -107,7 +107,7 @@ rule check_leakage:
         "check_leakage: looking for rows of {wildcards.dataset} that stand in two splits "
         "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
-        "../scripts/check_leakage.py"
+        "../scripts/run_stage.py"
 
 
 rule fetch_model:
@@ -133,7 +133,7 @@ rule fetch_model:
     message:
         "fetch_model: fetching the model base ({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
-        "../scripts/fetch_model.py"
+        "../scripts/run_stage.py"
 
 
 rule generate_guidelines:
@@ -167,7 +167,7 @@ rule generate_guidelines:
         "generate_guidelines: writing the guidelines guidelines-{wildcards.n} "
         "({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
-        "../scripts/generate_guidelines.py"
+        "../scripts/run_stage.py"
 
 
 rule distill_answers:
@@ -201,7 +201,7 @@ rule distill_answers:
         "distill_answers: distilling the answers distilled-{wildcards.n} "
         "({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
-        "../scripts/distill_answers.py"
+        "../scripts/run_stage.py"
 
 
 rule finetune_lora:
@@ -237,7 +237,7 @@ rule finetune_lora:
         "finetune_lora: training the adapter of tuned-{wildcards.variant}-{wildcards.n} "
         "({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
-        "../scripts/finetune_lora.py"
+        "../scripts/run_stage.py"
 
 
 rule fold_adapter:
@@ -267,7 +267,7 @@ rule fold_adapter:
         "fold_adapter: folding the adapter of tuned-{wildcards.variant}-{wildcards.n} into full weights "
         "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
-        "../scripts/fold_adapter.py"
+        "../scripts/run_stage.py"
 
 
 rule merge_models:
@@ -304,7 +304,7 @@ rule merge_models:
         "merge_models: merging {params.names} into merged-{wildcards.n} "
         "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
-        "../scripts/merge_models.py"
+        "../scripts/run_stage.py"
 
 
 rule predict_labels:
@@ -335,7 +335,7 @@ rule predict_labels:
         "predict_labels: predicting the labels of suite-{wildcards.n} with {wildcards.model} "
         "({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
-        "../scripts/predict_labels.py"
+        "../scripts/run_stage.py"
 
 
 rule score_labels:
@@ -362,7 +362,7 @@ rule score_labels:
         "score_labels: scoring {wildcards.model} on suite-{wildcards.n} "
         "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
-        "../scripts/score_labels.py"
+        "../scripts/run_stage.py"
 
 
 rule tabulate_scores:
@@ -387,7 +387,7 @@ rule tabulate_scores:
     message:
         "tabulate_scores: tabulating all scores ({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
-        "../scripts/tabulate_scores.py"
+        "../scripts/run_stage.py"
 
 
 rule plot_scores:
@@ -408,7 +408,7 @@ rule plot_scores:
         "plot_scores: plotting the scores of suite-{wildcards.n} "
         "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
-        "../scripts/plot_scores.py"
+        "../scripts/run_stage.py"
 
 
 rule plot_confusion:
@@ -433,7 +433,7 @@ rule plot_confusion:
         "plot_confusion: plotting which labels {wildcards.model} takes for which on suite-{wildcards.n} "
         "({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
-        "../scripts/plot_confusion.py"
+        "../scripts/run_stage.py"
 
 
 rule write_report:
@@ -467,4 +467,4 @@ rule write_report:
     message:
         "write_report: writing the report ({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
-        "../scripts/write_report.py"
+        "../scripts/run_stage.py"

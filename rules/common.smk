@@ -108,7 +108,7 @@ def params_of(rule):
         return lambda wildcards, threads: build(cfg, *names_in(stage, wildcards))
 
     params = {"doing": not_compared(lambda cfg, *names: stage.doing.format(**dict(zip(stage.wildcards, names))))}
-    params |= {"script": not_compared(lambda cfg, *names: rule)}
+    params |= {"run": not_compared(lambda cfg, *names: stage.run)}
     params |= {"recipe": compared(stage.recipe)} if stage.recipe else {}
     params |= {"client": not_compared(stage.client)} if stage.client else {}
     return params | {name: compared(build) for name, build in stage.told.items()}

@@ -14,7 +14,7 @@ rule on_tables:
     message:
         "{rule}: {params.doing} ({threads} CPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
-        "../scripts/{params.script}.py"
+        "../scripts/run_stage.py"
 
 
 rule on_models:
@@ -30,4 +30,4 @@ rule on_models:
     message:
         "{rule}: {params.doing} ({threads} CPUs, {resources.gpu} GPUs, {resources.mem_mb} MB, {resources.runtime} min)"
     script:
-        "../scripts/{params.script}.py"
+        "../scripts/run_stage.py"

@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 
 import pytest
@@ -46,10 +46,13 @@ def test_format_and_lint(command):
     assert found.returncode == 0, found.stdout + found.stderr
 
 
-def test_every_stage_has_its_rule_and_its_script_and_the_reverse():
+def test_every_stage_has_its_rule_and_its_function_and_the_reverse():
     assert len(BY_RULE) == len(STAGES)
     assert RULES.keys() == BY_RULE.keys()
-    assert {path.stem for path in (ROOT / "scripts").glob("*.py")} == BY_RULE.keys()
+    for stage in STAGES:
+        module, function = stage.run.split(":")
+        assert callable(getattr(import_module(module), function))
+    assert [path.name for path in (ROOT / "scripts").glob("*.py")] == ["run_stage.py"]
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.rule)

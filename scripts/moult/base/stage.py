@@ -75,7 +75,7 @@ class Stage:
     rule: str
     makes: str
     doing: str
-    run: str = ""
+    run: str
     wildcards: tuple[str, ...] = ()
     names: Callable[[Any], list[tuple[str, ...]]] = lambda cfg: [()]
     wanted: Callable[[Any], list[tuple[str, ...]]] | None = None

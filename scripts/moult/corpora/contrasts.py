@@ -17,7 +17,8 @@ from moult.corpora.kind import Generated, Plan
 from moult.corpora.similarity import chrf, ngrams, repetition
 from moult.data.fields import Decoding, Prompt, Split
 from moult.data.prompts import load_template, render
-from moult.inference.asking import flaw_of
+from moult.data.questions import asked_rows
+from moult.inference.asking import asker_of, flaw_of
 from moult.inference.recipes import decoding_recipe, endpoint_recipe
 from moult.inference.requests import ChatRequest, Sampling, author
 
@@ -67,6 +68,7 @@ class Contrasts(Generated):
 
     rule: ClassVar = "contrast_answers"
     doing: ClassVar = "contrasting answers for the pairs {corpus}"
+    run: ClassVar = "moult.corpora.contrasts:run"
     writes: ClassVar = "pairs"
 
     kind: Literal["contrasts"]
@@ -258,3 +260,9 @@ def flaw_of_pair(chosen, rejected, gate):
     if chrf(ngrams(chosen), ngrams(rejected)) > gate["max_similarity"]:
         return "the two answers are more alike than max_similarity"
     return None
+
+
+def run(job):
+    """Do the job of contrast_answers."""
+    with asker_of(job, job.inputs) as asker:
+        job.facts = contrast_answers(job.recipe, asked_rows(job.inputs, job.recipe["splits"]), asker, job.outputs)

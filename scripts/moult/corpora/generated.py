@@ -11,7 +11,8 @@ from moult.base.section import Name, exactly_one
 from moult.corpora.kind import Generated
 from moult.data.fields import Decoding, Prompt, Split
 from moult.data.prompts import load_template
-from moult.inference.asking import flaw_of
+from moult.data.questions import asked_rows, question_rows
+from moult.inference.asking import asker_of, flaw_of
 from moult.inference.recipes import decoding_recipe, endpoint_recipe
 from moult.inference.requests import author, corpus_requests
 
@@ -47,6 +48,7 @@ class Guidelines(_OneText):
 
     rule: ClassVar = "generate_guidelines"
     doing: ClassVar = "writing the guidelines {corpus}"
+    run: ClassVar = "moult.corpora.generated:run_guidelines"
     writes: ClassVar = "guidelines"
 
     kind: Literal["guidelines"]
@@ -64,6 +66,7 @@ class Distilled(_OneText):
 
     rule: ClassVar = "distill_answers"
     doing: ClassVar = "distilling the answers {corpus}"
+    run: ClassVar = "moult.corpora.generated:run_distilled"
     writes: ClassVar = "answers"
     judged: ClassVar = True
 
@@ -123,3 +126,18 @@ def write_corpus(corpus, rejects, usage, result):
     write_json(usage, totals)
     write_jsonl(corpus, kept)
     return {"rows": len(kept), "rejects": len(rejected)}
+
+
+def _run(job, rows, field):
+    with asker_of(job, job.inputs) as asker:
+        job.facts = make_corpus(job.recipe, rows, field, asker, job.outputs)
+
+
+def run_guidelines(job):
+    """Do the job of generate_guidelines."""
+    _run(job, question_rows(job.inputs.questions, job.recipe["splits"]), "guideline")
+
+
+def run_distilled(job):
+    """Do the job of distill_answers."""
+    _run(job, asked_rows(job.inputs, job.recipe["splits"]), "answer")

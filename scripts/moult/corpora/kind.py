@@ -24,9 +24,11 @@ class Plan(NamedTuple):
 class Generated(Section):
     """A corpus: rows of a dataset or of another corpus, each with text that an endpoint generates."""
 
-    # The rule that writes such corpora; their journals are in journal/<rule>/. What a job does, for the terminal.
+    # The rule that writes such corpora; their journals are in journal/<rule>/. What a job does, for the terminal; the
+    # function that does it, as `module:function`.
     rule: ClassVar[str]
     doing: ClassVar[str]
+    run: ClassVar[str]
     # What a row holds: a guideline to follow, an answer to train on, or a pair of answers to prefer by.
     writes: ClassVar[Literal["guidelines", "answers", "pairs"]]
     # Whether a judge may compare its answers with those of another corpus.

@@ -12,7 +12,8 @@ from moult.corpora.generated import check_rows
 from moult.corpora.kind import Generated, Plan
 from moult.data.fields import Decoding, Prompt, Split
 from moult.data.prompts import as_material, load_template, render
-from moult.inference.asking import flaw_of
+from moult.data.questions import asked_rows
+from moult.inference.asking import asker_of, flaw_of
 from moult.inference.recipes import client_of, decoding_recipe, endpoint_recipe
 from moult.inference.requests import ChatRequest, Sampling, author
 from moult.inference.structured import parse_verdict, verdict_schema
@@ -57,6 +58,7 @@ class Refined(Generated, Refining):
 
     rule: ClassVar = "refine_answers"
     doing: ClassVar = "refining the answers {corpus}"
+    run: ClassVar = "moult.corpora.refined:run"
     writes: ClassVar = "answers"
 
     kind: Literal["refined"]
@@ -280,3 +282,16 @@ def write_refined(corpus, rejects, usage, result, may_be_empty=False):
     write_jsonl(corpus, kept)
     revised = sum(row["status"] == "revised" for row in kept)
     return {"rows_in": len(kept) + len(rejected), "rows": len(kept), "rejects": len(rejected), "revised": revised}
+
+
+def run(job):
+    """Do the job of refine_answers."""
+    recipe, inputs = job.recipe, job.inputs
+    rows = asked_rows(inputs, recipe["splits"])
+    if job.client["round"]:
+        check_rounds(job.client["round"], len(rows), inputs.get("questions") or inputs.asked)
+    rows = slice_of(rows, recipe)
+    with asker_of(job, inputs) as asker, asker_of(job, inputs, "judge", asker.room) as judge:
+        result = refine_answers(recipe, rows, asker, judge)
+    outputs = (job.outputs.corpus, job.outputs.rejects, job.outputs.usage)
+    job.facts = write_refined(*outputs, result, may_be_empty=recipe["may_be_empty"])

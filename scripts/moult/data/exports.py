@@ -106,3 +106,13 @@ def index_exports(folders, target):
         for name, entry in read_json(folder / "dataset_info.json").items():
             info[name] = entry | {"file_name": f"{folder.name}/{entry['file_name']}"}
     write_json(target, info)
+
+
+def run(job):
+    """Do the job of export_dataset."""
+    job.facts = export_dataset(job.recipe, job.inputs.data, job.outputs.export)
+
+
+def run_index(job):
+    """Do the job of index_exports."""
+    index_exports(job.inputs.exports, job.outputs.index)

@@ -68,3 +68,8 @@ def _fetch_hub(source, place):
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"hub dataset {source['hub']}, {source['file']}: cannot be fetched ({reason}).") from error
     shutil.copyfile(check_hub_file(Path(found)), place)
+
+
+def run(job):
+    """Do the job of fetch_dataset."""
+    fetch_dataset(job.recipe["sources"], job.inputs.local, job.outputs.raw)

@@ -82,3 +82,8 @@ def check_leakage(recipe, folder, target):
             "remove them from the file, or set `leakage: {found: report}`."
         )
     return {"pairs": len(pairs)}
+
+
+def run(job):
+    """Do the job of check_leakage."""
+    job.facts = check_leakage(job.recipe, job.inputs.dataset, job.outputs.table)

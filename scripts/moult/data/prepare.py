@@ -196,3 +196,11 @@ def _profile(splits, rejects, rows_in, unused, recipe):
             "duplicate_texts": sum(count - 1 for count in texts.values()),
         }
     return profile
+
+
+def run(job):
+    """Do the job of prepare_dataset."""
+    videos, outputs = job.inputs.get("videos"), job.outputs
+    job.facts = prepare_dataset(
+        job.recipe, job.inputs.raw, outputs.dataset, videos=videos, scratch=job.scratch, workers=job.threads
+    )

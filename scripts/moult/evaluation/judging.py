@@ -4,9 +4,10 @@ import logging
 from collections import Counter
 
 from moult.base.errors import UserError
-from moult.base.files import derive_seed, digest, read_jsonl
+from moult.base.files import derive_seed, digest, read_jsonl, write_json, write_jsonl
 from moult.data.prompts import as_material, render
 from moult.data.questions import question_rows
+from moult.inference.asking import asker_of
 from moult.inference.remote.wire import OFF_FORM
 from moult.inference.requests import ChatRequest, Sampling, author, corpus_requests
 from moult.inference.structured import parse_pair
@@ -181,3 +182,24 @@ def judgement(recipe, row, order, repeat, value):
 def _place(recipe, row):
     who = {"model": recipe["model"], "against": recipe["against"], "judge": author(recipe["endpoint"])}
     return {"uid": row["uid"], "dataset": row["dataset"]} | who
+
+
+def run_answers(job):
+    """Do the job of answer_questions."""
+    folders = dict(zip(job.recipe["questions"]["datasets"], job.inputs.datasets, strict=True))
+    with asker_of(job, job.inputs, "model") as asker:
+        rows = answer_questions(job.recipe, folders, asker)
+    write_jsonl(job.outputs.answers, rows)
+    job.facts = {"rows": len(rows), "failed": sum(row["status"] != "ok" for row in rows)}
+
+
+def run_judgements(job):
+    """Do the job of judge_answers."""
+    recipe, inputs = job.recipe, job.inputs
+    folders = dict(zip(recipe["questions"]["datasets"], inputs.datasets, strict=True))
+    questions = sampled_questions(recipe["questions"], folders)
+    with asker_of(job, inputs) as asker:
+        rows, usage = judge_answers(recipe, questions, answers_in(inputs.ours), answers_in(inputs.theirs), asker)
+    write_json(job.outputs.usage, usage)
+    write_jsonl(job.outputs.judgements, rows)
+    job.facts = {"rows": len(rows), "status": dict(sorted(Counter(row["status"] for row in rows).items()))}

@@ -5,15 +5,17 @@ from typing import Literal
 
 from pydantic import Field
 
-from moult.base.files import derive_seed, read_json
+from moult.base.files import derive_seed, read_json, write_jsonl
 from moult.base.stage import Ref, Stage
 from moult.data.fields import Split
 from moult.data.parquet import read_rows
 from moult.data.prompts import label_messages, load_template
+from moult.data.videos.frames import Frames
 from moult.evaluation import scores
 from moult.evaluation.kinds import Baseline, Headline, Settings, SuiteKind, Unread
 from moult.evaluation.leaderboard import suite_tables
 from moult.evaluation.scores import differences
+from moult.inference.asking import asker_of
 from moult.inference.recipes import compute_recipe
 from moult.inference.requests import ChatRequest, LabelRequest, Sampling
 from moult.inference.structured import parse_label
@@ -92,6 +94,15 @@ def _summary(predictions):
     return ", ".join(names) if len(names) < 4 else f"{len(names)} datasets", ", ".join(names)
 
 
+def run(job):
+    """Do the job of predict_labels."""
+    folders = dict(zip(job.recipe["datasets"], job.inputs.datasets, strict=True))
+    with asker_of(job, job.inputs, "model", frames=Frames(folders.values())) as asker:
+        rows = predict_labels(job.recipe, folders, asker)
+    write_jsonl(job.outputs.predictions, rows)
+    job.facts = {"rows": len(rows)}
+
+
 # ---------------------------------------------------------------- the stages
 
 
@@ -161,6 +172,7 @@ STAGES = (
         rule="predict_labels",
         makes="predictions",
         doing="predicting the labels of {suite} with {model}",
+        run="moult.evaluation.labels:run",
         wildcards=("suite", "model"),
         names=lambda cfg: list(cfg.predicted),
         recipe=_predict_labels,
@@ -174,6 +186,7 @@ STAGES = (
         rule="score_labels",
         makes="scores",
         doing="scoring {measured} on {suite}",
+        run="moult.evaluation.scores:run",
         wildcards=("suite", "measured"),
         names=lambda cfg: list(cfg.measured),
         recipe=_score_labels,
@@ -184,6 +197,7 @@ STAGES = (
         rule="plot_confusion",
         makes="plots/confusion",
         doing="plotting which labels {measured} takes for which on {suite}",
+        run="moult.report.plots:run_confusion",
         wildcards=("suite", "measured"),
         names=lambda cfg: list(cfg.measured),
         recipe=_plot_confusion,

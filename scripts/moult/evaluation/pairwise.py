@@ -2,7 +2,7 @@
 
 import csv
 
-from moult.base.files import read_jsonl
+from moult.base.files import read_jsonl, write_csv
 from moult.evaluation import metrics
 from moult.evaluation.kinds import Baseline, Headline
 from moult.evaluation.leaderboard import MEANS, difference_lines, estimate_of
@@ -234,3 +234,9 @@ def panels(rows):
     """Return the win shares over all datasets of a suite, a panel per criterion."""
     shares = [row for row in rows if row["metric"] == HEADLINE.metric and row["dataset"] == "weighted_mean"]
     return [row | {"dataset": row["task"]} for row in shares]
+
+
+def run(job):
+    """Do the job of score_judgements."""
+    judgements = [row for path in job.inputs.judgements for row in read_jsonl(path)]
+    write_csv(job.outputs.scores, score_judgements(job.recipe, judgements), COLUMNS)

@@ -3,7 +3,7 @@
 import functools
 from collections import Counter
 
-from moult.base.files import read_json, read_jsonl
+from moult.base.files import read_json, read_jsonl, write_csv
 from moult.evaluation import metrics
 from moult.evaluation.published import SOURCES, Published
 
@@ -134,3 +134,10 @@ def _correct(model_of, suite, predictions):
         for dataset in answers
         for row in answers[dataset]
     }
+
+
+def run(job):
+    """Do the job of score_labels."""
+    folders = dict(zip(job.recipe["datasets"], job.inputs.datasets, strict=True))
+    predictions = [row for path in job.inputs.predictions for row in read_jsonl(path)]
+    write_csv(job.outputs.scores, score_labels(job.recipe, predictions, folders), COLUMNS)

@@ -24,15 +24,17 @@ class Job:
     `client` says how a remote endpoint is to be dealt with; it is no part of the recipe, since it changes no answer.
     """
 
-    def __init__(self, rule, name, params, parents):
-        self.rule, self.name, self.facts = rule, name, {}
+    def __init__(self, rule, name, params, parents, inputs=None, outputs=None, threads=1):
+        """inputs, outputs: the files of Snakemake's job, by name."""
+        self.rule, self.name, self.params, self.facts = rule, name, params, {}
+        self.inputs, self.outputs, self.threads = inputs, outputs, threads
         self.recipe, self.client = params.get("recipe", {}), params.get("client")
         self.parents = {path: check_manifest(path)["content"] for path in parents}
 
     def card(self, facts):
-        """Return the facts of a model card with what this job knows: parents by content hash, and versions."""
+        """Return what the card of a model says: what planning knows, `facts`, parents by content hash, versions."""
         parents = [f"{artefact(path)}: {content}" for path, content in sorted(self.parents.items())]
-        return facts | {"parents": parents, "versions": installed_versions()}
+        return self.params["card"] | {"parents": parents, "versions": installed_versions()} | facts
 
     @property
     def scratch(self):
@@ -74,7 +76,8 @@ def job(snakemake):
             if devices := os.environ.get("CUDA_VISIBLE_DEVICES"):
                 logging.info("GPU %s", devices)
             parents = [path for path in snakemake.input if str(path).endswith(".manifest.json")]
-            running = Job(snakemake.rule, name, snakemake.params, parents)
+            files = snakemake.input, snakemake.output
+            running = Job(snakemake.rule, name, snakemake.params, parents, *files, snakemake.threads)
             yield running
             if "manifest" in snakemake.output.keys():
                 others = [path for path in snakemake.output if path != snakemake.output.manifest]

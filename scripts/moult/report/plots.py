@@ -2,7 +2,9 @@
 
 import io
 
+from moult.base.files import read_csv, read_json, read_jsonl, write_text_atomic
 from moult.evaluation.leaderboard import MEANS
+from moult.evaluation.scores import confusion_tables
 from moult.evaluation.suites import KINDS, kind_of
 from moult.report.svg import PALETTE, shorten
 
@@ -206,3 +208,17 @@ def _svg_of(figure):
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+
+def run_scores(job):
+    """Do the job of plot_scores."""
+    rows = [row for row in read_csv(job.inputs.summary) if row["suite"] == job.name]
+    write_text_atomic(job.outputs.plot, draw_scores(rows))
+
+
+def run_confusion(job):
+    """Do the job of plot_confusion."""
+    predictions = [row for path in job.inputs.predictions for row in read_jsonl(path)]
+    names = zip(job.recipe["datasets"], job.inputs.datasets, strict=True)
+    labels = {name: read_json(f"{folder}/labels.json")["labels"] for name, folder in names}
+    write_text_atomic(job.outputs.plot, draw_confusion(confusion_tables(job.recipe, predictions, labels)))

@@ -85,6 +85,7 @@ def _stage(kind):
         rule=kind.rule,
         makes="corpora",
         doing=kind.doing,
+        run=kind.run,
         wildcards=("corpus",),
         names=lambda cfg: [(entry.name,) for entry in cfg.corpora if isinstance(entry, kind)],
         recipe=_recipe,

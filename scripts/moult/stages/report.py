@@ -83,6 +83,7 @@ STAGES = (
         rule="tabulate_scores",
         makes="scores",
         doing="tabulating all scores",
+        run="moult.evaluation.suites:run",
         recipe=tabulate_scores,
         # They stand in the inputs, too; results of before have them among what is compared.
         told={"predicted": lambda cfg: list(cfg.predicted), "judged": judged_pairs},
@@ -92,6 +93,7 @@ STAGES = (
         rule="plot_scores",
         makes="plots",
         doing="plotting the scores of {suite}",
+        run="moult.report.plots:run_scores",
         wildcards=("suite",),
         names=lambda cfg: [(name,) for name in cfg.names("suites")],
         inputs=lambda cfg, suite: {"summary": Ref("scores", "summary", "file")},
@@ -100,7 +102,28 @@ STAGES = (
         rule="write_report",
         makes="report",
         doing="writing the report",
+        run="moult.stages.report:run",
         recipe=write_report,
         inputs=_reported,
     ),
 )
+
+
+def run(job):
+    """Do the job of write_report, which is handed what all stages say of their artefacts."""
+    from moult.stages import STAGES
+
+    inputs, recipe = job.inputs, job.recipe
+    page.write_report(
+        job.outputs.report,
+        summary=inputs.summary,
+        differences=inputs.differences,
+        plots=inputs.plots,
+        confusion=inputs.confusion,
+        manifests=inputs.manifests,
+        leakage=inputs.leakage,
+        title=recipe["title"],
+        limit=recipe["limit"],
+        seed=recipe["seed"],
+        words={stage.rule: stage.words for stage in STAGES},
+    )

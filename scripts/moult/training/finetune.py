@@ -12,8 +12,9 @@ from moult.training import launcher
 from moult.training.checkpoints import finished, last_whole, refuse_empty, save_like
 from moult.training.model import trained_model
 from moult.training.pairs import Pair
-from moult.training.tasks import task_of
+from moult.training.tasks import read_rows, task_of
 from moult.training.trainer import run_trainer
+from moult.weights.card import write_model_card
 from moult.weights.headers import OTHER_FILES, copy_files
 
 logger = logging.getLogger(__name__)
@@ -170,3 +171,16 @@ def _loss_curve(history, task):
         found |= {"step": entry["step"], "learning_rate": entry.get("learning_rate")}
         curve.append({column: found.get(column) for column in task.columns})
     return curve
+
+
+def run(job):
+    """Do the job of one of the rules that train."""
+    recipe, inputs = job.recipe, job.inputs
+    train, dev, dropped = read_rows(recipe, inputs.data)
+    work = (recipe, inputs.base, train, dev, job.scratch)
+    if "lora" in recipe:
+        facts = finetune_lora(*work, job.outputs.adapter, inputs.data)
+    else:
+        facts = finetune_full(*work, job.outputs.model, inputs.data)
+        write_model_card(job.outputs.model, job.card({}))
+    job.facts = facts | {"dropped": dropped + facts["dropped"]}

@@ -11,6 +11,7 @@ from moult.base.files import read_json, write_json
 from moult.objectives import loss_of
 from moult.training.encoding import answer_logps, collate_pairs, encode_pairs, length_of
 from moult.training.model import reference_model
+from moult.training.pairs import read_pairs
 
 # Evaluations of a run, where the recipe does not say how often: what collapses is to be seen in time.
 LOOKS = 10
@@ -28,6 +29,10 @@ class Preferences:
 
     def __init__(self, recipe, base):
         self.recipe, self.base, self.loss = recipe, base, loss_of(recipe["loss"])
+
+    @staticmethod
+    def read(recipe, paths):
+        return *read_pairs(paths, recipe["data"], recipe["seed"]), []
 
     def encode(self, tokenizer, pairs):
         return encode_pairs(tokenizer, pairs, self.recipe["max_length"])

@@ -1,5 +1,6 @@
 """The task of learning the answers of examples."""
 
+from moult.data.examples import training_examples
 from moult.data.videos.frames import Frames
 from moult.inference.vision import Vision
 from moult.training.encoding import answer_logps, collate, encode_examples
@@ -18,6 +19,14 @@ class Supervised:
         """`shown` are the prepared datasets whose videos the examples show."""
         self.recipe = recipe
         self.vision = Vision(base, Frames(shown)) if shown else None
+
+    @staticmethod
+    def read(recipe, paths):
+        """Return (train, dev, dropped) of the data sources of a recipe."""
+        (train, no_train), (dev, no_dev) = (
+            training_examples(paths, recipe["data"], split) for split in ("train", "dev")
+        )
+        return train, dev, no_train + no_dev
 
     def encode(self, tokenizer, examples):
         """Return (rows, number of truncated prompts, dropped)."""

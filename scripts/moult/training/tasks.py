@@ -1,7 +1,13 @@
-"""Which task a recipe sets: the one place that asks."""
+"""Which task a recipe sets. Nothing else asks for it."""
 
 from moult.training.preferences import Preferences
 from moult.training.supervised import Supervised
+
+
+def read_rows(recipe, paths):
+    """Return (train, dev, dropped) of the data sources of a recipe; dropped: {split, uid, reason} of rows that are
+    none of either."""
+    return (Preferences if "loss" in recipe else Supervised).read(recipe, paths)
 
 
 def task_of(recipe, base, shown=()):

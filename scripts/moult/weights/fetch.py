@@ -16,6 +16,7 @@ from moult.base.errors import UserError
 from moult.base.failures import is_disk_full, no_space
 from moult.base.files import read_json, whole_directory
 from moult.base.secrets import key_of
+from moult.weights.card import write_model_card
 from moult.weights.gguf import convert_gguf
 from moult.weights.headers import check_finite, check_model_folder, copy_files, matching, parameter_count
 
@@ -219,3 +220,10 @@ def _stated_license(folder):
         return (yaml.safe_load(matter[1]) or {}).get("license") if matter else None
     except (yaml.YAMLError, AttributeError):
         return None
+
+
+def run(job):
+    """Do the job of fetch_model."""
+    source = job.recipe["source"] or {"path": job.inputs.local[0]}
+    job.facts = fetch_model(source, job.outputs.model, job.recipe.get("dtype"))
+    write_model_card(job.outputs.model, job.card(job.facts))

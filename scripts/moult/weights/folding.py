@@ -8,6 +8,7 @@ from pathlib import Path
 from moult.base.errors import UserError
 from moult.base.files import read_json, whole_directory, write_json
 from moult.jobs.manifest import check_manifest
+from moult.weights.card import write_model_card
 from moult.weights.headers import (
     HEAD,
     OTHER_FILES,
@@ -222,3 +223,15 @@ def _write_folded_config(base, folder, config, untied, embedding):
             if content["weight_map"].setdefault(HEAD, shard) == shard and "total_size" in content.get("metadata", {}):
                 content["metadata"]["total_size"] += math.prod(shape) * int(dtype.strip("BF")) // 8
         write_json(folder / index.name, content)
+
+
+def run(job):
+    """Do the job of fold_round."""
+    before = earlier_adapters(job.inputs.adapter_manifest)
+    job.facts = fold_adapter(job.inputs.adapter, job.inputs.base, job.outputs.model, before)
+
+
+def run_with_card(job):
+    """Do the job of fold_adapter."""
+    run(job)
+    write_model_card(job.outputs.model, job.card(job.facts))

@@ -8,6 +8,7 @@ from moult.base.errors import UserError
 from moult.base.failures import is_disk_full, is_memory_short
 from moult.base.files import read_json, whole_directory, write_json, write_text_atomic
 from moult.base.lean_imports import without, without_compiler
+from moult.weights.card import write_model_card
 from moult.weights.compatibility import chat_template, check_compatible, tensor_shapes
 from moult.weights.headers import OTHER_FILES, TOKENIZER_FILES, check_finite, check_model_folder, copy_files
 from moult.weights.methods import METHODS, refusals
@@ -127,3 +128,10 @@ def _write_merged_config(reference, folder, dtype):
             settings.pop("torch_dtype", None)
             settings["dtype"] = dtype
     write_json(folder / "config.json", config)
+
+
+def run(job):
+    """Do the job of merge_models."""
+    folders = dict(zip(job.params.names, job.inputs.models, strict=True))
+    job.facts = merge_models(job.recipe, folders, job.outputs.model)
+    write_model_card(job.outputs.model, job.card(job.facts))

@@ -51,3 +51,8 @@ def fetch_videos(recipe, target):
             link(check_hub_file(file), place)
     logger.info("%d files of %s", len(found), where)
     return {"files": len(found)}
+
+
+def run(job):
+    """Do the job of fetch_videos."""
+    job.facts = fetch_videos(job.recipe, job.outputs.videos)
