@@ -1,6 +1,7 @@
 """Clips made by PyAV: a light of some colour in a grey street, steady or blinking."""
 
 import random
+from fractions import Fraction
 
 COLOURS = {"red": (210, 40, 40), "yellow": (220, 200, 50), "green": (40, 200, 60), "blue": (50, 70, 220)}
 MODES = ("steady", "blinking")
@@ -23,15 +24,27 @@ def light_pictures(colour, mode, seed, count=12, height=56, width=84):
     return pictures
 
 
-def write_clip(path, pictures, rate=6):
-    """Write pictures as H.264 in MP4; no pictures make a container without a frame."""
+def write_clip(path, pictures, rate=6, codec="libx264", pix_fmt="yuv420p", times=None, before=None, **options):
+    """Write pictures as a clip, H.264 in MP4 unless asked otherwise; no pictures make a container without a frame.
+
+    times: when each is shown, in thousandths of a second; before: called with the stream before the first picture;
+    options: the codec's, with `_` for `-`.
+    """
     import av
 
     height, width = pictures.shape[1:3]
+    options = {"threads": "1"} | {name.replace("_", "-"): str(value) for name, value in options.items()}
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=rate, options={"threads": "1"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream = container.add_stream(codec, rate=rate, options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        if times:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if before:
+            before(stream)
         container.start_encoding()
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for number, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            if times:
+                frame.pts, frame.time_base = times[number], Fraction(1, 1000)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())

@@ -16,7 +16,7 @@ from moult.data.prepare import prepare_dataset
 from moult.data.videos import attach
 from moult.data.videos import fetch as video_files
 from moult.data.videos.attach import attach_videos, video_names
-from moult.data.videos.decoder import Decoder, fitting_size, frame_indices, sample_frames
+from moult.data.videos.decoder import Decoder, fitting_size, sample_frames
 from moult.data.videos.frames import Frames
 from PIL import Image
 from sources import REVISION, serving_hub
@@ -55,12 +55,6 @@ def prepare(folder, lines, **more):
 
 
 GOOD = [f"{number}\tLook.\t{('red', 'green')[number % 2]}\t" for number in range(6)]
-
-
-def test_frames_are_spread_evenly_and_never_more_than_there_are():
-    assert frame_indices(10, 4) == [0, 3, 6, 9]
-    assert frame_indices(3, 8) == [0, 1, 2]
-    assert frame_indices(9, 1) == [4] and frame_indices(1, 5) == [0]
 
 
 def test_sizes_are_those_of_transformers():
@@ -137,8 +131,13 @@ def broken(folder):
     start, end = garbled.find(b"mdat") + 4, garbled.find(b"moov") - 4
     garbled[start:end] = b"\xff" * (end - start)
     (place / "garbled.mp4").write_bytes(bytes(garbled))
-    whole = ["zero.mp4", "empty.mp4", "cut.mp4", "garbled.mp4", "page.mp4", "pointer.mp4", "picture.mp4", "clip.txt"]
-    return [*whole, "absent.mp4", "../video/D_1.mp4"]
+    clip(place / "cut.mkv")
+    (place / "cut.mkv").write_bytes((place / "cut.mkv").read_bytes()[:-200])
+    pictures = light_pictures("red", "steady", 1)
+    write_clip(place / "askew.mp4", pictures, before=lambda stream: stream.set_display_rotation(30))
+    (place / "list.mp4").write_text("ffconcat version 1.0\nfile D_0.mp4\n")
+    found = ["zero.mp4", "empty.mp4", "cut.mp4", "cut.mkv", "garbled.mp4", "askew.mp4", "page.mp4", "pointer.mp4"]
+    return [*found, "picture.mp4", "list.mp4", "clip.txt", "absent.mp4", "../video/D_1.mp4"]
 
 
 def test_every_row_without_a_usable_video_is_rejected_with_its_reason(folder):
@@ -148,7 +147,7 @@ def test_every_row_without_a_usable_video_is_rejected_with_its_reason(folder):
     assert len(rows) == 6 and [row["uid"][-1] for row in rows] == list("012345")
     assert {reject["row"]["video"]: reject["reason"] for reject in rejects} == reasons
     assert rejects[0]["source"] == "train.tsv:5"
-    assert sum(profile["rejects"].values()) == len(reasons) and profile["rows_in"] == {"train": 16}
+    assert sum(profile["rejects"].values()) == len(reasons) and profile["rows_in"] == {"train": 19}
 
 
 def test_a_dataset_without_one_usable_video_says_why(folder):

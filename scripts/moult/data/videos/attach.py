@@ -11,7 +11,7 @@ from moult.data.videos.frames import table_of
 
 logger = logging.getLogger(__name__)
 # Raise when the same file would now give other frames.
-VERSION = 1
+VERSION = 2
 # Rows decoded between two places from which a killed job can go on.
 CHUNK = 64
 

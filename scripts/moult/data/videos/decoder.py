@@ -11,9 +11,10 @@ from pathlib import Path
 
 from moult.base.paths import CODE
 from moult.base.signatures import LFS_POINTER, WEB_PAGE
+from moult.data.videos.reading import frames_in_time, packet_times, read_frames
 
 # A file that takes longer than this to decode is given up.
-SECONDS = 120
+SECONDS = 600
 JPEG_QUALITY = 95
 # What a reject's reason calls a file by its first bytes.
 NOT_VIDEOS = (
@@ -24,14 +25,6 @@ NOT_VIDEOS = (
     *((mark, "is a web page, no video") for mark in WEB_PAGE),
 )
 logger = logging.getLogger(__name__)
-
-
-def frame_indices(total, count):
-    """Return the indices of `count` frames spread evenly over `total`, first and last among them; fewer: all."""
-    if min(total, count) == 1:
-        return [total // 2]
-    last = min(total, count) - 1
-    return [round(place * (total - 1) / last) for place in range(last + 1)]
 
 
 def fitting_size(height, width, multiple, min_pixels, max_pixels):
@@ -51,33 +44,30 @@ def fitting_size(height, width, multiple, min_pixels, max_pixels):
 def sample_frames(path, frames, multiple, min_pixels, max_pixels):
     """Return (facts, JPEG bytes per frame) of one video file; facts: seconds, fps, frames, sampled, height, width.
 
-    decord decodes, Pillow resizes (bicubic) and packs. ValueError says why a file has no frames to give.
+    PyAV decodes, Pillow resizes (bicubic) and packs. ValueError says why a file has no frames to give.
     """
-    import decord
     from PIL import Image
 
-    try:
-        video = decord.VideoReader(str(path), num_threads=1)
-        total, fps = len(video), float(video.get_avg_fps())
-    except (RuntimeError, decord.DECORDError) as error:
-        raise ValueError("holds no video that can be decoded, or no frame") from error
-    if total < 1:
-        raise ValueError("has no frames")
-    chosen = frame_indices(total, frames)
-    try:
-        pictures = video.get_batch(chosen).asnumpy()
-    except (RuntimeError, decord.DECORDError) as error:
-        raise ValueError("is cut or damaged: not all of its frames can be decoded") from error
-    height, width = fitting_size(*pictures.shape[1:3], multiple, min_pixels, max_pixels)
-    packed = []
-    for picture in pictures:
+    packed, size = {}, []
+
+    def take(place, picture, height, width):
+        # A stream may change its size; what is seen of it may not.
+        if not size:
+            size.extend(fitting_size(height, width, multiple, min_pixels, max_pixels))
         buffer = io.BytesIO()
-        resized = Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC)
+        resized = Image.fromarray(picture).resize(size[::-1], Image.Resampling.BICUBIC)
         resized.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-        packed.append(buffer.getvalue())
-    seconds = round(total / fps, 3) if fps else None
-    facts = {"seconds": seconds, "fps": round(fps, 3), "frames": total, "sampled": chosen}
-    return facts | {"height": height, "width": width}, packed
+        packed[place] = buffer.getvalue()
+
+    # Which frames there are is known for sure once all are decoded; that packets say it mostly spares a second time.
+    times, chosen = packet_times(path), None
+    while (now := frames_in_time(times, frames)) != chosen:
+        chosen = now
+        packed.clear()
+        times, fps = read_frames(path, set(chosen), take)
+    facts = {"seconds": fps and round(len(times) / fps, 3), "fps": fps and round(fps, 3), "frames": len(times)}
+    facts |= {"sampled": chosen, "height": size[0], "width": size[1]}
+    return facts, [packed[place] for place in chosen]
 
 
 def not_a_video(path):
