@@ -69,7 +69,8 @@ class Stage:
     Snakemake. told: further params that are compared, by name. client: how it is run; never compared. inputs: key → a
     reference, or a list of them. model: the model of this build that the job loads, None without one. needs: the
     hardware that it asks for, by a name of `planning.needs`. workload: what that depends on beside the model. threads:
-    CPU threads; by default those of the model. words: (recipe, facts) → (short, long), for a picture and a table.
+    CPU threads; by default those of the model. words: (recipe, facts) → (short, long), for a picture and a table. asks:
+    what it will ask of endpoints (`inference.plans.Asking`), by what there is so far (`planning.estimate.Known`).
     """
 
     rule: str
@@ -88,6 +89,7 @@ class Stage:
     workload: Callable[..., dict] = nothing
     threads: Callable[..., int] | None = None
     words: Callable[[dict, dict], tuple[str, str]] = no_words
+    asks: Callable[..., Any] | None = None
 
     def needed(self, cfg, *names) -> str:
         """Return the name of the hardware that a job asks for; without a model at work it is that of tables."""

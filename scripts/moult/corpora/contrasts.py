@@ -13,12 +13,13 @@ from pydantic import Field, model_validator
 from moult.base.files import derive_seed
 from moult.base.section import Name, Section, exactly_one
 from moult.corpora.generated import check_rows, write_corpus
-from moult.corpora.kind import Generated, Plan
+from moult.corpora.kind import Generated
 from moult.corpora.similarity import chrf, ngrams, repetition
 from moult.data.fields import Decoding, Prompt, Split
 from moult.data.prompts import load_template, render
 from moult.data.questions import asked_rows
 from moult.inference.asking import asker_of, flaw_of
+from moult.inference.plans import Plan
 from moult.inference.recipes import decoding_recipe, endpoint_recipe
 from moult.inference.requests import ChatRequest, Sampling, author
 

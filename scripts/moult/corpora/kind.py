@@ -1,24 +1,11 @@
 """What all kinds of corpora share: an entry of the config, and what others ask of a kind."""
 
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 from moult.base.section import Section
+from moult.inference.plans import Plan
 from moult.inference.recipes import client_of
 from moult.inference.requests import corpus_requests
-
-
-class Plan(NamedTuple):
-    """What a corpus asks of one endpoint, as far as it is known before anything is answered."""
-
-    # All of them are surely asked.
-    requests: list
-    # Tokens of an answer at most.
-    longest: int
-    # How often a request is asked at most: each further time with a longer prompt.
-    times: int = 1
-    # Tokens of earlier answers that the prompts of a request hold at most, all times together. A request whose prompt
-    # gains some is not known word by word.
-    gains: int = 0
 
 
 class Generated(Section):

@@ -9,11 +9,12 @@ from moult.base.errors import UserError
 from moult.base.files import derive_seed, digest, write_json, write_jsonl
 from moult.base.section import Name, Section, exactly_one
 from moult.corpora.generated import check_rows
-from moult.corpora.kind import Generated, Plan
+from moult.corpora.kind import Generated
 from moult.data.fields import Decoding, Prompt, Split
 from moult.data.prompts import as_material, load_template, render
 from moult.data.questions import asked_rows
 from moult.inference.asking import asker_of, flaw_of
+from moult.inference.plans import Plan
 from moult.inference.recipes import client_of, decoding_recipe, endpoint_recipe
 from moult.inference.requests import ChatRequest, Sampling, author
 from moult.inference.structured import parse_verdict, verdict_schema

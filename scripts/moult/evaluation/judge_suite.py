@@ -11,6 +11,7 @@ from moult.data.fields import Decoding, Prompt, Split
 from moult.data.prompts import load_template
 from moult.evaluation import judging, pairwise
 from moult.evaluation.kinds import Settings, SuiteKind
+from moult.inference.plans import Asking, Plan
 from moult.inference.recipes import client_of, compute_recipe, decoding_recipe, endpoint_recipe
 from moult.inference.requests import author
 
@@ -170,6 +171,29 @@ def _judging_load(cfg, suite, *_):
     return load | {"answer": 2 * load["answer"] + cfg.find("suites", suite).judge.decoding.max_tokens}
 
 
+def _asks(cfg, known, suite, measured):
+    """What the judge asks; answers that are not written yet are counted with 0 to their max_tokens."""
+    judge, recipe = cfg.find("suites", suite).judge, _judge_answers(cfg, suite, measured)
+    rows = [known.questions(dataset, [judge.split]) for dataset in judge.datasets]
+    if None in rows:
+        return Asking(judge.endpoints, recipe, None)
+    questions = judging.drawn(recipe["questions"], [row for part in rows for row in part])
+    sides, missing = [], 0
+    for side in ("ours", "theirs"):
+        reference = _compared(cfg, suite, measured)[side]
+        if (written := known.rows(reference)) is not None:
+            sides.append(judging.answers_of(written))
+            continue
+        name = reference.name.split("/")[-1]
+        sides.append({row["uid"]: ("", None) for row in questions})
+        asked = judge.answers if reference.kind == "answers" else cfg.find("corpora", name)
+        missing += asked.decoding.max_tokens
+        known.note(f"the answers of {name} are not written yet: counted with 0 to their max_tokens a request")
+    requests = [request for *_, request in judging.planned(recipe, questions, *sides)[0]]
+    plan = Plan(requests, judge.decoding.max_tokens)
+    return Asking(judge.endpoints, recipe, {"endpoint": plan}, exact=not missing, extra=(0, missing))
+
+
 def _answers_in_words(recipe, facts):
     return "", f"{facts['rows']:,} questions answered, temperature {recipe['decoding']['temperature']:g}"
 
@@ -208,6 +232,7 @@ STAGES = (
         needs="inference",
         workload=_judging_load,
         words=_judgements_in_words,
+        asks=_asks,
     ),
     Stage(
         rule="score_judgements",

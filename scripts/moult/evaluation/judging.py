@@ -100,18 +100,17 @@ def pair_request(recipe, row, shown, repeat=0):
     )
 
 
-def answers_in(path):
-    """Return {uid: (answer, None) or (None, why there is none)} of an answers file, or of a corpus."""
+def answers_of(rows):
+    """Return {uid: (answer, None) or (None, why there is none)} of the rows of an answers file, or of a corpus."""
     return {
-        row["uid"]: (None, row["reason"]) if row.get("status", "ok") != "ok" else (row["answer"], None)
-        for row in read_jsonl(path)
+        row["uid"]: (None, row["reason"]) if row.get("status", "ok") != "ok" else (row["answer"], None) for row in rows
     }
 
 
 def planned(recipe, questions, ours, theirs):
     """Return (asked, unanswered): (question, order, repeat, request) of each judgement, and (question, reason).
 
-    ours, theirs: uid → (answer, None) or (None, reason), as of `answers_in`. A pair that lacks an answer is not judged.
+    ours, theirs: uid → (answer, None) or (None, reason), as of `answers_of`. A pair that lacks an answer is not judged.
     """
     asked, unanswered, repeated = [], [], 0
     for row in questions:
@@ -199,7 +198,9 @@ def run_judgements(job):
     folders = dict(zip(recipe["questions"]["datasets"], inputs.datasets, strict=True))
     questions = sampled_questions(recipe["questions"], folders)
     with asker_of(job, inputs) as asker:
-        rows, usage = judge_answers(recipe, questions, answers_in(inputs.ours), answers_in(inputs.theirs), asker)
+        rows, usage = judge_answers(
+            recipe, questions, *(answers_of(read_jsonl(path)) for path in (inputs.ours, inputs.theirs)), asker
+        )
     write_json(job.outputs.usage, usage)
     write_jsonl(job.outputs.judgements, rows)
     job.facts = {"rows": len(rows), "status": dict(sorted(Counter(row["status"] for row in rows).items()))}
