@@ -16,7 +16,6 @@ from moult.stages import BY_RULE
 from moult.stages import datasets as dataset_stages
 from moult.stages import models as model_stages
 from moult.stages import report as report_stages
-from moult.stages import suites as suite_stages
 from moult.weights.methods import METHODS, description
 
 ROOT = Path(__file__).parents[2]
@@ -337,8 +336,8 @@ def test_recipes_are_plain_sorted_json_without_paths(raw):
         BY_RULE["distill_answers"].recipe(cfg, "distilled"),
         model_stages.finetune(cfg, "tuned"),
         model_stages.merge(cfg, "merged"),
-        suite_stages.predict_labels(cfg, "labels", "tuned"),
-        suite_stages.score_labels(cfg, "labels", "tuned"),
+        BY_RULE["predict_labels"].recipe(cfg, "labels", "tuned"),
+        BY_RULE["score_labels"].recipe(cfg, "labels", "tuned"),
         report_stages.tabulate_scores(cfg),
     ]
     for recipe in built:
@@ -402,7 +401,7 @@ def test_a_setting_is_measured_by_a_model_per_dataset_and_predicts_nothing_twice
     assert cfg.predicted["labels", "moods-sft"] == ["moods"]
     assert cfg.predicted["labels", "base"] == ["moods", "acts"]
     assert ("labels", "sft") not in cfg.predicted
-    assert list(suite_stages.predict_labels(cfg, "labels", "acts-sft")["datasets"]) == ["acts"]
+    assert list(BY_RULE["predict_labels"].recipe(cfg, "labels", "acts-sft")["datasets"]) == ["acts"]
     pairs = report_stages.tabulate_scores(cfg)["pairs"]
     assert ["labels", "sft", "base"] in pairs and ["labels", "sft", "tuned"] in pairs and len(pairs) == 4
 
