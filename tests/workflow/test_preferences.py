@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pico import build_pico_model, teach_pico_model
 from pico_build import Folder, write_config
-from test_interruption import kill_group, wait_for
+from processes import kill_group, wait_for
 
 
 def preference_config():

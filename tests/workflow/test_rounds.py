@@ -9,7 +9,7 @@ import yaml
 from openai_server import OpenAIServer
 from pico import build_pico_model
 from pico_build import Folder, write_config
-from test_interruption import kill_group, wait_for
+from processes import kill_group, wait_for
 
 ROWS, INTERVAL = 7, 3
 ROUNDS = ["rounds-r1", "rounds-r2", "rounds-r3"]
