@@ -16,8 +16,6 @@ from moult.training.launcher import deepspeed_settings
 from moult.training.order import BLANK, GroupedRows
 from tuning import DEV, FULL, RECIPE, TRAIN, content
 
-pytestmark = pytest.mark.xdist_group("distributed")
-
 # 18 rows, 8 a step: the third step of an epoch has two rows, and one process nothing but blanks.
 PLAN = {"max_steps": 20, "epochs": None, "evaluate_every": 5, "accumulation": 2}
 LORA = RECIPE | PLAN | {"lora": RECIPE["lora"] | {"dropout": 0.0}}
