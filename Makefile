@@ -41,7 +41,7 @@ demo: .venv/ready
 	@echo "Open $(RESULTS)/report/index.html"
 
 test: .venv/ready
-	python -m pytest -n 2 --dist loadgroup
+	python -m pytest -n 2 --dist worksteal
 
 test-server: .venv/ready
 	MOULT_TEST_CACHE=$${MOULT_TEST_CACHE:-scratch/models} python -m pytest tests/server

@@ -1,9 +1,38 @@
 """Fixtures every test may use."""
 
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
 import pytest
 from openai_server import OpenAIServer
 from pico import build_pico_model
 from pico_build import write_inputs
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """Return a function that returns a copy of a folder which one process makes for all of this run of pytest.
+
+    `once(name, make)`: the first process that asks runs `make(folder)` in an empty folder, which is moved when it is
+    whole; the others wait. Where `make` raises, the next process tries.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+
+    def copy(name, make):
+        made = shared / f"once-{name}"
+        with open(shared / f"once-{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                begun = tmp_path_factory.mktemp(name)
+                make(begun)
+                begun.rename(made)
+        return Path(shutil.copytree(made, tmp_path_factory.mktemp(name) / "copy", symlinks=True))
+
+    return copy
 
 
 @pytest.fixture(scope="session")
@@ -20,9 +49,6 @@ def server():
 
 
 @pytest.fixture(scope="session")
-def inputs(tmp_path_factory, server):
+def inputs(once):
     """A folder with config, data and model of the pico build."""
-    folder = tmp_path_factory.mktemp("inputs")
-    model = build_pico_model(tmp_path_factory.mktemp("model") / "base", max_position_embeddings=8192)
-    write_inputs(folder, model, server.url)
-    return folder
+    return once("inputs", write_inputs)

@@ -91,7 +91,7 @@ def page(rows):
             "What is wrong with a file, who meets it, and the sentence one gets. Each is refused within seconds, with",
             "exit status 1, and nothing stands under the name of what was to be made. The table is written by",
             "`PYTHONPATH=scripts:tests python tests/hostile_files.py`, which damages real files and runs the real",
-            "functions; `tests/unit/test_hostile_files.py` compares it line by line.",
+            "functions; `tests/unit/weights/test_headers.py` compares it line by line.",
             "",
             "| what is wrong | met by | the sentence |",
             "|---|---|---|",

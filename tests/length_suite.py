@@ -37,6 +37,7 @@ LENGTHS = SuiteKind(
             makes="lengths",
             run="length_suite:nothing",
             doing="measuring",
+            run="length_suite:measure",
             words=lambda recipe, facts: ("", f"{facts['rows']} lengths"),
         ),
         Stage(
@@ -44,6 +45,7 @@ LENGTHS = SuiteKind(
             makes="scores",
             run="length_suite:nothing",
             doing="scoring",
+            run="length_suite:score",
             words=lambda recipe, facts: ("", "metrics of those lengths"),
         ),
     ),

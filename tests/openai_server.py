@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from urllib.parse import urlsplit
 
 
 @dataclass
@@ -59,7 +60,7 @@ class OpenAIServer:
 
     `asked` are the bodies of all chat requests, with their time in `times`; `paid` those that were answered with 200.
     `routes` maps "METHOD /path" (a regular expression for all of it) to a function from a Call to a Reply, which runs
-    in the server's loop and must not wait: add your own.
+    in the server's loop and must not wait: add your own. As a proxy, it answers in the place of any host.
     """
 
     def __init__(self, reply=None, delay=0.0, port=0):
@@ -116,7 +117,7 @@ class OpenAIServer:
                 method, path, _ = lines[0].split(" ")
                 headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
                 body = await reader.readexactly(int(headers.get("content-length", 0)))
-                await self._send(writer, self._answer(Call(method, path.split("?")[0], headers, body)))
+                await self._send(writer, self._answer(Call(method, urlsplit(path).path, headers, body)))
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # the client went away, or was killed: that is what some tests are about
         finally:

@@ -2,12 +2,12 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import yaml
+from pico import build_pico_model
 
 ROOT = Path(__file__).parents[1]
 QUESTIONS = [
@@ -17,9 +17,12 @@ QUESTIONS = [
     ("nlp", "counting tokens"),
 ]
 MOODS = {"train": 16, "dev": 4, "test": 8}
+# There is no such host: the server of the tests answers in its place, as a proxy. Builds that several processes copy,
+# each with a server of its own, have one address of their teacher, so that recipes and keys are the same for all.
+TEACHER = "http://teacher.invalid/v1"
 
 
-def pico_config(url):
+def pico_config():
     """Every list and every rule, at the smallest scale there is."""
     small = {"max_steps": 4, "batch_size": 2, "evaluate_every": 2, "max_length": 256}
     lora = small | {"lora": {"rank": 2, "alpha": 4}}
@@ -46,7 +49,7 @@ def pico_config(url):
         ],
         "endpoints": [
             {"name": "student", "serve": "base"},
-            {"name": "teacher", "url": url, "model": "big", "price": {"input": 1, "output": 2}, "concurrency": 2},
+            {"name": "teacher", "url": TEACHER, "model": "big", "price": {"input": 1, "output": 2}, "concurrency": 2},
         ],
         "corpora": [
             {
@@ -103,7 +106,7 @@ def write_config(path, config):
 
 
 class Folder:
-    """A working directory of its own, and Snakemake run in it."""
+    """A working directory of its own, and Snakemake run in it; `server` answers for hosts that are not on loopback."""
 
     def __init__(self, path, server):
         self.path, self.server = path, server
@@ -121,7 +124,9 @@ class Folder:
         return [*base, "--scheduler", "greedy", "--configfile", "pico.yaml", "--rerun-incomplete", *arguments]
 
     def environment(self):
-        return os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+        lean = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+        proxy = {"http_proxy": self.server.url.removesuffix("/v1"), "no_proxy": "127.0.0.1"} if self.server else {}
+        return os.environ | lean | proxy
 
     def start(self, *arguments, log="run.log"):
         """Start Snakemake in a process group of its own, to be killed."""
@@ -165,7 +170,7 @@ class Folder:
         return {path.relative_to(results).as_posix(): path.read_bytes() for path in results.rglob("*.manifest.json")}
 
 
-def write_inputs(folder, model, url):
+def write_inputs(folder):
     """Write config, data and model of the pico build into an empty folder."""
     (folder / "data" / "moods").mkdir(parents=True)
     for category in ("ml", "cv", "nlp"):
@@ -177,5 +182,5 @@ def write_inputs(folder, model, url):
             for i in range(n)
         ]
         (folder / "data" / "moods" / f"{split}.tsv").write_text("\n".join(["id\ttext\tlabel", *lines]) + "\n")
-    shutil.copytree(model, folder / "models" / "base")
-    write_config(folder / "pico.yaml", pico_config(url))
+    build_pico_model(folder / "models" / "base", max_position_embeddings=8192)
+    write_config(folder / "pico.yaml", pico_config())

@@ -8,14 +8,6 @@ import pytest
 from slurm_cluster import SCRIPT, Cluster, ClusterFolder
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """One cluster: what asks for it runs in one process when tests run in several; before xdist reads the groups."""
-    for item in items:
-        if "cluster" in item.path.parts:
-            item.add_marker(pytest.mark.xdist_group("cluster"))
-
-
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory):
     """A running cluster; skipped, and said so, where it cannot be brought up.

@@ -27,7 +27,6 @@ TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(TESTS))
 
 from openai_server import OpenAIServer  # noqa: E402
-from pico import build_pico_model  # noqa: E402
 from pico_build import Folder, write_inputs  # noqa: E402
 
 CONCURRENCY = 2
@@ -144,9 +143,8 @@ def main():
     rows = []
     with tempfile.TemporaryDirectory() as place, OpenAIServer(delay=0.05) as server:
         home = Path(place).resolve()
-        model = build_pico_model(home / "model", max_position_embeddings=2048)
         (home / "work").mkdir()
-        write_inputs(home / "work", model, server.url)
+        write_inputs(home / "work")
         work = Folder(home / "work", server)
         work.config = smaller(work.config)
         run = work.snakemake()

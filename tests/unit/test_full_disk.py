@@ -23,7 +23,7 @@ from moult.weights.folding import fold_adapter
 from moult.weights.merging import merge_models
 from snakemake.iocontainers import InputFiles, Log, OutputFiles, Params, ResourceList, Wildcards
 from sources import REVISION, serving_hub, write_wheel
-from test_training import DEV, RECIPE, TRAIN
+from tuning import DEV, RECIPE, TRAIN
 
 LONG = "a long line of text " * 50
 

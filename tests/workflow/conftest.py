@@ -1,32 +1,34 @@
-"""A pico build through the real Snakefile: built once per session, copied for each edit."""
+"""A pico build through the real Snakefile: built once for all processes of a run, copied for each edit."""
 
 import shutil
 
 import pytest
 from pico_build import Folder
 
-# Fixtures that several tests share and that take long: a build of the session's, or of one module's.
-BUILDS = ("prepared", "optimised", "filmed", "built")
 
+@pytest.fixture(scope="session")
+def build_once(once):
+    """Return a function that returns a whole build in a folder of this process's own.
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Keep what shares a build in one process, when tests run in several; before xdist looks at the groups."""
-    # pytest-xdist 3.8 writes a group where pytest 9.2 does not read it. Until one of them changes, two processes may
-    # make the same build, which costs time and nothing else.
-    for item in items:
-        shared = next((name for name in BUILDS if name in item.fixturenames), None)
-        if "workflow" in item.path.parts and shared:
-            item.add_marker(pytest.mark.xdist_group(shared))
+    `build_once(name, write, server)`: what `write(folder)` puts into an empty folder is built there, once for all
+    processes; whatever else is asked in the folder afterwards goes to `server`.
+    """
+
+    def build(name, write, server):
+        def make(folder):
+            write(folder)
+            run = Folder(folder, server).snakemake()
+            assert run.returncode == 0, run.stdout + run.stderr
+
+        return Folder(once(name, make), server)
+
+    return build
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory, inputs, server):
-    """The whole pico build, made once."""
-    made = Folder(shutil.copytree(inputs, tmp_path_factory.mktemp("built") / "work"), server)
-    run = made.snakemake()
-    assert run.returncode == 0, run.stdout + run.stderr
-    return made
+def built(build_once, inputs, server):
+    """The whole pico build."""
+    return build_once("built", lambda folder: shutil.copytree(inputs, folder, dirs_exist_ok=True), server)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import signal
 from os import kill
 
 from pico_build import ROOT, Folder
-from test_interruption import kill_group, wait_for
+from processes import kill_group, wait_for
 
 NAMES = [f"tuned_{number}" for number in range(8)]
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pico import build_pico_model, teach_pico_model
 from pico_build import Folder, write_config
-from test_interruption import kill_group, wait_for
+from processes import kill_group, wait_for
 
 
 def preference_config():
@@ -59,25 +59,19 @@ def preference_config():
     }
 
 
-@pytest.fixture(scope="module")
-def questions(tmp_path_factory):
-    """A folder with config, questions, and a model that can end its turn."""
-    folder = tmp_path_factory.mktemp("own")
+def write_questions(folder):
+    """Write config, questions, and a model that can end its turn."""
     (folder / "data").mkdir()
     rows = [f"How to go about it, part {number}?\tI am stuck at {number * 7}." for number in range(16)]
     (folder / "data" / "ml.tsv").write_text("\n".join(["title\tquestion_content", *rows]) + "\n")
     teach_pico_model(build_pico_model(folder / "models" / "base", max_position_embeddings=2048))
     write_config(folder / "pico.yaml", preference_config())
-    return folder
 
 
 @pytest.fixture(scope="module")
-def optimised(tmp_path_factory, questions):
+def optimised(build_once):
     """The build, made once."""
-    made = Folder(shutil.copytree(questions, tmp_path_factory.mktemp("optimised") / "work"), None)
-    run = made.snakemake()
-    assert run.returncode == 0, run.stdout + run.stderr
-    return made
+    return build_once("optimised", write_questions, None)
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from openai_server import OpenAIServer
 from pico import build_pico_model
-from pico_build import Folder, write_config
-from test_interruption import kill_group, wait_for
+from pico_build import TEACHER, Folder, write_config
+from processes import kill_group, wait_for
 
 ROWS, INTERVAL = 7, 3
 ROUNDS = ["rounds-r1", "rounds-r2", "rounds-r3"]
@@ -45,10 +45,8 @@ def judge():
         yield server
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory, judge):
-    """Config, data and model of three rounds: two full slices, and the remainder of one row."""
-    folder = tmp_path_factory.mktemp("rounds")
+def write_rounds(folder):
+    """Write config, data and model of three rounds: two full slices, and the remainder of one row."""
     build_pico_model(folder / "models" / "base", max_position_embeddings=2048)
     write_questions(folder)
     config = {
@@ -59,7 +57,7 @@ def prepared(tmp_path_factory, judge):
             {"name": "q", "format": "stackoverflow", "files": {"train": "data/ml.tsv"}, "dev_fraction": 0},
         ],
         "endpoints": [
-            {"name": "judge", "url": judge.url, "model": "big", "price": {"input": 1, "output": 2}, "concurrency": 2}
+            {"name": "judge", "url": TEACHER, "model": "big", "price": {"input": 1, "output": 2}, "concurrency": 2}
         ],
         "models": [{"name": "base", "fetch": {"path": "models/base"}, "parameters": 0.001}],
         "rounds": [
@@ -77,15 +75,19 @@ def prepared(tmp_path_factory, judge):
         ],
     }
     write_config(folder / "pico.yaml", config)
-    return Folder(folder, judge)
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory, prepared, judge):
-    made = Folder(shutil.copytree(prepared.path, tmp_path_factory.mktemp("built") / "work"), judge)
-    run = made.snakemake()
-    assert run.returncode == 0, run.stdout + run.stderr
-    return made
+def built(build_once, judge):
+    return build_once("rounds", write_rounds, judge)
+
+
+@pytest.fixture
+def prepared(tmp_path, judge):
+    """What the rounds begin with, nothing made of it."""
+    (tmp_path / "work").mkdir()
+    write_rounds(tmp_path / "work")
+    return Folder(tmp_path / "work", judge)
 
 
 @pytest.fixture
@@ -185,20 +187,19 @@ def test_another_number_of_rows_is_told_with_what_to_write(copied):
     assert "q has 7 train rows, which make 3 rounds of 3, not 4; write `rows: 7`" in run.stdout + run.stderr
 
 
-def test_a_kill_inside_a_round_pays_for_no_answer_twice(prepared, tmp_path, judge):
-    folder = Folder(shutil.copytree(prepared.path, tmp_path / "work"), judge)
-    config = folder.config
+def test_a_kill_inside_a_round_pays_for_no_answer_twice(prepared, judge):
+    config = prepared.config
     config["rounds"][0] |= {"interval": 40, "rows": 40}
-    folder.config = config
+    prepared.config = config
     rows = [f"k{i}\tHow to do {100 + i}?\tI try {i}." for i in range(40)]
-    (folder.path / "data" / "ml.tsv").write_text("\n".join(["id\ttitle\tquestion_content", *rows]) + "\n")
+    (prepared.path / "data" / "ml.tsv").write_text("\n".join(["id\ttitle\tquestion_content", *rows]) + "\n")
     judge.delay, before = 0.1, len(judge.asked)
     target = "results/pico/corpora/rounds-r1.jsonl"
     try:
-        process = folder.start(target)
+        process = prepared.start(target)
         wait_for(lambda: len(judge.asked) - before >= 15)
         kill_group(process)
-        run = folder.snakemake(target)
+        run = prepared.snakemake(target)
     finally:
         judge.delay = 0.0
     assert run.returncode == 0, run.stdout + run.stderr
@@ -206,20 +207,19 @@ def test_a_kill_inside_a_round_pays_for_no_answer_twice(prepared, tmp_path, judg
     assert len(set(asked)) == 40
     # What was in flight when it was killed may be asked again: at most `concurrency`.
     assert len(asked) - 40 <= 2
-    assert "40 requests, 40 of them answered before, 0 to ask" in refine_log(folder, "rounds-r1")
+    assert "40 requests, 40 of them answered before, 0 to ask" in refine_log(prepared, "rounds-r1")
 
 
-def test_a_round_without_an_accepted_answer_changes_nothing(prepared, tmp_path, judge):
+def test_a_round_without_an_accepted_answer_changes_nothing(prepared, judge):
     """Its model is the one before, and the next round goes on from there."""
-    folder = Folder(shutil.copytree(prepared.path, tmp_path / "work"), judge)
     rows = [f"q{i}\tHow to do {2 if i < 3 else i}?\tI try {i}." for i in range(4)]
-    (folder.path / "data" / "ml.tsv").write_text("\n".join(["id\ttitle\tquestion_content", *rows]) + "\n")
-    config = yaml.safe_load((folder.path / "pico.yaml").read_text())
+    (prepared.path / "data" / "ml.tsv").write_text("\n".join(["id\ttitle\tquestion_content", *rows]) + "\n")
+    config = yaml.safe_load((prepared.path / "pico.yaml").read_text())
     config["rounds"][0] |= {"rows": 4, "max_iterations": 1}
-    folder.config = config
-    run = folder.snakemake()
+    prepared.config = config
+    run = prepared.snakemake()
     assert run.returncode == 0, run.stdout + run.stderr
-    assert lines(folder, "rounds-r1.jsonl") == [] and len(lines(folder, "rounds-r1.rejects.jsonl")) == 3
-    facts = json.loads((folder.path / "results/pico/adapters/rounds-r1.manifest.json").read_text())["facts"]
+    assert lines(prepared, "rounds-r1.jsonl") == [] and len(lines(prepared, "rounds-r1.rejects.jsonl")) == 3
+    facts = json.loads((prepared.path / "results/pico/adapters/rounds-r1.manifest.json").read_text())["facts"]
     assert facts["steps"] == 0 and facts["n_train"] == 0
-    assert lines(folder, "rounds-r2.jsonl")
+    assert lines(prepared, "rounds-r2.jsonl")

@@ -35,10 +35,8 @@ def video_config():
     }
 
 
-@pytest.fixture(scope="module")
-def filmed(tmp_path_factory):
-    """A whole build on eight clips, one of them cut and one missing."""
-    folder = tmp_path_factory.mktemp("filmed")
+def write_clips(folder):
+    """Write config, model and eight clips, one of them cut and one missing."""
     (folder / "video").mkdir()
     (folder / "data").mkdir()
     for split, numbers in {"train": range(6), "test": range(6, 10)}.items():
@@ -52,10 +50,12 @@ def filmed(tmp_path_factory):
     (folder / "video" / "lamps_7.mp4").unlink()
     build_pico_vlm(folder / "models" / "eyes")
     write_config(folder / "pico.yaml", video_config())
-    built = Folder(folder, None)
-    run = built.snakemake()
-    assert run.returncode == 0, run.stdout + run.stderr
-    return built
+
+
+@pytest.fixture(scope="module")
+def filmed(build_once):
+    """A whole build on the clips."""
+    return build_once("filmed", write_clips, None)
 
 
 def lines_of(path):

@@ -9,7 +9,6 @@ import sys
 
 import pytest
 from moult.base.errors import UserError
-from moult.data.prompts import Example
 from moult.inference.tokens import end_of_turn_id, prompt_ids
 from moult.training import checkpoints
 from moult.training import finetune as training
@@ -18,39 +17,7 @@ from moult.training.finetune import finetune_full, finetune_lora
 from moult.training.tasks import task_of
 from moult.weights.folding import fold_adapter
 from pico import build_pico_model
-
-RECIPE = {
-    "base": "pico",
-    "lora": {"rank": 4, "alpha": 8, "dropout": 0.1, "targets": "all-linear"},
-    "learning_rate": 1e-2,
-    "epochs": 2,
-    "max_steps": None,
-    "schedule": "cosine",
-    "warmup_ratio": 0.1,
-    "weight_decay": 0.0,
-    "max_grad_norm": 1.0,
-    "batch_size": 2,
-    "accumulation": 2,
-    "dtype": "float32",
-    "max_length": 128,
-    "evaluate_every": 2,
-    "selection": "nll",
-    "gradient_checkpointing": False,
-    "seed": 7,
-    "threads": 1,
-}
-FULL = {key: value for key, value in RECIPE.items() if key != "lora"} | {"learning_rate": 1e-3}
-
-
-def example(number, answer=None):
-    """Return an example; answers and questions have many lengths."""
-    words = " ".join(["data"] * (number % 5))
-    answer = answer or " and ".join(["fox", "the brown dog", "yes"][: 1 + number % 3])
-    return Example(f"demo:train:{number}", [{"role": "user", "content": f"question {number} {words}"}], answer)
-
-
-TRAIN = [example(number) for number in range(18)]
-DEV = [example(number) for number in range(100, 105)]
+from tuning import DEV, FULL, RECIPE, TRAIN, content, example
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +38,6 @@ def finetune(pico_model, tmp_path):
         return report, folder / "adapter"
 
     return run
-
-
-def content(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def curve(adapter, split):
@@ -202,7 +165,7 @@ def test_answers_and_their_end_are_learnt(finetune, tmp_path):
 CHILD = """
 import json, logging, os, signal, sys
 from pathlib import Path
-import test_training
+import tuning
 from moult.training.finetune import finetune_full, finetune_lora
 
 class Killer(logging.Handler):
@@ -214,11 +177,11 @@ class Killer(logging.Handler):
 logging.getLogger("moult.training").setLevel(logging.INFO)
 logging.getLogger("moult.training").addHandler(Killer())
 base, scratch, adapter = map(Path, sys.argv[2:])
-work = test_training.TRAIN, test_training.DEV, scratch, adapter
+work = tuning.TRAIN, tuning.DEV, scratch, adapter
 if sys.argv[1] == "lora":
-    finetune_lora(test_training.RECIPE, base, *work)
+    finetune_lora(tuning.RECIPE, base, *work)
 else:
-    finetune_full(test_training.FULL, base, *work)
+    finetune_full(tuning.FULL, base, *work)
 """
 
 

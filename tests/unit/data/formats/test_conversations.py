@@ -23,8 +23,8 @@ from moult.training.encoding import encode_examples
 from moult.training.finetune import finetune_lora
 from pico import build_pico_vlm
 from prepared import prepare_with_manifest
-from test_training import RECIPE
 from transformers import AutoTokenizer
+from tuning import RECIPE
 
 LABELS = {"dataset": "d", "task": "mood", "task_words": "mood", "language": "en", "labels": ["joy", "anger"]}
 OPENAI = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}

@@ -22,7 +22,7 @@ from moult.report.page import LOOKS, write_report
 from moult.report.plots import draw_scores
 from moult.stages import STAGES
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 
 
 def score(model, dataset, metric, value, around=0.5):

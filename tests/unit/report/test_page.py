@@ -22,7 +22,7 @@ from moult.report.page import write_report
 from moult.report.plots import draw_scores
 from moult.stages import STAGES
 
-DEMO = Path(__file__).parents[2] / "resources" / "demo"
+DEMO = Path(__file__).parents[3] / "resources" / "demo"
 TASKS = {
     "acts": {"task": "dialogue_act", "labels": ["question", "command", "apology", "greeting"]},
     "moods": {"task": "sentiment", "labels": ["positive", "negative"]},

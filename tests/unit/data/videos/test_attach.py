@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clip_dataset import GOOD, SETTINGS, clip, prepare
 from clips import light_pictures, write_clip
 from moult.base.errors import UserError
 from moult.base.files import read_jsonl
 from moult.data.parquet import read_rows
-from moult.data.prepare import prepare_dataset
 from moult.data.videos import attach
 from moult.data.videos import fetch as video_files
 from moult.data.videos.attach import attach_videos, video_names
@@ -21,20 +21,6 @@ from moult.data.videos.frames import Frames
 from PIL import Image
 from sources import REVISION, serving_hub
 
-SETTINGS = {"frames": 4, "max_pixels": 4704, "min_pixels": 784, "multiple": 28}
-LABELS = {"dataset": "D", "task": "colour", "task_words": "colour", "language": "en", "labels": ["red", "green"]}
-
-
-def recipe(**more):
-    plain = {"name": "d", "format": "mmla", "columns": {}, "files": {"train": ["train"]}, "label_set": LABELS}
-    plain |= {"task": "colour", "language": "en", "dev_fraction": 0.0, "limit": None, "seed": 1, "version": 1}
-    return plain | {"videos": SETTINGS, "videos_version": 1} | more
-
-
-def clip(path, colour="red", **more):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_clip(path, light_pictures(colour, "steady", **{"seed": 1} | more))
-
 
 @pytest.fixture
 def folder(tmp_path):
@@ -42,19 +28,6 @@ def folder(tmp_path):
     for number in range(6):
         clip(tmp_path / "video" / f"D_{number}.mp4", ("red", "green")[number % 2], seed=number)
     return tmp_path
-
-
-def prepare(folder, lines, **more):
-    raw = folder / "raw" / "train"
-    raw.mkdir(parents=True, exist_ok=True)
-    (raw / "00-train.tsv").write_text("\n".join(["id\ttext\tlabel\tvideo", *lines]) + "\n")
-    profile = prepare_dataset(
-        recipe(**more), folder / "raw", folder / "out", videos=folder / "video", scratch=folder / "scratch", workers=2
-    )
-    return read_rows(folder / "out", "train"), read_jsonl(folder / "out" / "rejects.jsonl"), profile
-
-
-GOOD = [f"{number}\tLook.\t{('red', 'green')[number % 2]}\t" for number in range(6)]
 
 
 def test_sizes_are_those_of_transformers():
@@ -107,7 +80,7 @@ def test_the_same_rows_give_the_same_bytes(folder):
     assert built() == first and any(name.endswith(".arrow") for name in first)
 
 
-PAGE = (Path(__file__).parents[2] / "docs" / "hostile-data.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[4] / "docs" / "hostile-data.md").read_text(encoding="utf-8")
 
 
 def documented():

@@ -24,7 +24,7 @@ from moult.stages import BY_RULE
 from moult.stages.datasets import prepare_dataset
 from openai_server import OpenAIServer
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ROWS = 12
 
 

@@ -57,7 +57,7 @@ for _ in range(40):
 
 
 def start(folder, task):
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "scripts")}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3] / "scripts")}
     return subprocess.Popen([sys.executable, "-c", WRITER, str(folder), task], env=environment)
 
 

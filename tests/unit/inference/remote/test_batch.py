@@ -219,11 +219,10 @@ def test_answers_that_nobody_asks_for_now_wait_for_when_they_are_asked(server, j
 # ---- kill -9
 
 CHILD = """
-import os, signal, sys
-sys.path[:0] = [{tests!r}, {unit!r}]
+import os, signal
 from moult.inference import journal
 from moult.inference.remote import batch
-from test_batch_api import ask, requests
+from test_batch import ask, requests
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -239,12 +238,9 @@ ask({url!r}, {journal!r}, requests(10), price={price!r}, spending={spending!r})
 
 
 def run_until_killed(server, journal, place, spending):
-    tests = Path(__file__).parents[1]
-    program = CHILD.format(
-        tests=str(tests), unit=str(tests / "unit"), place=place, url=server.url, journal=str(journal), price=PRICE,
-        spending=str(spending),
-    )  # fmt: skip
-    child = subprocess.Popen([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": "scripts"})
+    program = CHILD.format(place=place, url=server.url, journal=str(journal), price=PRICE, spending=str(spending))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}
+    child = subprocess.Popen([sys.executable, "-c", program], env=environment)
     if place not in ("read", "journalled", "noted"):
         server.hold = place
         assert server.held.wait(60), "it never came so far"

@@ -14,7 +14,7 @@ from moult.config.load import load
 from moult.data.examples import training_examples
 from moult.data.exports import export_dataset
 from moult.data.parquet import read_rows
-from moult.stages import BY_RULE
+from moult.stages.datasets import prepare_dataset as recipe_of
 from prepared import prepare_with_manifest
 
 ENTRY = {"name": "d", "format": "prompts", "files": {"train": "train.jsonl"}, "dev_fraction": 0}
@@ -28,7 +28,7 @@ def prepare(folder, raw, ending=".jsonl", **more):
         place.write_bytes(raw)
     else:
         pq.write_table(pa.Table.from_pylist(raw), place)
-    recipe = BY_RULE["prepare_dataset"].recipe(load({"name": "x", "datasets": [ENTRY | more]}), "d")
+    recipe = recipe_of(load({"name": "x", "datasets": [ENTRY | more]}), "d")
     profile = prepare_with_manifest(recipe, folder / "raw", folder / "d")
     rows, rejects = read_rows(folder / "d", "train"), read_jsonl(folder / "d" / "rejects.jsonl")
     assert profile["rows_in"]["train"] == len(rows) + len(rejects)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 UNUSED = "import sys; print(sorted({'deepspeed', 'torch._dynamo', 'scipy', 'sklearn', 'pandas'} & set(sys.modules)))"
 
 

@@ -20,31 +20,8 @@ from moult.training.finetune import finetune_full, finetune_lora
 from moult.training.order import BLANK, GroupedRows
 from moult.training.pairs import Pair, read_pairs
 from pico import teach_pico_model
+from preference_tuning import DEV, FULL, RECIPE, TRAIN, pair
 
-RECIPE = {
-    "base": "pico",
-    "data": ["pairs"],
-    "loss": {"kind": "contrastive", "margin": 1.0, "nll_weight": 0.0},
-    "collapse": 2.0,
-    "lora": {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": "all-linear"},
-    "learning_rate": 1e-2,
-    "epochs": 2,
-    "max_steps": None,
-    "schedule": "constant",
-    "warmup_ratio": 0.0,
-    "weight_decay": 0.0,
-    "max_grad_norm": 1.0,
-    "batch_size": 2,
-    "accumulation": 2,
-    "dtype": "float32",
-    "max_length": 128,
-    "evaluate_every": None,
-    "selection": "loss",
-    "gradient_checkpointing": False,
-    "seed": 7,
-    "threads": 1,
-}
-FULL = {key: value for key, value in RECIPE.items() if key != "lora"} | {"learning_rate": 1e-3}
 DPO = {"kind": "dpo", "beta": 0.5, "nll_weight": 0.0}
 LOSSES = {
     "contrastive": RECIPE["loss"],
@@ -54,14 +31,6 @@ LOSSES = {
 }
 
 
-def pair(number):
-    """Return a pair; prompts and answers have many lengths, and the answers of a pair never the same."""
-    question = f"question {number} " + " ".join(["data"] * (number % 4))
-    chosen = " and ".join(["fox", "the brown dog", "yes", "a question"][: 1 + number % 4])
-    rejected = " or ".join(["quick", "no", "the jumping fox"][: 1 + (number + 1) % 3])
-    return Pair(f"q:train:{number}", [{"role": "user", "content": question}], [chosen], [rejected])
-
-
 def several(number):
     """Return a preference with one or two chosen answers and one to three others."""
     one, others = pair(number), ["a lazy dog", "maybe so", "question"][: number % 3]
@@ -69,9 +38,7 @@ def several(number):
     return Pair(one.uid, one.messages, chosen, [*one.rejected, *others])
 
 
-TRAIN = [pair(number) for number in range(10)]
 SEVERAL = [several(number) for number in range(10)]
-DEV = [pair(number) for number in range(100, 104)]
 
 
 @pytest.fixture(scope="module")
@@ -387,7 +354,6 @@ def test_the_reference_is_computed_once_and_kept(optimise, tmp_path, monkeypatch
     assert (made / "adapter_model.safetensors").read_bytes() == expected
 
 
-@pytest.mark.xdist_group("distributed")
 def test_two_processes_have_the_losses_of_one(optimise):
     """Nine pairs, four a step: in the last step one process has a pair, the other one a blank."""
     plan = {"loss": DPO, "epochs": 2, "evaluate_every": 2, "accumulation": 2}

@@ -144,10 +144,11 @@ class Telling(Loss):
 PROGRAM = """
 import json, sys
 from pathlib import Path
-import test_preference as t
+import preference_tuning as t
 from moult.config.entries.models import Optimise
 from moult.config.schema import schema
 from moult.stages import BY_RULE
+from moult.training.finetune import finetune_lora
 
 loss = Optimise(base="base", data=["pairs"], loss={"kind": "telling"}).loss.model_dump()
 assert "Telling" in schema()["$defs"]
@@ -155,11 +156,10 @@ told = {"loss": loss, "lora": {"rank": 1, "alpha": 2}, "data": ["pairs"], "learn
 assert BY_RULE["optimise_lora"].words(told, {"steps": 6})[0] == "nothing, LoRA rank 1, 6 steps"
 folder = Path(sys.argv[1])
 recipe = t.RECIPE | {"loss": loss, "batch_size": 1, "devices": 2, "zero": 2, "evaluate_every": 3}
-t.finetune_lora(recipe, folder / "base", t.TRAIN[:9], t.DEV[:3], folder / "scratch", folder / "made")
+finetune_lora(recipe, folder / "base", t.TRAIN[:9], t.DEV[:3], folder / "scratch", folder / "made")
 """
 
 
-@pytest.mark.xdist_group("distributed")
 def test_a_loss_is_added_by_one_file_and_is_told_the_share_of_training_done_on_every_device(tmp_path):
     """Nine pairs, four a step on two devices in two forward passes, twice: six steps."""
     copy = shutil.copytree(CODE / "moult", tmp_path / "scripts" / "moult").parent

@@ -14,9 +14,7 @@ from moult.training.checkpoints import last_whole
 from moult.training.finetune import finetune_full, finetune_lora
 from moult.training.launcher import deepspeed_settings
 from moult.training.order import BLANK, GroupedRows
-from test_training import DEV, FULL, RECIPE, TRAIN, content
-
-pytestmark = pytest.mark.xdist_group("distributed")
+from tuning import DEV, FULL, RECIPE, TRAIN, content
 
 # 18 rows, 8 a step: the third step of an epoch has two rows, and one process nothing but blanks.
 PLAN = {"max_steps": 20, "epochs": None, "evaluate_every": 5, "accumulation": 2}
@@ -72,7 +70,7 @@ def test_zero3_trains_all_weights_as_one_process_does(finetune):
 CHILD = """
 import sys
 from pathlib import Path
-import test_distributed as t
+import test_launcher as t
 base, folder = map(Path, sys.argv[1:])
 recipe = t.LORA | t.TOGETHER | {"zero": 2}
 t.finetune_lora(recipe, base, t.TRAIN, t.DEV, folder / "scratch", folder / "made")
@@ -87,7 +85,7 @@ def running(process):
 
 
 def test_a_killed_job_takes_its_processes_along_and_ends_in_the_same_bytes(finetune, undisturbed, pico_model, tmp_path):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}
     job = subprocess.Popen([sys.executable, "-c", CHILD, pico_model, tmp_path], env=environment)
     while not (tmp_path / "scratch" / "checkpoint-10" / "whole.json").exists():
         assert job.poll() is None

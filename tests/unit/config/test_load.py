@@ -18,7 +18,7 @@ from moult.stages import models as model_stages
 from moult.stages import report as report_stages
 from moult.weights.methods import METHODS, description
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONFIGS = sorted([ROOT / "config" / "config.yaml", *(ROOT / "config").glob("*/*.yaml")])
 
 

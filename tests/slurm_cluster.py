@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pico_build import ROOT, Folder
 
-SCRIPT = Path(__file__).parent / "slurm.sh"
+SCRIPT = Path(__file__).parent / "cluster" / "slurm.sh"
 
 
 class Cluster:

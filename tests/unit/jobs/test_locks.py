@@ -11,7 +11,7 @@ from pathlib import Path
 from moult.jobs.locks import clear_stale_locks
 from moult.jobs.manifest import write_manifest
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+SCRIPTS = Path(__file__).parents[3] / "scripts"
 
 
 def start(code, *arguments, **options):

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from clip_dataset import GOOD, clip, prepare
 from moult.base.errors import UserError
 from moult.data.prompts import Example, videos_of, with_videos
 from moult.data.videos.frames import Frames
@@ -18,8 +19,7 @@ from moult.weights.folding import fold_adapter
 from pico import build_pico_model, build_pico_vlm
 from PIL import Image
 from safetensors.torch import load_file
-from test_training import FULL, RECIPE
-from test_videos import GOOD, clip, prepare
+from tuning import FULL, RECIPE
 
 LABELS = ("red", "green", "stop at once")
 
