@@ -162,17 +162,22 @@ def _repeated(values):
     return sorted(value for value, count in Counter(values).items() if count > 1)
 
 
+def remote_endpoints(cfg):
+    """Return the remote endpoints that a corpus or a judge asks."""
+    judges = [suite.judge.endpoint for suite in cfg.suites if suite.judge]
+    names = dict.fromkeys([*(name for corpus in cfg.corpora for name in endpoints_of(corpus)), *judges])
+    return [endpoint for endpoint in (cfg.find("endpoints", name) for name in names) if endpoint.url]
+
+
 def budget_without_price(cfg):
     """Yield a sentence for every remote endpoint whose answers a budget could not count."""
     if cfg.budget is None:
         return
-    judges = [suite.judge.endpoint for suite in cfg.suites if suite.judge]
-    for name in dict.fromkeys([*(name for corpus in cfg.corpora for name in endpoints_of(corpus)), *judges]):
-        endpoint = cfg.find("endpoints", name)
-        if endpoint.url and not endpoint.price:
+    for endpoint in remote_endpoints(cfg):
+        if not endpoint.price:
             yield (
-                f"endpoints {name!r}, price: is missing, but there is a `budget`; write `price: {{input: ..., output: "
-                "...}`, US dollars per million tokens"
+                f"endpoints {endpoint.name!r}, price: is missing, but there is a `budget`; write `price: {{input: ..., "
+                "output: ...}`, US dollars per million tokens"
             )
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 # No context is longer than so many tokens.
 MOST = 10_000_000
-# No text has more bytes per token, on average.
-BYTES_PER_TOKEN = 100
+# No text has more bytes per token, on average; and so many have one where an answer is longer than max_tokens allow.
+BYTES_PER_TOKEN, USUAL_BYTES_PER_TOKEN = 100, 4
 # The names of each count at OpenAI, Anthropic, Google, Amazon, llama.cpp and Ollama.
 PROMPT = ("prompt_tokens", "input_tokens", "promptTokenCount", "prompt_token_count", "inputTokens", "promptTokens")
 PROMPT += ("prompt_eval_count", "prompt_n", "tokens_evaluated")
@@ -21,11 +21,15 @@ CACHED = ("cache_read_input_tokens", "cache_creation_input_tokens")
 def worst_case(request: dict, said: int = 0) -> dict:
     """Return the most tokens that a request can cost: one per byte of it, and `max_tokens` of an answer.
 
-    request: `ChatRequest.as_dict()`. said: bytes of the answer, where a server did not keep to `max_tokens`.
+    request: `ChatRequest.as_dict()`. said: bytes of the answer, which count where the server did not keep to
+    `max_tokens`.
     """
     asked = {name: request.get(name) for name in ("messages", "schema", "choices")}
     size = len(json.dumps(asked, ensure_ascii=False).encode(errors="replace"))
-    return {"prompt_tokens": size, "completion_tokens": max(request["sampling"]["max_tokens"], said)}
+    return {
+        "prompt_tokens": size,
+        "completion_tokens": max(request["sampling"]["max_tokens"], said // USUAL_BYTES_PER_TOKEN),
+    }
 
 
 def usage_of(reply: object, request: dict, said: int = 0, paid: bool = True) -> tuple[dict, bool]:
@@ -115,6 +119,6 @@ def _whole(count):
             count = float(count)
         except ValueError:
             return None
-    if isinstance(count, bool) or not isinstance(count, int | float) or not math.isfinite(count):
+    if isinstance(count, bool) or not isinstance(count, int | float) or not 0 <= count < math.inf:
         return None
-    return int(count) if count >= 0 and count == int(count) else None
+    return int(count) if count == int(count) else None

@@ -21,7 +21,7 @@ from moult.inference.remote.dialect import Dialect
 from moult.inference.remote.endpoint import Streak
 from moult.inference.remote.errors import problem_in, problem_of
 from moult.inference.remote.underway import Underway
-from moult.inference.remote.wire import answer_of, failure
+from moult.inference.remote.wire import answer_of, failure, guarded, raw_of
 from moult.inference.requests import Answer, request_key
 from moult.inference.usage import usage_of, worst_case
 
@@ -48,6 +48,8 @@ class BatchEndpoint:
         self.name = f"endpoint {settings['name']} ({settings['url']})"
         self.max_rows, self.queue_full, self.respelt = MAX_ROWS, False, False
         self.dialect, self.streak = Dialect(settings), Streak()
+        # How the requests of each batch of this run were spelt.
+        self.spelt = {}
 
     def answer(self, requests, missing):
         """Yield lists of (index, Answer), a batch at a time. What cannot go on is a UserError; nothing is lost by it.
@@ -144,6 +146,7 @@ class BatchEndpoint:
                 lines, dollars, full = self._fitting(waiting)
                 if lines:
                     tag = self.underway.intend(lines, dollars)
+                    self.spelt[tag] = self.dialect.as_now()
                     self._count()
             if full:
                 left = self.budget.left()
@@ -263,17 +266,18 @@ class BatchEndpoint:
             self._hold(tag, len(self.underway.keys(tag)), told)
             return
         keys = self.underway.keys(tag) & self.wanted.keys()
-        body = self.dialect.body(self.wanted[min(keys)]) if keys else {}
+        respelt = [self._respelt(400, one, self.wanted[key], tag) for key in sorted(keys)[:1] for _, one in problems]
         self.underway.drop(tag)
         self._count()
-        if not any(self._respelt(400, problem, body) for _, problem in problems):
+        if not any(respelt):
             raise UserError(
                 f"{self.name}: batch {batch.id} was refused: {told or 'without a reason'}; put that right and run "
                 "again, what was answered is in the journal."
             )
 
-    def _respelt(self, status, problem, body):
+    def _respelt(self, status, problem, request, tag):
         """Whether a request that was refused is spelt in another way from now on."""
+        body = self.spelt.get(tag, Dialect(self.settings)).body(request)
         name = self.dialect.refused(status, problem, body)
         respelt = bool(name) and (self.dialect.is_settled(name) or self.dialect.respell(name, body))
         self.respelt |= respelt
@@ -291,7 +295,7 @@ class BatchEndpoint:
             elif answers.get(key):
                 odd["for a request that has an answer already"] += 1
             elif key in self.wanted:
-                answers[key] = answer = self._answer_in(entry, body, self.wanted[key])
+                answers[key] = answer = self._answer_to(self.wanted[key], entry, tag)
                 if answer:
                     dollars += self.budget.cost(answer.prompt_tokens, answer.completion_tokens)
                 continue
@@ -343,10 +347,15 @@ class BatchEndpoint:
                     elif line.strip():
                         odd[NO_JSON] += 1
 
-    def _answer_in(self, entry, body, request):
-        """Return the Answer in a line of an output or error file, None where the request may go into the next batch:
-        it was not put to the model, or is spelt in another way from now on."""
-        key, status = self.settings["key"], _object(entry.get("response")).get("status_code")
+    def _answer_to(self, request, entry, tag):
+        """Return the Answer to a request in a line of an output or error file, None where the request may go into the
+        next batch: it was not put to the model, or is spelt in another way from now on."""
+        raw = raw_of(hidden_in(entry, self.settings["key"])) or ""
+        return guarded(lambda: self._judged(request, entry, tag), request, raw)
+
+    def _judged(self, request, entry, tag):
+        response, key = _object(entry.get("response")), self.settings["key"]
+        body, status = response.get("body"), response.get("status_code")
         if entry.get("error"):
             problem = problem_of(hidden_in(entry, key))
             if problem.code in UNANSWERED:
@@ -358,7 +367,7 @@ class BatchEndpoint:
             return answer_of(hidden_in(body, key), request) if answer.error else answer
         body = hidden_in(body, key)
         problem = problem_in(body) if well else problem_of(body)
-        if self._respelt(problem.meant if well else status, problem, self.dialect.body(request)):
+        if self._respelt(problem.meant if well else status, problem, request, tag):
             return None
         status = f"{status}{f' with error {problem.meant}' if well else ''}"
         return failure(body, request, f"HTTP {status}: {problem.message}")

@@ -1,5 +1,6 @@
 """How an endpoint wants its requests spelt, found out where it refuses a parameter."""
 
+import copy
 import json
 import logging
 import re
@@ -42,6 +43,12 @@ class Dialect:
         named = settings.get("max_tokens_as")
         self.max_tokens_as, self.untried = named or NAMES[0], [] if named else [NAMES[1]]
         self.left_out = set()
+
+    def as_now(self) -> "Dialect":
+        """Return a Dialect that stays as this one is now."""
+        now = copy.copy(self)
+        now.untried, now.left_out = list(self.untried), set(self.left_out)
+        return now
 
     def body(self, request) -> dict:
         """Return the body of a chat completions call as plain JSON."""

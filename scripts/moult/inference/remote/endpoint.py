@@ -14,7 +14,7 @@ from moult.inference.remote.connection import Body, bearer, client_options
 from moult.inference.remote.dialect import Dialect
 from moult.inference.remote.errors import problem_in, problem_of
 from moult.inference.remote.rate_limit import Limits, retry_after
-from moult.inference.remote.wire import answer_of, failure, unreadable
+from moult.inference.remote.wire import answer_of, failure, guarded, unreadable
 from moult.inference.requests import Answer
 
 # Seconds. Before the n-th further try of a request: a random time up to FIRST_WAIT * 2^(n-1), at most LONGEST_WAIT.
@@ -222,7 +222,7 @@ class RemoteEndpoint:
                 "the budget, at the most that they can have cost",
                 self.name,
             )
-        if answer.prompt_tokens and self.streak.add(answer):
+        if answer.prompt_tokens and self.streak.add(answer) and self.waiting:
             raise Useless(f"{self.name}: {self.streak.sentence(answer)}.")
 
     async def _try(self, client, request, body):
@@ -249,10 +249,12 @@ class RemoteEndpoint:
             self.in_flight.discard(slot)
         self.reached = True
         try:
-            answer = self._judged(status, headers, content, request, body)
+            answer = self._read(status, headers, content, request, body)
         except Again as again:
-            if again.paid and self.budget:
-                self.budget.add(again.paid)
+            if again.paid:
+                if self.budget:
+                    self.budget.add(again.paid)
+                self._watch(again.paid)
             raise
         if answer.prompt_tokens or answer.completion_tokens:
             if not answer.assumed:
@@ -273,8 +275,17 @@ class RemoteEndpoint:
                 return response.status_code, response.headers, error
             return response.status_code, response.headers, b"".join(parts)
 
-    def _judged(self, status, headers, content, request, body):
-        """Return the Answer that an HTTP response is. One that was paid for is never asked again.
+    def _read(self, status, headers, content, request, body):
+        """Return the Answer that an HTTP response is; see `_try` for what is raised. content: bytes, or TooMuch."""
+        text = "" if isinstance(content, TooMuch) else hidden(decoded(content), self.settings["key"])
+
+        def read():
+            return self._judged(status, headers, content, text, request, body)
+
+        return guarded(read, request, text, passing=(Again, Respelt, UserError))
+
+    def _judged(self, status, headers, content, text, request, body):
+        """See `_read`; text: the content as text, with the key hidden. What was paid for is never asked again.
 
         Some servers send the key back in their error messages: whatever is no answer is read with the key hidden.
         """
@@ -284,18 +295,17 @@ class RemoteEndpoint:
                 raise content
             reply = parse_json(content)
         except TooMuch as error:
-            text = "" if isinstance(content, TooMuch) else hidden(decoded(content), key)
             if well:
                 return unreadable(text, request, f"the reply is {error}")
             reply = text
         except Unreadable:
-            text = hidden(decoded(content), key)
+            if well and text.startswith(("data:", "event:")):
+                return unreadable(text, request, "the reply is a stream of events, which was not asked for")
             if well:
+                reason = f"a reply that is not JSON: {one_line(text)!r}"[:300]
                 # A cut JSON may have been paid for.
-                paid = unreadable(text, request, "cut") if text.lstrip()[:1] in ("{", "[") else None
-                raise Again(
-                    f"a reply that is not JSON: {one_line(text)!r}"[:300], retry_after(headers), paid=paid
-                ) from None
+                paid = unreadable(text, request, reason) if text.lstrip().startswith(("{", "[")) else None
+                raise Again(reason, retry_after(headers), paid=paid) from None
             reply = text
         if well and not problem_in(reply):
             answer = answer_of(reply, request)

@@ -23,6 +23,7 @@ WORDS = (
         r"invalid|bad.?request|unsupported|context.?length|content.?filter|moderation|policy|safety|unprocessable|flagged",
     ),
 )
+PASSING = {429, 503}
 # The status that an error within a 200 is taken for when nothing says what it is: another try may mend it.
 UNKNOWN = 500
 MAX_LOOKED_INTO = 4
@@ -50,9 +51,12 @@ class Problem:
             return self.status
         if self.code in NO_QUOTA:
             return 402
-        for words in (self.code or "", self.message):
+        code, told = self.code or "", self.message
+        # A code says more than a message, but for one that is everybody's for all that was asked wrongly.
+        looked = [(code, {*PASSING, 401, 403, 404}), (told, {401}), (code, {400}), (told, {*PASSING, 403, 404, 400})]
+        for words, statuses in looked:
             for status, pattern in WORDS:
-                if re.search(pattern, words, re.IGNORECASE):
+                if status in statuses and re.search(pattern, words, re.IGNORECASE):
                     return status
         return UNKNOWN
 

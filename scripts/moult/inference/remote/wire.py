@@ -80,21 +80,18 @@ def _schema_of_choices(choices):
     }
 
 
-def answer_of(reply, request):
-    """Return the Answer of a reply (any JSON) to a request: its text, or finish_reason error and why.
+def guarded(read, request, raw, passing=()):
+    """Return what `read()` returns: the Answer to a request. Whatever it raises, but for `passing`, becomes an Answer
+    with an error: nothing that a server sends ends a job that has paid for other rows.
 
-    The tokens that the reply reports are in either: they were paid for. A reply that is no usable answer is kept
-    whole beside the reason. No reply raises.
+    raw: the reply as text, which is kept then.
     """
     try:
-        answer = _interpreted(reply, request)
+        return read()
+    except (*passing, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
     except BaseException as error:  # a Rust library's panic is no Exception
-        if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
-            raise
-        counts = worst_case(request.as_dict())
-        reason = f"the reply cannot be read ({type(error).__name__}: {one_line(error, 200)})"
-        return Answer("", "error", error=reason, assumed=True, raw=raw_of(reply), **counts)
-    return answer
+        return unreadable(raw, request, f"the reply cannot be read ({type(error).__name__}: {one_line(error, 200)})")
 
 
 def unreadable(text, request, why):
@@ -123,7 +120,12 @@ def raw_of(reply):
         return None
 
 
-def _interpreted(reply, request):
+def answer_of(reply, request):
+    """Return the Answer of a reply (any JSON) to a request: its text, or finish_reason error and why.
+
+    The tokens that the reply reports are in either: they were paid for. A reply that is no usable answer is kept
+    whole beside the reason.
+    """
     choice = _first(reply)
     message = choice.get("message") if choice else None
     message = message if isinstance(message, dict) else choice if choice and "text" in choice else None
@@ -197,7 +199,7 @@ def _ending(choice, message):
     names = ("finish_reason", "finishReason", "stop_reason", "done_reason")
     reason = next((choice[name] for name in names if choice.get(name) is not None), None)
     if isinstance(reason, dict):
-        reason = reason.get("type") or reason.get("reason")
+        reason = reason.get("type") or reason.get("reason") or reason
     if reason is None or reason == "":
         return None
     word = "".join(filter(str.isalpha, reason.lower())).removeprefix("finishreason") if isinstance(reason, str) else ""
