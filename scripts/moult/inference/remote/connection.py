@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit
 
 from moult.base.errors import UserError
-from moult.base.outside import TooMuch
+from moult.base.outside import TooMuch, Unreadable
 
 # Bytes of a reply, unpacked. The longest answer of today, each letter escaped, is a third of it.
 MAX_REPLY = 16_000_000
@@ -163,13 +163,13 @@ class Body:
 
     Raises:
         TooMuch: by `add`.
-        ValueError: the bytes are packed in a way that nobody asked for, or damaged.
+        Unreadable: the bytes are packed in a way that nobody asked for, or damaged.
     """
 
     def __init__(self, encoding: str, write, limit: int = MAX_REPLY):
         encoding = encoding.strip().lower()
         if encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
-            raise ValueError(f"a reply packed by {encoding[:40]!r}")
+            raise Unreadable(f"packed by {encoding[:40]!r}")
         # 32: gzip or zlib, as the bytes themselves say.
         self.unpacker = None if encoding in ("", "identity") else zlib.decompressobj(32 + zlib.MAX_WBITS)
         self.write, self.limit, self.size = write, limit, 0
@@ -179,7 +179,7 @@ class Body:
         try:
             data = self.unpacker.decompress(packed, self.limit - self.size + 1) if self.unpacker else packed
         except zlib.error as error:
-            raise ValueError(f"a damaged reply ({error})") from None
+            raise Unreadable(f"damaged ({error})") from None
         self.size += len(data)
         if self.size > self.limit:
             raise TooMuch(f"of more than {self.limit // 1_000_000} MB")

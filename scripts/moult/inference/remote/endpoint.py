@@ -264,20 +264,20 @@ class RemoteEndpoint:
         return answer
 
     async def _exchange(self, client, data):
-        """Return (status, headers, bytes) of the reply to a body; TooMuch in place of bytes that are too many."""
+        """Return (status, headers, bytes) of the reply to a body; Unreadable in place of bytes that are too many."""
         parts = []
         async with client.stream("POST", self.target, content=data) as response:
             try:
                 body = Body(response.headers.get("content-encoding", ""), parts.append)
                 async for part in response.aiter_raw():
                     body.add(part)
-            except TooMuch as error:
+            except Unreadable as error:
                 return response.status_code, response.headers, error
             return response.status_code, response.headers, b"".join(parts)
 
     def _read(self, status, headers, content, request, body):
-        """Return the Answer that an HTTP response is; see `_try` for what is raised. content: bytes, or TooMuch."""
-        text = "" if isinstance(content, TooMuch) else hidden(decoded(content), self.settings["key"])
+        """Return the Answer that an HTTP response is; see `_try` for what is raised. content: bytes, or Unreadable."""
+        text = "" if isinstance(content, Unreadable) else hidden(decoded(content), self.settings["key"])
 
         def read():
             return self._judged(status, headers, content, text, request, body)
@@ -291,14 +291,12 @@ class RemoteEndpoint:
         """
         key, well = self.settings["key"], 200 <= status < 300
         try:
-            if isinstance(content, TooMuch):
+            if isinstance(content, Unreadable):
                 raise content
             reply = parse_json(content)
-        except TooMuch as error:
-            if well:
+        except Unreadable as error:
+            if well and (error is content or isinstance(error, TooMuch)):
                 return unreadable(text, request, f"the reply is {error}")
-            reply = text
-        except Unreadable:
             if well and text.startswith(("data:", "event:")):
                 return unreadable(text, request, "the reply is a stream of events, which was not asked for")
             if well:
