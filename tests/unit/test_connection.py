@@ -177,6 +177,17 @@ def test_a_proxy_of_the_environment_is_asked_and_named_where_it_fails(monkeypatc
     assert set(seen) == {("api.example.invalid:443", None)}
 
 
+def test_a_key_is_shown_to_no_proxy(monkeypatch):
+    environ = {"HTTP_PROXY": "http://p:1", "HTTPS_PROXY": "http://p:1"}
+    assert proxy_of("https://h/v1", environ, keyed=True) and proxy_of("http://h/v1", environ)
+    with pytest.raises(UserError, match="HTTP_PROXY names a proxy, which could read the key .*add h to NO_PROXY"):
+        proxy_of("http://h/v1", environ, keyed=True)
+    monkeypatch.setenv("ALL_PROXY", "http://p:1")
+    monkeypatch.setenv("MY_KEY", SECRET)
+    with pytest.raises(UserError, match="endpoint t .http://node7/v1.: .*ALL_PROXY .* could read the key"):
+        ask("http://node7/v1", key="MY_KEY")
+
+
 # ---- redirects, and where a key goes
 
 

@@ -458,6 +458,27 @@ def test_another_name_of_max_tokens_is_found_out_once_for_all_rows(tmp_path, cap
         assert all("not supported" in value["error"] for value in values) and len(server.asked) <= 6
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"error": {"message": "use max_completion_tokens", "code": None}},
+        {"error": {"message": "no", "param": "max_tokens", "code": "unknown_parameter"}},
+        {
+            "detail": [
+                {"type": "extra_forbidden", "loc": ["body", "max_tokens"], "msg": "Extra inputs are not permitted"}
+            ]
+        },
+        {"object": "error", "message": {"detail": [{"loc": ["body", "max_tokens"], "msg": "Unexpected field"}]}},
+        {"error": "Unrecognized request argument supplied: max_tokens"},
+    ],
+)
+@pytest.mark.parametrize("status", [400, 422, 200])
+def test_a_refused_name_is_known_in_many_words(tmp_path, sent, status):
+    with OpenAIServer(lambda body: (status, sent) if "max_tokens" in body else "good") as server:
+        (value,), _ = ask(server, tmp_path / "j", [request()])
+    assert value["text"] == "good" and server.asked[1]["max_completion_tokens"] == 8
+
+
 def test_what_changes_nothing_is_left_out_and_what_decides_the_answer_is_a_sentence(tmp_path, caplog):
     warm = [ChatRequest(request(str(n)).messages, Sampling(1.0, max_tokens=8), seed=n) for n in range(9)]
     with OpenAIServer(takes(["seed", "max_tokens", "temperature", "top_p"])) as server:

@@ -27,7 +27,7 @@ def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: 
         raise UserError("\n".join(f"{source}: {line}; put it there or correct the path." for line in absent))
     for endpoint in remote_endpoints(cfg):
         try:
-            proxy_of(endpoint.url)
+            proxy_of(endpoint.url, keyed=endpoint.key is not None)
         except UserError as error:
             raise UserError(f"{source}: endpoints {endpoint.name!r} ({endpoint.url}): {error}.") from None
     if speaks:

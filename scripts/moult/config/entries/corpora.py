@@ -36,8 +36,11 @@ class Endpoint(Section):
     structured: Literal["response_format", "function"] = Field(
         "response_format", description="How a JSON schema is asked for; function: by a call that the model must make."
     )
-    max_tokens_as: Literal["max_tokens", "max_completion_tokens"] | None = Field(
-        None, description="The API's name of max_tokens; null: max_tokens, and the other name where that is refused."
+    max_tokens_as: (
+        Literal["max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "n_predict"] | None
+    ) = Field(
+        None,
+        description="The API's name of max_tokens; null: max_tokens, or max_completion_tokens where that is refused.",
     )
     insecure: bool = Field(False, description="Send the key over http:// to another machine, where all can read it.")
     mode: Literal["chat", "batch"] = Field("chat", description="batch: the Batch API, cheaper, within 24 hours.")

@@ -49,7 +49,7 @@ class BatchEndpoint:
         self.max_rows, self.queue_full, self.respelt = MAX_ROWS, False, False
         self.dialect, self.streak = Dialect(settings), Streak()
         # How the requests of each batch of this run were spelt.
-        self.spelt = {}
+        self.spelt, self.told = {}, False
 
     def answer(self, requests, missing):
         """Yield lists of (index, Answer), a batch at a time. What cannot go on is a UserError; nothing is lost by it.
@@ -83,7 +83,8 @@ class BatchEndpoint:
     def _watch(self, answers):
         """Submit no more where replies are paid for and of no use, one after another."""
         paid = [answer for answer in answers if answer and answer.prompt_tokens]
-        if any(answer.assumed for answer in paid):
+        if any(answer.assumed for answer in paid) and not self.told:
+            self.told = True
             logger.warning("%s: replies without counts of tokens are charged at the most they can have cost", self.name)
         useless = [answer for answer in paid if self.streak.add(answer)]
         if useless and useless[-1] is paid[-1] and self.wanted:

@@ -55,11 +55,12 @@ def flaw_of_url(url: str) -> str | None:
     return "has a fragment (#...), which no server sees; write it without" if parts.fragment else None
 
 
-def proxy_of(url: str, environ: Mapping[str, str] = os.environ) -> Proxy | None:
+def proxy_of(url: str, environ: Mapping[str, str] = os.environ, keyed: bool = False) -> Proxy | None:
     """Return the proxy that the environment names for a URL, as curl reads it; None where the host is asked directly.
 
     `https_proxy` or `http_proxy`, by the URL's scheme, then `all_proxy`; lower case before upper case. This machine
-    itself is never asked by a proxy, nor is a host that `no_proxy` names (see `_is_spared`).
+    itself is never asked by a proxy, nor is a host that `no_proxy` names (see `_is_spared`). keyed: whether a key is
+    sent, which a proxy can read where it is not asked for a tunnel.
 
     Raises:
         UserError: the variable holds no URL of a proxy that can be used here; it names the variable and the remedy.
@@ -90,6 +91,11 @@ def proxy_of(url: str, environ: Mapping[str, str] = os.environ) -> Proxy | None:
         raise UserError(
             f"the environment variable {variable} names a SOCKS proxy, for which the package socksio is missing; "
             f"`pip install socksio` into the environment of the build, or {remedy}"
+        )
+    if keyed and scheme == "http":
+        raise UserError(
+            f"the environment variable {variable} names a proxy, which could read the key on its way to {host} over "
+            f"http://; write https://, unset the variable, or add {host} to NO_PROXY"
         )
     return Proxy(value, variable)
 
@@ -134,7 +140,7 @@ def client_options(settings: Mapping) -> tuple[dict, Proxy | None]:
     """Return what clients of both kinds are made with, and the proxy that they go by.
 
     No variable of the environment but those of `proxy_of` decides where a request goes, and no redirect is followed: a
-    key is sent to the host that the config names. settings: `name`, `url`.
+    key is sent to the host that the config names. settings: `name`, `url`, `key`.
 
     Raises:
         UserError: see `proxy_of`.
@@ -142,7 +148,7 @@ def client_options(settings: Mapping) -> tuple[dict, Proxy | None]:
     import httpx2
 
     try:
-        proxy = proxy_of(settings["url"])
+        proxy = proxy_of(settings["url"], keyed=bool(settings["key"]))
         if proxy:
             httpx2.Proxy(proxy.url)
     except UserError as error:
@@ -150,6 +156,7 @@ def client_options(settings: Mapping) -> tuple[dict, Proxy | None]:
     except (ValueError, httpx2.InvalidURL):
         raise UserError(f"the environment variable {proxy.variable} holds no URL of a proxy; correct it.") from None
     options = {"proxy": proxy.url if proxy else None, "trust_env": False, "follow_redirects": False}
+    options["verify"] = httpx2.create_ssl_context()  # with the certificates that SSL_CERT_FILE names, if it is set
     return options | {"headers": {"Accept-Encoding": "identity"}}, proxy
 
 

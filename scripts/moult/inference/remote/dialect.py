@@ -61,7 +61,9 @@ class Dialect:
             return None
         told = f"{problem.code or ''} {problem.message}"
         decides = [name for name in (*NAMES, "seed", *REMEDIES) if name in body]
-        if problem.param in decides:
+        if NAMES[0] in body and NAMES[1] in told and not _VALUE.search(told):
+            named = [NAMES[0]]
+        elif problem.param in decides:
             named = [problem.param]
         elif _REFUSED.search(told):
             named = [name for name in decides if re.search(rf"(?<![A-Za-z0-9_]){name}(?![A-Za-z0-9_])", told)]

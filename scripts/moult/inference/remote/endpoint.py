@@ -12,7 +12,7 @@ from moult.base.outside import TooMuch, Unreadable, decoded, one_line, parse_jso
 from moult.base.secrets import hidden, hidden_in, key_of
 from moult.inference.remote.connection import Body, bearer, client_options
 from moult.inference.remote.dialect import Dialect
-from moult.inference.remote.errors import problem_in, problem_of
+from moult.inference.remote.errors import UNKNOWN, problem_in, problem_of
 from moult.inference.remote.rate_limit import Limits, retry_after
 from moult.inference.remote.wire import answer_of, failure, guarded, unreadable
 from moult.inference.requests import Answer
@@ -127,9 +127,8 @@ class RemoteEndpoint:
         self.target = base.copy_with(path=f"{base.path.rstrip('/')}/chat/completions")
         self.begun = time.monotonic()
         self.limits = Limits(self.settings.get("requests_per_minute"), self.settings.get("tokens_per_minute"))
-        certificates = httpx2.create_ssl_context()
         for _ in range(min(self.settings["concurrency"], len(self.waiting))):
-            slot = self.loop.create_task(self._slot(requests, certificates))
+            slot = self.loop.create_task(self._slot(requests))
             self.slots.add(slot)
             slot.add_done_callback(self._closed)
 
@@ -140,12 +139,12 @@ class RemoteEndpoint:
         await asyncio.gather(*self.slots, return_exceptions=True)
         await self.loop.shutdown_asyncgens()
 
-    async def _slot(self, requests, certificates):
+    async def _slot(self, requests):
         import httpx2
 
         # A client for each slot: the work of a shared pool grows with its connections, for each request.
         timeout = httpx2.Timeout(None, connect=CONNECT_TIMEOUT)
-        async with httpx2.AsyncClient(**self.options, timeout=timeout, verify=certificates) as client:
+        async with httpx2.AsyncClient(**self.options, timeout=timeout) as client:
             while self.waiting:
                 index = self.waiting.pop()
                 answer = await self._ask(client, requests[index])
@@ -297,7 +296,7 @@ class RemoteEndpoint:
         except Unreadable as error:
             if well and (error is content or isinstance(error, TooMuch)):
                 return unreadable(text, request, f"the reply is {error}")
-            if well and text.startswith(("data:", "event:")):
+            if well and text.startswith(("data:", "event:", ": ")):
                 return unreadable(text, request, "the reply is a stream of events, which was not asked for")
             if well:
                 reason = f"a reply that is not JSON: {one_line(text)!r}"[:300]
@@ -330,7 +329,8 @@ class RemoteEndpoint:
             # The row's own, unless no other is answered either.
             self.refused = refused
             return answer
-        if name := self.dialect.refused(meant, problem, body):
+        # An error within a 200 seldom says that it is a 400.
+        if name := self.dialect.refused(400 if meant == UNKNOWN and status < 300 else meant, problem, body):
             if self.dialect.is_settled(name) or (not self.answered and self.dialect.respell(name, body)):
                 raise Respelt
             if not self.answered and (remedy := self.dialect.remedy(name, body)):

@@ -15,7 +15,7 @@ WORDS = (
         503,
         r"overload|unavailable|capacity|busy|time.?out|timed.?out|deadline|internal|server.?error|upstream|bad.?gateway",
     ),
-    (401, r"invalid.?api.?key|incorrect.?api.?key|unauthori[sz]ed|unauthenticated|authentication"),
+    (401, r"invalid.?api.?key|incorrect.?api.?key|unauthori[sz]ed|unauthenticated|not.?authenticated|authentication"),
     (403, r"permission|forbidden|access.?denied"),
     (404, r"not.?found|does.?not.?exist|no.?such.?model"),
     (

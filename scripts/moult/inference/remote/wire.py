@@ -142,13 +142,13 @@ def answer_of(reply, request):
     def failed(reason):
         return Answer("", "error", error=one_line(reason), assumed=assumed, raw=raw_of(reply), **counts)
 
-    if message is None:
-        return failed(f"the reply has no choices: {problem_of(reply).message}".rstrip(": "))
-    ended = _ending(choice, message)
-    if message.get("refusal"):
+    ended = _ending(choice or {}, message or {})
+    if message and message.get("refusal"):
         return failed(f"refused: {_text_in(message['refusal']) or message['refusal']}")
     if ended == "filtered":
         return failed("refused: stopped by the content filter")
+    if message is None:
+        return failed(f"the reply has no choices: {problem_of(reply).message}".rstrip(": "))
     if called is not None:
         ended = "length" if ended == "length" else "stop"
     elif message.get("tool_calls") or message.get("function_call"):
