@@ -11,17 +11,12 @@ NO_QUOTA |= {"insufficient_credits", "insufficient_funds", "payment_required", "
 # Where an error within a reply of status 200 has no number: the status that its words mean. Those that pass are first.
 WORDS = (
     (429, r"rate.?limit|too.?many.?requests|resource.?exhausted|throttl|concurrency.?limit|slow.?down"),
-    (
-        503,
-        r"overload|unavailable|capacity|busy|time.?out|timed.?out|deadline|internal|server.?error|upstream|bad.?gateway",
-    ),
-    (401, r"invalid.?api.?key|incorrect.?api.?key|unauthori[sz]ed|unauthenticated|not.?authenticated|authentication"),
-    (403, r"permission|forbidden|access.?denied"),
+    (503, r"overload|unavailable|capacity|busy|timed?.?out|deadline|internal|server.?error|upstream|bad.?gateway"),
+    (401, r"(?:invalid|incorrect).?api.?key|unauthori[sz]ed|un.?authenticated|not.?authenticated|authentication"),
+    (403, r"permission|(?<!extra.)forbidden|access.?denied"),
     (404, r"not.?found|does.?not.?exist|no.?such.?model"),
-    (
-        400,
-        r"invalid|bad.?request|unsupported|context.?length|content.?filter|moderation|policy|safety|unprocessable|flagged",
-    ),
+    (400, r"invalid|extra.?(?:forbidden|inputs)|bad.?request|unsupported|context.?length|unprocessable"),
+    (400, r"content.?filter|moderation|policy|safety|flagged"),
 )
 PASSING = {429, 503}
 # The status that an error within a 200 is taken for when nothing says what it is: another try may mend it.
