@@ -35,7 +35,6 @@ LENGTHS = SuiteKind(
         Stage(
             rule="measure_lengths",
             makes="lengths",
-            run="length_suite:nothing",
             doing="measuring",
             run="length_suite:measure",
             words=lambda recipe, facts: ("", f"{facts['rows']} lengths"),
@@ -43,7 +42,6 @@ LENGTHS = SuiteKind(
         Stage(
             rule="score_lengths",
             makes="scores",
-            run="length_suite:nothing",
             doing="scoring",
             run="length_suite:score",
             words=lambda recipe, facts: ("", "metrics of those lengths"),

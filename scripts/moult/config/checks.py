@@ -158,17 +158,22 @@ def _repeated(values):
     return sorted(value for value, count in Counter(values).items() if count > 1)
 
 
+def remote_endpoints(cfg):
+    """Return the remote endpoints that a corpus or a judge asks."""
+    asking = [*cfg.corpora, *(suite.settings for suite in cfg.suites)]
+    names = dict.fromkeys(name for one in asking for name in one.endpoints.values())
+    return [endpoint for endpoint in (cfg.find("endpoints", name) for name in names) if endpoint.url]
+
+
 def budget_without_price(cfg):
     """Yield a sentence for every remote endpoint whose answers a budget could not count."""
     if cfg.budget is None:
         return
-    asking = [*cfg.corpora, *(suite.settings for suite in cfg.suites)]
-    for name in dict.fromkeys(name for one in asking for name in one.endpoints.values()):
-        endpoint = cfg.find("endpoints", name)
-        if endpoint.url and not endpoint.price:
+    for endpoint in remote_endpoints(cfg):
+        if not endpoint.price:
             yield (
-                f"endpoints {name!r}, price: is missing, but there is a `budget`; write `price: {{input: ..., output: "
-                "...}`, US dollars per million tokens"
+                f"endpoints {endpoint.name!r}, price: is missing, but there is a `budget`; write `price: {{input: ..., "
+                "output: ...}`, US dollars per million tokens"
             )
 
 

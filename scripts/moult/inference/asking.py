@@ -44,7 +44,7 @@ def ask_all(requests, *, identity, open_answerer, journal, method="answer"):
 
 def as_stored(value):
     """Return an answer as plain JSON; label log-likelihoods are lists already."""
-    return dict(vars(value)) if isinstance(value, Answer) else value
+    return value.as_dict() if isinstance(value, Answer) else value
 
 
 def _is_final(value):

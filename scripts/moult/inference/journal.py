@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import logging
 import shutil
 import tempfile
 import time
@@ -10,11 +11,14 @@ from pathlib import Path
 
 from moult.base.errors import UserError
 from moult.base.failures import is_disk_full
+from moult.base.outside import Unreadable, parse_json
+from moult.inference.usage import mended
 
 # Seconds after which what was kept is brought to the disk itself.
 SYNC_EVERY = 1.0
 # What SQLite locks of a file while it writes to it (its file format: PENDING_BYTE + 2).
 LOCKED_BYTE = 0x40000002
+logger = logging.getLogger(__name__)
 TABLES = (
     "answers (key TEXT PRIMARY KEY, request TEXT, answer TEXT)",
     # What the Batch API was sent, and which batch each unanswered request is in: in one at most (see batch_api.py).
@@ -64,13 +68,23 @@ class Journal:
         self.connection.close()
 
     def known(self, keys):
-        """Return the answers that are there, as key → stored value."""
-        found = {}
+        """Return the answers that are there, as key → stored value: cleaned of what older code kept as it came."""
+        found, unreadable = {}, 0
         for start in range(0, len(keys), 500):
             part = keys[start : start + 500]
             query = f"SELECT key, answer FROM answers WHERE key IN ({','.join('?' * len(part))})"
-            found |= {key: json.loads(answer) for key, answer in self.connection.execute(query, part)}
+            for key, answer in self.connection.execute(query, part):
+                try:
+                    found[key] = mended(parse_json(answer), lambda key=key: self._request(key))
+                except (Unreadable, TypeError):
+                    unreadable += 1
+        if unreadable:
+            logger.warning("%s: %d stored answers are damaged; they are asked for again", self.path, unreadable)
         return found
+
+    def _request(self, key):
+        (request,) = self.connection.execute("SELECT request FROM answers WHERE key = ?", (key,)).fetchone()
+        return parse_json(request)
 
     def keep(self, entries):
         """Store (key, request, answer) triples of plain JSON; a kill after this returns cannot lose them."""

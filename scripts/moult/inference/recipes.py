@@ -37,6 +37,7 @@ def client_of(cfg, name):
         "requests_per_minute": entry.requests_per_minute,
         "tokens_per_minute": entry.tokens_per_minute,
         "price": {"input": entry.price.input, "output": entry.price.output} if entry.price else None,
+        "max_tokens_as": entry.max_tokens_as,
         "mode": entry.mode,
         "poll": entry.poll,
         "budget": cfg.budget,

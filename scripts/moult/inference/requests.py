@@ -66,13 +66,23 @@ class LabelRequest:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back. `finish_reason` is stop, length, or error; with error, `error` says why and `text` is empty."""
+    """What came back. `finish_reason` is stop, length, or error; with error, `error` says why and `text` is empty.
+
+    `assumed`: the counts of tokens are the worst case, because the reply reported none that can be true. `raw`: the
+    reply as it came, where it is no usable answer but was paid for.
+    """
 
     text: str
     finish_reason: str = "stop"
     prompt_tokens: int = 0
     completion_tokens: int = 0
     error: str | None = None
+    assumed: bool = False
+    raw: str | None = None
+
+    def as_dict(self):
+        """Return the answer as plain JSON, what the journal keeps; `assumed` and `raw` only where they are set."""
+        return {key: value for key, value in vars(self).items() if value or key not in ("assumed", "raw")}
 
 
 def request_key(request, identity):

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 from pathlib import Path
 
@@ -18,8 +19,12 @@ def cost_of(price, prompt_tokens, completion_tokens):
 
 
 def usage_of(values, settings):
-    """Return calls, tokens and cost of stored answers; cost is null where the price is unknown, 0 where we serve."""
+    """Return calls, tokens and cost of stored answers; cost is null where the price is unknown, 0 where we serve.
+
+    `assumed`, where there are any: how many answers are counted at their worst case, for want of counts of tokens.
+    """
     totals = {name: sum(value[name] for value in values) for name in ("prompt_tokens", "completion_tokens")}
+    assumed = sum(bool(value.get("assumed")) for value in values)
     cost = None if settings.get("url") else 0.0
     if settings.get("price"):
         cost = round(cost_of(settings["price"], **totals), 6)
@@ -30,7 +35,7 @@ def usage_of(values, settings):
         "failed": sum(value["finish_reason"] == "error" for value in values),
         **totals,
         "cost_usd": cost,
-    }
+    } | ({"assumed": assumed} if assumed else {})
 
 
 def spending_in(folder):
@@ -52,6 +57,8 @@ def _read(path):
         os.close(file)
     try:
         calls, batches = map(float, text.split() or (0, 0))
+        if not (0 <= calls < math.inf and 0 <= batches < math.inf):
+            raise ValueError
     except ValueError:
         raise UserError(
             f"{path}: does not hold two amounts of dollars ({text!r}); correct it (what chat requests cost, what "

@@ -1,8 +1,9 @@
 """One parser per answer format."""
 
-import json
 import re
 import unicodedata
+
+from moult.base.outside import Unreadable, parse_json
 
 
 def parse_label(text, labels):
@@ -47,8 +48,8 @@ def parse_verdict(text):
     Nothing is guessed from words in a text: "Partially correct" is no verdict.
     """
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = parse_json(text)
+    except Unreadable:
         return None, f"the reply is not the JSON that was asked for: {text[:80]!r}"
     if not isinstance(value, dict) or value.get("verdict") not in ("correct", "incorrect"):
         return None, f"the reply has no verdict: {text[:80]!r}"
@@ -65,8 +66,8 @@ def parse_pair(text, criteria):
     criterion, a number in words or out of range, or text around the JSON is not guessed at.
     """
     try:
-        reply = json.loads(text)
-    except (ValueError, RecursionError):
+        reply = parse_json(text)
+    except Unreadable:
         return None
     if not isinstance(reply, dict) or not isinstance(reply.get("justification"), str):
         return None

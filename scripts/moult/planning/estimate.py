@@ -177,7 +177,7 @@ class Estimator:
 
     def _journal(self, path, keys, notes):
         """Return (keys that are answered, mean tokens of this job's answers or None)."""
-        mean = "SELECT AVG(json_extract(answer, '$.completion_tokens')) FROM answers"
+        mean = "SELECT AVG(json_extract(answer, '$.completion_tokens')) FROM answers WHERE json_valid(answer)"
         try:
             with copy_of(path) as journal:
                 return set(journal.known(keys or [])), journal.connection.execute(mean).fetchone()[0]

@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from moult.base.errors import UserError
+from moult.config.checks import remote_endpoints
 from moult.config.experiment import Config
 from moult.config.load import load
+from moult.inference.remote.connection import proxy_of
 from moult.planning.partitions import SHIPPED, VARIABLE, Site
 from moult.stages.datasets import raw_sources
 
@@ -17,11 +19,17 @@ def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: 
     A process that runs a single job of a build does not speak: the first one did.
 
     Raises:
-        UserError: a sentence for each mistake, and for each local file or folder that is not there.
+        UserError: a sentence for each mistake, for each local file or folder that is not there, and for a proxy of the
+            environment by which an endpoint cannot be asked.
     """
     cfg = load(raw, source)
     if absent := list(absent_files(cfg)):
         raise UserError("\n".join(f"{source}: {line}; put it there or correct the path." for line in absent))
+    for endpoint in remote_endpoints(cfg):
+        try:
+            proxy_of(endpoint.url, keyed=endpoint.key is not None)
+        except UserError as error:
+            raise UserError(f"{source}: endpoints {endpoint.name!r} ({endpoint.url}): {error}.") from None
     if speaks:
         results = Path("results", cfg.name)
         for line in cfg.hub_needs(lambda kind, name: (results / kind / f"{name}.manifest.json").exists()):
