@@ -15,6 +15,7 @@ from moult.training import pairs as preference
 from moult.training.checkpoints import mark_whole
 from moult.training.encoding import collate, collate_pairs, length_of
 from moult.training.order import GroupedRows
+from moult.weights.agreement import refuse_unfoldable
 
 logger = logging.getLogger(__name__)
 
@@ -161,9 +162,11 @@ def trained_model(recipe, base):
         exclude_modules=rf".*\b{VISION_TOWER}\..*" if sees else None,
     )
     try:
-        return get_peft_model(model, lora)
+        adapted = get_peft_model(model, lora)
     except ValueError as error:
         raise UserError(f"lora.targets {recipe['lora']['targets']} do not fit {recipe['base']}: {error}") from error
+    refuse_unfoldable(adapted, base)
+    return adapted
 
 
 def _score_answers(logits, labels):
