@@ -4,6 +4,7 @@ Each is fetched, trained for one step as LoRA over all linear layers, folded, as
 refused, the targets that the sentence names, or all weights, are trained instead. MOULT_SOAK=1 tries all of them.
 """
 
+import json
 import os
 import re
 
@@ -191,6 +192,53 @@ def test_told_before_the_work_or_right_to_its_end(family, tmp_path):
     for row, request in enumerate(asked):
         ((_, alone),) = next(engine.answer([request]))
         assert together[row] == alone
+
+
+@pytest.mark.parametrize("way", ["lora", "full"])
+def test_a_base_that_is_stored_without_the_name_of_its_model(way, tmp_path):
+    """As GPT-2 and BLOOM lie on the hub: `h.0.attn…`, where a language model has `transformer.h.0.attn…`."""
+    from safetensors.torch import load_file, save_file
+
+    base = build(tmp_path / "base", "gpt2", OLD)
+    file = base / "model.safetensors"
+    weights = {name.removeprefix("transformer."): weight for name, weight in load_file(file).items()}
+    save_file(weights, file, metadata={"format": "pt"})
+    fetch_model({"path": str(base)}, tmp_path / "fetched", None)
+    before = logits_of(base)
+    if way == "lora":
+        folder, adapter = trained(tmp_path, base)
+        assert (logits_of(folder) - logits_of(base, adapter)).abs().max() < 1e-4
+    else:
+        finetune_full(RECIPE, base, ROWS, [], tmp_path / "s", folder := tmp_path / "full")
+    assert load_file(folder / "model.safetensors").keys() == weights.keys()
+    assert (logits_of(folder) - before).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("says_tied", [True, False])
+@pytest.mark.parametrize("targets", [["c_proj"], ["c_attn", "c_proj", "wte"]])
+def test_transposed_weights_fold_as_peft_merges_them(targets, says_tied, tmp_path):
+    """Square ones too, of which the shape does not tell that they are stored as (in, out)."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    base = build(tmp_path / "base", "gpt2", OLD)
+    settings = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=targets, init_lora_weights=False)
+    if not says_tied:
+        config = json.loads((base / "config.json").read_text())
+        assert config.pop("tie_word_embeddings")
+        (base / "config.json").write_text(json.dumps(config))
+    torch.manual_seed(1)
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(base), settings)
+    adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    fold_adapter(tmp_path / "adapter", base, tmp_path / "folded")
+    assert (logits_of(tmp_path / "folded") - logits_of(base, tmp_path / "adapter")).abs().max() < 1e-4
+    merged, folded = adapted.merge_and_unload().state_dict(), load_file(tmp_path / "folded/model.safetensors")
+    # peft merges what it adds to the embeddings into a head that is tied to them, too; the adapter does not.
+    folded.pop("lm_head.weight", None)
+    for name, weight in folded.items():
+        assert (weight - merged[name]).abs().max() < 1e-6, name
 
 
 def test_the_types_whose_linear_layers_are_transposed():

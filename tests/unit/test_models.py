@@ -248,6 +248,40 @@ def test_parameters_are_counted_over_shards(folder):
     assert parameter_count(folder) == whole == 512 * 32 * 2 + 2 * (32 * 32 * 2 + 32 * 16 * 2 + 32 * 64 * 3 + 64) + 32
 
 
+def test_what_agrees_is_fetched_and_what_nothing_reads_is_left_behind(folder, tmp_path):
+    """Weights of other programs, a part that is no part of the model, a tensor that two shards have with one value."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shard(folder)
+    first, second = (folder / f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
+    shared, value = sorted(load_file(first).items())[0]
+    save_file(load_file(second) | {shared: value}, second, metadata={"format": "pt"})
+    save_file({"projector": torch.zeros(2)}, folder / "mmproj.safetensors")
+    for name in ("consolidated.safetensors", "model.fp16.safetensors"):
+        shutil.copyfile(first, folder / name)
+    (folder / "pytorch_model.bin").write_bytes(b"pickle")
+    (folder / "pytorch_model.bin.index.json").write_text("{}")
+    facts = fetch_model({"path": str(folder)}, tmp_path / "here", None)
+    left = ["consolidated.safetensors", "mmproj.safetensors", "model.fp16.safetensors", "pytorch_model.bin"]
+    assert [warning.split(" is left behind")[0] for warning in facts["warnings"]] == left
+    there = {file.name for file in (tmp_path / "here").iterdir()}
+    assert {first.name, second.name} <= there and not there & {*left, "pytorch_model.bin.index.json"}
+
+
+def test_a_special_token_past_the_embeddings_that_nothing_writes_is_a_warning(folder, tmp_path):
+    """As Gemma 3's text models have one, of pictures."""
+    core = json.loads((folder / "tokenizer.json").read_text())
+    words = core["model"]["vocab"]
+    words |= {f"word{number}": number for number in range(len(words), 512)}
+    core["added_tokens"].append(core["added_tokens"][0] | {"id": 512, "content": "<image>", "special": True})
+    (folder / "tokenizer.json").write_text(json.dumps(core))
+    facts = fetch_model({"path": str(folder)}, tmp_path / "here", None)
+    assert facts["warnings"] == [
+        "1 special tokens lie past the 512 embeddings ('<image>' first): they must not be used"
+    ]
+
+
 def front_matter(folder):
     return next(yaml.safe_load_all((folder / "README.md").read_text()))
 

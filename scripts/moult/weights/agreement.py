@@ -1,6 +1,6 @@
 """Whether the parts of a model's folder are of one model: its tokens and its embeddings, its config and its tensors.
 
-What cannot work later is refused here, before any work. `check_tokens` reads JSON and headers alone,
+What cannot work later is refused here, before any work. `check_parts` reads JSON and headers alone,
 `check_architecture` builds the model without its values (on torch's meta device).
 """
 
@@ -11,25 +11,41 @@ from moult.base.errors import UserError
 from moult.weights.architectures import auto_class, is_bert_like, is_vision_language
 from moult.weights.compatibility import chat_template
 from moult.weights.folding import EMBEDDINGS, check_foldable
-from moult.weights.headers import HEAD, read_object, read_tensor, tensor_headers
+from moult.weights.headers import HEAD, check_model_folder, read_object, read_tensor, tensor_headers
 
 ROLES = ("bos", "eos", "pad")
 _BESIDE = "take the tokenizer that belongs to these weights, or widen the embeddings (resize_token_embeddings)"
+
+
+def check_parts(folder):
+    """Check all that headers and JSON tell of a folder: `check_model_folder`, its kind, its tokens; return warnings."""
+    folder = Path(folder)
+    check_model_folder(folder)
+    path = folder / "config.json"
+    if not path.exists():
+        raise UserError(f"{folder}: is an adapter without its base; fold it into the base first.")
+    config = read_object(path)
+    if config.get("is_encoder_decoder"):
+        raise UserError(
+            f"{path}: {config.get('model_type')} is an encoder with a decoder; take a causal language model."
+        )
+    return check_tokens(folder)
 
 
 # ---------------------------------------------------------------- tokens
 
 
 def check_tokens(folder):
-    """Raise a UserError when a token lies past the embeddings, or one with a role is no token; return warnings."""
+    """Return warnings about a model's tokens; UserError when one lies past the embeddings, or a role is of none."""
     folder = Path(folder)
-    config = read_object(folder / "config.json")
-    rows = _embedding_rows(folder, config)
+    rows = _embedding_rows(folder, read_object(folder / "config.json"))
     warnings, known = [], None
     if (folder / "tokenizer.json").exists():
         known, added = _vocabulary(folder)
         _refuse_roles(folder, known, rows)
         warnings = _tokens_past(folder, known, added, rows)
+    elif not any(file for pattern in ("*.model", "vocab.*", "*.tiktoken") for file in folder.glob(pattern)):
+        raise UserError(f"{folder}: holds no tokenizer.json; save the tokenizer beside the weights.")
     for name in ("config.json", "generation_config.json"):
         for role, token in _ids(folder / name):
             where = f"{folder / name}: {role}_token_id {token}"
@@ -51,7 +67,10 @@ def _vocabulary(folder):
     """Return (token → id of the whole vocabulary, token → whether it is special of those that were added)."""
     from tokenizers import Tokenizer
 
-    core = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    try:
+        core = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # the library raises nothing narrower
+        raise UserError(f"{folder / 'tokenizer.json'}: is no whole tokenizer ({error}); fetch it again.") from error
     known = core.get_vocab(with_added_tokens=True)
     added = {token.content: token.special for token in core.get_added_tokens_decoder().values()}
     settings = _settings(folder / "tokenizer_config.json")
@@ -123,10 +142,6 @@ def check_architecture(folder):
     folder = Path(folder)
     path = folder / "config.json"
     config = read_object(path)
-    if config.get("is_encoder_decoder"):
-        raise UserError(
-            f"{path}: {config.get('model_type')} is an encoder with a decoder; take a causal language model."
-        )
     warnings = _other_dtype(config, tensor_headers(folder))
     if packed := config.get("quantization_config"):
         kind = packed.get("quant_method")
@@ -148,7 +163,6 @@ def check_architecture(folder):
 
 def _without_values(folder):
     """Return a folder's model on the meta device, and how its names and shapes fit the tensors."""
-    import transformers
     from transformers.utils import logging
 
     level = logging.get_verbosity()
@@ -163,10 +177,10 @@ def _without_values(folder):
             output_loading_info=True,
         )
     except Exception as error:  # each architecture has errors of its own
-        reason = " ".join(str(error).split())[:200]
+        reason = f"{type(error).__name__}: {' '.join(str(error).split()).split('. ')[0][:200]}"
         raise UserError(
-            f"{folder / 'config.json'}: transformers {transformers.__version__} can make no language model of it "
-            f"({type(error).__name__}: {reason}); correct it, or take another model."
+            f"{folder / 'config.json'}: transformers can make no language model of it ({reason}); correct it, or take "
+            "another model."
         ) from error
     finally:
         logging.set_verbosity(level)
@@ -246,15 +260,22 @@ def _instead(model, base):
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    held = {name for name, (_, _, shape) in tensor_headers(base).items() if len(shape) == 2}
-    found = {}
-    for name, module in model.named_modules():
-        name = name.removeprefix("base_model.model.").removesuffix(".base_layer")
-        if isinstance(module, torch.nn.Linear | Conv1D) and "lora_" not in name and f"{name}.weight" != HEAD:
-            names = f"{name}.weight", f"{name}.weight".partition(".")[2]
-            fits = _is_plain(module) and not held.isdisjoint(names)
-            found.setdefault(name.rpartition(".")[2], []).append(fits)
-    layers = sorted(layer for layer, fits in found.items() if all(fits))
+    modules = {
+        name.removeprefix("base_model.model.").removesuffix(".base_layer"): module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and "lora_" not in name
+    }
+    # A base may be stored without the name of the model inside of it.
+    names = {spelt: name for name in modules for spelt in (f"{name}.weight".partition(".")[2], f"{name}.weight")}
+    fits = {}
+    for stored, (_, _, shape) in tensor_headers(base).items():
+        # peft takes the name of an expert's weight, which is no module of its own, for the experts.
+        module = modules.pop(names.get(stored), None)
+        if stored != HEAD and len(shape) == 2:
+            layer = stored.removesuffix(".weight").rpartition(".")[2]
+            fits[layer] = fits.get(layer, True) and module is not None and _is_plain(module)
+    lacking = {name.rpartition(".")[2] for name in modules}
+    layers = sorted(layer for layer, all_fit in fits.items() if all_fit and layer not in lacking)
     return f"write `lora.targets: [{', '.join(layers)}]` or `method: full`" if layers else "write `method: full`"
 
 

@@ -17,7 +17,7 @@ from moult.base.errors import UserError
 from moult.base.failures import is_disk_full, no_space
 from moult.base.files import read_json, whole_directory
 from moult.base.secrets import key_of
-from moult.weights.agreement import check_architecture, check_tokens
+from moult.weights.agreement import check_architecture, check_parts
 from moult.weights.gguf import convert_gguf
 from moult.weights.headers import check_finite, check_model_folder, left_over, matching, parameter_count
 
@@ -44,9 +44,7 @@ def fetch_model(source, target, dtype):
         facts = fetch(source, folder, dtype)
         # Of a local folder the user is told which file is to be put right.
         origin = Path(source["path"]) if "path" in source else folder
-        check_model_folder(origin)
-        warnings = [*_leave_behind(origin, folder), *_check_documents(origin)]
-        warnings += check_tokens(origin)
+        warnings = [*check_parts(origin), *_leave_behind(origin, folder), *_check_documents(origin)]
         if "package" not in source:  # transformers has just made the others
             warnings += check_architecture(origin)
         for warning in warnings:
@@ -58,19 +56,8 @@ def fetch_model(source, target, dtype):
 
 
 def _check_documents(folder):
-    """Return warnings about a model's JSON and tokenizer; UserError when one is damaged or cannot do without code."""
+    """Return warnings about a model's JSON; UserError when a file is damaged or cannot do without code."""
     settings = {file.name: read_json(file, "fetch it again") for file in sorted(folder.glob("*.json"))}
-    if "config.json" not in settings:
-        raise UserError(f"{folder}: is an adapter without its base; fold it into the base, and fetch what comes of it.")
-    if (folder / "tokenizer.json").exists():
-        from tokenizers import Tokenizer
-
-        try:
-            Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # the library raises nothing narrower
-            raise UserError(f"{folder / 'tokenizer.json'}: is no whole tokenizer ({error}); fetch it again.") from error
-    elif not any(file for pattern in ("*.model", "vocab.*", "*.tiktoken") for file in folder.glob(pattern)):
-        raise UserError(f"{folder}: holds no tokenizer.json; save the tokenizer beside the weights.")
     named = [
         name
         for name in ("config.json", "tokenizer_config.json")
@@ -86,9 +73,10 @@ def _leave_behind(origin, folder):
 
     Pickles are never copied; an index of theirs is of no use then.
     """
-    for file in [*folder.glob("*.bin.index.json"), *(folder / file.name for file in left_over(origin))]:
+    unread = [file.name for file in left_over(origin)]
+    for file in [*folder.glob("*.bin.index.json"), *(folder / name for name in unread)]:
         file.unlink(missing_ok=True)
-    left = [file.name for file in [*left_over(origin), *matching(origin, WEIGHTS_OF_OTHERS)]]
+    left = [*unread, *(file.name for file in matching(origin, WEIGHTS_OF_OTHERS))]
     return [f"{name} is left behind: the weights are those of safetensors that transformers takes" for name in left]
 
 

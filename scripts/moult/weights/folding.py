@@ -112,7 +112,7 @@ def fold_adapter(adapter, base, target, before=()):
         steps.append((settings, *_read_adapter(one, base, shapes, config, settings)))
     settings, loras, replaced = steps[-1]
     changed = {name for _, updates, others in steps for name in [*updates, *others]}
-    untied = is_tied(config) and not changed.isdisjoint({HEAD, embedding})
+    untied = embedding is not None and not changed.isdisjoint({HEAD, embedding})
     with whole_directory(target) as folder:
         for shard in sorted({file for file, _, _ in held.values()}):
             with safe_open(base / shard, framework="pt") as stored:
@@ -136,12 +136,18 @@ def fold_adapter(adapter, base, target, before=()):
 
 
 def _shapes(config, held):
-    """Return (name of the embeddings or None, shape of each weight by name); a head that is tied counts as one."""
+    """Return (name of embeddings that are the head too, or None; shape of each weight by name, that head's too).
+
+    Where a config does not say whether they are tied (GPT-2, Gemma: their class does), a base that stores nothing else
+    of the embeddings' shape has no other head.
+    """
     embedding = next((name for name in held if name.endswith(EMBEDDINGS)), None)
     shapes = {name: shape for name, (_, _, shape) in held.items()}
-    if is_tied(config) and embedding:
-        shapes.setdefault(HEAD, shapes[embedding])
-    return embedding, shapes
+    said = "tie_word_embeddings" in {**config, **config.get("text_config", {})}
+    alone = embedding and list(shapes.values()).count(shapes[embedding]) == 1
+    if not embedding or not (is_tied(config) if said else alone):
+        return None, shapes
+    return embedding, {HEAD: shapes[embedding]} | shapes
 
 
 def check_foldable(settings, adapter, base):

@@ -4,13 +4,11 @@ import logging
 import time
 from pathlib import Path
 
-from moult.base.errors import UserError
 from moult.base.files import digest, read_json
 from moult.data.prompts import videos_of
 from moult.inference.requests import Answer
 from moult.inference.tokens import end_of_turn_id, prompt_ids
-from moult.weights.agreement import check_tokens
-from moult.weights.headers import check_model_folder
+from moult.weights.agreement import check_parts
 
 # Raise when the same request would now be answered differently.
 VERSION = 1
@@ -34,10 +32,7 @@ class Engine:
         from transformers import AutoTokenizer
 
         folder = Path(folder)
-        check_model_folder(folder)
-        if not (folder / "config.json").exists():
-            raise UserError(f"{folder}: is an adapter without its base; fold it into the base first.")
-        check_tokens(folder)
+        check_parts(folder)
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.end_of_turn = end_of_turn_id(self.tokenizer)
         declared = folder / "generation_config.json"
