@@ -7,6 +7,7 @@ import shutil
 import pytest
 import yaml
 from moult.base.errors import UserError
+from moult.planning.start import checked_config
 from moult.weights.card import write_model_card
 from moult.weights.fetch import fetch_model, package_file
 from moult.weights.headers import check_model_folder, parameter_count, tensor_headers
@@ -327,3 +328,18 @@ def test_a_card_of_a_hub_model_names_it(tmp_path):
     write_model_card(tmp_path, {"model": "pico", "source": {"hub": "org/pico", "revision": REVISION}})
     assert front_matter(tmp_path)["base_model"] == "org/pico"
     assert front_matter(tmp_path)["library_name"] == "peft"
+
+
+def test_a_local_folder_is_looked_at_before_there_is_a_graph(folder, tmp_path, monkeypatch):
+    """Once it is fetched its folder is no matter: what was made of it is kept."""
+    monkeypatch.chdir(tmp_path)
+    raw = {"name": "x", "models": [{"name": "base", "fetch": {"path": "model"}, "parameters": 0.1}]}
+    assert checked_config(raw, "x.yaml", print, True).names("models") == ["base"]
+    (folder / "generation_config.json").write_text(json.dumps({"pad_token_id": 900}))
+    with pytest.raises(
+        UserError, match=r"^x.yaml: model base: model/generation_config.json: pad_token_id 900 lies past"
+    ):
+        checked_config(raw, "x.yaml", print, True)
+    (tmp_path / "results/x/models").mkdir(parents=True)
+    (tmp_path / "results/x/models/base.manifest.json").write_text("{}")
+    checked_config(raw, "x.yaml", print, True)
