@@ -8,25 +8,13 @@ from pathlib import Path
 
 from moult.base.errors import UserError
 from moult.base.files import read_json
+from moult.weights.architectures import auto_class as auto_class
+from moult.weights.architectures import is_vision_language as is_vision_language
 
 # Model types whose prompts and patches are built here.
 SUPPORTED = ("qwen2_vl",)
 # Of the weights that see: they stay frozen while the language model is trained.
 VISION_TOWER = "visual"
-
-
-def is_vision_language(folder):
-    """Whether a model folder holds a model that takes pictures or videos beside text."""
-    return "vision_config" in read_json(Path(folder) / "config.json")
-
-
-def auto_class(folder):
-    """Return transformers' class that loads the model of a folder for generation."""
-    import transformers
-
-    if is_vision_language(folder):
-        return transformers.AutoModelForImageTextToText
-    return transformers.AutoModelForCausalLM
 
 
 class Vision:

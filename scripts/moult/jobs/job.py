@@ -12,7 +12,7 @@ from moult.base.errors import UserError
 from moult.base.failures import explain
 from moult.base.files import digest
 from moult.base.secrets import hidden, variables_in
-from moult.jobs.gpus import leased
+from moult.jobs.gpus import check_cuda, leased
 from moult.jobs.locks import die_with_scheduler, only_writer
 from moult.jobs.manifest import artefact, check_manifest, installed_versions, write_manifest
 from moult.jobs.slurm import allocation
@@ -72,9 +72,12 @@ def job(snakemake):
         _log_to(snakemake.log[0], variables)
         logging.info("%s %s%s", snakemake.rule, name, f" ({allocation()})" if allocation() else "")
         lock = Path("scratch", "locks", snakemake.rule, f"{name}.lock")
-        with only_writer(lock, tell), leased(snakemake.resources.get("gpu", 0), tell):
-            if devices := os.environ.get("CUDA_VISIBLE_DEVICES"):
-                logging.info("GPU %s", devices)
+        gpus = snakemake.resources.get("gpu", 0)
+        with only_writer(lock, tell), leased(gpus, tell) as held:
+            given = held or ([os.environ.get("CUDA_VISIBLE_DEVICES") or "by Slurm"] if gpus and allocation() else [])
+            if given:
+                logging.info("GPU %s", ",".join(given))
+                check_cuda(given)
             parents = [path for path in snakemake.input if str(path).endswith(".manifest.json")]
             files = snakemake.input, snakemake.output
             running = Job(snakemake.rule, name, snakemake.params, parents, *files, snakemake.threads)

@@ -11,6 +11,7 @@ from moult.config.load import load
 from moult.inference.remote.connection import proxy_of
 from moult.planning.partitions import SHIPPED, VARIABLE, Site
 from moult.stages.datasets import raw_sources
+from moult.weights.agreement import check_parts
 
 
 def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: bool) -> Config:
@@ -32,7 +33,13 @@ def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: 
             raise UserError(f"{source}: endpoints {endpoint.name!r} ({endpoint.url}): {error}.") from None
     if speaks:
         results = Path("results", cfg.name)
-        for line in cfg.hub_needs(lambda kind, name: (results / kind / f"{name}.manifest.json").exists()):
+
+        def made(kind, name):
+            return (results / kind / f"{name}.manifest.json").exists()
+
+        if contradictions := list(contradicting_folders(cfg, made)):
+            raise UserError("\n".join(f"{source}: {line}" for line in contradictions))
+        for line in cfg.hub_needs(made):
             warn(f"{line}.")
     for place in cfg.unpinned():
         warn(f"{place}: no revision or checksum yet; run `make pin` before you build.")
@@ -51,6 +58,16 @@ def absent_files(cfg: Config):
     for dataset in cfg.datasets:
         if dataset.videos and dataset.videos.path and not Path(dataset.videos.path).is_dir():
             yield f"dataset {dataset.name}: the folder {dataset.videos.path} of its videos does not exist"
+
+
+def contradicting_folders(cfg: Config, made: Callable[[str, str], bool]):
+    """Yield a sentence for each local model, not fetched yet, whose folder is no whole model, or is two."""
+    for model in cfg.models:
+        if model.fetch and model.fetch.path and not made("models", model.name):
+            try:
+                check_parts(model.fetch.path)
+            except UserError as error:
+                yield f"model {model.name}: {error}"
 
 
 def depth_of(cfg: Config) -> int:

@@ -223,6 +223,7 @@ def _training_load(cfg, name):
         "devices": training.devices,
         "zero": training.zero,
         "rank": training.lora.rank,
+        "dropout": training.lora.dropout,
         "tokens": training.max_length,
         # Both answers of a pair are in one forward pass.
         "rows": training.batch_size * (2 if model.optimise else 1),

@@ -65,6 +65,9 @@ def save_like(base, checkpoint, folder):
     held, config, trained = tensor_headers(base), read_json(base / "config.json"), {}
     for file in sorted(checkpoint.glob("model*.safetensors")):
         trained |= load_file(file)
+    # A base may be stored without the name of the model inside of it (`h.0` for `transformer.h.0`).
+    for name in [name for name in trained if name not in held and name.partition(".")[2] in held]:
+        trained[name.partition(".")[2]] = trained.pop(name)
     if is_tied(config):
         # A base may store the head beside the embeddings that are the same; a checkpoint never does.
         shared = next((name for name in trained if name.endswith(EMBEDDINGS)), None)

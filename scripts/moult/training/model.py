@@ -2,6 +2,7 @@
 
 from moult.base.errors import UserError
 from moult.inference.vision import VISION_TOWER, auto_class, is_vision_language
+from moult.weights.agreement import refuse_unfoldable
 
 
 def is_mixed(recipe):
@@ -50,6 +51,8 @@ def trained_model(recipe, base):
         exclude_modules=rf".*\b{VISION_TOWER}\..*" if sees else None,
     )
     try:
-        return get_peft_model(model, lora)
+        adapted = get_peft_model(model, lora)
     except ValueError as error:
         raise UserError(f"lora.targets {recipe['lora']['targets']} do not fit {recipe['base']}: {error}") from error
+    refuse_unfoldable(adapted, base)
+    return adapted

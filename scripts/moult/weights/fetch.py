@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -16,9 +17,10 @@ from moult.base.errors import UserError
 from moult.base.failures import is_disk_full, no_space
 from moult.base.files import read_json, whole_directory
 from moult.base.secrets import key_of
+from moult.weights.agreement import check_architecture, check_parts
 from moult.weights.card import write_model_card
 from moult.weights.gguf import convert_gguf
-from moult.weights.headers import check_finite, check_model_folder, copy_files, matching, parameter_count
+from moult.weights.headers import check_finite, check_model_folder, left_over, matching, parameter_count
 
 # Raise when the same source would now give other files.
 VERSION = 1
@@ -26,6 +28,8 @@ VERSION = 1
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt", "README*", "LICENSE*")
 # Copies of the weights for other programs (`original/`, `onnx/`, Mistral's own format).
 OTHER_FORMATS = ("*/*", "consolidated*")
+# The same weights as programs that we do not use save them.
+WEIGHTS_OF_OTHERS = ("pytorch_model*.bin", "tf_model*.h5", "flax_model*.msgpack")
 logger = logging.getLogger(__name__)
 
 
@@ -41,8 +45,11 @@ def fetch_model(source, target, dtype):
         facts = fetch(source, folder, dtype)
         # Of a local folder the user is told which file is to be put right.
         origin = Path(source["path"]) if "path" in source else folder
-        check_model_folder(origin)
-        warnings = _check_documents(origin)
+        warnings = [*check_parts(origin), *_leave_behind(origin, folder), *_check_documents(origin)]
+        if "package" not in source:  # transformers has just made the others
+            warnings += check_architecture(origin)
+        for warning in warnings:
+            logger.warning(warning)
         check_finite(origin, "take another revision or another model")
         stated = _stated_license(folder)
         facts = ({"license": stated} if stated else {}) | ({"warnings": warnings} if warnings else {}) | facts
@@ -50,19 +57,8 @@ def fetch_model(source, target, dtype):
 
 
 def _check_documents(folder):
-    """Return warnings about a model's JSON and tokenizer; UserError when one is damaged or cannot do without code."""
+    """Return warnings about a model's JSON; UserError when a file is damaged or cannot do without code."""
     settings = {file.name: read_json(file, "fetch it again") for file in sorted(folder.glob("*.json"))}
-    if "config.json" not in settings:  # an adapter
-        return []
-    if (folder / "tokenizer.json").exists():
-        from tokenizers import Tokenizer
-
-        try:
-            Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # the library raises nothing narrower
-            raise UserError(f"{folder / 'tokenizer.json'}: is no whole tokenizer ({error}); fetch it again.") from error
-    elif not any(file for pattern in ("*.model", "vocab.*", "*.tiktoken") for file in folder.glob(pattern)):
-        raise UserError(f"{folder}: holds no tokenizer.json; save the tokenizer beside the weights.")
     named = [
         name
         for name in ("config.json", "tokenizer_config.json")
@@ -70,12 +66,19 @@ def _check_documents(folder):
     ]
     for name in named:
         _refuse_needed_code(folder, name)
-    warnings = [
-        f"{name} names code (auto_map), which is never run: transformers' own classes are used" for name in named
-    ]
-    for warning in warnings:
-        logger.warning(warning)
-    return warnings
+    return [f"{name} names code (auto_map), which is never run: transformers' own classes are used" for name in named]
+
+
+def _leave_behind(origin, folder):
+    """Remove from `folder` what no program should find beside the weights that count; return a sentence for each file.
+
+    Pickles are never copied; an index of theirs is of no use then.
+    """
+    unread = [file.name for file in left_over(origin)]
+    for file in [*folder.glob("*.bin.index.json"), *(folder / name for name in unread)]:
+        file.unlink(missing_ok=True)
+    left = [*unread, *(file.name for file in matching(origin, WEIGHTS_OF_OTHERS))]
+    return [f"{name} is left behind: the weights are those of safetensors that transformers takes" for name in left]
 
 
 def _refuse_needed_code(folder, name):
@@ -199,7 +202,10 @@ def _fetch_path(source, folder, dtype):
     if not origin.is_dir():
         raise UserError(f"{origin}: is no folder; put a model in Hugging Face layout there or correct `path`.")
     check_model_folder(origin)
-    copy_files(origin, folder, MODEL_FILES)
+    unread = left_over(origin)
+    for file in matching(origin, MODEL_FILES):
+        if file not in unread:
+            shutil.copyfile(file, folder / file.name)
     return {"source": {"path": origin.name if origin.is_absolute() else origin.as_posix()}}
 
 
