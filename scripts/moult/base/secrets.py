@@ -1,11 +1,15 @@
 """Keys: read from environment variables when they are used, and hidden wherever a server sends them back."""
 
 import os
+from collections.abc import Iterator
+from typing import Any, TypeVar
 
 from moult.base.errors import UserError
 
+Text = TypeVar("Text", str, bytes)
 
-def key_of(variable, owner):
+
+def key_of(variable: str | None, owner: str) -> str | None:
     """Return the value of an environment variable, None where none is named.
 
     UserError, which begins with `owner`, when it is not set or cannot be a key.
@@ -20,7 +24,7 @@ def key_of(variable, owner):
     return key
 
 
-def variables_in(params):
+def variables_in(params: Any) -> Iterator[str]:
     """Yield the names of variables that stand under `key` or `token`, anywhere in plain data."""
     if isinstance(params, dict):
         yield from (name for field, name in params.items() if field in ("key", "token") and isinstance(name, str))
@@ -29,7 +33,7 @@ def variables_in(params):
         yield from variables_in(value)
 
 
-def hidden(text, *variables):
+def hidden(text: Text, *variables: str | None) -> Text:
     """Return a text, or bytes, with the name of each variable where its value stood, also as JSON may spell it."""
     for variable in filter(None, variables):
         key = os.environ.get(variable, "").strip()
