@@ -6,6 +6,7 @@ import os
 import re
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from moult.base.errors import UserError
@@ -15,10 +16,10 @@ from moult.jobs.slurm import allocation
 PAUSE = 0.1
 # File descriptors of the locks of this process. The processes that it starts for its work hold them, too, so that
 # a device is not free before the last of them has left it.
-LOCKS = []
+LOCKS: list[int] = []
 
 
-def visible_devices():
+def visible_devices() -> list[str]:
     """Return the ids of the GPUs that this process may use, as strings; of all on the machine unless limited.
 
     CUDA_VISIBLE_DEVICES limits it, to numbers or names (`GPU-…`, `MIG-…`). Costs no import and no driver call.
@@ -31,7 +32,7 @@ def visible_devices():
 
 
 @contextlib.contextmanager
-def leased(count, tell, folder=None):
+def leased(count: int, tell: Callable[[str], None], folder: Path | None = None) -> Iterator[list[str]]:
     """Hold `count` GPUs alone while the block runs: CUDA_VISIBLE_DEVICES names them, and the block gets the list.
 
     Snakemake counts GPUs but hands out no ids. Each device is a lock file in `folder`, which all jobs of the machine
