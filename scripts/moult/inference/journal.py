@@ -1,15 +1,23 @@
 """The journal: every answer of every model, kept for ever."""
 
+from __future__ import annotations
+
 import contextlib
 import fcntl
 import json
 import shutil
 import tempfile
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 from moult.base.errors import UserError
 from moult.base.failures import is_disk_full
+
+if TYPE_CHECKING:
+    import sqlite3
+
 
 # Seconds after which what was kept is brought to the disk itself.
 SYNC_EVERY = 1.0
@@ -31,7 +39,7 @@ class Journal:
     memory, so that shared disks serve; when the journal is closed, it is one plain file again.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path) -> None:
         import sqlite3
 
         self.path = Path(path)
@@ -52,18 +60,18 @@ class Journal:
             raise UserError(f"{path}: is not a journal ({error}); move it away and run again.") from error
         self.synced = time.monotonic()
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self):
+    def close(self) -> None:
         """Leave one plain file, without a log beside it."""
         self.connection.execute("PRAGMA journal_mode=DELETE")
         self.connection.close()
 
-    def known(self, keys):
+    def known(self, keys: Sequence[str]) -> dict[str, Any]:
         """Return the answers that are there, as key → stored value."""
         found = {}
         for start in range(0, len(keys), 500):
@@ -72,14 +80,14 @@ class Journal:
             found |= {key: json.loads(answer) for key, answer in self.connection.execute(query, part)}
         return found
 
-    def keep(self, entries):
+    def keep(self, entries: Iterable[tuple[str, Any, Any]]) -> None:
         """Store (key, request, answer) triples of plain JSON; a kill after this returns cannot lose them."""
         rows = [(key, json.dumps(request, ensure_ascii=False), json.dumps(answer)) for key, request, answer in entries]
         with self.writing() as connection:
             connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
 
     @contextlib.contextmanager
-    def writing(self, sync=False):
+    def writing(self, sync: bool = False) -> Iterator[sqlite3.Connection]:
         """Yield the connection for one transaction; with `sync` it is on the disk itself when the block ends."""
         import sqlite3
 
@@ -98,7 +106,7 @@ class Journal:
 
 
 @contextlib.contextmanager
-def copy_of(path):
+def copy_of(path: str | Path) -> Iterator[Journal]:
     """Yield a Journal on a copy of the file, so that looking changes nothing, not even beside it.
 
     BlockingIOError while a build holds the journal, FileNotFoundError where there is none.

@@ -3,13 +3,16 @@
 import gc
 import logging
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from moult.base.errors import UserError
 from moult.base.files import digest, read_json
 from moult.data.prompts import videos_of
-from moult.inference.requests import Answer
+from moult.inference.requests import Answer, ChatRequest, LabelRequest
 from moult.inference.tokens import end_of_turn_id, prompt_ids
+from moult.inference.vision import Vision
 from moult.weights.fetch import check_model_folder
 
 # Raise when the same request would now be answered differently.
@@ -27,9 +30,12 @@ class Engine:
     requests may show videos.
     """
 
-    vision = None
+    vision: Vision | None = None
+    tokenizer: Any
+    limit: float
+    batch_size: int
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | Path) -> None:
         from transformers import AutoTokenizer
 
         folder = Path(folder)
@@ -43,7 +49,7 @@ class Engine:
         ends = ends if isinstance(ends, list) else [ends]
         self.stops = sorted({self.end_of_turn, self.tokenizer.eos_token_id, *ends} - {None})
 
-    def close(self):
+    def close(self) -> None:
         """Give back the memory of the model, on the GPU too. Nothing can be asked of the engine afterwards."""
         import torch
 
@@ -55,7 +61,9 @@ class Engine:
         ids, videos = prompt_ids(self.tokenizer, list(request.messages)), videos_of(request.messages)
         return self.vision.expand(ids, videos) if videos else ids
 
-    def answer(self, requests, missing=None):
+    def answer(
+        self, requests: Sequence[ChatRequest], missing: Sequence[int] | None = None
+    ) -> Iterator[list[tuple[int, Answer]]]:
         """Yield lists of (index, Answer), a batch at a time, of the `missing` requests (default: all).
 
         The batches are planned over all requests, whatever their order and whichever are missing. Token counts
@@ -71,7 +79,9 @@ class Engine:
 
         yield from self._in_batches(requests, prompts, room, missing, work)
 
-    def label_logprobs(self, requests, missing=None):
+    def label_logprobs(
+        self, requests: Sequence[LabelRequest], missing: Sequence[int] | None = None
+    ) -> Iterator[list[tuple[int, list[float] | Answer]]]:
         """Yield lists of (index, one log-likelihood per label), planned and chosen as by `answer`.
 
         It is the exact sum of natural log-probabilities of the label's tokens and the end of turn, given the chat.

@@ -11,11 +11,15 @@ import logging
 import secrets
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from moult.base.errors import UserError
 from moult.base.secrets import hidden, key_of
+from moult.inference.journal import Journal
 from moult.inference.remote.wire import NO_QUOTA, answer_of, chat_body, error_of, usage_of
-from moult.inference.requests import Answer, request_key
+from moult.inference.requests import Answer, ChatRequest, request_key
+from moult.inference.spending import Budget
 
 # Limits of the API for one batch; a line is never cut, so that the file stays under its 200 MB.
 MAX_ROWS = 50_000
@@ -30,10 +34,10 @@ logger = logging.getLogger(__name__)
 class Underway:
     """What the journal knows of batches: one row a batch, and for each unanswered request the batch that it is in."""
 
-    def __init__(self, journal, experiment):
+    def __init__(self, journal: Journal, experiment: str | None) -> None:
         self.journal, self.experiment = journal, experiment
 
-    def intend(self, keys, dollars):
+    def intend(self, keys: Iterable[str], dollars: float) -> str:
         """Note that a batch of these requests is about to be submitted, for at most so many dollars; return its tag."""
         tag = secrets.token_hex(16)
         with self.journal.writing(sync=True) as connection:
@@ -42,37 +46,37 @@ class Underway:
             connection.executemany("INSERT INTO in_batch VALUES (?, ?)", [(key, tag) for key in keys])
         return tag
 
-    def note(self, tag, **columns):
+    def note(self, tag: str, **columns: str | float) -> None:
         """Note a fact about a batch: its `file` or `batch` id, or the `dollars` that it has cost."""
         with self.journal.writing(sync=True) as connection:
             for column, value in columns.items():
                 connection.execute(f"UPDATE batches SET {column} = ? WHERE tag = ?", (value, tag))
 
-    def drop(self, tag):
+    def drop(self, tag: str) -> None:
         """Forget a batch that never was, or that did nothing: its requests are free again."""
         with self.journal.writing() as connection:
             connection.execute("DELETE FROM in_batch WHERE tag = ?", (tag,))
             connection.execute("DELETE FROM batches WHERE tag = ?", (tag,))
 
-    def release(self, keys):
+    def release(self, keys: Iterable[str]) -> None:
         """Note that these requests are answered, or may be asked again."""
         with self.journal.writing() as connection:
             connection.executemany("DELETE FROM in_batch WHERE key = ?", [(key,) for key in keys])
 
-    def of(self, keys):
+    def of(self, keys: Iterable[str]) -> dict[str, str]:
         """Return key → tag for those of the requests that are in a batch."""
         found = dict(self.journal.connection.execute("SELECT key, tag FROM in_batch"))
         return {key: found[key] for key in keys if key in found}
 
-    def keys(self, tag):
+    def keys(self, tag: str) -> set[str]:
         """Return the requests of a batch that are not answered yet."""
         return {key for (key,) in self.journal.connection.execute("SELECT key FROM in_batch WHERE tag = ?", (tag,))}
 
-    def batch_id(self, tag):
+    def batch_id(self, tag: str) -> str | None:
         """Return the API's id of a batch, None where it was killed before it could be noted."""
         return self.journal.connection.execute("SELECT batch FROM batches WHERE tag = ?", (tag,)).fetchone()[0]
 
-    def dollars(self):
+    def dollars(self) -> float:
         """Return what the experiment's batches of this job have cost, or may cost at most."""
         query = "SELECT TOTAL(dollars) FROM batches WHERE experiment IS ?"
         return self.journal.connection.execute(query, (self.experiment,)).fetchone()[0]
@@ -81,14 +85,16 @@ class Underway:
 class BatchEndpoint:
     """An OpenAI-compatible API that is asked by batches; the same answers as `RemoteEndpoint`, under the same keys."""
 
-    def __init__(self, settings, budget, journal, identity):
+    def __init__(
+        self, settings: Mapping[str, Any], budget: Budget, journal: Journal, identity: Mapping[str, Any]
+    ) -> None:
         self.settings, self.budget, self.identity = settings, budget, identity
         self.price = settings["price"]
         self.underway = Underway(journal, settings.get("spending"))
         self.name = f"endpoint {settings['name']} ({settings['url']})"
         self.max_rows, self.queue_full = MAX_ROWS, False
 
-    def answer(self, requests, missing):
+    def answer(self, requests: Sequence[ChatRequest], missing: Sequence[int]) -> Iterator[list[tuple[int, Answer]]]:
         """Yield lists of (index, Answer), a batch at a time. What cannot go on is a UserError; nothing is lost by it.
 
         Requests that a batch left unanswered (it expired, or was cancelled) go into the next one.

@@ -5,12 +5,15 @@ import json
 import logging
 import random
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from moult.base.errors import UserError
 from moult.base.secrets import hidden, key_of
 from moult.inference.remote.rate_limit import Limits, retry_after
 from moult.inference.remote.wire import NO_QUOTA, answer_of, chat_body, error_of, usage_of
-from moult.inference.requests import Answer
+from moult.inference.requests import Answer, ChatRequest
+from moult.inference.spending import Budget
 
 # Seconds. Before the n-th further try of a request: a random time up to FIRST_WAIT * 2^(n-1), at most LONGEST_WAIT.
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
@@ -26,7 +29,7 @@ HOPELESS = 50
 class Again(Exception):
     """A failure that another try may mend; `wait` is the seconds that the server asks for."""
 
-    def __init__(self, reason, wait=0.0, pauses_all=False, lost=False):
+    def __init__(self, reason: str, wait: float = 0.0, pauses_all: bool = False, lost: bool = False) -> None:
         super().__init__(reason)
         self.wait, self.pauses_all, self.lost = wait, pauses_all, lost
 
@@ -42,14 +45,14 @@ class RemoteEndpoint:
     raises when nothing is left, `add(answer)` after each reply that reports tokens; None where nothing is counted.
     """
 
-    def __init__(self, settings, budget=None):
+    def __init__(self, settings: Mapping[str, Any], budget: Budget | None = None) -> None:
         self.settings, self.budget, self.price = settings, budget, settings.get("price")
         self.name = f"endpoint {settings['name']} ({settings['url']})"
         key = key_of(settings["key"], f"endpoint {settings['name']}")
         self.headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self.random = random.Random(0)
 
-    def answer(self, requests, missing):
+    def answer(self, requests: Sequence[ChatRequest], missing: Sequence[int]) -> Iterator[list[tuple[int, Answer]]]:
         """Yield lists of (index, Answer) as they arrive. No slot asks again before its last answer was taken.
 
         Raises Fault, and what the budget raises, after it has yielded what was under way and still arrived.

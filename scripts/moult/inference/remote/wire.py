@@ -1,8 +1,10 @@
 """OpenAI's chat completions: a request as its JSON, a reply's JSON as an answer or as the reason why it is none."""
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
-from moult.inference.requests import Answer
+from moult.inference.requests import Answer, ChatRequest
 
 # Codes of an account that has no money left, whatever the status they come with.
 NO_QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
@@ -12,7 +14,7 @@ FUNCTION = "answer"
 OFF_FORM = ("the reply is not ", "the reply breaks the schema")
 
 
-def chat_body(request, settings):
+def chat_body(request: ChatRequest, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the body of a chat completions call as plain JSON. Choices are asked for as a schema.
 
     settings: `model`; `structured`, how a schema is asked for: as `response_format`, or as the parameters of the one
@@ -50,12 +52,12 @@ def _schema_of_choices(choices):
     }
 
 
-def answer_of(reply, request):
+def answer_of(reply: Any, request: ChatRequest) -> Answer:
     """Return the Answer of a reply (any JSON) to a request: its text, or finish_reason error and why. The tokens that
     the reply reports are in either: they were paid for."""
     counts = usage_of(reply)
 
-    def failed(reason):
+    def failed(reason: str) -> Answer:
         return Answer("", "error", error=reason[:300], **counts)
 
     choice = _first(reply)
@@ -84,7 +86,7 @@ def answer_of(reply, request):
     return Answer(text, ended, **counts)
 
 
-def usage_of(reply):
+def usage_of(reply: Any) -> dict[str, Any]:
     """Return prompt_tokens and completion_tokens as a reply (any JSON) reports them, else 0."""
     usage = reply.get("usage") if isinstance(reply, dict) else None
     usage = usage if isinstance(usage, dict) else {}
@@ -92,7 +94,7 @@ def usage_of(reply):
     return {name: count if isinstance(count, int) else 0 for name, count in counts.items()}
 
 
-def error_of(reply):
+def error_of(reply: Any) -> tuple[str | None, str]:
     """Return (code, message) of an error reply (any JSON or text), in the forms that servers are known to send."""
     error = reply.get("error", reply) if isinstance(reply, dict) else reply
     if not isinstance(error, dict):
@@ -129,5 +131,5 @@ def _checked(text, request):
     from jsonschema.exceptions import best_match
     from jsonschema.validators import validator_for
 
-    error = best_match(validator_for(request.schema)(request.schema).iter_errors(value))
-    return ("", f"the reply breaks the schema at {error.json_path}: {error.message}") if error else (text, None)
+    broken = best_match(validator_for(request.schema)(request.schema).iter_errors(value))
+    return ("", f"the reply breaks the schema at {broken.json_path}: {broken.message}") if broken else (text, None)
