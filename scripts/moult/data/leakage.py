@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from moult.base.errors import UserError
-from moult.base.rows import Facts, Recipe
+from moult.base.rows import Facts, Leak, Recipe, columns_of
 from moult.base.stage import Job
 from moult.data.excerpts import printable
 from moult.data.fields import SPLITS
@@ -69,7 +69,7 @@ def check_leakage(recipe: Recipe, folder: str | Path, target: str | Path) -> Fac
     pairs = find_leakage(folder, recipe["near"])
     with whole_file(target) as handle:
         writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(["dataset", "split_a", "split_b", "uid_a", "uid_b", "kind", "similarity"])
+        writer.writerow(columns_of(Leak))
         for a, b, *uids, kind, value in pairs:
             # An id may be of any length and hold line ends, which what reads CSV elsewhere does not take.
             writer.writerow([recipe["name"], a, b, *(printable(uid, 1000) for uid in uids), kind, value])
