@@ -24,6 +24,11 @@ torch, and the weights on their way to the GPU, or, without a GPU, what a GPU wo
 """
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from moult.base.stage import Stage
+from moult.config.experiment import Config
 
 # Below this many billions of parameters a CPU does the work.
 CPU_BILLIONS = 0.5
@@ -46,23 +51,23 @@ GROWTH = 1.5
 
 
 def needs(
-    stage,
-    billions=0.0,
-    dtype="bfloat16",
-    attempt=1,
-    override=None,
+    stage: str,
+    billions: float = 0.0,
+    dtype: str = "bfloat16",
+    attempt: int = 1,
+    override: Mapping[str, Any] | None = None,
     *,
-    models=1,
-    devices=1,
-    zero=2,
-    rank=16,
-    tokens=2048,
-    rows=1,
-    checkpointing=False,
-    threads=1,
-    splits=False,
-    answers=1,
-):
+    models: int = 1,
+    devices: int = 1,
+    zero: int = 2,
+    rank: int = 16,
+    tokens: int = 2048,
+    rows: int = 1,
+    checkpointing: bool = False,
+    threads: int = 1,
+    splits: bool = False,
+    answers: int = 1,
+) -> dict[str, Any]:
     """Return what a job of a stage asks for; memory and time grow with each attempt.
 
     stage: inference, lora, full (a model on GPUs, or on a CPU if it is small), weights (fetch, fold, merge: CPU,
@@ -113,13 +118,13 @@ def needs(
     }
 
 
-def job_needs(cfg, stage, names, attempt=1):
+def job_needs(cfg: Config, stage: Stage, names: Sequence[str], attempt: int = 1) -> dict[str, Any]:
     """Return what one job of a stage needs. names: what it is named by, in the order of the stage's wildcards."""
     asked, name = stage.needed(cfg, *names), stage.model(cfg, *names)
     if name is None:
         return needs(asked, attempt=attempt)
     model, compute, load = cfg.find("models", name), cfg.compute_of(name), stage.workload(cfg, *names)
-    settings = {"threads": compute.threads, "models": len(model.parents), "rows": compute.batch_size}
+    settings: dict[str, Any] = {"threads": compute.threads, "models": len(model.parents), "rows": compute.batch_size}
     if asked == "inference":
         settings["tokens"] = PROMPT + load["answer"] + max(frame_tokens(one.videos) for one in load["datasets"])
         settings["rows"] = max(compute.batch_size, load.get("at_least", 1))
@@ -130,7 +135,7 @@ def job_needs(cfg, stage, names, attempt=1):
     return needs(asked, cfg.inherited(name, "parameters"), compute.dtype, attempt, override, **settings)
 
 
-def frame_tokens(videos):
+def frame_tokens(videos: Any) -> int:
     """Return how many tokens the frames of a video become at most: two frames share a token, as in Qwen2-VL."""
     return math.ceil(videos.frames / 2) * (videos.max_pixels // videos.multiple**2) if videos else 0
 
