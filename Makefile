@@ -5,7 +5,7 @@
 #   make test-server     the client against llama.cpp's server with a real model; fetches the model once (93 MB)
 #   make test-cluster    a Slurm of our own on loopback (root, Debian), a whole build and every fault on it (half an hour)
 #   make test-soak       fifty builds, each killed at a seeded moment and run again (about an hour)
-#   make check           formatting and lint
+#   make check           formatting, lint, types
 #   make dag             the rule graph as a picture, docs/rulegraph.svg
 #   make estimate CONFIG=...  what the remote answers would cost, before anything is spent (or NAME=, as for the demo)
 #   make needs CONFIG=... what each job asks a cluster for, and the partition that has it (default: all shipped configs)
@@ -55,6 +55,7 @@ check: .venv/ready
 	snakefmt --check Snakefile rules
 	snakemake --lint
 	PYTHONPATH=scripts lint-imports
+	mypy
 
 dag: .venv/ready
 	mkdir -p docs
