@@ -16,7 +16,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95% bootstrap draws; a rate without draws has a Wilson interval instead."""
+    """A value with its bootstrap draws, (RESAMPLES,); a rate without draws has its interval (low, high) instead."""
 
     value: float
     draws: Any = None

@@ -109,7 +109,12 @@ class Vision:
         return blocks.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(time * height * width, -1)
 
     def inputs(self, ids: torch.Tensor, videos: Sequence[Sequence[str]]) -> dict[str, torch.Tensor]:
-        """Return what a model takes beside `ids` (rows, length): patches and grids of all rows' videos, in order."""
+        """Return what a model takes beside `ids` (rows, length), of all rows' videos in order; nothing without one.
+
+        videos: digests of each row's. `pixel_values_videos` (patches of all videos, values of a patch), float32;
+        `video_grid_thw` (videos, 3): time, height and width in patches; `mm_token_type_ids` (rows, length): 2 where a
+        placeholder of a video stands.
+        """
         import numpy as np
         import torch
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from moult.base import stage
 from moult.base.errors import UserError
 from moult.base.failures import explain
 from moult.base.files import digest
@@ -61,7 +62,7 @@ class Job:
 
 
 @contextlib.contextmanager
-def job(snakemake: Any) -> Iterator[Job]:
+def job(snakemake: Any) -> Iterator[stage.Job]:
     """Run the body as one job of `snakemake.rule`; everything printed goes to the rule's log.
 
     Whatever the body raises becomes one sentence on the terminal and in the log, and exit status 1; unless it was a

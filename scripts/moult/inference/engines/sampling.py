@@ -29,7 +29,7 @@ class TokenChooser:
         self.stops, self.width = stops, width
 
     def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Return the scores (rows, vocabulary) of the next token, changed in place."""
+        """Return the scores (rows, vocabulary) of the next token, changed in place; ids: (rows, length) so far."""
         import torch
 
         new = ids.shape[1] - self.width
@@ -48,7 +48,7 @@ class TokenChooser:
 
 
 def allow(scores: np.ndarray, matcher: Any) -> np.ndarray:
-    """Return one row of scores with minus infinity at each token that the structure forbids here."""
+    """Return one row of scores, (vocabulary,) float32, with minus infinity where the structure forbids a token."""
     import numpy as np
 
     bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
@@ -57,7 +57,7 @@ def allow(scores: np.ndarray, matcher: Any) -> np.ndarray:
 
 
 def draw(scores: np.ndarray, sampling: Sampling, generator: np.random.Generator) -> np.ndarray:
-    """Return one row of scores so changed that its argmax is a draw by temperature, top-k, then top-p.
+    """Return one row of scores, (vocabulary,), whose argmax is a draw by temperature, top-k, then top-p.
 
     Gumbel-max trick: log-probabilities plus independent Gumbel noise have their maximum at a token with just its
     probability. Each token gets its own noise, so scores that differ in their last bits rarely change the draw.
