@@ -56,6 +56,7 @@ check: .venv/ready
 	snakefmt --check Snakefile rules
 	snakemake --lint
 	PYTHONPATH=scripts lint-imports
+	mypy
 
 dag: .venv/ready
 	mkdir -p docs

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import urllib.parse
+from collections.abc import Iterator
+from typing import Any
 
 from moult.base.errors import UserError
 
@@ -15,7 +17,7 @@ SHORTEST = 4
 UNMISTAKABLE = 16
 
 
-def key_of(variable, owner):
+def key_of(variable: str | None, owner: str) -> str | None:
     """Return the value of an environment variable, None where none is named.
 
     UserError, which begins with `owner`, when it is not set or cannot be a key.
@@ -30,7 +32,7 @@ def key_of(variable, owner):
     return key
 
 
-def variables_in(params):
+def variables_in(params: Any) -> Iterator[str]:
     """Yield the names of variables that stand under `key` or `token`, anywhere in plain data."""
     if isinstance(params, dict):
         yield from (name for field, name in params.items() if field in ("key", "token") and isinstance(name, str))

@@ -1,12 +1,12 @@
 """The kind of suite in which a judge compares answers in pairs: its config, its stages, and how it is shown."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from moult.base.files import derive_seed, read_jsonl
 from moult.base.section import Section
-from moult.base.stage import Ref, Stage
+from moult.base.stage import Experiment, Ref, Stage
 from moult.data.fields import Decoding, Prompt, Split
 from moult.data.prompts import load_template
 from moult.evaluation import judging, pairwise
@@ -51,7 +51,7 @@ class JudgeSuite(Settings):
     repeats: Repeats = Repeats()
 
     @model_validator(mode="after")
-    def criteria_are_distinct(self):
+    def criteria_are_distinct(self) -> Self:
         if "overall" in self.criteria:
             raise ValueError("criteria: `overall` is asked for anyway; leave it out")
         if len(set(self.criteria)) < len(self.criteria):
@@ -59,7 +59,7 @@ class JudgeSuite(Settings):
         return self
 
     @property
-    def endpoints(self):
+    def endpoints(self) -> dict[str, str]:
         return {"endpoint": self.endpoint}
 
 
@@ -133,7 +133,7 @@ def _judge(cfg, suite, *_):
     return cfg.find("endpoints", cfg.find("suites", suite).judge.endpoint).serve
 
 
-def judged_pairs(cfg) -> list[tuple[str, str]]:
+def judged_pairs(cfg: Experiment) -> list[tuple[str, str]]:
     """Return (suite, name) of every model or corpus that a judge sets against another."""
     return [pair for pair, against in cfg.judged.items() if pair[1] != against]
 

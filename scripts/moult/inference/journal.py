@@ -1,5 +1,7 @@
 """The journal: every answer of every model, kept for ever."""
 
+from __future__ import annotations
+
 import contextlib
 import fcntl
 import json
@@ -7,12 +9,18 @@ import logging
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 from moult.base.errors import UserError
 from moult.base.failures import is_disk_full
 from moult.base.outside import Unreadable, parse_json
 from moult.inference.usage import mended
+
+if TYPE_CHECKING:
+    import sqlite3
+
 
 # Seconds after which what was kept is brought to the disk itself.
 SYNC_EVERY = 1.0
@@ -35,7 +43,7 @@ class Journal:
     memory, so that shared disks serve; when the journal is closed, it is one plain file again.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path) -> None:
         import sqlite3
 
         self.path = Path(path)
@@ -56,13 +64,13 @@ class Journal:
             raise UserError(f"{path}: is not a journal ({error}); move it away and run again.") from error
         self.synced = time.monotonic()
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self):
+    def close(self) -> None:
         """Leave one plain file, without a log beside it."""
         self.connection.execute("PRAGMA journal_mode=DELETE")
         self.connection.close()
@@ -93,7 +101,7 @@ class Journal:
             connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
 
     @contextlib.contextmanager
-    def writing(self, sync=False):
+    def writing(self, sync: bool = False) -> Iterator[sqlite3.Connection]:
         """Yield the connection for one transaction; with `sync` it is on the disk itself when the block ends."""
         import sqlite3
 
@@ -112,7 +120,7 @@ class Journal:
 
 
 @contextlib.contextmanager
-def copy_of(path):
+def copy_of(path: str | Path) -> Iterator[Journal]:
     """Yield a Journal on a copy of the file, so that looking changes nothing, not even beside it.
 
     BlockingIOError while a build holds the journal, FileNotFoundError where there is none.

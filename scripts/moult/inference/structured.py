@@ -2,11 +2,13 @@
 
 import re
 import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from moult.base.outside import Unreadable, parse_json
 
 
-def parse_label(text, labels):
+def parse_label(text: str, labels: Iterable[str]) -> tuple[str | None, str]:
     """Return (label, status) of a generated answer.
 
     A label counts where it stands as whole words, whatever its case; underscores are spaces. No label is `unknown`,
@@ -32,7 +34,7 @@ def _folded(text):
     return re.sub(r"[\s_]+", " ", unicodedata.normalize("NFKC", text).lower())
 
 
-def verdict_schema(longest=None):
+def verdict_schema(longest: int | None = None) -> dict[str, Any]:
     """Return the JSON schema of a judge's verdict. Feedback comes first, so that the verdict follows from it.
 
     longest: characters of feedback and of hints; None for remote models, of which not all take a limit.
@@ -42,7 +44,7 @@ def verdict_schema(longest=None):
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
-def parse_verdict(text):
+def parse_verdict(text: str) -> tuple[dict[str, str], None] | tuple[None, str]:
     """Return ({verdict, feedback, hints}, None) of a reply in the form of `verdict_schema`; else (None, why not).
 
     Nothing is guessed from words in a text: "Partially correct" is no verdict.
@@ -59,7 +61,7 @@ def parse_verdict(text):
     return {"verdict": value["verdict"]} | said, None
 
 
-def parse_pair(text, criteria):
+def parse_pair(text: str, criteria: Sequence[str]) -> dict[str, Any] | None:
     """Return the reply of a judge that compared two answers: {justification, answer_1, answer_2}, None if it is none.
 
     answer_1 and answer_2 hold an integer from 1 to 10 for each of the criteria, in their order. A missing or further

@@ -21,7 +21,7 @@ PROC = "/proc/driver/nvidia"
 PRETENDED = "MOULT_PRETENDED_GPUS"
 # File descriptors of the locks of this process. The processes that it starts for its work hold them, too, so that
 # a device is not free before the last of them has left it.
-LOCKS = []
+LOCKS: list[int] = []
 
 
 def visible_devices(proc=PROC, dev="/dev"):

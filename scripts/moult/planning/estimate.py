@@ -9,15 +9,18 @@ import json
 import logging
 import math
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from moult.base.errors import UserError
 from moult.base.files import read_jsonl
+from moult.config.experiment import Config
 from moult.config.load import load_file
 from moult.inference.asking import identity_of
 from moult.inference.journal import copy_of
 from moult.inference.recipes import client_of, spending_folder
-from moult.inference.requests import request_key
+from moult.inference.requests import ChatRequest, request_key
 from moult.inference.spending import cost_of, spending_in
 from moult.inference.tokens import prompt_ids
 from moult.stages import STAGES
@@ -59,7 +62,7 @@ class Known:
 class Estimator:
     """Looks at a config, its results so far and its journals."""
 
-    def __init__(self, cfg):
+    def __init__(self, cfg: Config) -> None:
         self.cfg, self.results = cfg, Path("results", cfg.name)
         self.questions, self.tokenizer = functools.cache(self._questions), functools.cache(self._tokenizer)
 
@@ -79,7 +82,7 @@ class Estimator:
             return found | self._bounded(asking, clients, journal, known.notes)
         return found | self._asking(asking, clients["endpoint"], journal, known.notes)
 
-    def total(self, corpora):
+    def total(self, corpora: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the sum over corpora, what was spent before, and the budget; null where a part is unknown."""
         sums = {}
         for bound in ("dollars_low", "dollars_high"):
@@ -202,13 +205,13 @@ class Estimator:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def characters_as_tokens(requests):
+def characters_as_tokens(requests: Iterable[ChatRequest]) -> int:
     """Return about how many tokens the prompts of requests have."""
     texts = (message["content"] for request in requests for message in request.messages)
     return sum(math.ceil(len(text) / CHARACTERS_PER_TOKEN) for text in texts)
 
 
-def lines_of(corpora):
+def lines_of(corpora: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the lines of the table, and each corpus' notes under it."""
     cells = [COLUMNS]
     for corpus in corpora:
@@ -238,7 +241,7 @@ def _range(low, high, style):
     return f"{high:{style}}" if low == high else f"{low:{style}} to {high:{style}}"
 
 
-def verdict(total):
+def verdict(total: Mapping[str, Any]) -> str:
     """Return the last line: all that is to be paid, against what is left of the budget."""
     low, high, spent, budget = (total[name] for name in ("dollars_low", "dollars_high", "spent", "budget"))
     cost = "unknown" if low is None else f"${_range(low, high, ',.4f').replace('to ', 'to $')}"
@@ -253,7 +256,7 @@ def verdict(total):
     return line + ("which may not suffice." if spent + low <= budget else "which does not suffice.")
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the estimate of a config."""
     parser = argparse.ArgumentParser(prog="make estimate", description=__doc__)
     parser.add_argument("config")

@@ -27,6 +27,11 @@ torch, and the weights on their way to the GPU, or, without a GPU, what a GPU wo
 """
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from moult.base.stage import Stage
+from moult.config.experiment import Config
 
 # Below this many billions of parameters a CPU does the work.
 CPU_BILLIONS = 0.5
@@ -51,11 +56,11 @@ GROWTH = 1.5
 
 
 def needs(
-    stage,
-    billions=0.0,
-    dtype="bfloat16",
-    attempt=1,
-    override=None,
+    stage: str,
+    billions: float = 0.0,
+    dtype: str = "bfloat16",
+    attempt: int = 1,
+    override: Mapping[str, Any] | None = None,
     *,
     models=1,
     devices=1,
@@ -119,13 +124,13 @@ def needs(
     }
 
 
-def job_needs(cfg, stage, names, attempt=1):
+def job_needs(cfg: Config, stage: Stage, names: Sequence[str], attempt: int = 1) -> dict[str, Any]:
     """Return what one job of a stage needs. names: what it is named by, in the order of the stage's wildcards."""
     asked, name = stage.needed(cfg, *names), stage.model(cfg, *names)
     if name is None:
         return needs(asked, attempt=attempt)
     model, compute, load = cfg.find("models", name), cfg.compute_of(name), stage.workload(cfg, *names)
-    settings = {"threads": compute.threads, "models": len(model.parents), "rows": compute.batch_size}
+    settings: dict[str, Any] = {"threads": compute.threads, "models": len(model.parents), "rows": compute.batch_size}
     if asked == "inference":
         settings["tokens"] = PROMPT + load["answer"] + max(frame_tokens(one.videos) for one in load["datasets"])
         settings["rows"] = max(compute.batch_size, load.get("at_least", 1))
@@ -136,7 +141,7 @@ def job_needs(cfg, stage, names, attempt=1):
     return needs(asked, cfg.inherited(name, "parameters"), compute.dtype, attempt, override, **settings)
 
 
-def frame_tokens(videos):
+def frame_tokens(videos: Any) -> int:
     """Return how many tokens the frames of a video become at most: two frames share a token, as in Qwen2-VL."""
     return math.ceil(videos.frames / 2) * (videos.max_pixels // videos.multiple**2) if videos else 0
 

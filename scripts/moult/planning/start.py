@@ -1,7 +1,7 @@
 """What a build looks at before there is a graph: the config, the files that it names, and the cluster."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from moult.base.errors import UserError
@@ -46,7 +46,7 @@ def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: 
     return cfg
 
 
-def absent_files(cfg: Config):
+def absent_files(cfg: Config) -> Iterator[str]:
     """Yield a phrase for each local file or folder that a config names and that is not there."""
     for dataset in cfg.datasets:
         for _, _, source in raw_sources(dataset):

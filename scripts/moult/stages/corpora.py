@@ -5,6 +5,7 @@ from pathlib import Path
 
 from moult.base.files import digest, read_json
 from moult.base.stage import Ref, Stage
+from moult.config.experiment import Config
 from moult.corpora.kinds import KINDS
 from moult.corpora.refined import check_rounds
 from moult.inference.plans import Asking
@@ -43,14 +44,14 @@ def _is_made_as_planned(cfg, entry):
     return digest(read_json(made)["recipe"]) == digest(_recipe(cfg, entry.name))
 
 
-def check_rounds_of(cfg) -> None:
+def check_rounds_of(cfg: Config) -> None:
     """Raise a UserError where a dataset has other rows than `rounds` counts with, as far as they are known."""
     for entry in cfg.rounds:
         if found := _digests(cfg, entry.dataset, ("train",)):
             check_rounds(cfg.find("corpora", f"{entry.name}-r1").round.model_dump(), len(found), entry.dataset)
 
 
-def served(cfg, endpoint: str) -> str | None:
+def served(cfg: Config, endpoint: str) -> str | None:
     """Return the model of this build that an endpoint serves, None of a remote one."""
     return cfg.find("endpoints", endpoint).serve
 

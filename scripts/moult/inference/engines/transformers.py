@@ -5,6 +5,7 @@ import inspect
 import json
 import math
 import sys
+from pathlib import Path
 
 from moult.base.errors import UserError
 from moult.base.lean_imports import without, without_compiler
@@ -17,7 +18,7 @@ from moult.weights.architectures import auto_class, is_bert_like
 class TransformersEngine(Engine):
     """Hugging Face transformers on the CPU, or on the one CUDA device that the job sees."""
 
-    def __init__(self, folder, dtype, batch_size, threads):
+    def __init__(self, folder: str | Path, dtype: str, batch_size: int, threads: int) -> None:
         import torch
 
         with without("scipy", "torch_distributed"), without_compiler():
@@ -41,7 +42,7 @@ class TransformersEngine(Engine):
         self.pad = self.stops[0] if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
         self.grammar_tokenizer = None
 
-    def close(self):
+    def close(self) -> None:
         self.model = self.grammar_tokenizer = None
         super().close()
 

@@ -11,10 +11,13 @@ import logging
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from moult.base.errors import UserError
 from moult.base.outside import Unreadable, parse_json
 from moult.base.secrets import hidden_in
+from moult.inference.journal import Journal
 from moult.inference.remote.api import Api, Lost, Refusal
 from moult.inference.remote.connection import MAX_REPLY
 from moult.inference.remote.dialect import Dialect
@@ -22,7 +25,8 @@ from moult.inference.remote.endpoint import Streak
 from moult.inference.remote.errors import problem_in, problem_of
 from moult.inference.remote.underway import Underway
 from moult.inference.remote.wire import answer_of, failure, guarded, raw_of
-from moult.inference.requests import Answer, request_key
+from moult.inference.requests import Answer, ChatRequest, request_key
+from moult.inference.spending import Budget
 from moult.inference.usage import usage_of, worst_case
 
 # Limits of the API for one batch; a line is never cut, so that the file stays under its 200 MB.
@@ -41,7 +45,9 @@ logger = logging.getLogger(__name__)
 class BatchEndpoint:
     """An OpenAI-compatible API that is asked by batches; the same answers as `RemoteEndpoint`, under the same keys."""
 
-    def __init__(self, settings, budget, journal, identity):
+    def __init__(
+        self, settings: Mapping[str, Any], budget: Budget, journal: Journal, identity: Mapping[str, Any]
+    ) -> None:
         self.settings, self.budget, self.identity = settings, budget, identity
         self.price = settings["price"]
         self.underway = Underway(journal, settings.get("spending"))
@@ -51,7 +57,7 @@ class BatchEndpoint:
         # How the requests of each batch of this run were spelt.
         self.spelt, self.told = {}, False
 
-    def answer(self, requests, missing):
+    def answer(self, requests: Sequence[ChatRequest], missing: Sequence[int]) -> Iterator[list[tuple[int, Answer]]]:
         """Yield lists of (index, Answer), a batch at a time. What cannot go on is a UserError; nothing is lost by it.
 
         Requests that a batch left unanswered (it expired, or was cancelled) go into the next one.

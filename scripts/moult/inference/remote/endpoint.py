@@ -6,6 +6,8 @@ import logging
 import random
 import re
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from moult.base.errors import UserError
 from moult.base.outside import TooMuch, Unreadable, decoded, one_line, parse_json
@@ -15,7 +17,8 @@ from moult.inference.remote.dialect import Dialect
 from moult.inference.remote.errors import UNKNOWN, problem_in, problem_of
 from moult.inference.remote.rate_limit import Limits, retry_after
 from moult.inference.remote.wire import answer_of, failure, guarded, unreadable
-from moult.inference.requests import Answer
+from moult.inference.requests import Answer, ChatRequest
+from moult.inference.spending import Budget
 
 # Seconds. Before the n-th further try of a request: a random time up to FIRST_WAIT * 2^(n-1), at most LONGEST_WAIT.
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
@@ -86,7 +89,7 @@ class RemoteEndpoint:
     raises when nothing is left, `add(answer)` after each reply that reports tokens; None where nothing is counted.
     """
 
-    def __init__(self, settings, budget=None):
+    def __init__(self, settings: Mapping[str, Any], budget: Budget | None = None) -> None:
         self.settings, self.budget, self.price = settings, budget, settings.get("price")
         self.name = f"endpoint {settings['name']} ({settings['url']})"
         key = key_of(settings["key"], f"endpoint {settings['name']}")
@@ -94,7 +97,7 @@ class RemoteEndpoint:
         self.options["headers"] |= {"Content-Type": "application/json"} | bearer(key)
         self.random, self.dialect = random.Random(0), Dialect(settings)
 
-    def answer(self, requests, missing):
+    def answer(self, requests: Sequence[ChatRequest], missing: Sequence[int]) -> Iterator[list[tuple[int, Answer]]]:
         """Yield lists of (index, Answer) as they arrive. No slot asks again before its last answer was taken.
 
         Raises Fault, and what the budget raises, after it has yielded what was under way and still arrived.

@@ -1,10 +1,12 @@
 """OpenAI's chat completions: a request as its JSON, a reply's JSON as an answer or as the reason why it is none."""
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from moult.base.outside import Unreadable, clean_text, one_line, parse_json
 from moult.inference.remote.errors import problem_of
-from moult.inference.requests import Answer
+from moult.inference.requests import Answer, ChatRequest
 from moult.inference.usage import usage_of, worst_case
 
 # What a form that is asked for is called.
@@ -41,7 +43,7 @@ FILTERED |= {
 CALLED = {"toolcalls", "toolcall", "tooluse", "functioncall", "functioncalls"}
 
 
-def chat_body(request, settings):
+def chat_body(request: ChatRequest, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the body of a chat completions call as plain JSON. Choices are asked for as a schema.
 
     settings: `model`; `structured`, how a schema is asked for: as `response_format`, or as the parameters of the one
@@ -234,5 +236,5 @@ def _checked(text, request):
     from jsonschema.exceptions import best_match
     from jsonschema.validators import validator_for
 
-    error = best_match(validator_for(request.schema)(request.schema).iter_errors(value))
-    return ("", f"the reply breaks the schema at {error.json_path}: {error.message}") if error else (text, None)
+    broken = best_match(validator_for(request.schema)(request.schema).iter_errors(value))
+    return ("", f"the reply breaks the schema at {broken.json_path}: {broken.message}") if broken else (text, None)
