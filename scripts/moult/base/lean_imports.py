@@ -8,7 +8,7 @@ import types
 
 
 @contextlib.contextmanager
-def without(*packages):
+def hide_packages(*packages):
     """Let transformers believe, while it is imported, that these optional packages are not installed.
 
     `scipy` serves the losses of its detection models, `datasets` (and pandas behind it) a type check in the Trainer:
@@ -30,7 +30,7 @@ def without(*packages):
 
 
 @contextlib.contextmanager
-def without_compiler():
+def hide_compiler():
     """Keep torch's compiler (torch._dynamo, sympy behind it) out while transformers is imported and a model loaded.
 
     transformers only marks functions for it: what is imported here must not be given to `torch.compile`. Afterwards
@@ -57,7 +57,7 @@ def _unmarked(function=None, *_, **__):
     return _unmarked if function is None else function
 
 
-def without_deepspeed():
+def hide_deepspeed():
     """Keep accelerate, in a process of its own, from importing deepspeed to ask whether a model is one of its engines.
 
     It asks whenever a model is saved or handed to the Trainer. A process that was launched as one of several is left

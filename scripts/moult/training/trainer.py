@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from moult.base.errors import UserError
-from moult.base.lean_imports import without, without_deepspeed
+from moult.base.lean_imports import hide_deepspeed, hide_packages
 from moult.training import launcher
 from moult.training.checkpoints import mark_whole
 from moult.training.encoding import length_of
@@ -22,13 +22,13 @@ def run_trainer(task, recipe, base, rows, scratch, checkpoint):
     `rows` are encoded by the task (see `tasks.task_of`), by split. All other arguments are plain JSON: several
     processes may run this together.
     """
-    with without("datasets", "scipy"):
+    with hide_packages("datasets", "scipy"):
         import transformers.trainer  # noqa: F401
     import torch
     from transformers import PrinterCallback, set_seed
     from transformers.utils.logging import disable_progress_bar
 
-    without_deepspeed()
+    hide_deepspeed()
     disable_progress_bar()
     torch.set_num_threads(recipe["threads"])
     arguments = _arguments(recipe, scratch, selecting=bool(rows["dev"]), starting=checkpoint is None)

@@ -7,7 +7,7 @@ from pathlib import Path
 from moult.base.errors import UserError
 from moult.base.failures import is_disk_full, is_memory_short
 from moult.base.files import read_json, whole_directory, write_json, write_text_atomic
-from moult.base.lean_imports import without, without_compiler
+from moult.base.lean_imports import hide_compiler, hide_packages
 from moult.weights.card import write_model_card
 from moult.weights.compatibility import chat_template, check_compatible, tensor_shapes
 from moult.weights.headers import OTHER_FILES, TOKENIZER_FILES, check_finite, check_model_folder, copy_files
@@ -89,7 +89,7 @@ def _mergekit_path(folder):
 
 def _run_mergekit(config, folder, seed):
     """Write the merged weights to a folder; what mergekit makes of a configuration it refuses is a UserError."""
-    with without("scipy", "torch_distributed"), without_compiler():
+    with hide_packages("scipy", "torch_distributed"), hide_compiler():
         from mergekit.config import MergeConfiguration
         from mergekit.io.tasks import LoaderCache
         from mergekit.merge import run_merge

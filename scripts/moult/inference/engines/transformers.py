@@ -5,7 +5,7 @@ import json
 import math
 
 from moult.base.errors import UserError
-from moult.base.lean_imports import without, without_compiler
+from moult.base.lean_imports import hide_compiler, hide_packages
 from moult.data.prompts import videos_of
 from moult.inference.engines.base import Engine
 from moult.inference.engines.sampling import TokenChooser
@@ -18,7 +18,7 @@ class TransformersEngine(Engine):
     def __init__(self, folder, dtype, batch_size, threads):
         import torch
 
-        with without("scipy", "torch_distributed"), without_compiler():
+        with hide_packages("scipy", "torch_distributed"), hide_compiler():
             import transformers.masking_utils
             import transformers.modeling_utils
         from transformers import GenerationConfig
@@ -26,7 +26,7 @@ class TransformersEngine(Engine):
         super().__init__(folder)
         torch.set_num_threads(threads)
         transformers.logging.disable_progress_bar()
-        with without_compiler():
+        with hide_compiler():
             model = auto_class(folder).from_pretrained(
                 folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True
             )
