@@ -31,7 +31,7 @@ class _OneText(Generated):
             "endpoint": endpoint_recipe(cfg, self.endpoint),
             "prompt": load_template(self.prompt),
             "decoding": decoding_recipe(self.decoding),
-            "cut": self.cut,
+            "cut": self.truncated,
             "seed": derive_seed(cfg.seed, self.kind, self.name),
             "version": VERSION,
         }
@@ -56,7 +56,9 @@ class Guidelines(_OneText):
     dataset: str
     splits: list[Split] = ["train", "dev"]
     endpoint: str
-    cut: Literal["keep", "reject"] = Field("keep", description="What becomes of a guideline that reached max_tokens.")
+    truncated: Literal["keep", "reject"] = Field(
+        "keep", description="What becomes of a guideline that was truncated at `decoding.max_tokens`."
+    )
     prompt: Prompt = "meteor/guideline"
     decoding: Decoding = Decoding(temperature=0.7, top_p=0.95, top_k=50, max_tokens=512)
 
@@ -76,7 +78,9 @@ class Distilled(_OneText):
     dataset: str | None = Field(None, description="Ask the questions of a dataset, without guidelines.")
     splits: list[Split] = ["train", "dev"]
     endpoint: str
-    cut: Literal["keep", "reject"] = Field("reject", description="What becomes of an answer that reached max_tokens.")
+    truncated: Literal["keep", "reject"] = Field(
+        "reject", description="What becomes of an answer that was truncated at `decoding.max_tokens`."
+    )
     prompt: Prompt = "meteor/distill"
     decoding: Decoding = Decoding(temperature=0.7, max_tokens=1024)
 

@@ -45,7 +45,11 @@ class Refining(Section):
     """How answers are judged and revised, whether of one corpus or round by round."""
 
     max_iterations: int = Field(3, ge=1, description="Answers to a question at the most.")
-    cut: Literal["keep", "reject"] = Field("reject", description="Whether an answer that reached max_tokens is judged.")
+    truncated: Literal["keep", "reject"] = Field(
+        "reject",
+        description="Whether an answer that was truncated at `decoding.max_tokens` is judged (`keep`), or revised "
+        "without asking the judge (`reject`).",
+    )
     prompt: Prompt = "meteor/answer"
     revise_prompt: Prompt = "meteor/revise"
     judge_prompt: Prompt = "meteor/judge"
@@ -94,7 +98,7 @@ class Refined(Generated, Refining):
             "decoding": decoding_recipe(self.decoding),
             "judge_decoding": decoding_recipe(self.judge_decoding),
             "max_iterations": self.max_iterations,
-            "cut": self.cut,
+            "cut": self.truncated,
             "may_be_empty": self.round is not None,
             "seed": derive_seed(cfg.seed, "refined", self.name),
             "version": VERSION,

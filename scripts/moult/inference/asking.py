@@ -222,12 +222,12 @@ def asker_of(running, inputs, part="endpoint", room=None, frames=None):
     return Asker(endpoint, room or running.journal, client.get(part, client), *served, frames)
 
 
-def flaw_of(value, cut):
-    """Return why a stored answer is none, or None; one that reached max_tokens where `cut` is "reject"."""
+def flaw_of(value, truncated):
+    """Return why a stored answer cannot be used, or None; one that reached max_tokens where `truncated` is "reject"."""
     if value["finish_reason"] == "error":
         return f"error: {value['error']}"
     if not value["text"]:
         return "empty answer"
-    if value["finish_reason"] == "length" and cut == "reject":
+    if value["finish_reason"] == "length" and truncated == "reject":
         return "cut: reached max_tokens"
     return None

@@ -12,14 +12,15 @@ from moult.stages.datasets import raw_sources
 
 
 def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: bool) -> Config:
-    """Return the typed config; tell by `warn` what is not pinned yet, and, where it `speaks`, what will be fetched.
+    """Return the typed config; tell by `warn` what is not pinned yet, and, where it `speaks`, what will be
+    fetched and which words of the config are retired.
 
     A process that runs a single job of a build does not speak: the first one did.
 
     Raises:
         UserError: a sentence for each mistake, and for each local file or folder that is not there.
     """
-    cfg = load(raw, source)
+    cfg = load(raw, source, warn if speaks else lambda sentence: None)
     if absent := list(absent_files(cfg)):
         raise UserError("\n".join(f"{source}: {line}; put it there or correct the path." for line in absent))
     if speaks:
