@@ -29,7 +29,7 @@ def variables_in(params):
         yield from variables_in(value)
 
 
-def hidden(text, *variables):
+def redacted(text, *variables):
     """Return a text, or bytes, with the name of each variable where its value stood, also as JSON may spell it."""
     for variable in filter(None, variables):
         key = os.environ.get(variable, "").strip()

@@ -50,7 +50,7 @@ def unknown_names(cfg):
             yield from _known("corpora", corpus.name, "guidelines", corpus.guidelines, guidelines)
         if getattr(corpus, "corpus", None):
             yield from _known("corpora", corpus.name, "corpus", corpus.corpus, corpora)
-    unanswered = {entry.name for entry in cfg.datasets if entry.answers == "none"}
+    unanswered = {entry.name for entry in cfg.datasets if entry.answered_rows == "none"}
     trainable = datasets - unanswered | answers
     for entry in cfg.rounds:
         yield from _known("rounds", entry.name, "base", entry.base, models)

@@ -146,7 +146,7 @@ def refine_answers(recipe, rows, asker, judge):
 
     recipe: judge (its recipe), prompt, revise_prompt, judge_prompt (templates), decoding, judge_decoding,
     max_iterations, cut ("reject": what reached max_tokens is not judged), seed. asker: who answers and revises.
-    judge: the Asker that judges, in the same room.
+    judge: the Asker that judges; it shares the pool of `asker`.
 
     Returns (rows with `answer`, rejects, usage). A row that was accepted at once has `status` ok, else revised; every
     row and reject has its `history`, one {iteration, answer, verdict, feedback, hints} per answer. The verdict of an
@@ -177,10 +177,10 @@ def refine_answers(recipe, rows, asker, judge):
         told = {"answer": history[-1]["answer"], "answer_by": asker.author}
         told |= {"status": "ok" if len(history) == 1 else "revised", "iterations": len(history), "history": history}
         corpus.append(row | told)
-    return corpus, rejects, usage_of_both({"endpoint": asker, "judge": judge})
+    return corpus, rejects, usage_by_part({"endpoint": asker, "judge": judge})
 
 
-def usage_of_both(askers):
+def usage_by_part(askers):
     """Return the sums of what two askers took, and, as `parts`, what each of them took; askers: part → Asker."""
     parts = {part: asker.usage() for part, asker in askers.items()}
     both = list(parts.values())
@@ -295,7 +295,7 @@ def run(job):
     if job.client["round"]:
         check_rounds(job.client["round"], len(rows), inputs.get("questions") or inputs.asked)
     rows = slice_of(rows, recipe)
-    with asker_of(job, inputs) as asker, asker_of(job, inputs, "judge", asker.room) as judge:
+    with asker_of(job, inputs) as asker, asker_of(job, inputs, "judge", asker.pool) as judge:
         result = refine_answers(recipe, rows, asker, judge)
     outputs = (job.outputs.corpus, job.outputs.rejects, job.outputs.usage)
     job.facts = write_refined(*outputs, result, may_be_empty=recipe["may_be_empty"])

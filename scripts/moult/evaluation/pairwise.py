@@ -175,12 +175,12 @@ def differences(recipe, judgements):
 
 
 def suite_tables(kind, rows, differences):
-    """Return for each judged suite of summary.csv its name, tables, trust, verdicts, differences and published sources;
-    leaders and unread are empty: the verdicts and the trust tell.
+    """Return a dict per judged suite of summary.csv: name, tables, trust, win_shares, differences, sources (of the
+    published values), and `leaders` and `unread`, which are empty: win_shares and trust say as much.
 
-    A table has dataset, criteria (overall last) and rows (model, per criterion a cell of win_share and score, or None).
-    trust: per model and dataset, the metrics that tell of the judge rather than of the answers. verdicts: of each model
-    that was set against another, its overall win share over the suite.
+    tables: {dataset, criteria (overall last), rows}; a row has model and, per criterion, a cell of win_share and score
+    or None. trust: per model and dataset, the metrics that tell of the judge rather than of the answers. win_shares:
+    {model, against, share}, the overall win share of each compared model over the suite.
     """
     found = {}
     for row in rows:
@@ -199,7 +199,7 @@ def suite_tables(kind, rows, differences):
             if criterion == "overall" and dataset not in MEANS and model not in compared_with
         ]
         tables = {"name": name, "tables": _tables(suite["cells"]), "trust": trust, "leaders": [], "unread": []}
-        tables |= {"verdicts": _verdicts(suite["cells"], mine), "differences": difference_lines(HEADLINE, mine)}
+        tables |= {"win_shares": _win_shares(suite["cells"], mine), "differences": difference_lines(HEADLINE, mine)}
         suites.append(tables | {"sources": sorted(suite["sources"])})
     return suites
 
@@ -222,12 +222,12 @@ def _tables(cells):
     return tables
 
 
-def _verdicts(cells, differences):
-    verdicts = []
+def _win_shares(cells, differences):
+    win_shares = []
     for model, against in dict.fromkeys((row["model"], row["against"]) for row in differences):
         share = cells.get(("weighted_mean", model, "overall"), {}).get("win_share")
-        verdicts += [{"model": model, "against": against, "share": share}] if share else []
-    return verdicts
+        win_shares += [{"model": model, "against": against, "share": share}] if share else []
+    return win_shares
 
 
 def panels(rows):

@@ -10,7 +10,7 @@ from moult.inference.journal import Journal
 from moult.inference.remote.batch import BatchEndpoint
 from moult.inference.remote.endpoint import RemoteEndpoint
 from moult.inference.requests import Answer, author, request_key
-from moult.inference.spending import Budget, usage_of
+from moult.inference.spending import Budget, summed_usage
 
 logger = logging.getLogger(__name__)
 PROGRESS_SECONDS = 10
@@ -97,10 +97,10 @@ def identity_of(endpoint, manifest=None):
     return {"content": read_json(manifest)["content"], **compute, "version": base.VERSION}
 
 
-class Room:
-    """What the askers of one job share: a journal, and memory for one model.
+class EnginePool:
+    """What the askers of one job share: the job's journal, and at most one loaded engine.
 
-    Equal weights are loaded once, whichever asker needs them first. Before other weights are loaded, the model that
+    Equal weights are loaded once, whichever asker needs them first. Before other weights are loaded, the engine that
     is there is closed: two models are never in memory together.
     """
 
@@ -133,20 +133,21 @@ class Asker:
     """Who answers the requests of a job: a remote endpoint, or a model of this build that the job loads itself.
 
     A model is loaded, a remote endpoint is opened, only when the journal lacks an answer; a model stays for the next
-    call. Every answer is on disk before the next one is awaited. A context manager: leaving it closes its own room.
+    call. Every answer is on disk before the next one is awaited. A context manager: leaving it closes
+    its own pool.
     """
 
-    def __init__(self, endpoint, room, client=None, model=None, manifest=None, frames=None):
+    def __init__(self, endpoint, pool, client=None, model=None, manifest=None, frames=None):
         """endpoint: {name, url, model} of a remote one, {name, serve, compute} of a model of this build.
 
-        room: the path of the job's journal, or the `room` of another asker of the same job. client: how a remote
+        pool: the path of the job's journal, or the `pool` of another asker of the same job. client: how a remote
         endpoint is dealt with (see `recipes.client`). model, manifest: folder and manifest of a model of this build.
         frames: `Frames` with the videos that requests show.
         """
         self.endpoint, self.client = endpoint, client or {}
         self.model, self.manifest, self.frames = model, manifest, frames
-        self.shares = isinstance(room, Room)
-        self.room = room if self.shares else Room(room)
+        self.shares = isinstance(pool, EnginePool)
+        self.pool = pool if self.shares else EnginePool(pool)
         self.values = []
 
     def __enter__(self):
@@ -154,7 +155,7 @@ class Asker:
 
     def __exit__(self, *_):
         if not self.shares:
-            self.room.close()
+            self.pool.close()
 
     @cached_property
     def identity(self):
@@ -177,13 +178,13 @@ class Asker:
         return self._ask(requests, "label_logprobs")
 
     def usage(self):
-        """Return calls, tokens and US dollars of what `ask` has returned so far; see `usage_of`."""
-        return usage_of(self.values, self.endpoint | self.client)
+        """Return calls, tokens and US dollars of what `ask` has returned so far; see `summed_usage`."""
+        return summed_usage(self.values, self.endpoint | self.client)
 
     def _ask(self, requests, method):
         if not requests:
             return []
-        asked = {"identity": self.identity, "open_answerer": self._open, "journal": self.room.journal}
+        asked = {"identity": self.identity, "open_answerer": self._open, "journal": self.pool.journal}
         return ask_all(requests, method=method, **asked)
 
     def _open(self):
@@ -195,10 +196,10 @@ class Asker:
 
         compute = self.endpoint["compute"]
         key = (digest([self.identity, compute]), self.frames)
-        return self.room.load(key, lambda: loading.load_engine(Path(self.model), **compute, frames=self.frames))
+        return self.pool.load(key, lambda: loading.load_engine(Path(self.model), **compute, frames=self.frames))
 
     def _remote(self):
-        settings, journal = self.endpoint | self.client, self.room.journal
+        settings, journal = self.endpoint | self.client, self.pool.journal
         budget = Budget.of(self.client, journal.path)
         if self.client.get("mode") == "batch":
             return BatchEndpoint(settings, budget, journal, self.identity)
@@ -207,11 +208,11 @@ class Asker:
         return RemoteEndpoint(settings, budget)
 
 
-def asker_of(running, inputs, part="endpoint", room=None, frames=None):
+def asker_of(running, inputs, part="endpoint", pool=None, frames=None):
     """Return the Asker of one part of a job: `endpoint`, `judge`, or `model` (the model that the recipe is about).
 
     running: the Job; its client is that of the part, or has one per part. inputs: the job's inputs by name, among them
-    served (of `endpoint`), judge or model, each with its manifest, where it is a model of this build. room: of another
+    served (of `endpoint`), judge or model, each with its manifest, where it is a model of this build. pool: of another
     asker of this job. frames: see `Asker`.
     """
     recipe, client = running.recipe, running.client or {}
@@ -219,7 +220,7 @@ def asker_of(running, inputs, part="endpoint", room=None, frames=None):
     if part == "model":
         endpoint = {"name": recipe["model"], "serve": recipe["model"], "compute": recipe["compute"]}
     served = inputs.get(weights), inputs.get(f"{weights}_manifest")
-    return Asker(endpoint, room or running.journal, client.get(part, client), *served, frames)
+    return Asker(endpoint, pool or running.journal, client.get(part, client), *served, frames)
 
 
 def flaw_of(value, truncated):

@@ -17,7 +17,7 @@ def cost_of(price, prompt_tokens, completion_tokens):
     return (prompt_tokens * price["input"] + completion_tokens * price["output"]) / 1e6
 
 
-def usage_of(values, settings):
+def summed_usage(values, settings):
     """Return calls, tokens and cost of stored answers; cost is null where the price is unknown, 0 where we serve."""
     totals = {name: sum(value[name] for value in values) for name in ("prompt_tokens", "completion_tokens")}
     cost = None if settings.get("url") else 0.0

@@ -11,7 +11,7 @@ from pathlib import Path
 from moult.base.errors import UserError
 from moult.base.failures import explain
 from moult.base.files import digest
-from moult.base.secrets import hidden, variables_in
+from moult.base.secrets import redacted, variables_in
 from moult.jobs.gpus import leased
 from moult.jobs.locks import die_with_scheduler, only_writer
 from moult.jobs.manifest import artefact, check_manifest, installed_versions, write_manifest
@@ -66,7 +66,7 @@ def job(snakemake):
         # Where the log's own disk is full, the terminal has the sentence still.
         with contextlib.suppress(OSError):
             logging.info("%s", sentence, exc_info=traceback)
-        print(hidden(f"{snakemake.rule} {name}: {sentence}", *variables), file=terminal, flush=True)
+        print(redacted(f"{snakemake.rule} {name}: {sentence}", *variables), file=terminal, flush=True)
 
     try:
         _log_to(snakemake.log[0], variables)
@@ -125,4 +125,4 @@ class _Line(logging.Formatter):
 
     def format(self, record):
         record.since = record.relativeCreated / 1000
-        return hidden(super().format(record), *self.variables)
+        return redacted(super().format(record), *self.variables)

@@ -26,7 +26,7 @@ def used(path):
     return seconds / 60, memory, cpu / max(seconds, 1e-9)
 
 
-def table(cfg, folder):
+def efficiency_table(cfg, folder):
     """Return lines of cells, one a rule: its jobs, and the most that one used of time, memory and CPUs asked for."""
     found = defaultdict(list)
     for path in sorted(Path(folder).rglob("*.tsv")):
@@ -58,7 +58,7 @@ HEADINGS = ["rule", "jobs", "longest", "largest", "of its time", "of its memory"
 def main(config):
     """Print the table of a config's last build."""
     cfg = load_file(config)
-    lines = table(cfg, Path("logs") / cfg.name / "benchmarks")
+    lines = efficiency_table(cfg, Path("logs") / cfg.name / "benchmarks")
     if not lines:
         raise UserError(f"logs/{cfg.name}/benchmarks: nothing has been built of {config} in this folder.")
     widths = [max(map(len, column)) for column in zip(HEADINGS, *lines, strict=True)]

@@ -271,7 +271,7 @@ def _range(low, high, style):
     return f"{high:{style}}" if low == high else f"{low:{style}} to {high:{style}}"
 
 
-def verdict(total):
+def within_budget(total):
     """Return the last line: all that is to be paid, against what is left of the budget."""
     low, high, spent, budget = (total[name] for name in ("dollars_low", "dollars_high", "spent", "budget"))
     cost = "unknown" if low is None else f"${_range(low, high, ',.4f').replace('to ', 'to $')}"
@@ -304,7 +304,7 @@ def main(arguments=None):
     if options.json:
         print(json.dumps({"experiment": estimator.cfg.name, "corpora": corpora, "total": total}, indent=2))
     else:
-        print("\n".join([*lines_of(corpora), verdict(total)]))
+        print("\n".join([*lines_of(corpora), within_budget(total)]))
 
 
 if __name__ == "__main__":

@@ -152,7 +152,7 @@ def jobs_with_models(cfg):
                 yield stage, names
 
 
-def table(cfg, site):
+def needs_table(cfg, site):
     """Return what the jobs of a config need and where they would run: lines of cells, equal jobs in one."""
     lines = {}
     for stage, names in jobs_with_models(cfg):
@@ -181,7 +181,7 @@ def main(paths):
 
     site = Site(os.environ.get(VARIABLE, SHIPPED))
     for path in paths:
-        lines = table(load_file(path), site)
+        lines = needs_table(load_file(path), site)
         print(f"{path}\n")
         widths = [max(map(len, column)) for column in zip(HEADINGS, *lines, strict=True)]
         for line in [HEADINGS, ["-" * width for width in widths], *lines]:

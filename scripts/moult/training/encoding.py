@@ -42,8 +42,8 @@ def encode_examples(tokenizer, examples, max_length, vision=None):
 def encode_pairs(tokenizer, pairs, max_length):
     """Return (rows, number of truncated prompts, dropped) for preference pairs, as `encode_examples` does.
 
-    A row has `answers`, each a row as those of examples, the chosen ones first, and in `preferred` the number of these.
-    All have the same prompt: the longest answer says what is left of it.
+    A row has `completions`, one row as `encode_examples` makes it per answer, the chosen answers first, and
+    `preferred`, the number of chosen answers. All have the same prompt, truncated to fit the longest answer.
     """
     end = end_of_turn_id(tokenizer)
     rows, truncated, dropped = [], 0, []
@@ -60,7 +60,7 @@ def encode_pairs(tokenizer, pairs, max_length):
         truncated += len(prompt) > room
         prompt = _last(prompt, room, head)
         answers = [{"input_ids": prompt + answer, "start": len(prompt)} for answer in answers]
-        rows.append({"answers": answers, "preferred": len(pair.chosen)})
+        rows.append({"completions": answers, "preferred": len(pair.chosen)})
     return rows, truncated, dropped
 
 
@@ -76,20 +76,20 @@ def _last(prompt, room, head):
 
 def length_of(row):
     """Return the tokens of a row, or of the longest answer of a preference with its prompt."""
-    return max(len(one["input_ids"]) for one in row.get("answers", [row]))
+    return max(len(one["input_ids"]) for one in row.get("completions", [row]))
 
 
 def collate_pairs(rows):
     """Return a batch of preferences: `collate` of all first answers, then of all second ones, and so on.
 
-    Rows are made up with blank answers to the most that one of them has, two at least, below called `answers`.
-    `targets` (answers × rows, longest answer) are the tokens to be predicted; `labels` (rows) counts the rows: one that
-    is blank is -100; `preferred` (rows) is how many answers, the first ones, are. `reference` (rows, answers), where
-    rows have it, is what the frozen reference gives their answers.
+    Below, `answers` is the largest number of answers that a row has, at least two; rows with fewer are padded with
+    blank answers. `targets` (answers × rows, longest answer) are the tokens to be predicted. `labels` (rows) is -100 for
+    a blank row, else 0. `preferred` (rows) is the number of chosen answers, which come first. `reference` (rows,
+    answers), where rows have it, holds the answers' log-probabilities under the frozen reference, in nats.
     """
     import torch
 
-    held = [row.get("answers", []) for row in rows]
+    held = [row.get("completions", []) for row in rows]
     most = max(2, *map(len, held))
     batch = collate([(answers + [BLANK] * most)[place] for place in range(most) for answers in held])
     counted = torch.tensor([0 if answers else -100 for answers in held])

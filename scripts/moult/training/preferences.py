@@ -14,7 +14,7 @@ from moult.training.model import reference_model
 from moult.training.pairs import read_pairs
 
 # Evaluations of a run, where the recipe does not say how often: what collapses is to be seen in time.
-LOOKS = 10
+EVALUATIONS = 10
 # What a batch holds for the loss alone.
 NOT_THE_MODELS = ("labels", "shift_labels", "targets", "preferred", "reference")
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Preferences:
         recipe = self.recipe
         each = recipe["batch_size"] * recipe["accumulation"] * recipe.get("devices", 1)
         steps = recipe["max_steps"] or math.ceil((recipe["epochs"] or 1) * math.ceil(rows / each))
-        return recipe["evaluate_every"] or max(1, steps // LOOKS)
+        return recipe["evaluate_every"] or max(1, steps // EVALUATIONS)
 
     def collate(self, rows):
         return collate_pairs(rows)
@@ -165,7 +165,7 @@ def _logps(model, rows, batch_size, split):
         with torch.inference_mode():
             logps, _ = answer_logps(model(**inputs).logits, targets)
         for place, *values in zip(places, *logps.view(-1, len(places)).tolist(), strict=True):
-            found[place] = values[: len(rows[place]["answers"])]
+            found[place] = values[: len(rows[place]["completions"])]
         if start % (64 * batch_size) == 0:
             logger.info("reference: %d of %d %s pairs", start + len(places), len(rows), split)
     return found

@@ -140,9 +140,9 @@ class Dataset(Section):
         return BY_NAME[self.format].shape
 
     @property
-    def answers(self):
+    def answered_rows(self):
         """Whether all, some or none of the rows have an answer to train on."""
-        return BY_NAME[self.format].answers
+        return BY_NAME[self.format].answered_rows
 
     @property
     def label_set(self):

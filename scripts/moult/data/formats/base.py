@@ -16,7 +16,7 @@ class Format:
     fields: what a raw row may have, by the names that `columns` maps; needed: those that it must have.
     ids: the fields that may name a row; the first one that holds something does.
     repeated: why a row is rejected whose content an earlier row of the split has; None: such a row is kept.
-    answers: whether all, some or none of the rows have an answer to train on.
+    answered_rows: whether all, some or none of the rows have an answer to train on.
     prompt, video_prompt: default templates for rows without and with videos; None where a row has its own prompt.
     videos: whether rows may have videos. task, language: of the rows, where neither dataset nor labels say it.
     """
@@ -27,7 +27,7 @@ class Format:
     needed: tuple[str, ...] = ()
     ids: tuple[str, ...] = ("id",)
     repeated: str | None = None
-    answers: Literal["all", "some", "none"]
+    answered_rows: Literal["all", "some", "none"]
     prompt: str | None = None
     video_prompt: str | None = None
     videos: bool = False

@@ -12,7 +12,7 @@ class Mmla(TextFormat):
     shape = "labelled"
     needed = ("text", "label")
     fields = (*needed, "id", "video")
-    answers = "all"
+    answered_rows = "all"
     prompt = "mmla/text"
     video_prompt = "mmla/video"
     videos = True

@@ -12,7 +12,7 @@ class Prompts(Format):
     fields = ("prompt", "messages", "prompt_id", "id")
     ids = ("prompt_id", "id")
     repeated = "duplicate prompt"
-    answers = "none"
+    answered_rows = "none"
     task = "conversation"
     language = "und"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from moult.base.errors import UserError
 
 
-def table_of(path):
+def arrow_table(path):
     """Return an Arrow file as a table that stays on disk: what is read of it comes through the page cache."""
     import pyarrow as pa
 
@@ -24,7 +24,7 @@ class Frames:
     def places(self):
         """Digest → (table, row)."""
         found = {}
-        for table in map(table_of, self.files):
+        for table in map(arrow_table, self.files):
             found |= {key: (table, row) for row, key in enumerate(table["digest"].to_pylist()) if key}
         return found
 

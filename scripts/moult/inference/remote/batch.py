@@ -13,8 +13,8 @@ import time
 from collections import Counter
 
 from moult.base.errors import UserError
-from moult.base.secrets import hidden, key_of
-from moult.inference.remote.wire import NO_QUOTA, answer_of, chat_body, error_of, usage_of
+from moult.base.secrets import key_of, redacted
+from moult.inference.remote.wire import NO_QUOTA, answer_of, chat_body, error_of, reported_tokens
 from moult.inference.requests import Answer, request_key
 
 # Limits of the API for one batch; a line is never cut, so that the file stays under its 200 MB.
@@ -332,7 +332,7 @@ class BatchEndpoint:
                 odd["for a request that has an answer already"] += 1
             elif key in self.wanted:
                 answers[key] = _answer_in(entry, self.wanted[key])
-            dollars += self.budget.cost(**usage_of(_object(entry.get("response")).get("body")))
+            dollars += self.budget.cost(**reported_tokens(_object(entry.get("response")).get("body")))
         self.underway.note(tag, dollars=dollars)
         self._count()
         for what, count in odd.items():
@@ -355,7 +355,7 @@ class BatchEndpoint:
         """Yield the JSON objects of the output file and of the error file; count in `odd` what is none."""
         for file in filter(None, (batch.output_file_id, batch.error_file_id)):
             with self._sentences():
-                data = hidden(self.api.files.content(file).content, self.settings["key"])
+                data = redacted(self.api.files.content(file).content, self.settings["key"])
             for line in data.split(b"\n"):
                 try:
                     entry = json.loads(line)
@@ -380,5 +380,5 @@ def _answer_in(entry, request):
         return None if code in UNANSWERED else Answer("", "error", error=f"{code}: {message}"[:300])
     if response.get("status_code") == 200:
         return answer_of(response.get("body"), request)
-    (_, message), counts = error_of(response.get("body")), usage_of(response.get("body"))
+    (_, message), counts = error_of(response.get("body")), reported_tokens(response.get("body"))
     return Answer("", "error", error=f"HTTP {response.get('status_code')}: {message}"[:300], **counts)

@@ -7,9 +7,9 @@ import random
 import time
 
 from moult.base.errors import UserError
-from moult.base.secrets import hidden, key_of
+from moult.base.secrets import key_of, redacted
 from moult.inference.remote.rate_limit import Limits, retry_after
-from moult.inference.remote.wire import NO_QUOTA, answer_of, chat_body, error_of, usage_of
+from moult.inference.remote.wire import NO_QUOTA, answer_of, chat_body, error_of, reported_tokens
 from moult.inference.requests import Answer
 
 # Seconds. Before the n-th further try of a request: a random time up to FIRST_WAIT * 2^(n-1), at most LONGEST_WAIT.
@@ -18,12 +18,12 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 LONGEST_PAUSE = 600.0
 CONNECT_TIMEOUT = 3.0
 # So long is a host tried that has never answered; so long is waited for what is under way when a run is given up.
-UNREACHED, PARTING = 1.5, 3.0
+CONNECT_PATIENCE, DRAIN = 1.5, 3.0
 # So many requests in a row without an answer mean that the endpoint, not the request, is at fault.
-HOPELESS = 50
+MOST_FAILURES = 50
 
 
-class Again(Exception):
+class Transient(Exception):
     """A failure that another try may mend; `wait` is the seconds that the server asks for."""
 
     def __init__(self, reason, wait=0.0, pauses_all=False, lost=False):
@@ -31,7 +31,7 @@ class Again(Exception):
         self.wait, self.pauses_all, self.lost = wait, pauses_all, lost
 
 
-class Fault(UserError):
+class EndpointError(UserError):
     """What every request to an endpoint would meet: a wrong key, url or model, no quota, no server."""
 
 
@@ -52,7 +52,7 @@ class RemoteEndpoint:
     def answer(self, requests, missing):
         """Yield lists of (index, Answer) as they arrive. No slot asks again before its last answer was taken.
 
-        Raises Fault, and what the budget raises, after it has yielded what was under way and still arrived.
+        Raises EndpointError, and what the budget raises, after it has yielded what was under way and still arrived.
         """
         self.loop = asyncio.new_event_loop()
         self.waiting, self.arrived = list(missing)[::-1], []
@@ -119,15 +119,15 @@ class RemoteEndpoint:
         self.failure = failure
         self.waiting.clear()
         self._cancel(self.slots - self.in_flight)
-        parting = PARTING if isinstance(failure, Fault) else self.settings["timeout"]
+        parting = DRAIN if isinstance(failure, EndpointError) else self.settings["timeout"]
         self.loop.call_later(parting, self._cancel, self.in_flight)
 
     def _cancel(self, slots):
         for slot in slots:
             slot.cancel()
 
-    def _fault(self, problem):
-        return Fault(f"{self.name}: {problem}; what was answered is in the journal, the next run continues.")
+    def _error(self, problem):
+        return EndpointError(f"{self.name}: {problem}; what was answered is in the journal, the next run continues.")
 
     async def _ask(self, client, request):
         """Return the Answer to a request, which is an error after `retries` further tries."""
@@ -136,16 +136,16 @@ class RemoteEndpoint:
         while True:
             try:
                 return self._noted(await self._try(client, request, body))
-            except Again as again:
-                unreached = again.lost and not self.reached
-                if unreached and time.monotonic() - self.begun > UNREACHED:
-                    raise self._fault(f"cannot be reached ({again}); check url and network") from None
+            except Transient as error:
+                unreached = error.lost and not self.reached
+                if unreached and time.monotonic() - self.begun > CONNECT_PATIENCE:
+                    raise self._error(f"cannot be reached ({error}); check url and network") from None
                 tries += not unreached
                 if tries > self.settings["retries"] or self.failure:
-                    return self._noted(Answer("", "error", error=f"{again}; tries: {tries}"[:300]), in_vain=True)
-                wait = again.wait + self.random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2 ** max(0, tries - 1)))
-                if again.pauses_all:
-                    self.limits.pause(again.wait or wait)
+                    return self._noted(Answer("", "error", error=f"{error}; tries: {tries}"[:300]), in_vain=True)
+                wait = error.wait + self.random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2 ** max(0, tries - 1)))
+                if error.pauses_all:
+                    self.limits.pause(error.wait or wait)
             await asyncio.sleep(wait)
 
     def _noted(self, answer, in_vain=False):
@@ -155,12 +155,12 @@ class RemoteEndpoint:
             self.answered, self.unanswered = True, 0
         elif in_vain or not self.answered:
             self.unanswered += 1
-            if self.unanswered >= HOPELESS:
-                raise self._fault(f"{self.unanswered} requests in a row failed, the last with {answer.error!r}")
+            if self.unanswered >= MOST_FAILURES:
+                raise self._error(f"{self.unanswered} requests in a row failed, the last with {answer.error!r}")
         return answer
 
     async def _try(self, client, request, body):
-        """Send a request once; return its Answer, raise Again, or UserError where trying is of no use."""
+        """Send a request once; return its Answer, raise Transient, or UserError where trying is of no use."""
         import httpx2
 
         # About four characters a token, and every token that the answer may have: corrected when it is there.
@@ -174,9 +174,9 @@ class RemoteEndpoint:
             async with asyncio.timeout(timeout):
                 response = await client.post(self.target, content=body)
         except TimeoutError:
-            raise Again(f"no answer within {timeout:g} s") from None
+            raise Transient(f"no answer within {timeout:g} s") from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise Again(f"no connection: {error or type(error).__name__}", lost=True) from None
+            raise Transient(f"no connection: {error or type(error).__name__}", lost=True) from None
         finally:
             self.in_flight.discard(slot)
         self.reached = True
@@ -191,7 +191,7 @@ class RemoteEndpoint:
         """Return the Answer that an HTTP response is. One that reports tokens was paid for: it is never asked again."""
         status = response.status_code
         # Some servers send the key back in their error messages.
-        content = hidden(response.content, self.settings["key"])
+        content = redacted(response.content, self.settings["key"])
         try:
             reply = json.loads(content)
         except ValueError:
@@ -200,16 +200,18 @@ class RemoteEndpoint:
             return answer_of(reply, request)
         code, message = error_of(reply)
         reason = f"HTTP {status}{f' ({code})' if code else ''}: {message}"[:300]
-        counts = usage_of(reply)
+        counts = reported_tokens(reply)
         if any(counts.values()):
             return Answer("", "error", error=reason, **counts)
         if status == 402 or code in NO_QUOTA:
-            raise self._fault(f"the account has no quota left ({reason})")
+            raise self._error(f"the account has no quota left ({reason})")
         if status in (401, 403, 404) or 300 <= status < 400:
-            raise self._fault(f"refused ({status}): {message[:200]}; check key, url and model")
+            raise self._error(f"refused ({status}): {message[:200]}; check key, url and model")
         if status not in (200, 408, 409, 425, 429) and status < 500:
             return Answer("", "error", error=reason)
         wait = retry_after(response.headers)
         if wait > LONGEST_PAUSE:
-            raise self._fault(f"asks to wait {wait:.0f} s ({reason}); run again then")
-        raise Again(reason if status != 200 else f"a reply that is not JSON: {message!r}"[:300], wait, status == 429)
+            raise self._error(f"asks to wait {wait:.0f} s ({reason}); run again then")
+        raise Transient(
+            reason if status != 200 else f"a reply that is not JSON: {message!r}"[:300], wait, status == 429
+        )

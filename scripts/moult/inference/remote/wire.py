@@ -53,7 +53,7 @@ def _schema_of_choices(choices):
 def answer_of(reply, request):
     """Return the Answer of a reply (any JSON) to a request: its text, or finish_reason error and why. The tokens that
     the reply reports are in either: they were paid for."""
-    counts = usage_of(reply)
+    counts = reported_tokens(reply)
 
     def failed(reason):
         return Answer("", "error", error=reason[:300], **counts)
@@ -84,7 +84,7 @@ def answer_of(reply, request):
     return Answer(text, ended, **counts)
 
 
-def usage_of(reply):
+def reported_tokens(reply):
     """Return prompt_tokens and completion_tokens as a reply (any JSON) reports them, else 0."""
     usage = reply.get("usage") if isinstance(reply, dict) else None
     usage = usage if isinstance(usage, dict) else {}
