@@ -83,7 +83,7 @@ def collate_pairs(rows):
     """Return a batch of preferences: `collate` of all first answers, then of all second ones, and so on.
 
     Below, `answers` is the largest number of answers that a row has, at least two; rows with fewer are padded with
-    blank answers. `targets` (answers × rows, longest answer) are the tokens to be predicted. `labels` (rows) is -100 for
+    blank answers. `targets` (answers × rows, longest answer) are the tokens to be predicted. `labels` (rows) is -100 of
     a blank row, else 0. `preferred` (rows) is the number of chosen answers, which come first. `reference` (rows,
     answers), where rows have it, holds the answers' log-probabilities under the frozen reference, in nats.
     """
