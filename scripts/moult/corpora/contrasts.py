@@ -78,10 +78,19 @@ class Chosen(Section):
 class Gate(Section):
     """Which pairs are worth learning from; both answers must have ended by themselves."""
 
-    min_characters: int = Field(20, ge=1, description="Of the chosen answer.")
-    max_repetition: float = Field(0.2, ge=0, le=1, description="Share of the chosen answer's word 4-grams said before.")
-    max_length_ratio: float = Field(2.0, ge=1, description="Of the longer answer to the shorter, in characters.")
-    max_similarity: float = Field(0.95, gt=0, le=1, description="chrF of the two answers, 0 to 1.")
+    min_characters: int = Field(20, ge=1, description="Smallest length of the chosen answer, in characters.")
+    max_repetition: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="Largest share of the chosen answer's word 4-grams that repeat an earlier one, 0 to 1.",
+    )
+    max_length_ratio: float = Field(
+        2.0, ge=1, description="Largest ratio of the longer answer's length to the shorter answer's, in characters."
+    )
+    max_similarity: float = Field(
+        0.95, gt=0, le=1, description="Largest similarity (chrF) of the two answers, above 0 to 1."
+    )
 
 
 class Contrasts(Generated):
@@ -92,16 +101,33 @@ class Contrasts(Generated):
     run: ClassVar = "moult.corpora.contrasts:run"
     writes: ClassVar = "pairs"
 
-    kind: Literal["contrasts"]
-    name: Name
-    dataset: str | None = Field(None, description="Ask the questions of a dataset,")
-    corpus: str | None = Field(None, description="or those of a corpus.")
-    splits: list[Split] = ["train", "dev"]
-    endpoint: str
-    prompt: Prompt | None = Field(None, description="Default: the one that the questions' dataset trains with.")
-    decoding: Decoding = Field(Decoding(max_tokens=512), description="Of the rejected answer; max_tokens is of both.")
-    chosen: Chosen = Chosen()
-    gate: Gate = Gate()
+    kind: Literal["contrasts"] = Field(description="Kind of corpus: preference pairs that a model makes itself.")
+    name: Name = Field(
+        description=(
+            "Name of the corpus, by which other entries refer to it; letters, digits, `_`, `.` and `-`. It is"
+            " part of paths."
+        )
+    )
+    dataset: str | None = Field(
+        None, description="Dataset whose questions are asked; write either `dataset` or `corpus`."
+    )
+    corpus: str | None = Field(
+        None, description="Corpus whose questions are asked; write either `dataset` or `corpus`."
+    )
+    splits: list[Split] = Field(["train", "dev"], description="Splits whose rows are asked.")
+    endpoint: str = Field(description="Endpoint that writes both answers of a pair.")
+    prompt: Prompt | None = Field(
+        None,
+        description=(
+            "Template of resources/prompts for the questions; null: the one that the questions' dataset trains with."
+        ),
+    )
+    decoding: Decoding = Field(
+        Decoding(max_tokens=512),
+        description="How the rejected answer is decoded; its `max_tokens` limits the chosen answer too.",
+    )
+    chosen: Chosen = Field(Chosen(), description="How the chosen answer is decoded.")
+    gate: Gate = Field(Gate(), description="Limits that a pair has to keep; other pairs are rejected with the reason.")
 
     @model_validator(mode="after")
     def one_source(self):

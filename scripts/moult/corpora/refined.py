@@ -35,26 +35,34 @@ logger = logging.getLogger(__name__)
 class Round(Section):
     """Which of several rounds a corpus or a model is of; `rounds` writes it."""
 
-    of: Name
-    number: int = Field(ge=1)
-    count: int = Field(ge=1, description="Rounds that there are, as far as the config knows.")
-    interval: int = Field(ge=1, description="Rows of a round.")
+    of: Name = Field(description="Name of the `rounds` entry.")
+    number: int = Field(ge=1, description="Number of the round, from 1.")
+    count: int = Field(ge=1, description="Number of rounds, as far as the config knows.")
+    interval: int = Field(ge=1, description="Rows per round.")
 
 
 class Refining(Section):
     """How answers are judged and revised, whether of one corpus or round by round."""
 
-    max_iterations: int = Field(3, ge=1, description="Answers to a question at the most.")
+    max_iterations: int = Field(
+        3, ge=1, description="Largest number of answers per question: the first one and its revisions."
+    )
     truncated: Literal["keep", "reject"] = Field(
         "reject",
         description="Whether an answer that was truncated at `decoding.max_tokens` is judged (`keep`), or revised "
         "without asking the judge (`reject`).",
     )
-    prompt: Prompt = "meteor/answer"
-    revise_prompt: Prompt = "meteor/revise"
-    judge_prompt: Prompt = "meteor/judge"
-    decoding: Decoding = Decoding(temperature=0.7, top_p=0.9, max_tokens=512)
-    judge_decoding: Decoding = Decoding(temperature=0.0, max_tokens=512)
+    prompt: Prompt = Field("meteor/answer", description="Template of resources/prompts that asks for the first answer.")
+    revise_prompt: Prompt = Field(
+        "meteor/revise", description="Template of resources/prompts that asks for a revision."
+    )
+    judge_prompt: Prompt = Field("meteor/judge", description="Template of resources/prompts that asks the judge.")
+    decoding: Decoding = Field(
+        Decoding(temperature=0.7, top_p=0.9, max_tokens=512), description="How answers and revisions are decoded."
+    )
+    judge_decoding: Decoding = Field(
+        Decoding(temperature=0.0, max_tokens=512), description="How the judge's reply is decoded."
+    )
 
 
 class Refined(Generated, Refining):
@@ -65,17 +73,32 @@ class Refined(Generated, Refining):
     run: ClassVar = "moult.corpora.refined:run"
     writes: ClassVar = "answers"
 
-    kind: Literal["refined"]
-    name: Name
-    dataset: str | None = Field(None, description="Ask the questions of a dataset.")
-    corpus: str | None = Field(None, description="Ask the questions of a corpus.")
-    splits: list[Split] = ["train", "dev"]
-    slice: tuple[Annotated[int, Field(ge=0)], int | None] | None = Field(
-        None, description="[start, stop]: only these of its rows, by position; stop null is to the end."
+    kind: Literal["refined"] = Field(
+        description="Kind of corpus: answers that a judge accepted, at once or after revision."
     )
-    endpoint: str = Field(description="Who answers and revises.")
-    judge: str = Field(description="The endpoint that judges.")
-    round: Round | None = None
+    name: Name = Field(
+        description=(
+            "Name of the corpus, by which other entries refer to it; letters, digits, `_`, `.` and `-`. It is"
+            " part of paths."
+        )
+    )
+    dataset: str | None = Field(
+        None, description="Dataset whose questions are asked; write either `dataset` or `corpus`."
+    )
+    corpus: str | None = Field(
+        None, description="Corpus whose questions are asked; write either `dataset` or `corpus`."
+    )
+    splits: list[Split] = Field(["train", "dev"], description="Splits whose rows are asked.")
+    slice: tuple[Annotated[int, Field(ge=0)], int | None] | None = Field(
+        None,
+        description=(
+            "[start, stop]: only the rows at these positions are asked, stop excluded; stop null: to the end."
+            " Null: all rows."
+        ),
+    )
+    endpoint: str = Field(description="Endpoint that answers and revises.")
+    judge: str = Field(description="Endpoint that judges the answers.")
+    round: Round | None = Field(None, description="Round of `rounds` that the corpus belongs to; written by `rounds`.")
 
     @model_validator(mode="after")
     def one_source(self):
