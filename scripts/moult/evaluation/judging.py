@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def sampled_questions(recipe, folders):
-    """Return the questions of a judged suite, in the order of its datasets (see `corpora.question_rows`).
+    """Return the questions of a judged suite, in the order of its datasets (see `data.questions.question_rows`).
 
     recipe: datasets, split, sample (None: all), seed. folders: a prepared dataset's per name. Which are drawn depends
     on the seed and their names alone: a new row takes the place of one at the most.

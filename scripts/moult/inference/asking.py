@@ -141,7 +141,7 @@ class Asker:
         """endpoint: {name, url, model} of a remote one, {name, serve, compute} of a model of this build.
 
         pool: the path of the job's journal, or the `pool` of another asker of the same job. client: how a remote
-        endpoint is dealt with (see `recipes.client`). model, manifest: folder and manifest of a model of this build.
+        endpoint is dealt with (see `recipes.client_of`). model, manifest: folder and manifest of a model of this build.
         frames: `Frames` with the videos that requests show.
         """
         self.endpoint, self.client = endpoint, client or {}

@@ -17,7 +17,7 @@ SYNC_EVERY = 1.0
 LOCKED_BYTE = 0x40000002
 TABLES = (
     "answers (key TEXT PRIMARY KEY, request TEXT, answer TEXT)",
-    # What the Batch API was sent, and which batch each unanswered request is in: in one at most (see batch_api.py).
+    # What the Batch API was sent, and which batch each unanswered request is in: in one at most (see remote/batch.py).
     "batches (tag TEXT PRIMARY KEY, experiment TEXT, file TEXT, batch TEXT, dollars REAL)",
     "in_batch (key TEXT PRIMARY KEY, tag TEXT)",
 )

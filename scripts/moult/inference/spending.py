@@ -81,7 +81,7 @@ class Budget:
 
     @classmethod
     def of(cls, client, journal):
-        """Return the budget of the job whose answers are kept in `journal`; client: see `recipes.client`."""
+        """Return the budget of the job whose answers are kept in `journal`; client: see `recipes.client_of`."""
         folder = client.get("spending")
         name = ".".join(Path(journal).with_suffix("").parts[1:])
         return cls(client.get("budget"), client.get("price"), folder and Path(folder, name))
