@@ -1,4 +1,4 @@
-"""Importing libraries without what a job never uses: start-up is what small jobs wait for."""
+"""Import libraries without the parts that a job never uses, because small jobs wait mostly for imports."""
 
 import contextlib
 import importlib.util

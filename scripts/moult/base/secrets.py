@@ -1,4 +1,4 @@
-"""Keys: read from environment variables when they are used, and hidden wherever a server sends them back."""
+"""Keys: read from environment variables when they are used, and redacted wherever a server sends them back."""
 
 import os
 

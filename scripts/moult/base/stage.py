@@ -1,7 +1,7 @@
 """The stage: one rule, what it makes out of what, by which recipe, and the function that does it.
 
-Everybody who has to know something of a rule (the rule files, what jobs need, where they run, the estimate, the report)
-asks its stage. Stages are plain values in a plain tuple, `moult.stages.STAGES`.
+Rule files, needs, partitions, estimate and report read everything that they know about a rule from its stage. Stages
+are plain values in a plain tuple, `moult.stages.STAGES`.
 """
 
 from collections.abc import Callable

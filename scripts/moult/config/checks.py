@@ -1,4 +1,4 @@
-"""What pydantic cannot see: names that no entry has, names twice, cycles, secrets. Each mistake is one sentence."""
+"""Checks across entries, beyond pydantic: unknown and repeated names, cycles, secrets. Each mistake is one sentence."""
 
 import re
 from collections import Counter

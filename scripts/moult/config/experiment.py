@@ -125,8 +125,8 @@ class Config(Section):
         return {}
 
     def inherited(self, name, field):
-        """Return a model's field, or its nearest ancestor's that has it. What a long chain of models is asked one by
-        one is looked up once for each."""
+        """Return a model's field, or its nearest ancestor's that has it. Every (model, field) is looked up once,
+        however long the chain of models."""
         known, passed = self._inherited, []
         while (name, field) not in known:
             passed.append(name)

@@ -1,4 +1,4 @@
-"""Guidelines and distilled answers: one text per row that an endpoint generates, rejects with reasons."""
+"""Guidelines and distilled answers: an endpoint generates one text per row; rejects have reasons."""
 
 import logging
 from typing import ClassVar, Literal

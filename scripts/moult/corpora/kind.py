@@ -1,4 +1,4 @@
-"""What all kinds of corpora share: an entry of the config, and what others ask of a kind."""
+"""The base class of all kinds of corpora: an entry of the config, and what other code asks a kind."""
 
 from typing import ClassVar, Literal, NamedTuple
 
@@ -8,7 +8,7 @@ from moult.inference.requests import corpus_requests
 
 
 class Plan(NamedTuple):
-    """What a corpus asks of one endpoint, as far as it is known before anything is answered."""
+    """The requests of a corpus to one endpoint, as far as they are known before any answer."""
 
     # All of them are surely asked.
     requests: list
@@ -78,5 +78,5 @@ class Generated(Section):
         yield from ()
 
     def plans(self, recipe, rows):
-        """Return what is asked about rows by the corpus' recipe: field of `endpoints` → Plan."""
+        """Return the requests about rows, given the corpus' recipe: field of `endpoints` → Plan."""
         return {"endpoint": Plan(corpus_requests(recipe, rows), self.decoding.max_tokens)}

@@ -204,7 +204,7 @@ def refine_answers(recipe, rows, asker, judge):
 
 
 def usage_by_part(askers):
-    """Return the sums of what two askers took, and, as `parts`, what each of them took; askers: part → Asker."""
+    """Return the summed usage of two askers, with `parts`, the usage of each; askers: part → Asker."""
     parts = {part: asker.usage() for part, asker in askers.items()}
     both = list(parts.values())
     totals = {name: sum(one[name] for one in both) for name in COUNTS}
@@ -265,7 +265,7 @@ def _request(seed, template, fields, decoding, schema=None):
 
 
 def row_digest(row):
-    """Return what tells a question from another, in 16 hexadecimal digits."""
+    """Return a digest of a question, 16 hexadecimal digits."""
     return digest(row)[:16]
 
 

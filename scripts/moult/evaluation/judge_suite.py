@@ -30,7 +30,7 @@ class Answering(Section):
 
 
 class Repeats(Section):
-    """Pairs that the judge is shown again, each time with another seed: does it say the same?"""
+    """Pairs that the judge is shown again, each time with another seed, to measure how far it agrees with itself."""
 
     questions: int = Field(
         20, ge=0, description="Largest number of questions whose pairs the judge is shown again; 0: none."
@@ -123,7 +123,8 @@ def _judge_answers(cfg, suite, measured):
 
 
 def _score_judgements(cfg, suite, measured):
-    """What is made of the judgements of a model, or, of the one that is compared with, of those of all others."""
+    """How the judgements of a model are scored; of the model that all others are compared with, the judgements of all
+    others."""
     judge = cfg.find("suites", suite).judge
     reference = cfg.evaluation_of[suite, measured].reference
     return {
@@ -164,7 +165,7 @@ def _compared(cfg, suite, measured):
 
 
 def _judgements(cfg, suite, measured):
-    """The model's own judgements, or, of the one that others are set against, those of all others."""
+    """The model's own judgements; of the model that all others are compared with, the judgements of all others."""
     pairs = [pair for pair in judged_pairs(cfg) if pair[0] == suite]
     mine = [pair for pair in pairs if pair[1] == measured] or pairs
     return {"judgements": [Ref("judgements", "/".join(pair)) for pair in mine]}

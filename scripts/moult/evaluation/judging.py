@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 def sampled_questions(recipe, folders):
     """Return the questions of a judged suite, in the order of its datasets (see `data.questions.question_rows`).
 
-    recipe: datasets, split, sample (None: all), seed. folders: a prepared dataset's per name. Which are drawn depends
-    on the seed and their names alone: a new row takes the place of one at the most.
+    recipe: datasets, split, sample (None: all), seed. folders: a prepared dataset's per name. Which questions are drawn
+    depends on the seed and their uids alone: a new row displaces at most one question.
     """
     rows = [row for name in recipe["datasets"] for row in question_rows(folders[name], [recipe["split"]])]
     if not rows:
@@ -40,7 +40,7 @@ def drawn(recipe, rows):
 
 
 def answer_requests(recipe, rows):
-    """Return what a model is asked, a request per question."""
+    """Return the requests to a model, one per question."""
     requests = []
     for row in rows:
         asked = {"prompt": recipe["prompts"][row["dataset"]], "decoding": recipe["decoding"]}
@@ -156,7 +156,7 @@ def judge_answers(recipe, questions, ours, theirs, asker):
 
 
 def judgement(recipe, row, order, repeat, value):
-    """Return one judgement, everything in the item's original order: A is the model, B is `against`.
+    """Return one judgement in the pair's original order: A is the model, B is `against`.
 
     Here, and nowhere else, a swapped reply is turned back. status: ok; unknown, where the reply has not the form that
     was asked for; error, where there is no reply. Only ok has scores (A and B → criterion → 1 to 10) and a winner, A, B

@@ -1,4 +1,4 @@
-"""Verdicts: what a judge's judgements come to, with intervals, and how far the judge itself can be trusted."""
+"""Scores of judged pairs: win shares with intervals, and how far the judge can be trusted."""
 
 import csv
 
@@ -31,7 +31,7 @@ def outcome(scores, mine, theirs, criterion):
 def whole_pairs(judgements):
     """Return (model, uid) → {order: scores} of the pairs that could be read in both orders; repeats left out.
 
-    With one order alone, whichever answer stood first would have the judge's liking for the first to itself.
+    With one order alone, a judge's preference for the first answer would count as skill.
     """
     pairs = {}
     for row in judgements:
@@ -41,7 +41,7 @@ def whole_pairs(judgements):
 
 
 def score_judgements(recipe, judgements):
-    """Return score rows (see labelling.COLUMNS) of a model, or of the one that all others are compared with.
+    """Return score rows (see scores.COLUMNS) of a model, or of the model that all others are compared with.
 
     `task` is the criterion, or overall. Per dataset, then as the plain mean over datasets and weighted by n: `score`
     (1 to 10, mean of both orders), `win_share` (ties count half, each order half), `tie_rate`, `order_consistency` (the
@@ -153,8 +153,8 @@ def published_values(recipe):
 def differences(recipe, judgements):
     """Return how the models of judged suites fare against the one they are compared with: wins minus losses.
 
-    recipe: pairs [suite, model, against], seed. judgements: (suite, model) → path. Columns: labelling.DIFFERENCES.
-    A pair is won where the overall win share of both orders together is above one half; p is the sign test.
+    recipe: pairs [suite, model, against], seed. judgements: (suite, model) → path. Columns: scores.DIFFERENCES. A pair
+    is won where the overall win share of both orders together is above one half; p is the sign test.
     """
     rows = []
     for suite, model, against in recipe["pairs"]:

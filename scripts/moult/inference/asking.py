@@ -20,10 +20,10 @@ def ask_all(requests, *, identity, open_answerer, journal, method="answer"):
     """Return one stored value per request (see `as_stored`), asking only for what the journal lacks.
 
     requests: objects with `as_dict()`. identity: plain JSON that says who answers; with the request it makes the key.
-    open_answerer: called once, and only if something is missing; what it returns has `method(requests, missing)`,
-    which yields lists of (index, value) as they are done. Each list is on disk before the next one is awaited.
-    What failed and cost nothing is returned but not kept: a later run asks again. What failed and was paid for (a
-    refusal, a cut answer) is kept with its reason: asking again would pay again for the same.
+    open_answerer: called once, and only if something is missing; what it returns has `method(requests, missing)`, which
+    yields lists of (index, value) as they are done. Each list is on disk before the next one is awaited. What failed
+    and cost nothing is returned but not kept: a later run asks again. What failed and was paid for (a refusal, a
+    truncated answer) is kept with its reason: asking again would pay again for the same.
     """
     keys = [request_key(request, identity) for request in requests]
     stored = journal.known(keys)
@@ -61,7 +61,7 @@ class Progress:
         self.told = 0
 
     def add(self, values):
-        """Count stored values, and tell where it is time to."""
+        """Count stored values, and log a line where one is due."""
         self.done += len(values)
         for value in values:
             if isinstance(value, dict):
@@ -133,8 +133,8 @@ class Asker:
     """Who answers the requests of a job: a remote endpoint, or a model of this build that the job loads itself.
 
     A model is loaded, a remote endpoint is opened, only when the journal lacks an answer; a model stays for the next
-    call. Every answer is on disk before the next one is awaited. A context manager: leaving it closes
-    its own pool.
+    call. Every answer is on disk before the next one is awaited. Use it as a context manager: leaving the block closes
+    the pool, unless another asker owns it.
     """
 
     def __init__(self, endpoint, pool, client=None, model=None, manifest=None, frames=None):
@@ -188,8 +188,8 @@ class Asker:
         return ask_all(requests, method=method, **asked)
 
     def _open(self):
-        """Return what answers, loaded or opened. A remote endpoint is opened for each call: what the job has spent so
-        far is read from the file that another asker may have written to."""
+        """Return the loaded engine or the opened remote endpoint. A remote endpoint is opened per call, because it
+        reads what the job has spent so far from a file that another asker may have written to."""
         if "url" in self.endpoint:
             return self._remote()
         from moult.inference.engines import loading

@@ -26,9 +26,9 @@ TABLES = (
 class Journal:
     """Every answer for ever, one SQLite file per job: key → request and answer. One writer.
 
-    A write-ahead log makes keeping an answer cost a write, not a wait for the disk: what `keep` has returned from
-    outlives the process, what is a second old outlives the machine. With the exclusive lock the log needs no shared
-    memory, so that shared disks serve; when the journal is closed, it is one plain file again.
+    With a write-ahead log, keeping an answer costs a write and no wait for the disk. An answer survives a kill of the
+    process once `keep` has returned, and a power failure a second later. With the exclusive lock the log needs no
+    shared memory, so that shared disks serve; when the journal is closed, it is one plain file again.
     """
 
     def __init__(self, path):

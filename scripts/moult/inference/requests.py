@@ -1,4 +1,4 @@
-"""Chat requests and answers, and what an answer is kept under."""
+"""Chat requests, answers, and the keys under which the journal keeps answers."""
 
 import logging
 from dataclasses import dataclass
@@ -76,7 +76,7 @@ class Answer:
 
 
 def request_key(request, identity):
-    """Return what an answer is kept under: the hash of the request and of who answers."""
+    """Return the journal's key of an answer: the hash of the request and of who answers."""
     return digest({"request": request.as_dict(), "identity": identity})
 
 
@@ -86,7 +86,7 @@ def author(endpoint):
 
 
 def corpus_requests(recipe, rows):
-    """Return what a corpus asks, a request per row, each with a seed of its own."""
+    """Return the requests of a corpus, one per row, each with a seed of its own."""
     sampling, requests = Sampling(**recipe["decoding"]), []
     for row in rows:
         messages = tuple(render(recipe["prompt"], **({"guideline": ""} | row)))

@@ -18,7 +18,8 @@ def cost_of(price, prompt_tokens, completion_tokens):
 
 
 def summed_usage(values, settings):
-    """Return calls, tokens and cost of stored answers; cost is null where the price is unknown, 0 where we serve."""
+    """Return calls, tokens and cost of stored answers; cost is None where the price is unknown, 0 for a model of this
+    build."""
     totals = {name: sum(value[name] for value in values) for name in ("prompt_tokens", "completion_tokens")}
     cost = None if settings.get("url") else 0.0
     if settings.get("price"):
@@ -64,8 +65,8 @@ class Budget:
     """What an experiment may cost over all its jobs, runs and machines, and what one of its jobs has spent.
 
     Each job writes its own total into a file of its own and reads those of the others before it asks: no lock, no
-    server. What was written outlives a killed process. The files are opened anew each time, which is what makes a
-    network disk show them to other machines.
+    server. What was written survives a kill. The files are opened anew each time, because only then a network disk
+    shows them to other machines.
     """
 
     def __init__(self, limit=None, price=None, path=None):
@@ -115,7 +116,7 @@ class Budget:
         )
 
     def add(self, answer):
-        """Count an answer's tokens; what this has returned from outlives the process."""
+        """Count an answer's tokens; the count survives a kill of the process once this has returned."""
         self.calls += self.cost(answer.prompt_tokens, answer.completion_tokens)
         self._write()
 

@@ -30,7 +30,7 @@ def auto_class(folder):
 
 
 class Vision:
-    """The eyes of one model folder on the frames of some datasets (see `videos.Frames`)."""
+    """Turns the frames of some datasets (see `videos.frames.Frames`) into what the model of a folder takes."""
 
     def __init__(self, folder, frames):
         """UserError when the model takes no videos, or is of a kind that is not supported."""
@@ -78,7 +78,7 @@ class Vision:
         return expanded
 
     def collapse(self, ids):
-        """Return prompt tokens with one placeholder a video again, as vLLM takes them."""
+        """Return prompt tokens with one placeholder per video again, as vLLM takes them."""
         return [token for place, token in enumerate(ids) if token != self.token or ids[place - 1] != self.token]
 
     def patches(self, seen):

@@ -21,7 +21,7 @@ LOCKS = []
 def visible_devices():
     """Return the ids of the GPUs that this process may use, as strings; of all on the machine unless limited.
 
-    CUDA_VISIBLE_DEVICES limits it, to numbers or names (`GPU-…`, `MIG-…`). Costs no import and no driver call.
+    CUDA_VISIBLE_DEVICES limits them, to numbers or names (`GPU-…`, `MIG-…`). Costs no import and no driver call.
     """
     limited = os.environ.get("CUDA_VISIBLE_DEVICES")
     if limited is not None:
@@ -35,9 +35,9 @@ def leased(count, tell, folder=None):
     """Hold `count` GPUs alone while the block runs: CUDA_VISIBLE_DEVICES names them, and the block gets the list.
 
     Snakemake counts GPUs but hands out no ids. Each device is a lock file in `folder`, which all jobs of the machine
-    share, whoever started them; a lock ends with the last process that holds it, however that ends. While too few are
-    free the job waits, holding none, and `tell` says so once. No GPU on this machine, or a scheduler that has chosen:
-    nothing is held, and the list is empty. UserError when the machine has fewer than `count`.
+    share, whoever started them; a lock ends with the last process that holds it, however the process ends. While too
+    few are free the job waits, holding none, and `tell` says so once. No GPU on this machine, or a scheduler that has
+    chosen: nothing is held, and the list is empty. UserError when the machine has fewer than `count`.
     """
     devices = visible_devices()
     if not count or not devices or allocation():

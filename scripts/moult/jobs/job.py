@@ -1,4 +1,4 @@
-"""What every script does around its one function: log, check inputs, keep a scratch folder, write the manifest last."""
+"""What happens around the function of every job: log, check of inputs, scratch folder, manifest at the end."""
 
 import contextlib
 import logging
@@ -21,7 +21,8 @@ from moult.jobs.slurm import allocation
 class Job:
     """One run of a rule: its recipe, its place for checkpoints, its journal, and the facts for its manifest.
 
-    `client` says how a remote endpoint is to be dealt with; it is no part of the recipe, since it changes no answer.
+    `client` holds rate limits, price, budget and the like of a remote endpoint; it is not in the recipe, since it
+    changes no answer.
     """
 
     def __init__(self, rule, name, params, parents, inputs=None, outputs=None, threads=1):
@@ -32,13 +33,15 @@ class Job:
         self.parents = {path: check_manifest(path)["content"] for path in parents}
 
     def card(self, facts):
-        """Return what the card of a model says: what planning knows, `facts`, parents by content hash, versions."""
+        """Return the contents of a model card: what planning knows, `facts`, the parents' content hashes, package
+        versions."""
         parents = [f"{artefact(path)}: {content}" for path, content in sorted(self.parents.items())]
         return self.params["card"] | {"parents": parents, "versions": installed_versions()} | facts
 
     @property
     def scratch(self):
-        """A folder named by rule, name, and the digest of recipe and data: the same work resumes, other work never."""
+        """The folder of checkpoints, named by rule, name, and the digest of recipe and data: only the same work resumes
+        in it."""
         return Path("scratch", self.rule, self.name, digest([self.recipe, sorted(self.parents.values())])[:16])
 
     @property
@@ -98,7 +101,7 @@ def job(snakemake):
 
 
 def _log_to(path, variables):
-    """Send logging, standard output and standard error of this process to a file; hide the values of variables."""
+    """Send logging, standard output and standard error of this process to a file; redact the values of variables."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     log = open(path, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 - it stays open as this process's output
     os.dup2(log.fileno(), 1)
@@ -108,7 +111,7 @@ def _log_to(path, variables):
 
 
 class _Strict(logging.StreamHandler):
-    """Fails where a line cannot be written, as on a full disk; logging would go on in silence."""
+    """Raises where a line cannot be written, as on a full disk; logging itself would ignore it."""
 
     def handleError(self, record):
         if isinstance(sys.exception(), OSError):
@@ -117,7 +120,7 @@ class _Strict(logging.StreamHandler):
 
 
 class _Line(logging.Formatter):
-    """Time, seconds since logging was imported (next to nothing after the process began), message without keys."""
+    """Formats time, seconds since logging was imported (about the start of the process), and the redacted message."""
 
     def __init__(self, variables):
         super().__init__("%(asctime)s +%(since).1f s %(message)s", "%H:%M:%S")

@@ -27,7 +27,8 @@ def used(path):
 
 
 def efficiency_table(cfg, folder):
-    """Return lines of cells, one a rule: its jobs, and the most that one used of time, memory and CPUs asked for."""
+    """Return one line of cells per rule: the number of its jobs, and the largest share of time, memory and CPUs that a
+    job used of what it had asked for."""
     found = defaultdict(list)
     for path in sorted(Path(folder).rglob("*.tsv")):
         rule, *names = path.relative_to(folder).with_suffix("").parts

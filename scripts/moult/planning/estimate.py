@@ -1,6 +1,6 @@
 """What an experiment would ask and pay: `python -m moult.planning.estimate CONFIG [--json]`.
 
-It asks nobody and changes nothing.
+It sends no request and changes no file.
 """
 
 import argparse
@@ -121,8 +121,8 @@ class Estimator:
         return found
 
     def _bounded(self, entry, recipe, writes_to, notes):
-        """Return what a corpus costs whose prompts gain what was answered before: each request once at least, as often
-        as its plan says at most."""
+        """Return the cost of a corpus whose prompts grow by earlier answers: each request is asked at least once, and
+        at most as often as its plan says."""
         clients = {field: client_of(self.cfg, name) for field, name in entry.endpoints.items()}
         remote = [field for field, client in clients.items() if client]
         found = {"corpus": entry.name, "endpoint": " and ".join(entry.endpoints.values()), "mode": entry.kind}
@@ -152,14 +152,14 @@ class Estimator:
             found |= {"dollars_low": 0.0 if writes_to.exists() else low, "dollars_high": high}
         often = max(plan.times for plan in plans.values())
         notes.append(
-            f"counted with {often} answers and verdicts a row, the most that is asked, whatever is answered yet"
+            f"counted with {often} answers and verdicts per row, the most that is asked, whatever is answered yet"
         )
-        notes.append(f"prompt tokens at about {CHARACTERS_PER_TOKEN} characters a token")
+        notes.append(f"prompt tokens at about {CHARACTERS_PER_TOKEN} characters per token")
         return found
 
     def _rows(self, entry, notes):
-        """Return (rows or None, whether they are the ones that will be asked, tokens a row that are not in them yet:
-        at least, at most)."""
+        """Return (rows or None, whether exactly these rows will be asked, tokens per row that are not in them yet: at
+        least, at most)."""
         if not entry.asked:
             return self._noted(entry.dataset, entry.splits, notes), True, (0, 0)
         written = self.results / "corpora" / f"{entry.asked}.jsonl"
@@ -226,7 +226,7 @@ class Estimator:
         if "serve" in endpoint and Path(f"{self._served(endpoint)}.manifest.json").exists():
             tokenizer = self.tokenizer(self._served(endpoint))
             return sum(len(prompt_ids(tokenizer, list(request.messages))) for request in requests)
-        notes.append(f"prompt tokens at about {CHARACTERS_PER_TOKEN} characters a token")
+        notes.append(f"prompt tokens at about {CHARACTERS_PER_TOKEN} characters per token")
         return characters_as_tokens(requests)
 
     def _tokenizer(self, folder):

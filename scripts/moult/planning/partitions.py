@@ -38,10 +38,10 @@ class Site:
             raise UserError(f"{path}: {unknown[0]} is a GPU model of a partition, but `cards` has no memory for it.")
 
     def place(self, asked, what="the job", attempt=1):
-        """Return (asked, partition): what `needs` asked for, with the GPU model, cut to what the partition offers.
+        """Return (asked, partition): what `needs` asked for, with the GPU model, limited to what the partition offers.
 
-        The smallest card that holds `gpu_mem_gb` is taken. Time is always cut to the partition's: what is cut short
-        goes on from where it was. What a retry asks beyond the first attempt is cut, too. UserError, naming the job
+        The smallest GPU model that has `gpu_mem_gb` is taken. Time is always limited to the partition's, because a
+        stopped job resumes. What a retry asks beyond the first attempt is limited, too. UserError, naming the job
         `what`, where no partition has what the first attempt needs.
         """
         if asked["gpu"] % asked["nodes"]:

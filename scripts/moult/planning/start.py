@@ -1,4 +1,4 @@
-"""What a build looks at before there is a graph: the config, the files that it names, and the cluster."""
+"""Checks before there is a DAG: the config, the files that it names, and the cluster."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -54,9 +54,9 @@ def depth_of(cfg: Config) -> int:
 def cluster(cfg: Config, account: str | None, environment: Mapping[str, str] = os.environ) -> Site | None:
     """Return the cluster that jobs go to, or None where they stay on this machine.
 
-    account: `slurm_account` of the default resources as the profile writes it. The slurm profile names one: that is
-    what a cluster is known by. Which partitions it has is not said in the profile, because there a path is one of the
-    working directory; VARIABLE says it, for the executor plugin too.
+    account: `slurm_account` of the default resources as the profile writes it. Only the slurm profile names one, so an
+    account means a cluster. The partitions are in the file that VARIABLE names, for the executor plugin too: the
+    profile cannot name that file, because paths in a profile are relative to the working directory.
 
     Raises:
         UserError: the account is that of a variable which is not set; a job fits nowhere on the cluster.

@@ -1,4 +1,4 @@
-"""Rows of tokens: examples encoded and padded into batches, and what a model says of their answers."""
+"""Examples and pairs encoded as rows of tokens and padded into batches; log-probabilities of their answers."""
 
 from moult.data.prompts import videos_of
 from moult.inference.tokens import end_of_turn_id, prompt_ids
@@ -12,8 +12,8 @@ def encode_examples(tokenizer, examples, max_length, vision=None):
 
     A row has `input_ids` (prompt, answer, end of turn), `start`, the index of the answer's first token, and `videos`
     where it has some. A prompt that is too long loses its oldest tokens, save a leading BOS that many models lean on,
-    and all up to its last video; an answer is never cut: one that leaves no room for a token of prompt is dropped as
-    {uid, reason}.
+    and all up to its last video; an answer is never truncated: a row whose answer leaves no room for a token of prompt
+    is dropped as {uid, reason}.
     """
     end = end_of_turn_id(tokenizer)
     rows, truncated, dropped = [], 0, []
@@ -70,7 +70,7 @@ def _answer_ids(tokenizer, text, end):
 
 
 def _last(prompt, room, head):
-    """Return the last tokens of a prompt that has no room as a whole, with `head` before them."""
+    """Return a prompt that fits into `room` tokens: the whole, or `head` and its last tokens."""
     return prompt if len(prompt) <= room else head + prompt[len(prompt) - room + len(head) :]
 
 

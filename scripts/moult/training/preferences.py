@@ -1,4 +1,4 @@
-"""The task of learning to prefer: all answers to a prompt are one row until the collator puts them into one batch, so
+"""The task of learning preferences. All answers to a prompt are one row until the collator puts them into one batch, so
 that no shuffle can part them."""
 
 import functools
@@ -56,8 +56,8 @@ class Preferences:
         return preference_trainer(self.loss)
 
     def metrics(self, scores):
-        """Return what dev rows come to, out of (rows, 4) of the trainer: mean loss, mean NLL of a token of the chosen
-        answers, share of pairs in order, and the number by which checkpoints compete."""
+        """Return the metrics of dev rows out of the trainer's (rows, 4): mean loss, mean NLL per token of the chosen
+        answers, share of pairs in order, and the metric by which checkpoints are selected."""
         loss, nll, tokens, ordered = scores.astype("float64").sum(axis=0)
         loss, accuracy = loss / len(scores), ordered / len(scores)
         # Of two checkpoints with as many pairs in order the one with the lower loss wins.

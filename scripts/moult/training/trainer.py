@@ -101,7 +101,7 @@ def _arguments(recipe, scratch, selecting, starting):
         disable_tqdm=True,
         report_to=[],
     )
-    # Else one process spreads its batches over all GPUs that it sees: more rows a step than the recipe says.
+    # Else one process spreads its batches over all GPUs that it sees: more rows per step than the recipe says.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
 

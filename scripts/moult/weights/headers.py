@@ -1,4 +1,4 @@
-"""Weight files: what the folder of a model or an adapter must hold, checked before anything else reads it."""
+"""Checks of a model's or an adapter's folder by the headers of its weight files, before anything else reads it."""
 
 import os
 import re
@@ -53,7 +53,7 @@ def _refuse_missing_layer(folder, config, held):
 
 
 def _refuse_wrong_file(file):
-    """Raise a UserError for what is no file at all, or plainly another one than its name says."""
+    """Raise a UserError for a missing file, or one whose first bytes contradict its name."""
     if file.is_symlink():
         _refuse_link(file)
     if file.suffix in (".safetensors", ".json") and not file.is_file():

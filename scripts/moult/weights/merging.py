@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 def mergekit_config(recipe, folder_of):
     """Return mergekit's own configuration for a recipe, as plain data; `folder_of` gives a model's folder.
 
-    UserError for what its method does not take.
+    UserError for a setting that the method does not take.
     """
     method, base = recipe["method"], recipe.get("base")
     if found := list(refusals(recipe)):
@@ -88,7 +88,7 @@ def _mergekit_path(folder):
 
 
 def _run_mergekit(config, folder, seed):
-    """Write the merged weights to a folder; what mergekit makes of a configuration it refuses is a UserError."""
+    """Write the merged weights to a folder; UserError where mergekit refuses its configuration."""
     with hide_packages("scipy", "torch_distributed"), hide_compiler():
         from mergekit.config import MergeConfiguration
         from mergekit.io.tasks import LoaderCache

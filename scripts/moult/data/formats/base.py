@@ -1,4 +1,4 @@
-"""What a dataset format declares, and how those formats are read whose raw rows are fields."""
+"""What a dataset format declares, and the base class of formats whose fields are texts."""
 
 from typing import Literal
 

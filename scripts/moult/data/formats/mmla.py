@@ -1,4 +1,4 @@
-"""Labelled utterances, as MMLA has them: a table with text and label, and of each row perhaps a video."""
+"""Labelled utterances, as MMLA has them: a table with text and label; rows may have a video."""
 
 from moult.base.files import read_json
 from moult.data.formats.base import TextFormat

@@ -1,4 +1,4 @@
-"""Prompts to be answered by models: a text or a list of messages a row, as `prompt` or `messages`."""
+"""Prompts to be answered by models: each row has a text as `prompt` or a list of messages as `messages`."""
 
 from moult.data.formats.base import Format
 from moult.data.formats.messages import Unusable, messages_of, text_of

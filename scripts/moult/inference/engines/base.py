@@ -1,4 +1,4 @@
-"""What the engines share: the batch plan, prompts as tokens, answers out of tokens."""
+"""The base class of engines: it plans batches, and turns prompts into tokens and tokens into answers."""
 
 import gc
 import logging
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class Engine:
-    """What the engines share: prompts' tokens, the batch plan, and the form of what they yield.
+    """An engine: it plans batches over prompts and yields answers.
 
     An engine has `tokenizer`, `limit` (tokens of prompt and answer together), `batch_size`, and two methods that
     take one batch: `_complete(prompts, requests)` → per row (new token ids, None or why it failed), and

@@ -1,8 +1,8 @@
 """The Batch API: requests go up as a file, answers come down as a file within a day, at half the price.
 
-What is under way is in the journal, so that a run which was killed at any moment finds its batches again. The order
-that makes it true: the journal notes a tag and the requests under it, then the file is uploaded, then the batch is
-created with the tag in its metadata, then its id is noted. A tag without an id is looked for at the API.
+Batches under way are in the journal, so that a run that was killed at any moment finds them again. The order ensures
+it: the journal notes a tag and the requests under it, then the file is uploaded, then the batch is created with the tag
+in its metadata, then its id is noted. A tag without an id is looked for at the API.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class Underway:
-    """What the journal knows of batches: one row a batch, and for each unanswered request the batch that it is in."""
+    """The batches in the journal: one row per batch, and for each unanswered request the batch that it is in."""
 
     def __init__(self, journal, experiment):
         self.journal, self.experiment = journal, experiment
@@ -89,7 +89,8 @@ class BatchEndpoint:
         self.max_rows, self.queue_full = MAX_ROWS, False
 
     def answer(self, requests, missing):
-        """Yield lists of (index, Answer), a batch at a time. What cannot go on is a UserError; nothing is lost by it.
+        """Yield lists of (index, Answer), a batch at a time. UserError where the API refuses to go on; no answer is
+        lost by it.
 
         Requests that a batch left unanswered (it expired, or was cancelled) go into the next one.
         """

@@ -32,7 +32,7 @@ class Transient(Exception):
 
 
 class EndpointError(UserError):
-    """What every request to an endpoint would meet: a wrong key, url or model, no quota, no server."""
+    """A failure that every request to the endpoint would meet: a wrong key, url or model, no quota, no server."""
 
 
 class RemoteEndpoint:
@@ -163,7 +163,7 @@ class RemoteEndpoint:
         """Send a request once; return its Answer, raise Transient, or UserError where trying is of no use."""
         import httpx2
 
-        # About four characters a token, and every token that the answer may have: corrected when it is there.
+        # About four characters per token, and every token that the answer may have: corrected when the answer is there.
         reserved = len(body) // 4 + request.sampling.max_tokens
         await self.limits.turn(reserved)
         if self.budget:
