@@ -44,7 +44,7 @@ class GroupedRows:
         self.order = [index for group in groups for index in group]
 
     def __len__(self):
-        """Return the number of rows of an epoch, such that devices get equal shares; else the loader would repeat rows."""
+        """Return the number of rows of an epoch, which devices share equally; else the loader would repeat rows."""
         share = self.batch * self.devices if self.devices > 1 else 1
         return -(-len(self.rows) // share) * share
 
