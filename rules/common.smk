@@ -111,7 +111,7 @@ def params_of(rule):
     params |= {"run": not_compared(lambda cfg, *names: stage.run)}
     params |= {"recipe": compared(stage.recipe)} if stage.recipe else {}
     params |= {"client": not_compared(stage.client)} if stage.client else {}
-    return params | {name: compared(build) for name, build in stage.told.items()}
+    return params | {name: compared(build) for name, build in stage.params.items()}
 
 
 def needs_of(rule):

@@ -1,4 +1,4 @@
-"""What all sections of a config share: no unknown keys, and the types of names and of pinned things."""
+"""The base class of config sections, which refuses unknown keys, and types of names, checksums and variables."""
 
 from typing import Annotated, Literal
 

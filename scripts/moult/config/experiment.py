@@ -19,19 +19,38 @@ from moult.config.expansion import LISTS
 class Config(Section):
     """One experiment."""
 
-    name: Name = Field(description="The experiment; its results go to results/<name>/.")
-    title: str | None = Field(None, description="Heading of the report.")
-    seed: int = 0
-    limit: int | None = Field(None, ge=1, description="Rows per split, for a smoke run; every table says so.")
-    budget: float | None = Field(None, ge=0, description="US dollars for all remote answers of all runs together.")
-    compute: Compute = Compute()
-    datasets: list[Dataset] = []
-    endpoints: list[Endpoint] = []
-    corpora: list[Corpus] = []
-    models: list[Model] = []
-    suites: list[Suite] = []
-    evaluations: list[Evaluation] = []
-    rounds: list[Rounds] = Field([], description="Written out into endpoints, corpora and models.")
+    name: Name = Field(description="Name of the experiment; its results go to results/<name>/.")
+    title: str | None = Field(None, description="Heading of the report; null: the experiment's name.")
+    seed: int = Field(0, description="Seed from which every job and every row derives a seed of its own.")
+    limit: int | None = Field(
+        None, ge=1, description="Rows per split for a smoke run, which every table then mentions; null: all rows."
+    )
+    budget: float | None = Field(
+        None,
+        ge=0,
+        description=(
+            "Limit in US dollars on all remote answers of all runs of the experiment together; null: no limit."
+        ),
+    )
+    compute: Compute = Field(
+        Compute(), description="Engine, dtype, batch size and threads of every model that has no `compute` of its own."
+    )
+    datasets: list[Dataset] = Field(
+        [], description="Raw tables that are fetched and prepared as train, dev and test rows."
+    )
+    endpoints: list[Endpoint] = Field([], description="Remote APIs and models of this build that answer chat requests.")
+    corpora: list[Corpus] = Field(
+        [], description="Text that endpoints generate: guidelines, distilled or refined answers, preference pairs."
+    )
+    models: list[Model] = Field([], description="Models that are fetched, fine-tuned, preference-optimised or merged.")
+    suites: list[Suite] = Field([], description="Ways to measure: label classification, or comparison by a judge.")
+    evaluations: list[Evaluation] = Field([], description="Which models, settings or corpora each suite measures.")
+    rounds: list[Rounds] = Field(
+        [],
+        description=(
+            "Iterative training; each entry is written out into endpoints, corpora and models, one of each per round."
+        ),
+    )
 
     def __hash__(self):
         """A config is one object for a whole process: what follows from it may be kept by it."""
@@ -108,8 +127,8 @@ class Config(Section):
         return {}
 
     def inherited(self, name: str, field: str) -> Any:
-        """Return a model's field, or its nearest ancestor's that has it. What a long chain of models is asked one by
-        one is looked up once for each."""
+        """Return a model's field, or its nearest ancestor's that has it. Every (model, field) is looked up once,
+        however long the chain of models."""
         known, passed = self._inherited, []
         while (name, field) not in known:
             passed.append(name)

@@ -26,7 +26,14 @@ Prompt = Annotated[str, BeforeValidator(_shipped_prompt)]
 class Decoding(Section):
     """How answers are decoded. Temperature 0 is greedy."""
 
-    temperature: float = Field(0.0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0, description="0: off.")
-    max_tokens: int = Field(256, ge=1)
+    temperature: float = Field(0.0, ge=0, description="Sampling temperature; 0: greedy decoding.")
+    top_p: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description=(
+            "Nucleus: tokens are drawn from the likeliest ones whose probabilities sum to `top_p`; 1: from all."
+        ),
+    )
+    top_k: int = Field(0, ge=0, description="Tokens are drawn from so many of the likeliest ones; 0: no such limit.")
+    max_tokens: int = Field(256, ge=1, description="Largest length of an answer, in tokens.")

@@ -1,4 +1,4 @@
-"""What a build looks at before there is a graph: the config, the files that it names, and the cluster."""
+"""Checks before there is a DAG: the config, the files that it names, and the cluster."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +15,8 @@ from moult.weights.agreement import check_parts
 
 
 def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: bool) -> Config:
-    """Return the typed config; tell by `warn` what is not pinned yet, and, where it `speaks`, what will be fetched.
+    """Return the typed config; tell by `warn` what is not pinned yet, and, where it `speaks`, what will be
+    fetched and which words of the config are retired.
 
     A process that runs a single job of a build does not speak: the first one did.
 
@@ -23,7 +24,7 @@ def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: 
         UserError: a sentence for each mistake, for each local file or folder that is not there, and for a proxy of the
             environment by which an endpoint cannot be asked.
     """
-    cfg = load(raw, source)
+    cfg = load(raw, source, warn if speaks else lambda sentence: None)
     if absent := list(absent_files(cfg)):
         raise UserError("\n".join(f"{source}: {line}; put it there or correct the path." for line in absent))
     for endpoint in remote_endpoints(cfg):
@@ -60,7 +61,7 @@ def absent_files(cfg: Config) -> Iterator[str]:
             yield f"dataset {dataset.name}: the folder {dataset.videos.path} of its videos does not exist"
 
 
-def contradicting_folders(cfg: Config, made: Callable[[str, str], bool]):
+def contradicting_folders(cfg: Config, made: Callable[[str, str], bool]) -> Iterator[str]:
     """Yield a sentence for each local model, not fetched yet, whose folder is no whole model, or is two."""
     for model in cfg.models:
         if model.fetch and model.fetch.path and not made("models", model.name):
@@ -78,9 +79,9 @@ def depth_of(cfg: Config) -> int:
 def cluster(cfg: Config, account: str | None, environment: Mapping[str, str] = os.environ) -> Site | None:
     """Return the cluster that jobs go to, or None where they stay on this machine.
 
-    account: `slurm_account` of the default resources as the profile writes it. The slurm profile names one: that is
-    what a cluster is known by. Which partitions it has is not said in the profile, because there a path is one of the
-    working directory; VARIABLE says it, for the executor plugin too.
+    account: `slurm_account` of the default resources as the profile writes it. Only the slurm profile names one, so an
+    account means a cluster. The partitions are in the file that VARIABLE names, for the executor plugin too: the
+    profile cannot name that file, because paths in a profile are relative to the working directory.
 
     Raises:
         UserError: the account is that of a variable which is not set; a job fits nowhere on the cluster.

@@ -88,7 +88,7 @@ STAGES = (
         run="moult.evaluation.suites:run",
         recipe=tabulate_scores,
         # They stand in the inputs, too; results of before have them among what is compared.
-        told={"predicted": lambda cfg: list(cfg.predicted), "judged": judged_pairs},
+        params={"predicted": lambda cfg: list(cfg.predicted), "judged": judged_pairs},
         inputs=_all_scores,
     ),
     Stage(

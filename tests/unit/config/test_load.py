@@ -102,7 +102,11 @@ def change(raw, where, value):
             },
             "models 'tuned': float16 would need loss scaling",
         ),
-        (["corpora", 0, "cutt"], "x", "corpora, entry 1 (guidelines), cutt: unknown key; did you mean 'cut'?"),
+        (
+            ["corpora", 0, "truncate"],
+            "x",
+            "corpora, entry 1 (guidelines), truncate: unknown key; did you mean 'truncated'?",
+        ),
         (["corpora", 0, "gate"], {}, "corpora, entry 1 (guidelines): gate is no setting of guidelines; leave it out"),
         (["corpora", 0, "kind"], "guideline", "entry 1 (guidelines), kind: 'guideline' is no kind; did you mean"),
         (["corpora", 0], {"name": "x"}, "corpora, entry 1 (x), kind: is missing; there is contrasts, distilled,"),

@@ -21,14 +21,35 @@ LABELS = RESOURCES / "labels"
 class Source(Section):
     """One raw file: a local path, a URL with its SHA-256, or a file of a hub dataset at a revision."""
 
-    path: str | None = Field(None, description="A file on this machine, relative to the working directory.")
-    url: str | None = Field(None, pattern=r"^https?://")
-    sha256: Sha256 | None = Field(None, description="Of the file; null until `make pin` records it.")
-    hub: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$", description="A hub dataset, owner/name.")
-    revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="Commit of the hub dataset.")
-    file: str | None = Field(None, description="Path of the file in the hub dataset.")
-    token: Variable | None = None
-    category: str | None = Field(None, description="Stack Overflow category; default: the file's name.")
+    path: str | None = Field(None, description="Raw file on this machine, relative to the working directory.")
+    url: str | None = Field(None, pattern=r"^https?://", description="Address of the raw file, http or https.")
+    sha256: Sha256 | None = Field(
+        None,
+        description=(
+            "SHA-256 of the raw file, 64 hex digits; null: not checked for a local file, to be recorded by "
+            "`make pin` for another one."
+        ),
+    )
+    hub: str | None = Field(
+        None, pattern=r"^[\w.-]+/[\w.-]+$", description="Dataset repository on the Hugging Face hub, owner/name."
+    )
+    revision: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{40}$",
+        description="Commit of the hub repository, 40 hex digits; null until `make pin` records it.",
+    )
+    file: str | None = Field(None, description="Path of the raw file in the hub repository.")
+    token: Variable | None = Field(
+        None,
+        description="Environment variable with your hub token, which a gated dataset needs; null: no token is sent.",
+    )
+    category: str | None = Field(
+        None,
+        description=(
+            "Category of the questions in this raw file; null: the file's name up to its first dot, without a"
+            " trailing `_data`."
+        ),
+    )
 
     @model_validator(mode="after")
     def one_place(self) -> Self:
@@ -51,22 +72,65 @@ def _as_sources(value):
 class Leakage(Section):
     """What to do about rows of one split that stand in another too."""
 
-    found: Literal["report", "fail"] = "report"
-    near: float = Field(0.9, gt=0, le=1, description="Cosine of character 5-grams from which rows are near duplicates.")
+    found: Literal["report", "fail"] = Field(
+        "report",
+        description=(
+            "What follows when rows of one split stand in another: the report shows them, or the build fails "
+            "before training."
+        ),
+    )
+    near: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description=(
+            "Cosine similarity of character 5-grams, above 0 to 1, from which two rows count as near duplicates."
+        ),
+    )
 
 
 class Videos(Section):
     """The videos that a table's rows speak of, and which of their frames a model sees, in training and inference."""
 
-    path: str | None = Field(None, description="A folder on this machine, relative to the working directory.")
-    hub: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$", description="A hub dataset, owner/name.")
-    revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="Commit of the hub dataset.")
-    folder: str | None = Field(None, description="Folder of the videos in the hub dataset.")
-    token: Variable | None = None
-    frames: int = Field(4, ge=1, description="Spread evenly over a video; two of them are up to 192 tokens.")
-    max_pixels: int = Field(151_200, ge=1, description="Pixels of a frame at the most, e.g. 360 × 420.")
-    min_pixels: int = Field(3136, ge=1, description="Pixels of a frame at the least.")
-    multiple: int = Field(28, ge=1, description="Sides are multiples of it: the model's patch times its merge.")
+    path: str | None = Field(
+        None, description="Folder of the videos on this machine, relative to the working directory."
+    )
+    hub: str | None = Field(
+        None,
+        pattern=r"^[\w.-]+/[\w.-]+$",
+        description="Dataset repository on the Hugging Face hub that holds the videos, owner/name.",
+    )
+    revision: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{40}$",
+        description="Commit of the hub repository, 40 hex digits; null until `make pin` records it.",
+    )
+    folder: str | None = Field(None, description="Folder of the videos in the hub repository.")
+    token: Variable | None = Field(
+        None,
+        description="Environment variable with your hub token, which a gated dataset needs; null: no token is sent.",
+    )
+    frames: int = Field(
+        4,
+        ge=1,
+        description=(
+            "Frames per video that a model sees, spread evenly over the video; with the default `max_pixels`,"
+            " two frames are at most 192 tokens."
+        ),
+    )
+    max_pixels: int = Field(
+        151_200, ge=1, description="Largest number of pixels per frame, e.g. 360 × 420; larger frames are scaled down."
+    )
+    min_pixels: int = Field(
+        3136, ge=1, description="Smallest number of pixels per frame; smaller frames are scaled up."
+    )
+    multiple: int = Field(
+        28,
+        ge=1,
+        description=(
+            "Pixels of which both sides of a frame are a multiple: the model's patch size times its merge size."
+        ),
+    )
 
     @model_validator(mode="after")
     def one_place(self) -> Self:
@@ -81,21 +145,57 @@ class Videos(Section):
 class Dataset(Section):
     """Raw tables that become one parquet per split."""
 
-    name: Name
-    format: Literal[tuple(one.name for one in FORMATS)]  # type: ignore[valid-type]
-    files: dict[Split, Annotated[list[Source], BeforeValidator(_as_sources)]] = Field(min_length=1)
-    columns: dict[str, str] = Field({}, description="Field of the format → column of your file.")
-    tags: dict[str, str] = Field({}, description="Of sharegpt: LLaMA-Factory's tags → how your file spells them.")
-    dataset_info: str | None = Field(None, description="A dataset_info.json of LLaMA-Factory, instead of the above.")
-    entries: dict[Split, str] = Field({}, description="Split → its entry in `dataset_info`.")
-    videos: Videos | None = Field(None, description="Where rows have a video: its folder, and which frames are seen.")
-    labels: str | list[str] | None = Field(None, description="A file of resources/labels, or the labels themselves.")
-    task: str | None = None
-    prompt: Prompt | None = Field(None, description="How a row is put to a model, in training and in evaluation.")
-    dev_fraction: float = Field(0.1, ge=0, lt=1, description="Carved out of train where there is no dev file.")
-    test_fraction: float = Field(0, ge=0, lt=1, description="Carved out of train where there is no test file.")
-    leakage: Leakage = Leakage()
-    license: str | None = None
+    name: Name = Field(
+        description=(
+            "Name of the dataset, by which other entries refer to it; letters, digits, `_`, `.` and `-`. It "
+            "is part of paths."
+        )
+    )
+    format: Literal[tuple(one.name for one in FORMATS)] = Field(  # type: ignore[valid-type]
+        description="Layout of the raw rows."
+    )
+    files: dict[Split, Annotated[list[Source], BeforeValidator(_as_sources)]] = Field(
+        min_length=1, description="Raw files per split (train, dev, test): a path, a source, or a list of them."
+    )
+    columns: dict[str, str] = Field(
+        {},
+        description=(
+            "Field of the format → column of your file. In a table, a field that is left out keeps its own "
+            "name; in LLaMA-Factory's formats it then has no column."
+        ),
+    )
+    tags: dict[str, str] = Field(
+        {}, description="Tag of LLaMA-Factory → how your file spells the tag; for `format: sharegpt` only."
+    )
+    dataset_info: str | None = Field(
+        None,
+        description="A dataset_info.json of LLaMA-Factory, which says format, files, columns and tags in their stead.",
+    )
+    entries: dict[Split, str] = Field({}, description="Split → name of its entry in the `dataset_info` file.")
+    videos: Videos | None = Field(
+        None, description="Where the rows' videos are and which frames a model sees; null: rows have no videos."
+    )
+    labels: str | list[str] | None = Field(
+        None, description="Name of a file of resources/labels, or a list of labels; needed where rows are labelled."
+    )
+    task: str | None = Field(None, description="What the labels say, e.g. emotion; needed where `labels` is a list.")
+    prompt: Prompt | None = Field(
+        None,
+        description=(
+            "Template of resources/prompts that turns a row into a prompt, in training and in evaluation; "
+            "null: that of the format."
+        ),
+    )
+    dev_fraction: float = Field(
+        0.1, ge=0, lt=1, description="Share of the train rows that become dev rows, where there is no dev file."
+    )
+    test_fraction: float = Field(
+        0, ge=0, lt=1, description="Share of the train rows that become test rows, where there is no test file."
+    )
+    leakage: Leakage = Field(Leakage(), description="What is done about rows of one split that stand in another too.")
+    license: str | None = Field(
+        None, description="SPDX name of the data's licence, which model cards name; null: not stated."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -141,9 +241,9 @@ class Dataset(Section):
         return BY_NAME[self.format].shape
 
     @property
-    def answers(self) -> str:
+    def answered_rows(self) -> str:
         """Whether all, some or none of the rows have an answer to train on."""
-        return BY_NAME[self.format].answers
+        return BY_NAME[self.format].answered_rows
 
     @property
     def label_set(self) -> LabelSet | None:
