@@ -8,12 +8,15 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
+# Where this file stands: `workflow.basedir` is the folder of the main workflow, which may have taken this one as a module.
+HOME = Path(workflow.snakefile).resolve().parents[1]
+sys.path.insert(0, str(HOME / "scripts"))
 
 from moult.base.errors import UserError
 from moult.base.stage import Local, Ref
 from moult.config.expansion import one_of
 from moult.jobs.gpus import visible_devices
+from moult.jobs.interpreter import as_one_word
 from moult.jobs.locks import clear_stale_locks
 from moult.jobs.slurm import cancel_leftovers, keep_to_squeue
 from moult.planning import start
@@ -31,12 +34,18 @@ def or_stop(check, *arguments):
         raise WorkflowError(str(error)) from None
 
 
-SOURCE = ", ".join(str(path) for path in workflow.configfiles) or "config"
-cfg = or_stop(start.checked_config, config, SOURCE, logger.warning, workflow.is_main_process)
+sys.executable = as_one_word(sys.executable, Path(".snakemake"))
+# Whether Snakemake was started for this workflow. Locks, the cluster and the scheduler of another one are left alone.
+OURS = Path(workflow.main_snakefile).resolve() in {HOME / "Snakefile", HOME / "workflow" / "Snakefile"}
+SOURCE = ", ".join(str(path) for path in workflow.configfiles) if OURS else f"the config of module {__name__}"
+cfg = or_stop(start.checked_config, config, SOURCE or "config", logger.warning, workflow.is_main_process)
+# It is only ever raised.
 sys.setrecursionlimit(max(sys.getrecursionlimit(), start.depth_of(cfg)))
 CLUSTER = None
 
 if workflow.is_main_process:
+    or_stop(check_rounds_of, cfg)
+if workflow.is_main_process and OURS:
     if not workflow.dryrun:
         scheduler_lock = clear_stale_locks(".snakemake")
     account = workflow.resource_settings._parsed_default_resources.get("slurm_account")
@@ -44,7 +53,6 @@ if workflow.is_main_process:
     if CLUSTER is None and "gpu" not in workflow.global_resources:
         # One job a GPU; on a machine without, one job that would rather have had one. `--resources gpu=2` says otherwise.
         workflow.register_resource("gpu", max(1, len(visible_devices())))
-    or_stop(check_rounds_of, cfg)
 
 
 # Not in a dry run, which has no start.
@@ -109,6 +117,8 @@ def params_of(rule):
 
     params = {"doing": not_compared(lambda cfg, *names: stage.doing.format(**dict(zip(stage.wildcards, names))))}
     params |= {"run": not_compared(lambda cfg, *names: stage.run)}
+    # In a workflow that takes this one as a module, Snakemake's name of the rule has a prefix.
+    params |= {"rule": not_compared(lambda cfg, *names: rule)}
     params |= {"recipe": compared(stage.recipe)} if stage.recipe else {}
     params |= {"client": not_compared(stage.client)} if stage.client else {}
     return params | {name: compared(build) for name, build in stage.told.items()}
