@@ -55,7 +55,7 @@ class Snakemake:
     """What a script is given, of Snakemake's own types."""
 
     input, params, wildcards = InputFiles(), Params(fromdict={"rule": "write"}), Wildcards(["it"])
-    resources = ResourceList()
+    resources, threads = ResourceList(), 1
 
     def __init__(self, log, **output):
         self.log, self.output = Log([str(log)]), OutputFiles(fromdict={key: str(path) for key, path in output.items()})

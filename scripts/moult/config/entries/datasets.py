@@ -8,19 +8,17 @@ import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from moult.base.errors import nearest
-from moult.base.paths import RESOURCES
-from moult.base.section import Name, Section, Sha256, Variable, exactly_one
+from moult.base.paths import named_files, written_out
+from moult.base.section import LocalPath, Name, Section, Sha256, Variable, exactly_one
 from moult.data.fields import Prompt, Split
 from moult.data.formats import BY_NAME, FORMATS
 from moult.data.formats.dataset_info import dataset_of_info
-
-LABELS = RESOURCES / "labels"
 
 
 class Source(Section):
     """One raw file: a local path, a URL with its SHA-256, or a file of a hub dataset at a revision."""
 
-    path: str | None = Field(None, description="A file on this machine, relative to the working directory.")
+    path: LocalPath | None = Field(None, description="A file on this machine, relative to the working directory.")
     url: str | None = Field(None, pattern=r"^https?://")
     sha256: Sha256 | None = Field(None, description="Of the file; null until `make pin` records it.")
     hub: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$", description="A hub dataset, owner/name.")
@@ -57,7 +55,7 @@ class Leakage(Section):
 class Videos(Section):
     """The videos that a table's rows speak of, and which of their frames a model sees, in training and inference."""
 
-    path: str | None = Field(None, description="A folder on this machine, relative to the working directory.")
+    path: LocalPath | None = Field(None, description="A folder on this machine, relative to the working directory.")
     hub: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$", description="A hub dataset, owner/name.")
     revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="Commit of the hub dataset.")
     folder: str | None = Field(None, description="Folder of the videos in the hub dataset.")
@@ -85,10 +83,14 @@ class Dataset(Section):
     files: dict[Split, Annotated[list[Source], BeforeValidator(_as_sources)]] = Field(min_length=1)
     columns: dict[str, str] = Field({}, description="Field of the format → column of your file.")
     tags: dict[str, str] = Field({}, description="Of sharegpt: LLaMA-Factory's tags → how your file spells them.")
-    dataset_info: str | None = Field(None, description="A dataset_info.json of LLaMA-Factory, instead of the above.")
+    dataset_info: LocalPath | None = Field(
+        None, description="A dataset_info.json of LLaMA-Factory, instead of the above."
+    )
     entries: dict[Split, str] = Field({}, description="Split → its entry in `dataset_info`.")
     videos: Videos | None = Field(None, description="Where rows have a video: its folder, and which frames are seen.")
-    labels: str | list[str] | None = Field(None, description="A file of resources/labels, or the labels themselves.")
+    labels: str | list[str] | None = Field(
+        None, description="A file of resources/labels or of labels/ in the working directory, or the labels themselves."
+    )
     task: str | None = None
     prompt: Prompt | None = Field(None, description="How a row is put to a model, in training and in evaluation.")
     dev_fraction: float = Field(0.1, ge=0, lt=1, description="Carved out of train where there is no dev file.")
@@ -106,7 +108,7 @@ class Dataset(Section):
         entries, files = values.get("entries"), values.get("files", {})
         if not (isinstance(entries, dict) and entries and isinstance(files, dict)):
             raise ValueError("entries: name the entry of each split, e.g. `entries: {train: my_data}`")
-        return values | dataset_of_info(values["dataset_info"], entries, files)
+        return values | dataset_of_info(written_out(str(values["dataset_info"])), entries, files)
 
     @model_validator(mode="after")
     def fits_its_format(self):
@@ -125,11 +127,10 @@ class Dataset(Section):
     @model_validator(mode="after")
     def labels_are_there(self):
         if self.shape == "labelled" and self.labels is None:
-            raise ValueError(f"labels: name a file of resources/labels, one of {shipped_labels()}, or list them")
-        if isinstance(self.labels, str) and self.labels not in shipped_labels():
-            raise ValueError(
-                f"labels: {self.labels!r} is not in resources/labels/{nearest(self.labels, shipped_labels())}"
-            )
+            raise ValueError(f"labels: name a file of resources/labels or labels/, one of {label_sets()}, or list them")
+        if isinstance(self.labels, str) and self.labels not in label_sets():
+            near = nearest(self.labels, label_sets())
+            raise ValueError(f"labels: {self.labels!r} is not in resources/labels/ or labels/{near}")
         if isinstance(self.labels, list) and not self.task:
             raise ValueError("task: with labels of your own, say what they label, e.g. `task: emotion`")
         return self
@@ -150,7 +151,7 @@ class Dataset(Section):
         if self.labels is None:
             return None
         if isinstance(self.labels, str):
-            return _shipped_label_set(self.labels)
+            return load_label_set(self.labels)
         words = self.task.replace("_", " ")
         return {
             "dataset": self.name,
@@ -167,12 +168,22 @@ class Dataset(Section):
         return self.prompt or (form.video_prompt if self.videos else form.prompt)
 
 
-@cache
-def shipped_labels():
-    """Return the names of the label sets in resources/labels."""
-    return sorted(path.stem for path in LABELS.glob("*.yaml"))
+def label_sets():
+    """Return the names of the label sets, the study's own and the shipped ones."""
+    return list(named_files("labels"))
+
+
+def load_label_set(name):
+    """Return a label set: dataset, task, task_words, language, labels."""
+    return _read_label_set(named_files("labels")[name])
 
 
 @cache
-def _shipped_label_set(name):
-    return yaml.safe_load((LABELS / f"{name}.yaml").read_text(encoding="utf-8"))
+def _read_label_set(path):
+    """ValueError where a file lacks task or labels; what else it leaves out is as for labels in the config itself."""
+    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    task, labels = (found.get("task"), found.get("labels")) if isinstance(found, dict) else (None, None)
+    if not (isinstance(task, str) and isinstance(labels, list) and all(isinstance(one, str) for one in labels)):
+        raise ValueError(f"labels: {path} needs `task:`, what is labelled, and `labels:`, a list of texts")
+    usual = {"dataset": path.stem, "task_words": task.replace("_", " "), "language": "und"}
+    return found | {key: value for key, value in usual.items() if key not in found}

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Union
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from moult.base.section import DType, Name, Section, Sha256, Variable, exactly_one
+from moult.base.section import DType, LocalPath, Name, Section, Sha256, Variable, exactly_one
 from moult.corpora.refined import Round
 from moult.objectives import LOSSES
 from moult.weights.methods import METHODS, description, refusals
@@ -21,7 +21,7 @@ class Fetch(Section):
     hub: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$")
     revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="40 hex digits; null until `make pin`.")
     token: Variable | None = Field(None, description="For a gated model: the variable that holds your token.")
-    path: str | None = Field(None, description="A folder in Hugging Face layout.")
+    path: LocalPath | None = Field(None, description="A folder in Hugging Face layout.")
 
     @model_validator(mode="after")
     def one_place(self):
