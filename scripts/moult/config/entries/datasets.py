@@ -131,6 +131,8 @@ class Dataset(Section):
         if isinstance(self.labels, str) and self.labels not in label_sets():
             near = nearest(self.labels, label_sets())
             raise ValueError(f"labels: {self.labels!r} is not in resources/labels/ or labels/{near}")
+        if isinstance(self.labels, str):
+            load_label_set(self.labels)
         if isinstance(self.labels, list) and not self.task:
             raise ValueError("task: with labels of your own, say what they label, e.g. `task: emotion`")
         return self
