@@ -61,6 +61,7 @@ def test_a_module_s_results_are_those_of_the_workflow_itself(unbuilt, tmp_path, 
     assert (unbuilt.path / "mine.txt").exists() and "moult_prepare_dataset" in run.stderr
     assert not (unbuilt.path / "results/pico/models").exists(), "their target is the default, not ours"
     assert unbuilt.manifests() == own.manifests() != {}
+    assert unbuilt.planned("results/pico/datasets/moods") == set()
     for folder in ("logs/pico", "scratch/locks"):
         assert {path.name for path in (unbuilt.path / folder).iterdir() if path.name != "benchmarks"} == {*TABLE_RULES}
 
