@@ -1,15 +1,46 @@
 # Adaptors between Snakemake and the stages: which files, which settings, how much. No rules here, and no logic that a
 # test of its own could reach: what there is to know of a rule is in its stage (`moult.stages`).
 
+import contextlib
+import io
+import os
+import subprocess
 import sys
+import tarfile
+import tempfile
 from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-# Where this file stands: `workflow.basedir` is the folder of the main workflow, which may have taken this one as a module.
-HOME = Path(workflow.snakefile).resolve().parents[1]
+
+def checkout():
+    """Return Moult's folder: that of this file, since `workflow.basedir` is that of the workflow Moult is a module of.
+
+    Of a module from a hosting service (`github(...)`) Snakemake has single files, and a clone without a work tree: the
+    whole commit is unpacked beside that clone, once.
+    """
+    here = workflow.included_stack[-1]
+    if not hasattr(here, "hosted_repo"):
+        return Path(workflow.snakefile).resolve().parents[1]
+    commit = here.hosted_repo.repo.commit(here.ref).hexsha
+    folder = here.cache_path / f"moult-{commit}"
+    if not folder.exists():
+        with tempfile.TemporaryDirectory(dir=here.cache_path) as unpacked:
+            command = ["git", "-C", here.hosted_repo.repo_clone, "archive", commit]
+            packed = subprocess.run(command, capture_output=True, check=True).stdout
+            with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+                archive.extractall(unpacked, filter="data")
+            # Another process may have been faster.
+            with contextlib.suppress(OSError):
+                os.rename(unpacked, folder)
+    # A job's script stands alone in Snakemake's cache.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder / "scripts"), os.environ.get("PYTHONPATH")]))
+    return folder
+
+
+HOME = checkout()
 sys.path.insert(0, str(HOME / "scripts"))
 
 from moult.base.errors import UserError

@@ -30,19 +30,20 @@ rule mine:
 
 module moult:
     snakefile:
-        "{root}/{snakefile}"
+        {snakefile}
     config:
         config["moult"]
 
 use rule * from moult as moult_*
 """
 TABLE_RULES = ("fetch_dataset", "prepare_dataset")
+OURS = repr(str(ROOT / "Snakefile"))
 
 
-def foreign(folder, snakefile="Snakefile"):
+def foreign(folder, snakefile=OURS):
     """Let a folder of the pico build be one of somebody else's workflow that has Moult as a module."""
     write_config(folder.path / "theirs.yaml", {"moult": folder.config})
-    (folder.path / "theirs.smk").write_text(FOREIGN.format(root=ROOT, snakefile=snakefile))
+    (folder.path / "theirs.smk").write_text(FOREIGN.format(snakefile=snakefile))
     return lambda *arguments, **variables: subprocess.run(
         [sys.executable, "-m", "snakemake", "-s", "theirs.smk", "--configfile", "theirs.yaml", "-c2", *arguments],
         cwd=folder.path,
@@ -98,10 +99,30 @@ def test_the_catalogue_s_snakefile_plans_what_ours_plans(unbuilt):
     ours = unbuilt.planned_rules()
     theirs = unbuilt.planned_rules("--snakefile", str(ROOT / "workflow" / "Snakefile"))
     assert theirs - {"default"} == ours - {"all"} and "default" in theirs
-    run = foreign(unbuilt, "workflow/Snakefile")("-n")
+    run = foreign(unbuilt, repr(str(ROOT / "workflow" / "Snakefile")))("-n")
     assert run.returncode == 0 and "moult_prepare_dataset" in run.stdout and "moult_fold_adapter" not in run.stdout
     listed = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text())
     assert listed["usage"]["mandatory-flags"]["flags"]
+
+
+def test_a_module_may_come_from_a_hosting_service(unbuilt, tmp_path):
+    hosted = tmp_path / "host" / "owner" / "moult"
+    hosted.mkdir(parents=True)
+    for name in ("scripts", "rules", "envs", "workflow", "resources/prompts", "resources/labels", "resources/report"):
+        shutil.copytree(ROOT / name, hosted / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("resources/presets", "resources/reference"):
+        shutil.copytree(ROOT / name, hosted / name)
+    shutil.copy(ROOT / "Snakefile", hosted)
+    git = ["git", "-C", hosted, "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"], ["tag", "v1"]):
+        subprocess.run([*git, *arguments], check=True)
+    settings = {f"url.{tmp_path}/host/.insteadOf": "https://github.com/", "safe.directory": "*"}
+    variables = {"GIT_CONFIG_COUNT": str(len(settings)), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    for number, (key, value) in enumerate(settings.items()):
+        variables |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+    run = foreign(unbuilt, 'github("owner/moult", path="workflow/Snakefile", tag="v1")')(**variables)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert (unbuilt.path / "results/pico/datasets/moods.manifest.json").exists()
 
 
 def own_files(folder):
