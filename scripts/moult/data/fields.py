@@ -1,6 +1,5 @@
 """Types of the config that speak of data: splits, prompts, how answers are decoded."""
 
-from functools import cache
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
@@ -13,14 +12,13 @@ Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
-@cache
-def _shipped_prompt(name):
+def _known_prompt(name):
     if name not in template_names():
-        raise ValueError(f"prompt {name!r} is not in resources/prompts/{nearest(name, template_names())}")
+        raise ValueError(f"prompt {name!r} is not in resources/prompts/ or prompts/{nearest(name, template_names())}")
     return name
 
 
-Prompt = Annotated[str, BeforeValidator(_shipped_prompt)]
+Prompt = Annotated[str, BeforeValidator(_known_prompt)]
 
 
 class Decoding(Section):

@@ -66,7 +66,7 @@ class Job:
 
 @contextlib.contextmanager
 def job(snakemake: Any) -> Iterator[stage.Job]:
-    """Run the body as one job of `snakemake.rule`; everything printed goes to the rule's log.
+    """Run the body as one job of the rule that `snakemake.params.rule` names; what is printed goes to the rule's log.
 
     Whatever the body raises becomes one sentence on the terminal and in the log, and exit status 1; unless it was a
     UserError, the log has the traceback too. Inputs that are manifests are checked against their files. Unless the
@@ -74,7 +74,7 @@ def job(snakemake: Any) -> Iterator[stage.Job]:
     """
     begun = time.monotonic()
     die_with_scheduler()
-    name = "/".join(snakemake.wildcards) or "all"
+    rule, name = snakemake.params.rule, "/".join(snakemake.wildcards) or "all"
     terminal = os.fdopen(os.dup(2), "w")
 
     variables = list(variables_in(dict(snakemake.params.items())))
@@ -83,12 +83,12 @@ def job(snakemake: Any) -> Iterator[stage.Job]:
         # Where the log's own disk is full, the terminal has the sentence still.
         with contextlib.suppress(OSError):
             logging.info("%s", sentence, exc_info=traceback)
-        print(redacted(f"{snakemake.rule} {name}: {sentence}", *variables), file=terminal, flush=True)
+        print(redacted(f"{rule} {name}: {sentence}", *variables), file=terminal, flush=True)
 
     try:
         _log_to(snakemake.log[0], variables)
-        logging.info("%s %s%s", snakemake.rule, name, f" ({allocation()})" if allocation() else "")
-        lock = Path("scratch", "locks", snakemake.rule, f"{name}.lock")
+        logging.info("%s %s%s", rule, name, f" ({allocation()})" if allocation() else "")
+        lock = Path("scratch", "locks", rule, f"{name}.lock")
         gpus = snakemake.resources.get("gpu", 0)
         with only_writer(lock, tell), leased(gpus, tell) as held:
             given = held or ([os.environ.get("CUDA_VISIBLE_DEVICES") or "by Slurm"] if gpus and allocation() else [])
@@ -97,13 +97,13 @@ def job(snakemake: Any) -> Iterator[stage.Job]:
                 check_cuda(given)
             parents = [path for path in snakemake.input if str(path).endswith(".manifest.json")]
             files = snakemake.input, snakemake.output
-            running = Job(snakemake.rule, name, snakemake.params, parents, *files, snakemake.threads)
+            running = Job(rule, name, snakemake.params, parents, *files, snakemake.threads)
             yield running
             if "manifest" in snakemake.output.keys():
                 others = [path for path in snakemake.output if path != snakemake.output.manifest]
                 write_manifest(
                     snakemake.output.manifest,
-                    rule=snakemake.rule,
+                    rule=rule,
                     outputs=others,
                     parents=parents,
                     recipe=running.recipe,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from moult.base.errors import UserError
+from moult.base.paths import own_in_place_of_shipped
 from moult.config.checks import remote_endpoints
 from moult.config.experiment import Config
 from moult.config.load import load
@@ -16,7 +17,8 @@ from moult.weights.agreement import check_parts
 
 def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: bool) -> Config:
     """Return the typed config; tell by `warn` what is not pinned yet, and, where it `speaks`, what will be
-    fetched and which words of the config are retired.
+    fetched, which words of the config are retired, and which shipped prompts and label sets the study's own stand in
+    place of.
 
     A process that runs a single job of a build does not speak: the first one did.
 
@@ -42,6 +44,9 @@ def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: 
             raise UserError("\n".join(f"{source}: {line}" for line in contradictions))
         for line in cfg.hub_needs(made):
             warn(f"{line}.")
+        for kind in ("prompts", "labels"):
+            for name in own_in_place_of_shipped(kind):
+                warn(f"{kind}/{name}.yaml: stands in place of the file of this name that comes with Moult.")
     for place in cfg.unpinned():
         warn(f"{place}: no revision or checksum yet; run `make pin` before you build.")
     return cfg
@@ -52,13 +57,18 @@ def absent_files(cfg: Config) -> Iterator[str]:
     for dataset in cfg.datasets:
         for _, _, source in raw_sources(dataset):
             if source.path and not Path(source.path).exists():
-                yield f"dataset {dataset.name}: {source.path} does not exist"
+                yield f"dataset {dataset.name}: {_absent(source.path)}"
     for model in cfg.models:
         if model.fetch and model.fetch.path and not Path(model.fetch.path).is_dir():
-            yield f"model {model.name}: the folder {model.fetch.path} does not exist"
+            yield f"model {model.name}: the folder {_absent(model.fetch.path)}"
     for dataset in cfg.datasets:
         if dataset.videos and dataset.videos.path and not Path(dataset.videos.path).is_dir():
-            yield f"dataset {dataset.name}: the folder {dataset.videos.path} of its videos does not exist"
+            yield f"dataset {dataset.name}: its videos' folder {_absent(dataset.videos.path)}"
+
+
+def _absent(path):
+    looked = "" if Path(path).is_absolute() else f" (looked in {Path.cwd()})"
+    return f"{path} does not exist{looked}"
 
 
 def contradicting_folders(cfg: Config, made: Callable[[str, str], bool]) -> Iterator[str]:

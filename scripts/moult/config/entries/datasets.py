@@ -8,20 +8,18 @@ import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from moult.base.errors import nearest
-from moult.base.paths import RESOURCES
+from moult.base.paths import named_files, written_out
 from moult.base.rows import LabelSet
-from moult.base.section import Name, Section, Sha256, Variable, exactly_one
+from moult.base.section import LocalPath, Name, Section, Sha256, Variable, exactly_one
 from moult.data.fields import Prompt, Split
 from moult.data.formats import BY_NAME, FORMATS
 from moult.data.formats.dataset_info import dataset_of_info
-
-LABELS = RESOURCES / "labels"
 
 
 class Source(Section):
     """One raw file: a local path, a URL with its SHA-256, or a file of a hub dataset at a revision."""
 
-    path: str | None = Field(None, description="Raw file on this machine, relative to the working directory.")
+    path: LocalPath | None = Field(None, description="Raw file on this machine, relative to the working directory.")
     url: str | None = Field(None, pattern=r"^https?://", description="Address of the raw file, http or https.")
     sha256: Sha256 | None = Field(
         None,
@@ -92,7 +90,7 @@ class Leakage(Section):
 class Videos(Section):
     """The videos that a table's rows speak of, and which of their frames a model sees, in training and inference."""
 
-    path: str | None = Field(
+    path: LocalPath | None = Field(
         None, description="Folder of the videos on this machine, relative to the working directory."
     )
     hub: str | None = Field(
@@ -167,7 +165,7 @@ class Dataset(Section):
     tags: dict[str, str] = Field(
         {}, description="Tag of LLaMA-Factory → how your file spells the tag; for `format: sharegpt` only."
     )
-    dataset_info: str | None = Field(
+    dataset_info: LocalPath | None = Field(
         None,
         description="A dataset_info.json of LLaMA-Factory, which says format, files, columns and tags in their stead.",
     )
@@ -176,7 +174,11 @@ class Dataset(Section):
         None, description="Where the rows' videos are and which frames a model sees; null: rows have no videos."
     )
     labels: str | list[str] | None = Field(
-        None, description="Name of a file of resources/labels, or a list of labels; needed where rows are labelled."
+        None,
+        description=(
+            "Name of a file of resources/labels or of labels/ in the working directory, or a list of labels; needed "
+            "where rows are labelled."
+        ),
     )
     task: str | None = Field(None, description="What the labels say, e.g. emotion; needed where `labels` is a list.")
     prompt: Prompt | None = Field(
@@ -207,7 +209,7 @@ class Dataset(Section):
         entries, files = values.get("entries"), values.get("files", {})
         if not (isinstance(entries, dict) and entries and isinstance(files, dict)):
             raise ValueError("entries: name the entry of each split, e.g. `entries: {train: my_data}`")
-        return values | dataset_of_info(values["dataset_info"], entries, files)
+        return values | dataset_of_info(written_out(str(values["dataset_info"])), entries, files)
 
     @model_validator(mode="after")
     def fits_its_format(self) -> Self:
@@ -226,11 +228,12 @@ class Dataset(Section):
     @model_validator(mode="after")
     def labels_are_there(self) -> Self:
         if self.shape == "labelled" and self.labels is None:
-            raise ValueError(f"labels: name a file of resources/labels, one of {shipped_labels()}, or list them")
-        if isinstance(self.labels, str) and self.labels not in shipped_labels():
-            raise ValueError(
-                f"labels: {self.labels!r} is not in resources/labels/{nearest(self.labels, shipped_labels())}"
-            )
+            raise ValueError(f"labels: name a file of resources/labels or labels/, one of {label_sets()}, or list them")
+        if isinstance(self.labels, str) and self.labels not in label_sets():
+            near = nearest(self.labels, label_sets())
+            raise ValueError(f"labels: {self.labels!r} is not in resources/labels/ or labels/{near}")
+        if isinstance(self.labels, str):
+            load_label_set(self.labels)
         if isinstance(self.labels, list) and not self.task:
             raise ValueError("task: with labels of your own, say what they label, e.g. `task: emotion`")
         return self
@@ -251,7 +254,7 @@ class Dataset(Section):
         if self.labels is None:
             return None
         if isinstance(self.labels, str):
-            return _shipped_label_set(self.labels)
+            return load_label_set(self.labels)
         task = self.task or ""
         return {
             "dataset": self.name,
@@ -268,12 +271,22 @@ class Dataset(Section):
         return self.prompt or (form.video_prompt if self.videos else form.prompt)
 
 
-@cache
-def shipped_labels() -> list[str]:
-    """Return the names of the label sets in resources/labels."""
-    return sorted(path.stem for path in LABELS.glob("*.yaml"))
+def label_sets() -> list[str]:
+    """Return the names of the label sets, the study's own and the shipped ones."""
+    return list(named_files("labels"))
+
+
+def load_label_set(name: str) -> dict:
+    """Return a label set: dataset, task, task_words, language, labels."""
+    return _read_label_set(named_files("labels")[name])
 
 
 @cache
-def _shipped_label_set(name):
-    return yaml.safe_load((LABELS / f"{name}.yaml").read_text(encoding="utf-8"))
+def _read_label_set(path):
+    """ValueError where a file lacks task or labels; what else it leaves out is as for labels in the config itself."""
+    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    task, labels = (found.get("task"), found.get("labels")) if isinstance(found, dict) else (None, None)
+    if not (isinstance(task, str) and isinstance(labels, list) and all(isinstance(one, str) for one in labels)):
+        raise ValueError(f"labels: {path} needs `task:`, what is labelled, and `labels:`, a list of texts")
+    usual = {"dataset": path.stem, "task_words": task.replace("_", " "), "language": "und"}
+    return found | {key: value for key, value in usual.items() if key not in found}

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self, Union
 from pydantic import BeforeValidator, Field, model_validator
 
 from moult import objectives
-from moult.base.section import DType, Name, Section, Sha256, Variable, exactly_one
+from moult.base.section import DType, LocalPath, Name, Section, Sha256, Variable, exactly_one
 from moult.corpora.refined import Round
 from moult.objectives import LOSSES
 from moult.weights.methods import METHODS, description, refusals
@@ -39,7 +39,9 @@ class Fetch(Section):
     token: Variable | None = Field(
         None, description="Environment variable with your hub token, which a gated model needs; null: no token is sent."
     )
-    path: str | None = Field(None, description="Folder on this machine that holds the model in Hugging Face layout.")
+    path: LocalPath | None = Field(
+        None, description="Folder on this machine that holds the model in Hugging Face layout."
+    )
 
     @model_validator(mode="after")
     def one_place(self) -> Self:
