@@ -276,7 +276,7 @@ def label_sets() -> list[str]:
     return list(named_files("labels"))
 
 
-def load_label_set(name: str) -> dict:
+def load_label_set(name: str) -> Any:
     """Return a label set: dataset, task, task_words, language, labels."""
     return _read_label_set(named_files("labels")[name])
 
