@@ -4,7 +4,7 @@
 #   make test            all tests that need no GPU and no network (a small build on a Slurm of our own where it can be had: root, Debian)
 #   make test-server     the client against llama.cpp's server with a real model; fetches the model once (93 MB)
 #   make test-cluster    a Slurm of our own on loopback (root, Debian), a whole build and every fault on it (half an hour)
-#   make test-soak       fifty builds, each killed at a seeded moment and run again (about an hour)
+#   make test-soak       fifty builds, each killed at a seeded moment and run again; 50,000 mutated replies; fifty architectures (over an hour)
 #   make check           formatting and lint
 #   make dag             the rule graph as a picture, docs/rulegraph.svg
 #   make estimate CONFIG=...  what the remote answers would cost, before anything is spent (or NAME=, as for the demo)
@@ -48,6 +48,7 @@ test-server: .venv/ready
 
 test-soak: .venv/ready
 	PYTHONPATH=scripts python tests/soak/kills.py --csv tests/soak/kills.csv
+	MOULT_SOAK=1 python -m pytest tests/unit/inference/remote/test_replies.py tests/unit/weights/test_agreement.py
 
 check: .venv/ready
 	ruff check scripts tests benchmarks
@@ -55,6 +56,7 @@ check: .venv/ready
 	snakefmt --check Snakefile rules
 	snakemake --lint
 	PYTHONPATH=scripts lint-imports
+	mypy
 
 dag: .venv/ready
 	mkdir -p docs

@@ -99,7 +99,9 @@ def page(rows):
             "",
             "Not refused, but said in the manifest's facts: an adapter whose B factors are all zero (`zero`: it was",
             "never trained), and a model whose config names code although transformers has a class for it (`warnings`:",
-            "the code is neither copied nor run).",
+            "the code is neither copied nor run). Also under `warnings`: weights of other programs, which are left",
+            "behind, special tokens past the embeddings that no template writes, a dtype that is not the stored one,",
+            "quantized weights, and an architecture whose adapters could not be folded, with the targets that can.",
             "",
             "What is not seen: a flipped bit in the weights of a local folder, which nothing states the hash of, if",
             "the number stays finite; and the same in a file of more than 64 MB that the build has made. A manifest",
@@ -202,6 +204,14 @@ def shard(folder, **more):
     write(folder / INDEX, {"metadata": {"total_size": 1}, "weight_map": files | more})
 
 
+def names_in(file):
+    """Return the names of a file's tensors, sorted."""
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as weights:
+        return sorted(weights.keys())
+
+
 # ---------------------------------------------------------------- models: weights
 
 
@@ -294,6 +304,187 @@ def _(model):
 def _(model):
     (model / WEIGHTS).unlink()
     os.mkfifo(model / WEIGHTS)
+
+
+# ---------------------------------------------------------------- models: folders that contradict themselves
+
+
+def sharded_beside(model):
+    """Put the shards and the index of another save beside the single file."""
+    single = (model / WEIGHTS).read_bytes()
+    shard(model)
+    write(model / WEIGHTS, single)
+
+
+def two_shards(model):
+    shard(model)
+    return model / "model-00001-of-00002.safetensors", model / "model-00002-of-00002.safetensors"
+
+
+def fill_vocabulary(model, size):
+    core = json.loads((model / "tokenizer.json").read_text())
+    words = core["model"]["vocab"]
+    core["model"]["vocab"] |= {f"word{number}": number for number in range(len(words), size)}
+    write(model / "tokenizer.json", core)
+    return core
+
+
+def add_token(model, content, special):
+    """Add a token behind as many as there are embeddings."""
+    core = fill_vocabulary(model, 512)
+    core["added_tokens"].append(core["added_tokens"][0] | {"id": 512, "content": content, "special": special})
+    write(model / "tokenizer.json", core)
+
+
+@model_case("a single file beside shards and their index")
+def _(model):
+    sharded_beside(model)
+
+
+@model_case("shards without an index beside a single file")
+def _(model):
+    sharded_beside(model)
+    (model / INDEX).unlink()
+
+
+@model_case("an index that names the single file and another")
+def _(model):
+    first, _ = two_shards(model)
+    first.rename(model / WEIGHTS)
+    index = json.loads((model / INDEX).read_text())
+    files = {name: file.replace("model-00001-of-00002", "model") for name, file in index["weight_map"].items()}
+    write(model / INDEX, {"weight_map": files})
+
+
+@model_case("two indexes")
+def _(model):
+    shard(model)
+    shutil.copy(model / INDEX, model / "pytorch_model.safetensors.index.json")
+
+
+@model_case("config.json names another weight file (transformers_weights)")
+def _(model):
+    shutil.copy(model / WEIGHTS, model / "model.best.safetensors")
+    edit(model / "config.json", transformers_weights="model.best.safetensors")
+
+
+@model_case("the model again under another name")
+def _(model):
+    shutil.copy(model / WEIGHTS, model / "best.safetensors")
+
+
+@model_case("a shard that the index does not name")
+def _(model):
+    _, second = two_shards(model)
+    shutil.copy(second, model / "model-00003-of-00003.safetensors")
+    change(model / "model-00003-of-00003.safetensors", lambda tensors: {"more": tensors.popitem()[1]})
+
+
+@model_case("an index that names the tensors of the other shard")
+def _(model):
+    shard(model)
+    index = json.loads((model / INDEX).read_text())
+    files = sorted(set(index["weight_map"].values()))
+    write(model / INDEX, {"weight_map": {name: files[file == files[0]] for name, file in index["weight_map"].items()}})
+
+
+@model_case("an index that leaves a tensor out")
+def _(model):
+    shard(model)
+    index = json.loads((model / INDEX).read_text())
+    index["weight_map"].pop("lm_head.weight")
+    write(model / INDEX, index)
+
+
+@model_case("two shards with a tensor, and two values of it")
+def _(model):
+    first, second = two_shards(model)
+    name = names_in(first)[0]
+    change(second, lambda tensors: tensors | {name: tensors[names_in(second)[0]].new_zeros(7)})
+
+
+@model_case("a whole model and an adapter in one folder")
+def _(model):
+    for file in (model.parent / "adapter").iterdir():
+        shutil.copy(file, model / file.name)
+
+
+@model_case("an adapter without its base")
+def _(model):
+    shutil.rmtree(model)
+    shutil.copytree(model.parent / "adapter", model)
+
+
+@model_case("config.json counts fewer layers than there are")
+def _(model):
+    edit(model / "config.json", num_hidden_layers=1)
+
+
+@model_case("config.json says another width")
+def _(model):
+    edit(model / "config.json", hidden_size=64)
+
+
+@model_case("config.json says another vocabulary")
+def _(model):
+    edit(model / "config.json", vocab_size=600)
+
+
+@model_case("config.json ties embeddings and head, which differ")
+def _(model):
+    edit(model / "config.json", tie_word_embeddings=True)
+
+
+@model_case("config.json does not tie, and there is no head")
+def _(model):
+    change(model / WEIGHTS, lambda tensors: {name: one for name, one in tensors.items() if name != "lm_head.weight"})
+
+
+@model_case("config.json is that of an encoder with a decoder")
+def _(model):
+    edit(model / "config.json", model_type="t5", is_encoder_decoder=True)
+
+
+@model_case("config.json is of a type that transformers does not know")
+def _(model):
+    edit(model / "config.json", model_type="none-such")
+
+
+@model_case("config.json pads with a token past the embeddings")
+def _(model):
+    edit(model / "config.json", pad_token_id=700)
+
+
+@model_case("generation_config.json ends at a token past the embeddings")
+def _(model):
+    edit(model / "generation_config.json", eos_token_id=[2, 512])
+
+
+@model_case("a pad token past the embeddings")
+def _(model):
+    add_token(model, "[PAD]", special=True)
+    edit(model / "tokenizer_config.json", pad_token="[PAD]")
+
+
+@model_case("an added token past the embeddings")
+def _(model):
+    add_token(model, "<tool>", special=False)
+
+
+@model_case("the chat template writes a token past the embeddings")
+def _(model):
+    add_token(model, "<|turn|>", special=True)
+    write(model / "chat_template.jinja", b"<|turn|>" + (model / "chat_template.jinja").read_bytes())
+
+
+@model_case("an end token that the vocabulary lacks")
+def _(model):
+    edit(model / "tokenizer_config.json", eos_token="<|end|>")
+
+
+@model_case("the tokenizer of a model with a larger vocabulary")
+def _(model):
+    fill_vocabulary(model, 600)
 
 
 @model_case("a weight is NaN")

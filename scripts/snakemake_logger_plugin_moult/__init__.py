@@ -3,6 +3,8 @@
 Snakemake knows a logger plugin by the prefix of its module's name, and finds it on PYTHONPATH as elsewhere.
 """
 
+from logging import LogRecord
+
 from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_logger_plugin_rich import LogHandler as RichLogHandler
 
@@ -12,7 +14,7 @@ class LogHandler(RichLogHandler):
         super().__post_init__()
         self.running = {}  # id of a job: the record that announced it
 
-    def emit(self, record):
+    def emit(self, record: LogRecord) -> None:
         super().emit(record)
         event = getattr(record, "event", None)
         if event == LogEvent.JOB_INFO:

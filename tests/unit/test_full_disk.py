@@ -55,6 +55,7 @@ class Snakemake:
     """What a script is given, of Snakemake's own types."""
 
     rule, input, params, wildcards, resources = "write", InputFiles(), Params(), Wildcards(["it"]), ResourceList()
+    threads = 1
 
     def __init__(self, log, **output):
         self.log, self.output = Log([str(log)]), OutputFiles(fromdict={key: str(path) for key, path in output.items()})

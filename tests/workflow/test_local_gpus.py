@@ -4,6 +4,7 @@ import re
 import signal
 from os import kill
 
+from moult.jobs.gpus import PRETENDED
 from pico_build import ROOT, Folder
 from processes import kill_group, wait_for
 
@@ -17,7 +18,7 @@ class GpuFolder(Folder):
         return [*base[:place], "--profile", ROOT / "profiles" / "local", "--cores", "8", *base[place + 2 :]]
 
     def environment(self):
-        return super().environment() | {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}
+        return super().environment() | {"CUDA_VISIBLE_DEVICES": "0,1,2,3", PRETENDED: "1"}
 
     def devices(self):
         """Return {job: device} of the jobs that have been given one, finished or not."""

@@ -24,23 +24,12 @@ def run(*command, **variables):
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
-def tool(name):
-    return str(Path(sys.executable).with_name(name))
+CHECKS = re.search(r"^check:.*\n((?:\t.+\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].splitlines()
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        [tool("ruff"), "check", "scripts", "tests", "benchmarks"],
-        [tool("ruff"), "format", "--check", "scripts", "tests", "benchmarks"],
-        [tool("snakefmt"), "--check", "Snakefile", "rules"],
-        [sys.executable, "-m", "snakemake", "--lint"],
-        [tool("lint-imports")],
-    ],
-    ids=lambda command: " ".join(Path(word).name for word in command[:3]),
-)
-def test_format_and_lint(command):
-    found = run(*command, PYTHONPATH="scripts")
+@pytest.mark.parametrize("command", map(str.strip, CHECKS))
+def test_make_check(command):
+    found = run("bash", "-c", command, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert found.returncode == 0, found.stdout + found.stderr
 
 

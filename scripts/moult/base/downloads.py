@@ -23,7 +23,7 @@ _PASSING = {408, 425, 429, 500, 502, 503, 504}
 logger = logging.getLogger(__name__)
 
 
-def fetch_url(url, place):
+def fetch_url(url: str, place: Path) -> None:
     """Write what is at `url` to the file `place`, after a few attempts if need be; UserError when it does not come."""
     import urllib.error
 
@@ -59,7 +59,7 @@ def _fetch_once(url, place):
         raise ConnectionError(f"{received} of {expected} bytes came")
 
 
-def link(file, target):
+def link(file: Path, target: Path) -> None:
     """Hard link, so that what lies on the cache's disk takes its space once; copy to another disk."""
     try:
         os.link(file, target)
@@ -67,7 +67,7 @@ def link(file, target):
         shutil.copyfile(file, target)
 
 
-def check_hub_file(file):
+def check_hub_file(file: Path) -> Path:
     """Compare a file of the hub's cache with the hash that the hub named it by, and return the file itself.
 
     huggingface_hub compares sizes only. Files in LFS or Xet are named by their SHA-256, others by git's SHA-1 (by a

@@ -1,13 +1,14 @@
 """The exception whose text is written for the user, and what its sentences are made of."""
 
 import difflib
+from collections.abc import Iterable
 
 
 class UserError(Exception):
     """Something the user can put right: one sentence that names the file, the row or entry, and the remedy."""
 
 
-def nearest(word, known):
+def nearest(word: object, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` or the list of what there is."""
     close = difflib.get_close_matches(str(word), sorted(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; there is {', '.join(sorted(known)) or 'none'}"

@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from moult.base.errors import UserError
@@ -20,7 +21,7 @@ _MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "No av
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-def explain(error, log, places):
+def explain(error: BaseException, log: str | Path, places: Iterable[str | Path]) -> str:
     """Return the sentence that a job ends with; `places` are the paths it writes to, `log` holds the traceback."""
     message = " ".join(str(error).split())[:300]
     if isinstance(error, UserError):
@@ -33,7 +34,7 @@ def explain(error, log, places):
             "accumulation for it, or of compute), or ask for more by the model's `needs: {mem_gb, gpu_mem_gb}`; "
             f"the traceback stands in {log}."
         )
-    if _number(error) in _FORBIDDEN and error.filename:
+    if isinstance(error, OSError) and error.errno in _FORBIDDEN and error.filename:
         return f"{error.filename}: {error.strerror}; let this user read and write there, or build elsewhere."
     return (
         f"{type(error).__name__}: {message or 'no message'}; this is a bug or an unforeseen input, "
@@ -41,7 +42,7 @@ def explain(error, log, places):
     )
 
 
-def is_disk_full(error):
+def is_disk_full(error: BaseException | None) -> bool:
     """Whether an exception, or one that it came of, says that a disk or a quota is full."""
     while error is not None:
         if _number(error) in (errno.ENOSPC, errno.EDQUOT) or _said(error, _FULL):
@@ -50,12 +51,12 @@ def is_disk_full(error):
     return False
 
 
-def is_memory_short(error):
+def is_memory_short(error: BaseException) -> bool:
     """Whether an exception says that there is too little memory, of the machine or of a GPU."""
     return isinstance(error, MemoryError) or _said(error, _MEMORY) or _number(error) == errno.ENOMEM
 
 
-def no_space(places):
+def no_space(places: Iterable[str | Path]) -> str:
     """Return which disk is full, of those that these paths, the build and temporary files are on, as a sentence."""
     folders = [_existing(Path(place)) for place in (*places, Path.cwd(), tempfile.gettempdir())]
     fullest = min(folders, key=lambda folder: shutil.disk_usage(folder).free)

@@ -9,7 +9,9 @@ import os
 import re
 import shutil
 import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 from moult.base.errors import UserError
 from moult.base.failures import is_disk_full, no_space
@@ -20,7 +22,7 @@ os.umask(_UMASK)
 
 
 @contextlib.contextmanager
-def whole_file(path, mode="w", **options):
+def whole_file(path: str | Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
     """Open a temporary file that takes the name `path` only when the block ends without an error.
 
     A full disk is a UserError that names `path`.
@@ -43,7 +45,7 @@ def whole_file(path, mode="w", **options):
 
 
 @contextlib.contextmanager
-def whole_directory(path):
+def whole_directory(path: str | Path) -> Iterator[Path]:
     """Yield an empty directory that takes the name `path` only when the block ends without an error.
 
     All of it is on disk before it takes its name, and never is a part of it seen under that name. A full disk is a
@@ -136,18 +138,18 @@ def _naming(path, partial):
         raise
 
 
-def write_text_atomic(path, text):
+def write_text_atomic(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8, whole or not at all."""
     with whole_file(path) as handle:
         handle.write(text)
 
 
-def write_json(path, value):
+def write_json(path: str | Path, value: Any) -> None:
     """Write JSON with sorted keys, so that equal values are equal bytes."""
     write_text_atomic(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def read_json(path, remedy="delete it and run again"):
+def read_json(path: str | Path, remedy: str = "delete it and run again") -> Any:
     """Read one JSON document; UserError when the file is missing or is not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -156,14 +158,14 @@ def read_json(path, remedy="delete it and run again"):
         raise UserError(f"{path}: cannot be read as JSON ({error}); {remedy}.") from error
 
 
-def write_jsonl(path, rows):
+def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object a line, keys in their given order."""
     with whole_file(path) as handle:
         for row in rows:
             handle.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def read_jsonl(path):
+def read_jsonl(path: str | Path) -> list[Any]:
     """Return the rows of a JSONL file; UserError naming the line that is not JSON."""
     rows = []
     with open(path, encoding="utf-8") as handle:
@@ -175,24 +177,24 @@ def read_jsonl(path):
     return rows
 
 
-def sha256_file(path):
+def sha256_file(path: str | Path) -> str:
     """Return the hex SHA-256 of a file's bytes."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def digest(value):
+def digest(value: Any) -> str:
     """Return the hex SHA-256 of a JSON-able value, whatever the order of its keys."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def derive_seed(seed, *parts):
+def derive_seed(seed: int, *parts: Any) -> int:
     """Return a 31-bit seed of its own for a job or a row, from the experiment's seed and its name."""
     return int(digest([seed, *parts])[:8], 16) & 0x7FFFFFFF
 
 
-def write_csv(path, rows, columns):
+def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Write rows as CSV, whole or not at all; None is an empty cell."""
     with whole_file(path) as handle:
         writer = csv.DictWriter(handle, columns, lineterminator="\n")
@@ -200,7 +202,7 @@ def write_csv(path, rows, columns):
         writer.writerows(rows)
 
 
-def read_csv(path):
+def read_csv(path: str | Path) -> list[dict[str, str]]:
     """Return the rows of a CSV file as dicts of strings."""
     with open(path, encoding="utf-8", newline="") as handle:
         return list(csv.DictReader(handle))

@@ -5,10 +5,12 @@ import importlib.util
 import os
 import sys
 import types
+from collections.abc import Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
-def without(*packages):
+def without(*packages: str) -> Iterator[None]:
     """Let transformers believe, while it is imported, that these optional packages are not installed.
 
     `scipy` serves the losses of its detection models, `datasets` (and pandas behind it) a type check in the Trainer:
@@ -30,7 +32,7 @@ def without(*packages):
 
 
 @contextlib.contextmanager
-def without_compiler():
+def without_compiler() -> Iterator[None]:
     """Keep torch's compiler (torch._dynamo, sympy behind it) out while transformers is imported and a model loaded.
 
     transformers only marks functions for it: what is imported here must not be given to `torch.compile`. Afterwards
@@ -41,8 +43,8 @@ def without_compiler():
         return
     import torch
 
-    spec = importlib.util.find_spec("torch._dynamo")
-    stand_in = types.ModuleType(spec.name)
+    spec: Any = importlib.util.find_spec("torch._dynamo")
+    stand_in: Any = types.ModuleType(spec.name)
     stand_in.__spec__, stand_in.__path__ = spec, spec.submodule_search_locations
     stand_in.disable = stand_in.allow_in_graph = stand_in.assume_constant_result = _unmarked
     sys.modules[spec.name] = torch._dynamo = stand_in
@@ -57,7 +59,7 @@ def _unmarked(function=None, *_, **__):
     return _unmarked if function is None else function
 
 
-def without_deepspeed():
+def without_deepspeed() -> None:
     """Keep accelerate, in a process of its own, from importing deepspeed to ask whether a model is one of its engines.
 
     It asks whenever a model is saved or handed to the Trainer. A process that was launched as one of several is left

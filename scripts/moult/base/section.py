@@ -15,7 +15,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def exactly_one(section, *fields):
+def exactly_one(section: BaseModel, *fields: str) -> None:
     """Raise unless exactly one of the fields of a section is set."""
     given = [field for field in fields if getattr(section, field) is not None]
     if len(given) != 1:

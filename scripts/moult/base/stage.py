@@ -4,13 +4,77 @@ Everybody who has to know something of a rule (the rule files, what jobs need, w
 asks its stage. Stages are plain values in a plain tuple, `moult.stages.STAGES`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from moult.base.rows import Facts, Recipe
 
 # How the files of a kind of artefact end; all others are folders.
 ENDINGS = {kind: ".jsonl" for kind in ("corpora", "predictions", "answers", "judgements")}
 ENDINGS |= {"scores": ".csv", "leakage": ".csv", "plots": ".svg"}
+
+
+class Experiment(Protocol):
+    """What a checked config (`moult.config.experiment.Config`) answers to packages that may not import it.
+
+    Its entries are the sections of `moult.config.entries`, and look the same to everyone.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def limit(self) -> int | None: ...
+    @property
+    def budget(self) -> float | None: ...
+    @property
+    def evaluations(self) -> Sequence[Any]: ...
+    @property
+    def evaluation_of(self) -> Mapping[tuple[str, str], Any]: ...
+    @property
+    def measured(self) -> Mapping[tuple[str, str], dict[str, str]]: ...
+    @property
+    def judged(self) -> Mapping[tuple[str, str], str]: ...
+    @property
+    def answered(self) -> list[tuple[str, str]]: ...
+    @property
+    def predicted(self) -> Mapping[tuple[str, str], list[str]]: ...
+    def find(self, kind: str, name: str) -> Any: ...
+    def compute_of(self, name: str) -> Any: ...
+    def corpus_dataset(self, name: str) -> Any: ...
+
+
+class Job(Protocol):
+    """What the function of a stage is given: one run of its rule (`moult.jobs.job.Job`).
+
+    inputs, outputs, params: those of Snakemake's job, by name. client: how endpoints are dealt with, which decides no
+    byte. facts: to be set to what the job counted, for its manifest.
+    """
+
+    facts: Facts
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def recipe(self) -> Recipe: ...
+    @property
+    def params(self) -> Any: ...
+    @property
+    def inputs(self) -> Any: ...
+    @property
+    def outputs(self) -> Any: ...
+    @property
+    def client(self) -> Any: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def scratch(self) -> Path: ...
+    @property
+    def journal(self) -> Path: ...
+    def card(self, facts: Facts) -> Facts: ...
 
 
 @dataclass(frozen=True)
@@ -69,7 +133,8 @@ class Stage:
     Snakemake. told: further params that are compared, by name. client: how it is run; never compared. inputs: key → a
     reference, or a list of them. model: the model of this build that the job loads, None without one. needs: the
     hardware that it asks for, by a name of `planning.needs`. workload: what that depends on beside the model. threads:
-    CPU threads; by default those of the model. words: (recipe, facts) → (short, long), for a picture and a table.
+    CPU threads; by default those of the model. words: (recipe, facts) → (short, long), for a picture and a table. asks:
+    what it will ask of endpoints (`inference.plans.Asking`), by what there is so far (`planning.estimate.Known`).
     """
 
     rule: str
@@ -77,8 +142,8 @@ class Stage:
     doing: str
     run: str
     wildcards: tuple[str, ...] = ()
-    names: Callable[[Any], list[tuple[str, ...]]] = lambda cfg: [()]
-    wanted: Callable[[Any], list[tuple[str, ...]]] | None = None
+    names: Callable[[Any], Sequence[tuple[str, ...]]] = lambda cfg: [()]
+    wanted: Callable[[Any], Sequence[tuple[str, ...]]] | None = None
     recipe: Callable[..., dict] | None = None
     told: dict[str, Callable[..., Any]] = field(default_factory=dict)
     client: Callable[..., Any] | None = None
@@ -88,20 +153,21 @@ class Stage:
     workload: Callable[..., dict] = nothing
     threads: Callable[..., int] | None = None
     words: Callable[[dict, dict], tuple[str, str]] = no_words
+    asks: Callable[..., Any] | None = None
 
-    def needed(self, cfg, *names) -> str:
+    def needed(self, cfg: Experiment, *names: str) -> str:
         """Return the name of the hardware that a job asks for; without a model at work it is that of tables."""
         asked = self.needs(cfg, *names) if callable(self.needs) else self.needs
         return "tables" if asked in MODEL_AT_WORK and self.model(cfg, *names) is None else asked
 
-    def cpus(self, cfg, *names) -> int:
+    def cpus(self, cfg: Experiment, *names: str) -> int:
         """Return the CPU threads of a job: its own arithmetic, the model's, or one."""
         if self.threads:
             return self.threads(cfg, *names)
         model = self.model(cfg, *names)
         return cfg.compute_of(model).threads if model else 1
 
-    def planned(self, cfg) -> list[tuple[str, ...]]:
+    def planned(self, cfg: Experiment) -> Sequence[tuple[str, ...]]:
         """Return the names of the jobs of a whole build."""
         return (self.wanted or self.names)(cfg)
 

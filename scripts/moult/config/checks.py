@@ -2,9 +2,12 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 from moult.base.errors import nearest
 from moult.config.entries.evaluations import MEASURED
+from moult.config.experiment import Config
 from moult.evaluation.suites import KINDS
 
 # The files beside an artefact end so; a name may not.
@@ -28,7 +31,7 @@ def _of_shape(cfg, kind, entry, field, name, shape):
         yield from _known(kind, entry, field, name, usable)
 
 
-def unknown_names(cfg):
+def unknown_names(cfg: Config) -> Iterator[str]:
     """Yield a sentence for every name that no entry has, and for every entry that cannot be what it is used as."""
     models, datasets, corpora = (set(cfg.names(kind)) for kind in ("models", "datasets", "corpora"))
     endpoints, suites = set(cfg.names("endpoints")), set(cfg.names("suites"))
@@ -123,7 +126,7 @@ def _splits(dataset, kind):
     return {*dataset.files, *carved}
 
 
-def evaluations(cfg):
+def evaluations(cfg: Config) -> Iterator[str]:
     """Yield a sentence for every evaluation that asks of a kind of suite what it cannot do."""
     for entry in cfg.evaluations:
         kind, place = cfg.find("suites", entry.suite).kind, f"evaluations {entry.suite!r}"
@@ -139,7 +142,7 @@ def evaluations(cfg):
         yield from kind.checks(cfg)
 
 
-def repeated_names(cfg):
+def repeated_names(cfg: Config) -> Iterator[str]:
     """Yield a sentence for every name that stands twice or that the files of a build need for themselves."""
     for kinds in (["datasets", "corpora"], ["endpoints"], ["models"], ["suites"]):
         names = [name for kind in kinds for name in cfg.names(kind)]
@@ -158,21 +161,26 @@ def _repeated(values):
     return sorted(value for value, count in Counter(values).items() if count > 1)
 
 
+def remote_endpoints(cfg):
+    """Return the remote endpoints that a corpus or a judge asks."""
+    asking = [*cfg.corpora, *(suite.settings for suite in cfg.suites)]
+    names = dict.fromkeys(name for one in asking for name in one.endpoints.values())
+    return [endpoint for endpoint in (cfg.find("endpoints", name) for name in names) if endpoint.url]
+
+
 def budget_without_price(cfg):
     """Yield a sentence for every remote endpoint whose answers a budget could not count."""
     if cfg.budget is None:
         return
-    asking = [*cfg.corpora, *(suite.settings for suite in cfg.suites)]
-    for name in dict.fromkeys(name for one in asking for name in one.endpoints.values()):
-        endpoint = cfg.find("endpoints", name)
-        if endpoint.url and not endpoint.price:
+    for endpoint in remote_endpoints(cfg):
+        if not endpoint.price:
             yield (
-                f"endpoints {name!r}, price: is missing, but there is a `budget`; write `price: {{input: ..., output: "
-                "...}`, US dollars per million tokens"
+                f"endpoints {endpoint.name!r}, price: is missing, but there is a `budget`; write `price: {{input: ..., "
+                "output: ...}`, US dollars per million tokens"
             )
 
 
-def cycle(cfg):
+def cycle(cfg: Config) -> Iterator[str]:
     """Yield one sentence for a cycle models → corpora → endpoints → models."""
     edges = {}
     for endpoint in cfg.endpoints:
@@ -211,7 +219,7 @@ def _cycle_in(edges):
     return None
 
 
-def precision(cfg):
+def precision(cfg: Config) -> Iterator[str]:
     """Yield a sentence for each training whose dtype would round small updates away or overflow."""
     for model in cfg.models:
         tuned = model.training
@@ -221,7 +229,7 @@ def precision(cfg):
             yield f"models {model.name!r}: float16 would need loss scaling; set compute.dtype to bfloat16 or float32"
 
 
-def corpora(cfg):
+def corpora(cfg: Config) -> Iterator[str]:
     """Yield a sentence for each thing that a corpus asks of an endpoint that cannot do it."""
     for corpus in cfg.corpora:
         served = {field: cfg.find("endpoints", name).serve for field, name in corpus.endpoints.items()}
@@ -232,7 +240,7 @@ SECRET = re.compile(r"^(sk-|hf_|ghp_|github_pat_|gsk_|xai-|AKIA)[A-Za-z0-9_-]{12
 SECRET_KEYS = {"api_key", "apikey", "token_value", "password", "secret", "access_token", "hf_token"}
 
 
-def secrets(value, where=""):
+def secrets(value: Any, where: str = "") -> Iterator[str]:
     """Yield a sentence for whatever in a raw config looks like a key or a password; it is not repeated."""
     if isinstance(value, dict):
         for key, item in value.items():

@@ -2,6 +2,8 @@
 
 import itertools
 import re
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from moult.base.errors import UserError
 from moult.config.entries.corpora import INTERVAL
@@ -28,7 +30,7 @@ def _substitute(value, axes):
     return value
 
 
-def expand(raw):
+def expand(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Return the raw config with every entry that has `for:` written out, one entry per combination, and with the
     endpoints, corpora and models of `rounds` behind the others; `<name>-last` is the model of the last round of
     `rounds` <name>, whatever its number. Pure."""
@@ -100,7 +102,7 @@ def _rounds(entry, limit):
     return endpoints, corpora, models
 
 
-def one_of(names):
+def one_of(names: Iterable[str]) -> str:
     """Return a regular expression that matches these names and nothing else, not even when there are none.
 
     Common beginnings stand once: Snakemake compiles and scans such a constraint with every pattern of every rule, and

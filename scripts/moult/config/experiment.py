@@ -2,7 +2,9 @@
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 from pydantic import Field
 
@@ -36,7 +38,7 @@ class Config(Section):
         return id(self)
 
     @cached_property
-    def by_name(self):
+    def by_name(self) -> dict[str, dict[str, Any]]:
         """The entries of every list that has names, as kind → name → entry; of a repeated name the first."""
         return {
             kind: {entry.name: entry for entry in reversed(getattr(self, kind))}
@@ -45,12 +47,12 @@ class Config(Section):
         }
 
     @cached_property
-    def evaluation_of(self):
+    def evaluation_of(self) -> dict[tuple[str, str], Evaluation]:
         """The evaluation that measures a model, a setting or a corpus under a suite, by (suite, name)."""
         return {(entry.suite, name): entry for entry in reversed(self.evaluations) for name in entry.measured}
 
     @cached_property
-    def measured(self):
+    def measured(self) -> dict[tuple[str, str], dict[str, str]]:
         """What is scored by labels: (suite, model or setting) → dataset → the model that answers for it there."""
         found = {}
         for entry in self._under("labels"):
@@ -62,12 +64,12 @@ class Config(Section):
         return found
 
     @cached_property
-    def judged(self):
+    def judged(self) -> dict[tuple[str, str], str]:
         """What a judge compares: (suite, model or corpus) → the one that it is compared with, itself among them."""
         return {(entry.suite, name): entry.against[0] for entry in self._under("judge") for name in entry.measured}
 
     @cached_property
-    def answered(self):
+    def answered(self) -> list[tuple[str, str]]:
         """Whose answers a judge is shown and are yet to be asked for, as (suite, model)."""
         return list(dict.fromkeys((entry.suite, name) for entry in self._under("judge") for name in entry.models))
 
@@ -75,7 +77,7 @@ class Config(Section):
         return [entry for entry in self.evaluations if getattr(self.find("suites", entry.suite), kind)]
 
     @cached_property
-    def predicted(self):
+    def predicted(self) -> dict[tuple[str, str], list[str]]:
         """What is predicted: (suite, model) → the datasets that the model is needed for, in the suite's order."""
         found = {}
         for (suite, _), model_of in self.measured.items():
@@ -86,15 +88,15 @@ class Config(Section):
             for (suite, model), datasets in found.items()
         }
 
-    def find(self, kind, name):
+    def find(self, kind: str, name: str) -> Any:
         """Return the entry of a list by its name, e.g. `find("models", "base")`."""
         return self.by_name[kind][name]
 
-    def names(self, kind, having=None):
+    def names(self, kind: str, having: str | None = None) -> list[str]:
         """Return the names of a list, e.g. `names("models", having="merge")`."""
         return [entry.name for entry in getattr(self, kind) if having is None or getattr(entry, having)]
 
-    def lineage(self, name):
+    def lineage(self, name: str) -> list[Model]:
         """Return a model and its ancestors by first parent, youngest first."""
         models = [self.find("models", name)]
         while models[-1].parents:
@@ -105,7 +107,7 @@ class Config(Section):
     def _inherited(self):
         return {}
 
-    def inherited(self, name, field):
+    def inherited(self, name: str, field: str) -> Any:
         """Return a model's field, or its nearest ancestor's that has it. What a long chain of models is asked one by
         one is looked up once for each."""
         known, passed = self._inherited, []
@@ -124,12 +126,12 @@ class Config(Section):
     def _before_rounds(self):
         return {}
 
-    def is_within_rounds(self, name, user):
+    def is_within_rounds(self, name: str, user: Any) -> bool:
         """Whether a model is of the same rounds as what uses it: then the user needs its full weights for a while."""
         round, its = self.by_name["models"][name].round, getattr(user, "round", None)
         return bool(round and its and round.of == its.of)
 
-    def before_rounds(self, name):
+    def before_rounds(self, name: str) -> str:
         """Return the model that the first of a model's rounds is trained from; a model of no rounds: its own base."""
         known, passed = self._before_rounds, []
         while name not in known:
@@ -143,12 +145,12 @@ class Config(Section):
         return known[name]
 
     @cached_property
-    def students(self):
+    def students(self) -> list[str]:
         """Names of the models whose full weights the next round needs for a while."""
         return [model.name for model in self.models if model.round and model.round.number < model.round.count]
 
     @cached_property
-    def kept_models(self):
+    def kept_models(self) -> list[str]:
         """Names of the models whose full weights `all` makes: not those of a round that nothing but the next needs."""
         by_name = self.by_name
         needed = {name for entry in self.evaluations for name in entry.models} | {name for _, name in self.predicted}
@@ -166,13 +168,15 @@ class Config(Section):
             if not model.round or model.round.number == model.round.count or model.name in needed
         ]
 
-    def compute_of(self, name):
+    def compute_of(self, name: str) -> Compute:
         """Return how a model is run: its own settings, an ancestor's, or the experiment's."""
         return self.inherited(name, "compute") or self.compute
 
-    def unpinned(self):
+    def unpinned(self) -> list[str]:
         """Return what has no revision or checksum yet: `make pin` looks it up, building refuses until then."""
-        sources = [source for dataset in self.datasets for files in dataset.files.values() for source in files]
+        sources: list[Any] = [
+            source for dataset in self.datasets for files in dataset.files.values() for source in files
+        ]
         sources += [dataset.videos for dataset in self.datasets if dataset.videos]
         sources += [model.fetch for model in self.models if model.fetch]
         return sorted(
@@ -184,19 +188,20 @@ class Config(Section):
             }
         )
 
-    def hub_needs(self, made=lambda kind, name: False):
+    def hub_needs(self, made: Callable[[str, str], bool] = lambda kind, name: False) -> list[str]:
         """Return a sentence for each hub repository that is still to be fetched from, and for each token it needs.
 
         made(kind, name): whether there is already an artefact, e.g. `raw` of a dataset.
         """
-        told, asking = [], []
+        told: list[str] = []
+        asking: list[Any] = []
         for kind, what in (("raw", "files"), ("videos", "folders of videos")):
-            sources = [
+            sources: list[Any] = [
                 source
                 for dataset in self.datasets
                 if not made(kind, dataset.name)
                 for source in (
-                    [dataset.videos] * bool(dataset.videos)
+                    ([dataset.videos] if dataset.videos else [])
                     if kind == "videos"
                     else [source for files in dataset.files.values() for source in files]
                 )
@@ -216,7 +221,7 @@ class Config(Section):
             told.append(f"{hubs}: asks for your token in the environment variable {token}, which {there}")
         return told
 
-    def corpus_dataset(self, name):
+    def corpus_dataset(self, name: str) -> Dataset:
         """Return the dataset whose questions a corpus answers."""
         corpus = self.find("corpora", name)
         if corpus.dataset:

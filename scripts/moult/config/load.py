@@ -1,6 +1,8 @@
 """A raw mapping into a checked Config, or a sentence per mistake."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -12,7 +14,7 @@ from moult.config.experiment import Config
 from moult.config.messages import sentence
 
 
-def load(raw, source="config"):
+def load(raw: Mapping[str, Any], source: str = "config") -> Config:
     """Return the Config of a raw mapping; UserError with a sentence per mistake, each naming entry and field."""
     if secrets := list(checks.secrets(raw)):
         raise UserError(_listed(source, secrets))
@@ -56,7 +58,7 @@ def _listed(source, problems):
     return "\n".join(f"{source}: {problem}." for problem in dict.fromkeys(problems))
 
 
-def load_file(path):
+def load_file(path: str | Path) -> Config:
     """Return the Config of one YAML file."""
     try:
         raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
 """What pydantic says of a config, in sentences."""
 
-from typing import get_args
+from typing import Any, get_args
 
 from moult.base.errors import nearest
 from moult.base.section import Section
@@ -8,7 +8,7 @@ from moult.config.entries.models import Finetune, Optimise
 from moult.config.experiment import Config
 
 
-def sentence(error, raw):
+def sentence(error: Any, raw: Any) -> str:
     """Return pydantic's error as `entry, field: what is wrong`, with the nearest known key for a typo."""
     where, node = [], raw
     # The sections that may stand where we are, those that hold its key, and kind → section of the last choice of kinds.

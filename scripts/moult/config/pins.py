@@ -5,7 +5,9 @@ Looked up, never invented: until then planning warns and building refuses.
 
 import hashlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from moult.base.files import read_json, write_json
 from moult.base.paths import ROOT
@@ -38,7 +40,7 @@ def _pinnable(source, kind):
         yield f"{source['package']}=={source.get('version')}/{source.get('file')}", "sha256", "package", source
 
 
-def fill(raw):
+def fill(raw: Mapping[str, Any]) -> None:
     """Fill what an expanded raw config leaves null from config/pins.json, in place."""
     pins = read_json(PINS) if PINS.exists() else {}
     for key, field, _, source in _sources(raw):
@@ -46,7 +48,7 @@ def fill(raw):
             source[field] = pins[key]
 
 
-def look_up(key, kind, source):
+def look_up(key: str, kind: str, source: Mapping[str, Any]) -> str:
     """Return the revision (40 hex digits) or SHA-256 of a source; needs the network it comes from."""
     if kind == "url":
         import urllib.request
@@ -63,7 +65,7 @@ def look_up(key, kind, source):
     return (api.model_info if kind == "model" else api.dataset_info)(source["hub"]).sha
 
 
-def main(path):
+def main(path: str | Path) -> int:
     """Look up every pin that a config file lacks and record it; return the number that could not be had."""
     import yaml
 

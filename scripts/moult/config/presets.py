@@ -1,6 +1,8 @@
 """Presets: named training settings in `resources/presets/`, written out into the raw config before it is checked."""
 
+from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 import yaml
 
@@ -12,7 +14,7 @@ TRAININGS = ("finetune", "optimise")
 PRESETS = RESOURCES / "presets"
 
 
-def preset_names():
+def preset_names() -> list[str]:
     """Return the names of the shipped presets, e.g. `mmla/paper-llm-sft`, and with each dataset where it has some."""
     names = []
     for path in sorted(PRESETS.rglob("*.yaml")):
@@ -22,7 +24,7 @@ def preset_names():
     return names
 
 
-def load_preset(name):
+def load_preset(name: str) -> dict[str, Any]:
     """Return the settings of a preset as a new dict; those of its dataset win over those of its file, and all of them
     over those of the preset that it builds on. UserError when there is none of this name.
     """
@@ -38,7 +40,7 @@ def load_preset(name):
     return laid_over(load_preset(below.replace("{dataset}", str(dataset))) if below else {}, laid_over(settings, own))
 
 
-def laid_over(settings, own):
+def laid_over(settings: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """Return settings with `own` laid over them; of `lora` key by key."""
     merged = settings | own
     if isinstance(settings.get("lora"), dict) and isinstance(own.get("lora"), dict):
@@ -46,7 +48,7 @@ def laid_over(settings, own):
     return merged
 
 
-def fill(raw):
+def fill(raw: Mapping[str, Any]) -> None:
     """Write out `preset:` in the models of an expanded config, in place; keys that stand beside it win."""
     models = raw.get("models")
     for model in models if isinstance(models, list) else []:

@@ -1,11 +1,13 @@
 """The JSON schema of the config, for editors: `python -m moult.config.schema`."""
 
+from typing import Any
+
 from moult.config import presets
 from moult.config.entries.corpora import CORPORA
 from moult.config.experiment import Config
 
 
-def schema():
+def schema() -> dict[str, Any]:
     """Return the JSON schema of the config, for editors; `for` is allowed in every named entry."""
     document = Config.model_json_schema()
     kinds = [kind.__name__ for kind in CORPORA.values()]

@@ -6,19 +6,23 @@ Each pair is one record: `uid`, `split`, `prompt` (chat messages), `chosen` and 
 """
 
 import logging
-from typing import ClassVar, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
 from moult.base.files import derive_seed
+from moult.base.rows import Facts, PreferencePair, Recipe, Reject, StoredAnswer
 from moult.base.section import Name, Section, exactly_one
+from moult.base.stage import Experiment, Job
 from moult.corpora.generated import check_rows, write_corpus
-from moult.corpora.kind import Generated, Plan
+from moult.corpora.kind import Generated
 from moult.corpora.similarity import chrf, ngrams, repetition
 from moult.data.fields import Decoding, Prompt, Split
 from moult.data.prompts import load_template, render
 from moult.data.questions import asked_rows
-from moult.inference.asking import asker_of, flaw_of
+from moult.inference.asking import Asker, asker_of, flaw_of
+from moult.inference.plans import Plan
 from moult.inference.recipes import decoding_recipe, endpoint_recipe
 from moult.inference.requests import ChatRequest, Sampling, author
 
@@ -39,7 +43,7 @@ class Costly(Section):
     top_k: int = Field(0, ge=0, description="0: off.")
 
     @model_validator(mode="after")
-    def settings_fit_method(self):
+    def settings_fit_method(self) -> Self:
         of = {"beam": {"beams", "length_penalty"}, "consistency": {"samples", "temperature", "top_p", "top_k"}}
         strange = sorted(self.model_fields_set - of[self.method] - {"method"})
         if strange:
@@ -47,7 +51,7 @@ class Costly(Section):
             raise ValueError(f"{strange[0]} is no setting of method {self.method}; it has {known}")
         return self
 
-    def recipe(self):
+    def recipe(self) -> Recipe:
         """Return the method and its own settings."""
         of_beam = {"method": "beam", "beams": self.beams, "length_penalty": self.length_penalty}
         drawn = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
@@ -83,11 +87,11 @@ class Contrasts(Generated):
     gate: Gate = Gate()
 
     @model_validator(mode="after")
-    def one_source(self):
+    def one_source(self) -> Self:
         exactly_one(self, "dataset", "corpus")
         return self
 
-    def recipe(self, cfg):
+    def recipe(self, cfg: Experiment) -> Recipe:
         return {
             "name": self.name,
             "splits": list(self.splits),
@@ -106,32 +110,32 @@ class Contrasts(Generated):
         }
 
     @staticmethod
-    def words(recipe, facts):
+    def words(recipe: Recipe, facts: Facts) -> tuple[str, str]:
         pairs, chosen = f"{facts['rows']:,} pairs by {author(recipe['endpoint'])}", recipe["chosen"]
         beam = chosen["method"] == "beam"
         of = f"the best beam of {chosen['beams']}" if beam else f"the closest sample of {chosen['samples']}"
         return pairs, f"{pairs}, chosen: {of}"
 
     @property
-    def most_answers(self):
+    def most_answers(self) -> int:
         return 1 + (self.chosen.beams if self.chosen.method == "beam" else self.chosen.samples)
 
     @property
-    def most_beams(self):
+    def most_beams(self) -> int:
         return self.chosen.beams if self.chosen.method == "beam" else 1
 
-    def mistakes(self, engines):
+    def mistakes(self, engines: Mapping[str, str | None]) -> Iterator[str]:
         if self.chosen.method == "beam" and engines["endpoint"] != "transformers":
             yield (
                 f"corpora {self.name!r}, chosen: beam search needs an endpoint that serves a model by engine "
                 "transformers; write `method: consistency`"
             )
 
-    def plans(self, recipe, rows):
+    def plans(self, recipe: Recipe, rows: Sequence[Any]) -> dict[str, Plan]:
         return {"endpoint": Plan(pair_requests(recipe, rows), self.decoding.max_tokens)}
 
 
-def contrast_answers(recipe, rows, asker, outputs):
+def contrast_answers(recipe: Recipe, rows: Sequence[Any], asker: Asker, outputs: Any) -> Facts:
     """Make the pairs of a job and write its corpus, rejects and usage; return the counts for the manifest."""
     check_rows(rows)
     requests = pair_requests(recipe, rows)
@@ -142,7 +146,7 @@ def contrast_answers(recipe, rows, asker, outputs):
     return facts | {"rows_in": len(rows), "chosen_longer": longer}
 
 
-def samplings(recipe):
+def samplings(recipe: Recipe) -> list[Sampling]:
     """Return how the answers to a row are decoded, as Samplings: the rejected one, then each candidate for chosen."""
     cheap, costly = recipe["rejected"], recipe["chosen"]
     room = {"max_tokens": cheap["max_tokens"]}
@@ -155,7 +159,7 @@ def samplings(recipe):
     return [Sampling(**cheap), *[Sampling(**drawn, **room)] * costly["samples"]]
 
 
-def pair_requests(recipe, rows):
+def pair_requests(recipe: Recipe, rows: Sequence[Any]) -> list[ChatRequest]:
     """Return what is asked for the pairs of all rows: for each row, one request for each of `samplings`, in order.
 
     A request's seed comes from its own words and its place, so that neither order nor neighbours change its answer.
@@ -169,10 +173,13 @@ def pair_requests(recipe, rows):
     return requests
 
 
-def pairs_of(recipe, rows, requests, values, by):
+def pairs_of(
+    recipe: Recipe, rows: Sequence[Any], requests: Sequence[ChatRequest], values: Sequence[StoredAnswer], by: str
+) -> tuple[list[PreferencePair], list[Reject]]:
     """Return (pairs, rejects with reasons) of the stored answers to `pair_requests`; by: name of who answered."""
     each = len(samplings(recipe))
-    kept, rejects = [], []
+    kept: list[PreferencePair] = []
+    rejects: list[Reject] = []
     for number, row in enumerate(rows):
         cheap, *costly = values[number * each : (number + 1) * each]
         (first, *_) = requests[number * each : (number + 1) * each]
@@ -187,16 +194,19 @@ def pairs_of(recipe, rows, requests, values, by):
             | {"tokens": answer["completion_tokens"], "reward": reward}
             for answer, way, reward in ((cheap, named[0], rewards[1]), (best, named[1], rewards[0]))
         )
-        kept.append(
+        pair = (
             {key: row[key] for key in ("uid", "dataset", "split", "title", "question")}
             | {"prompt": list(first.messages), "chosen": [chosen], "rejected": [rejected]}
             | {"rm": None if rewards[0] is None else "mean chrF to the samples"}
             | {"margin": None if rewards[0] is None else round(rewards[0] - rewards[1], 6), "seed": recipe["seed"]}
         )
+        kept.append(cast(PreferencePair, pair))
     return kept, rejects
 
 
-def choose(cheap, costly, gate, method):
+def choose(
+    cheap: StoredAnswer, costly: Sequence[StoredAnswer], gate: Mapping[str, Any], method: str
+) -> tuple[Any, str | None]:
     """Return (answer, None): the candidate to be chosen over `cheap`, with rewards; or (answer at fault, reason).
 
     cheap: a stored answer; costly: the stored candidates, one of beam search or the samples of best of n; gate: see
@@ -222,7 +232,7 @@ def choose(cheap, costly, gate, method):
         for own, one in enumerate(grams)
     ]
     of_rejected = sum(chrf(ngrams(cheap["text"]), other) for other in grams) / len(grams)
-    first_flaw = None
+    first_flaw: Any = None
     for place in sorted(range(len(ended)), key=lambda place: (-rewards[place], place)):
         reason = flaw_of_chosen(ended[place], gate) or flaw_of_pair(ended[place]["text"], cheap["text"], gate)
         if reason is None:
@@ -232,7 +242,7 @@ def choose(cheap, costly, gate, method):
     return first_flaw
 
 
-def flaw_of_chosen(answer, gate):
+def flaw_of_chosen(answer: StoredAnswer, gate: Mapping[str, Any]) -> str | None:
     """Return why a stored answer is not good enough to be learnt, or None.
 
     gate: `min_characters`; `max_repetition`, the greatest share of word 4-grams that stood in the text before.
@@ -246,7 +256,7 @@ def flaw_of_chosen(answer, gate):
     return None
 
 
-def flaw_of_pair(chosen, rejected, gate):
+def flaw_of_pair(chosen: str, rejected: str, gate: Mapping[str, Any]) -> str | None:
     """Return why two texts are no pair to learn from, or None.
 
     gate: `max_length_ratio`, of the longer to the shorter in characters, whichever is chosen: else length is what is
@@ -262,7 +272,7 @@ def flaw_of_pair(chosen, rejected, gate):
     return None
 
 
-def run(job):
+def run(job: Job) -> None:
     """Do the job of contrast_answers."""
     with asker_of(job, job.inputs) as asker:
         job.facts = contrast_answers(job.recipe, asked_rows(job.inputs, job.recipe["splits"]), asker, job.outputs)

@@ -1,18 +1,22 @@
 """Guidelines and distilled answers: one text per row that an endpoint generates, rejects with reasons."""
 
 import logging
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from moult.base.errors import UserError
 from moult.base.files import derive_seed, write_json, write_jsonl
+from moult.base.rows import CorpusRow, Facts, Recipe, Reject, Usage
 from moult.base.section import Name, exactly_one
+from moult.base.stage import Experiment, Job
 from moult.corpora.kind import Generated
 from moult.data.fields import Decoding, Prompt, Split
 from moult.data.prompts import load_template
 from moult.data.questions import asked_rows, question_rows
-from moult.inference.asking import asker_of, flaw_of
+from moult.inference.asking import Asker, asker_of, flaw_of
 from moult.inference.recipes import decoding_recipe, endpoint_recipe
 from moult.inference.requests import author, corpus_requests
 
@@ -24,7 +28,10 @@ logger = logging.getLogger(__name__)
 class _OneText(Generated):
     """A text per row, in one request."""
 
-    def recipe(self, cfg):
+    if TYPE_CHECKING:
+        cut: str
+
+    def recipe(self, cfg: Experiment) -> Recipe:
         return {
             "name": self.name,
             "splits": list(self.splits),
@@ -37,7 +44,7 @@ class _OneText(Generated):
         }
 
     @staticmethod
-    def words(recipe, facts):
+    def words(recipe: Recipe, facts: Facts) -> tuple[str, str]:
         by, decoding = author(recipe["endpoint"]), recipe["decoding"]
         limits = f"temperature {decoding['temperature']:g}, at most {decoding['max_tokens']} tokens"
         return f"{facts['rows']:,} rows by {by}", f"{facts['rows']:,} rows written by {by}, {limits}"
@@ -81,18 +88,20 @@ class Distilled(_OneText):
     decoding: Decoding = Decoding(temperature=0.7, max_tokens=1024)
 
     @model_validator(mode="after")
-    def one_source(self):
+    def one_source(self) -> Self:
         exactly_one(self, "guidelines", "dataset")
         return self
 
 
-def make_corpus(recipe, rows, field, asker, outputs):
+def make_corpus(recipe: Recipe, rows: Sequence[Any], field: str, asker: Asker, outputs: Any) -> Facts:
     """Generate a corpus and write its three files, the outputs of a job; return the counts."""
     result = generate_corpus(recipe, rows, field, asker)
     return write_corpus(outputs.corpus, outputs.rejects, outputs.usage, result)
 
 
-def generate_corpus(recipe, rows, field, asker):
+def generate_corpus(
+    recipe: Recipe, rows: Sequence[Any], field: str, asker: Asker
+) -> tuple[list[CorpusRow], list[Reject], Usage]:
     """Ask for one text per row; return (rows with `field`, rejects, usage).
 
     recipe: prompt (template), decoding, seed, cut ("keep" or "reject" what stopped for length). asker: who answers.
@@ -100,7 +109,8 @@ def generate_corpus(recipe, rows, field, asker):
     """
     check_rows(rows)
     values = asker.ask(corpus_requests(recipe, rows))
-    kept, rejects = [], []
+    kept: list[CorpusRow] = []
+    rejects: list[Reject] = []
     for row, value in zip(rows, values, strict=True):
         reason = flaw_of(value, recipe["cut"])
         if reason:
@@ -111,13 +121,15 @@ def generate_corpus(recipe, rows, field, asker):
     return kept, rejects, asker.usage()
 
 
-def check_rows(rows):
+def check_rows(rows: Sequence[Any]) -> None:
     """UserError where a corpus has nothing to ask about."""
     if not rows:
         raise UserError("the corpus has no rows to ask about: the stage before it rejected all of them.")
 
 
-def write_corpus(corpus, rejects, usage, result):
+def write_corpus(
+    corpus: str | Path, rejects: str | Path, usage: str | Path, result: tuple[Sequence[Any], Sequence[Reject], Usage]
+) -> Facts:
     """Write the three files of a corpus; `result` is what `generate_corpus` returned. Return the counts."""
     kept, rejected, totals = result
     if not kept:
@@ -133,11 +145,11 @@ def _run(job, rows, field):
         job.facts = make_corpus(job.recipe, rows, field, asker, job.outputs)
 
 
-def run_guidelines(job):
+def run_guidelines(job: Job) -> None:
     """Do the job of generate_guidelines."""
     _run(job, question_rows(job.inputs.questions, job.recipe["splits"]), "guideline")
 
 
-def run_distilled(job):
+def run_distilled(job: Job) -> None:
     """Do the job of distill_answers."""
     _run(job, asked_rows(job.inputs, job.recipe["splits"]), "answer")

@@ -1,24 +1,15 @@
 """What all kinds of corpora share: an entry of the config, and what others ask of a kind."""
 
-from typing import ClassVar, Literal, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from moult.base.rows import Facts, Recipe
 from moult.base.section import Section
+from moult.base.stage import Experiment
+from moult.data.fields import Decoding
+from moult.inference.plans import Plan
 from moult.inference.recipes import client_of
 from moult.inference.requests import corpus_requests
-
-
-class Plan(NamedTuple):
-    """What a corpus asks of one endpoint, as far as it is known before anything is answered."""
-
-    # All of them are surely asked.
-    requests: list
-    # Tokens of an answer at most.
-    longest: int
-    # How often a request is asked at most: each further time with a longer prompt.
-    times: int = 1
-    # Tokens of earlier answers that the prompts of a request hold at most, all times together. A request whose prompt
-    # gains some is not known word by word.
-    gains: int = 0
 
 
 class Generated(Section):
@@ -34,49 +25,58 @@ class Generated(Section):
     # Whether a judge may compare its answers with those of another corpus.
     judged: ClassVar[bool] = False
 
+    if TYPE_CHECKING:
+        # What every kind has, each in its own place and with its own default.
+        kind: str
+        name: str
+        splits: list[Any]
+        endpoint: str
+        prompt: Any
+        decoding: Decoding
+
     @property
-    def asked(self):
+    def asked(self) -> str | None:
         """Name of the corpus whose questions are asked; None where they are those of a dataset."""
         return getattr(self, "guidelines", None) or getattr(self, "corpus", None)
 
     @property
-    def endpoints(self):
+    def endpoints(self) -> dict[str, str]:
         """The endpoints that are asked: field → name."""
         return {"endpoint": self.endpoint}
 
-    def recipe(self, cfg) -> dict:
+    def recipe(self, cfg: Experiment) -> Recipe:
         """Return what decides the rows, as plain JSON."""
         raise NotImplementedError
 
-    def client(self, cfg):
+    def client(self, cfg: Experiment) -> dict[str, Any] | None:
         """Return how the endpoints are dealt with, which decides no row."""
         return client_of(cfg, self.endpoint)
 
     @staticmethod
-    def words(recipe: dict, facts: dict) -> tuple[str, str]:
+    def words(recipe: Recipe, facts: Facts) -> tuple[str, str]:
         """Return what a manifest says of a corpus: shortly, for a picture, and at length."""
         raise NotImplementedError
 
     @property
-    def most_answers(self):
+    def most_answers(self) -> int:
         """Answers to a question that are written at most, beams and samples among them."""
         return 1
 
     @property
-    def most_beams(self):
+    def most_beams(self) -> int:
         """Rows of a forward pass that one answer takes at most."""
         return 1
 
     @property
-    def answer_tokens(self):
+    def answer_tokens(self) -> int:
         """Tokens of answers that are in memory for a request at most: the new one, and those that its prompt shows."""
         return self.decoding.max_tokens
 
-    def mistakes(self, engines):
+    def mistakes(self, engines: Mapping[str, str | None]) -> Iterator[str]:
         """Yield a sentence for each thing asked that an endpoint cannot do; engines: field of `endpoints` → engine of
         the served model, None of a remote endpoint."""
         yield from ()
 
-    def plans(self, recipe, rows):
+    def plans(self, recipe: Recipe, rows: Sequence[Any]) -> dict[str, Plan]:
         """Return what is asked about rows by the corpus' recipe: field of `endpoints` → Plan."""
         return {"endpoint": Plan(corpus_requests(recipe, rows), self.decoding.max_tokens)}

@@ -1,19 +1,24 @@
 """Iterative refinement (METEOR stage 2): a model answers, a judge says what is wrong, the model revises."""
 
 import logging
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
 from moult.base.errors import UserError
 from moult.base.files import derive_seed, digest, write_json, write_jsonl
+from moult.base.rows import Facts, Recipe, RefinedRow, Reject, Usage
 from moult.base.section import Name, Section, exactly_one
+from moult.base.stage import Experiment, Job
 from moult.corpora.generated import check_rows
-from moult.corpora.kind import Generated, Plan
+from moult.corpora.kind import Generated
 from moult.data.fields import Decoding, Prompt, Split
 from moult.data.prompts import as_material, load_template, render
 from moult.data.questions import asked_rows
-from moult.inference.asking import asker_of, flaw_of
+from moult.inference.asking import Asker, asker_of, flaw_of
+from moult.inference.plans import Plan
 from moult.inference.recipes import client_of, decoding_recipe, endpoint_recipe
 from moult.inference.requests import ChatRequest, Sampling, author
 from moult.inference.structured import parse_verdict, verdict_schema
@@ -74,13 +79,13 @@ class Refined(Generated, Refining):
     round: Round | None = None
 
     @model_validator(mode="after")
-    def one_source(self):
+    def one_source(self) -> Self:
         exactly_one(self, "dataset", "corpus")
         if self.slice and self.slice[1] is not None and self.slice[1] <= self.slice[0]:
             raise ValueError(f"slice: {list(self.slice)} has no row; write [start, stop] with start < stop")
         return self
 
-    def recipe(self, cfg):
+    def recipe(self, cfg: Experiment) -> Recipe:
         # Of its round a corpus knows nothing.
         return {
             "name": self.name,
@@ -100,30 +105,30 @@ class Refined(Generated, Refining):
             "version": VERSION,
         }
 
-    def client(self, cfg):
+    def client(self, cfg: Experiment) -> dict[str, Any] | None:
         clients = {field: client_of(cfg, name) for field, name in self.endpoints.items()}
         return clients | {"round": self.round.model_dump() if self.round else None}
 
     @staticmethod
-    def words(recipe, facts):
+    def words(recipe: Recipe, facts: Facts) -> tuple[str, str]:
         accepted = f"{facts['rows']:,} of {facts['rows_in']:,} rows by {author(recipe['endpoint'])}"
         often = f"at most {recipe['max_iterations']} answers each, {facts['revised']:,} accepted after revision"
         return accepted, f"{accepted}, accepted by {author(recipe['judge'])}; {often}"
 
     @property
-    def endpoints(self):
+    def endpoints(self) -> dict[str, str]:
         return {"endpoint": self.endpoint, "judge": self.judge}
 
     @property
-    def most_answers(self):
+    def most_answers(self) -> int:
         return self.max_iterations
 
     @property
-    def answer_tokens(self):
+    def answer_tokens(self) -> int:
         # A revision sees the answer before it, and what was said of that.
         return 2 * self.decoding.max_tokens + self.judge_decoding.max_tokens
 
-    def plans(self, recipe, rows):
+    def plans(self, recipe: Recipe, rows: Sequence[Any]) -> dict[str, Plan]:
         often, longest = self.max_iterations, self.decoding.max_tokens
         both = longest + self.judge_decoding.max_tokens
         rows = rows[slice(*self.slice)] if self.slice else rows
@@ -137,7 +142,9 @@ class Refined(Generated, Refining):
         }
 
 
-def refine_answers(recipe, rows, asker, judge):
+def refine_answers(
+    recipe: Recipe, rows: Sequence[Any], asker: Asker, judge: Asker
+) -> tuple[list[RefinedRow], list[Reject], Usage]:
     """Answer, judge and revise until each row is accepted or has had `max_iterations` answers.
 
     recipe: judge (its recipe), prompt, revise_prompt, judge_prompt (templates), decoding, judge_decoding,
@@ -162,7 +169,8 @@ def refine_answers(recipe, rows, asker, judge):
         if not pending:
             break
     left = {row["uid"] for row in pending}
-    corpus, rejects = [], []
+    corpus: list[RefinedRow] = []
+    rejects: list[Reject] = []
     for row in rows:
         history = histories[row["uid"]]
         if row["uid"] in failed or row["uid"] in left:
@@ -176,14 +184,15 @@ def refine_answers(recipe, rows, asker, judge):
     return corpus, rejects, usage_of_both({"endpoint": asker, "judge": judge})
 
 
-def usage_of_both(askers):
+def usage_of_both(askers: Mapping[str, Asker]) -> Usage:
     """Return the sums of what two askers took, and, as `parts`, what each of them took; askers: part → Asker."""
     parts = {part: asker.usage() for part, asker in askers.items()}
-    both = list(parts.values())
+    both: list[Any] = list(parts.values())
     totals = {name: sum(one[name] for one in both) for name in COUNTS}
     costs = [one["cost_usd"] for one in both]
     names = {name: " and ".join(dict.fromkeys(one[name] for one in both)) for name in ("endpoint", "model")}
-    return names | totals | {"cost_usd": None if None in costs else round(sum(costs), 6), "parts": parts}
+    cost = None if None in costs else round(sum(costs), 6)
+    return cast(Usage, names | totals | {"cost_usd": cost, "parts": parts})
 
 
 def _answers(asker, recipe, pending, histories, iteration):
@@ -226,7 +235,7 @@ def _judge(judge, recipe, answered, histories, iteration, failed):
             entry |= verdict
 
 
-def shown_to_judge(row, answer):
+def shown_to_judge(row: dict[str, Any], answer: str) -> dict[str, Any]:
     """Return the fields of the judge's template for a row and an answer to it."""
     return row | as_material({"title": row["title"] or "", "question": row["question"], "answer": answer})
 
@@ -237,12 +246,12 @@ def _request(seed, template, fields, decoding, schema=None):
     return ChatRequest(messages, Sampling(**decoding), derive_seed(seed, list(messages)), schema)
 
 
-def row_digest(row):
+def row_digest(row: Any) -> str:
     """Return what tells a question from another, in 16 hexadecimal digits."""
     return digest(row)[:16]
 
 
-def slice_of(rows, recipe):
+def slice_of(rows: list[Any], recipe: Recipe) -> list[Any]:
     """Return the rows of a corpus' slice, by position; UserError where it has none, or where the rows are not those
     that this job was planned for."""
     start, stop = recipe["slice"] or (0, None)
@@ -254,7 +263,7 @@ def slice_of(rows, recipe):
     return found
 
 
-def check_rounds(place, found, dataset):
+def check_rounds(place: Mapping[str, Any], found: int, dataset: str) -> None:
     """UserError where a dataset's train rows (`found` of them) make another number of rounds than its `rows` says.
 
     place: number, count and interval of a round, and its name.
@@ -267,7 +276,13 @@ def check_rounds(place, found, dataset):
         )
 
 
-def write_refined(corpus, rejects, usage, result, may_be_empty=False):
+def write_refined(
+    corpus: str | Path,
+    rejects: str | Path,
+    usage: str | Path,
+    result: tuple[Sequence[RefinedRow], Sequence[Reject], Usage],
+    may_be_empty: bool = False,
+) -> Facts:
     """Write the three files of a refined corpus; `result` is what `refine_answers` returned. Return the counts.
 
     UserError where nothing was accepted, unless that `may_be_empty`: then the round's model stays as it was.
@@ -284,7 +299,7 @@ def write_refined(corpus, rejects, usage, result, may_be_empty=False):
     return {"rows_in": len(kept) + len(rejected), "rows": len(kept), "rejects": len(rejected), "revised": revised}
 
 
-def run(job):
+def run(job: Job) -> None:
     """Do the job of refine_answers."""
     recipe, inputs = job.recipe, job.inputs
     rows = asked_rows(inputs, recipe["splits"])

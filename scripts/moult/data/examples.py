@@ -1,22 +1,28 @@
 """Training examples out of datasets and corpora, in the words that inference will use too."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from moult.base.files import read_jsonl
+from moult.base.rows import Dropped, Template
 from moult.data.formats import format_of
 from moult.data.prompts import Example, answered_example
 
 
-def training_examples(paths, templates, split):
+def training_examples(
+    paths: Sequence[str | Path], templates: Mapping[str, Template], split: str
+) -> tuple[list[Example], list[Dropped]]:
     """Return (examples, dropped) of one split of all data sources, uids made unique across them.
 
     paths: a dataset folder or corpus file per source, in the order of `templates` (source → prompt template); beside
     each folder lies its manifest. A dataset without the split has no examples.
     dropped: {split, uid, reason} of each question without an answer, and each conversation not trained on.
     """
-    examples, dropped = [], []
+    examples: list[Example] = []
+    dropped: list[Dropped] = []
     for path, (source, template) in zip(paths, templates.items(), strict=True):
-        found, without = [], []
+        found: list[Example] = []
+        without: list[tuple[str, str]] = []
         if str(path).endswith(".jsonl"):
             rows = [row for row in read_jsonl(path) if row["split"] == split]
             found = [answered_example(row, template, row["answer"]) for row in rows]

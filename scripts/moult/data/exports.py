@@ -1,10 +1,13 @@
 """Datasets and corpora as LLaMA-Factory reads them: JSON files and their `dataset_info.json`."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from moult.base.errors import UserError
 from moult.base.files import read_json, whole_directory, whole_file, write_json
+from moult.base.rows import Facts, Recipe
+from moult.base.stage import Job
 from moult.data.examples import training_examples
 from moult.data.fields import SPLITS
 from moult.data.formats import format_of, sharegpt
@@ -18,7 +21,7 @@ VERSION = 1
 FRAME = {"head": "[\n  ", "separator": ",\n  ", "tail": "\n]\n"}
 
 
-def export_dataset(recipe, data, target):
+def export_dataset(recipe: Recipe, data: str | Path, target: str | Path) -> Facts:
     """Write a data source as LLaMA-Factory's JSON, a file per split, and their `dataset_info.json`; return the counts.
 
     recipe: name, template (of prompts; None for conversations). data: a prepared dataset's folder, its manifest beside
@@ -99,7 +102,7 @@ def _video_paths(data, split):
     return {medium["frames"]: medium["path"] for medium in media}
 
 
-def index_exports(folders, target):
+def index_exports(folders: Iterable[str | Path], target: str | Path) -> None:
     """Write one `dataset_info.json` for several exports that stand beside it, so that they can be mixed."""
     info = {}
     for folder in map(Path, folders):
@@ -108,11 +111,11 @@ def index_exports(folders, target):
     write_json(target, info)
 
 
-def run(job):
+def run(job: Job) -> None:
     """Do the job of export_dataset."""
     job.facts = export_dataset(job.recipe, job.inputs.data, job.outputs.export)
 
 
-def run_index(job):
+def run_index(job: Job) -> None:
     """Do the job of index_exports."""
     index_exports(job.inputs.exports, job.outputs.index)

@@ -2,7 +2,9 @@
 
 import logging
 import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from moult.base.downloads import check_hub_file, fetch_url
 from moult.base.errors import UserError
@@ -10,13 +12,14 @@ from moult.base.failures import is_disk_full, no_space
 from moult.base.files import sha256_file, whole_directory
 from moult.base.secrets import key_of
 from moult.base.signatures import begins_as_web_page
+from moult.base.stage import Job
 
 # Raise when the same sources would now give other raw files.
 VERSION = 2
 logger = logging.getLogger(__name__)
 
 
-def fetch_dataset(sources, local, target):
+def fetch_dataset(sources: Sequence[Mapping[str, Any]], local: Iterable[str], target: str | Path) -> None:
     """Bring the raw files of a dataset together as `<target>/<split>/<index>-<name>`, checksums checked.
 
     `sources` is the recipe's list; `local` holds the paths of the local ones among them, in order.
@@ -70,6 +73,6 @@ def _fetch_hub(source, place):
     shutil.copyfile(check_hub_file(Path(found)), place)
 
 
-def run(job):
+def run(job: Job) -> None:
     """Do the job of fetch_dataset."""
     fetch_dataset(job.recipe["sources"], job.inputs.local, job.outputs.raw)

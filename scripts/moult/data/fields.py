@@ -9,8 +9,8 @@ from moult.base.errors import nearest
 from moult.base.section import Section
 from moult.data.prompts import template_names
 
-SPLITS = ("train", "dev", "test")
 Split = Literal["train", "dev", "test"]
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
 @cache

@@ -6,6 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 from moult.base.errors import UserError
+from moult.base.rows import Facts, Leak, Recipe, columns_of
+from moult.base.stage import Job
 from moult.data.excerpts import printable
 from moult.data.fields import SPLITS
 from moult.data.parquet import read_rows
@@ -15,12 +17,12 @@ VERSION = 2
 logger = logging.getLogger(__name__)
 
 
-def normalised(text):
+def normalised(text: str) -> str:
     """Return text lower-cased, punctuation dropped and spaces folded: what counts as the same wording."""
     return " ".join(re.sub(r"[^\w\s]", " ", text.lower()).split())
 
 
-def find_leakage(folder, near):
+def find_leakage(folder: str | Path, near: float) -> list[tuple[str, str, str, str, str, float]]:
     """Return pairs of rows that stand in two splits: (split_a, split_b, uid_a, uid_b, kind, similarity).
 
     Exact: equal after `normalised`. Near: cosine of character 5-gram counts at least `near`. Each row of the later
@@ -58,7 +60,7 @@ def _leaks_between(a, rows_a, b, rows_b, near):
                 yield a, b, rows_a[best]["uid"], row["uid"], "near", value
 
 
-def check_leakage(recipe, folder, target):
+def check_leakage(recipe: Recipe, folder: str | Path, target: str | Path) -> Facts:
     """Write the leakage table as CSV; UserError when the config says that leakage fails the build."""
     import csv
 
@@ -67,7 +69,7 @@ def check_leakage(recipe, folder, target):
     pairs = find_leakage(folder, recipe["near"])
     with whole_file(target) as handle:
         writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(["dataset", "split_a", "split_b", "uid_a", "uid_b", "kind", "similarity"])
+        writer.writerow(columns_of(Leak))
         for a, b, *uids, kind, value in pairs:
             # An id may be of any length and hold line ends, which what reads CSV elsewhere does not take.
             writer.writerow([recipe["name"], a, b, *(printable(uid, 1000) for uid in uids), kind, value])
@@ -84,6 +86,6 @@ def check_leakage(recipe, folder, target):
     return {"pairs": len(pairs)}
 
 
-def run(job):
+def run(job: Job) -> None:
     """Do the job of check_leakage."""
     job.facts = check_leakage(job.recipe, job.inputs.dataset, job.outputs.table)

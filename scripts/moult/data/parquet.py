@@ -1,12 +1,15 @@
 """Prepared rows on disk: a parquet file per split."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from moult.base.errors import UserError
+from moult.base.rows import CanonicalRow, Recipe
 
 
-def write_parquet(path, rows, recipe):
+def write_parquet(path: str | Path, rows: Iterable[dict[str, Any]], recipe: Recipe) -> None:
     """Write the canonical rows of one split; recipe: that of `prepare_dataset`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -38,7 +41,7 @@ def write_parquet(path, rows, recipe):
     pq.write_table(pa.Table.from_pylist(full, schema=pa.schema(fields)), path, compression="zstd")
 
 
-def read_rows(folder, split):
+def read_rows(folder: str | Path, split: str) -> list[CanonicalRow]:
     """Return the rows of one split of a prepared dataset as dicts, `meta` parsed; UserError if it is not there."""
     import pyarrow.parquet as pq
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from moult.base.errors import UserError
 from moult.base.files import derive_seed, digest, whole_directory, write_json, write_jsonl
+from moult.base.rows import Facts, Recipe
+from moult.base.stage import Job
 from moult.data.excerpts import excerpt
 from moult.data.formats import BY_NAME
 from moult.data.leakage import normalised
@@ -53,7 +55,14 @@ def _id_of(row, form):
     return next((text.strip() for text in texts if isinstance(text, str) and text.strip()), None)
 
 
-def prepare_dataset(recipe, raw, target, videos=None, scratch=None, workers=1):
+def prepare_dataset(
+    recipe: Recipe,
+    raw: str | Path,
+    target: str | Path,
+    videos: str | Path | None = None,
+    scratch: Path | None = None,
+    workers: int = 1,
+) -> Facts:
     """Write `<target>/<split>.parquet`, rejects.jsonl, profile.json and labels.json; return the profile.
 
     recipe: name, format, columns, files (split → categories of its files), label_set, task, dev_fraction, limit, seed;
@@ -198,7 +207,7 @@ def _profile(splits, rejects, rows_in, unused, recipe):
     return profile
 
 
-def run(job):
+def run(job: Job) -> None:
     """Do the job of prepare_dataset."""
     videos, outputs = job.inputs.get("videos"), job.outputs
     job.facts = prepare_dataset(

@@ -1,12 +1,15 @@
 """Prompts: templates in `resources/prompts/`, and their tokens. The same code serves training and inference."""
 
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from moult.base.errors import UserError
 from moult.base.files import digest
 from moult.base.paths import RESOURCES
+from moult.base.rows import CanonicalRow, LabelSet, Message, Template
 
 PROMPTS = RESOURCES / "prompts"
 # How chat templates spell the turns of a conversation, as far as no text about code needs it so.
@@ -22,13 +25,13 @@ class Example:
     answer: str
 
 
-def template_names():
+def template_names() -> list[str]:
     """Return the names of the shipped prompt templates, e.g. `mmla/text`."""
     return sorted(path.relative_to(PROMPTS).with_suffix("").as_posix() for path in PROMPTS.rglob("*.yaml"))
 
 
 @cache
-def load_template(name):
+def load_template(name: str) -> Template:
     """Return a prompt template as a plain dict of `system`, `user` and `answer` to Jinja text.
 
     It goes into the recipe of the job whole, so that an edited prompt rebuilds what was made with it.
@@ -57,23 +60,23 @@ def _fill(text, fields):
         raise UserError(f"prompt template: {error.message}; the row has {sorted(fields)}.") from error
 
 
-def render(template, **fields):
+def render(template: Template, **fields: Any) -> list[Message]:
     """Return the chat messages of a template; UserError when it names a field that the row lacks."""
     return [{"role": role, "content": _fill(template[role], fields)} for role in ("system", "user") if role in template]
 
 
-def render_answer(template, **fields):
+def render_answer(template: Template, **fields: Any) -> str:
     """Return the assistant's answer of a template: what training teaches and label likelihood scores."""
     return _fill(template["answer"], fields)
 
 
-def answered_example(row, template, answer):
+def answered_example(row: Mapping[str, Any], template: Template, answer: str) -> Example:
     """Return a question and its answer as an example; row: uid, title, question."""
     fields = {"title": row["title"], "question": row["question"]}
     return Example(row["uid"], render(template, **fields), render_answer(template, **fields, answer=answer))
 
 
-def label_messages(template, row, label_set):
+def label_messages(template: Template, row: CanonicalRow, label_set: LabelSet) -> tuple[list[Message], list[str]]:
     """Return (messages, one answer text per label): how a labelled row is put to a model, everywhere."""
     fields = {"text": row["text"]} | {key: label_set[key] for key in ("task", "task_words", "labels")}
     answers = [render_answer(template, **fields, label=label) for label in label_set["labels"]]
@@ -81,7 +84,7 @@ def label_messages(template, row, label_set):
     return with_videos(render(template, **fields), videos), answers
 
 
-def spelt_out(text):
+def spelt_out(text: str) -> str:
     """Return a text whose control tokens of common chat templates are broken by a blank, whoever reads it.
 
     The models of this build never see such tokens in a message (`prompt_ids`); some servers obey them.
@@ -89,7 +92,7 @@ def spelt_out(text):
     return CONTROL.sub(lambda found: f"{found[0]} ", text)
 
 
-def as_material(texts):
+def as_material(texts: Mapping[str, str]) -> dict[str, str]:
     """Return the fields of a judge's template that are texts to be judged (name → text), with a `fence` to stand
     between: a mark that nobody who writes such a text can know, for it is a hash over them.
     """
@@ -97,7 +100,7 @@ def as_material(texts):
     return shown | {"fence": digest(list(shown.values()))[:12]}
 
 
-def with_videos(messages, videos):
+def with_videos(messages: list[Message], videos: Sequence[str]) -> list[Message]:
     """Return messages whose last turn shows videos, named by the digests of their frames, before its text."""
     if not videos:
         return messages
@@ -106,20 +109,20 @@ def with_videos(messages, videos):
     return [*before, last | {"content": parts}]
 
 
-def videos_of(messages):
+def videos_of(messages: Sequence[Message]) -> list[str]:
     """Return the videos of a chat, in order."""
     parts = (part for message in messages if isinstance(message["content"], list) for part in message["content"])
     return [part["video"] for part in parts if part["type"] == "video"]
 
 
-def texts_of(messages):
+def texts_of(messages: Sequence[Message]) -> list[str]:
     """Return every text of a chat, in order: whole messages, and the text parts of those that show videos."""
     contents = [message["content"] for message in messages]
     parts = [content if isinstance(content, list) else [{"type": "text", "text": content}] for content in contents]
     return [part["text"] for content in parts for part in content if part["type"] == "text"]
 
 
-def with_texts(messages, texts):
+def with_texts(messages: Sequence[Message], texts: Iterable[str]) -> list[Message]:
     """Return a chat with its texts, as `texts_of` lists them, replaced."""
     texts, replaced = iter(texts), []
     for message in messages:

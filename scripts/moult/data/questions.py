@@ -1,10 +1,15 @@
 """The rows that questions are asked about: of a prepared dataset, or of a corpus."""
 
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
 from moult.base.files import read_jsonl
+from moult.base.rows import CorpusRow, Question
 from moult.data.parquet import read_rows
 
 
-def question_rows(folder, splits):
+def question_rows(folder: str | Path, splits: Iterable[str]) -> list[Question]:
     """Return the rows of a prepared dataset of questions as what a question prompt needs."""
     return [
         {
@@ -20,8 +25,8 @@ def question_rows(folder, splits):
     ]
 
 
-def asked_rows(inputs, splits):
+def asked_rows(inputs: Any, splits: Iterable[str]) -> list[CorpusRow]:
     """Return the rows that a corpus asks about, by its job's inputs: those of another corpus, or a dataset's."""
     if "asked" in inputs.keys():
         return [row for row in read_jsonl(inputs.asked) if row["split"] in splits]
-    return question_rows(inputs.questions, splits)
+    return cast(list[CorpusRow], question_rows(inputs.questions, splits))

@@ -15,9 +15,10 @@ import logging
 import math
 import re
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from moult.base.errors import UserError
 from moult.base.signatures import LFS_POINTER, WEB_PAGE
@@ -51,9 +52,12 @@ SIGNATURES = (
     *((mark, "a web page", "download the file itself") for mark in WEB_PAGE),
 )
 logger = logging.getLogger(__name__)
+RawRow = dict[str, Any]
+# Number, row and reason of each row.
+Rows = Iterator[tuple[int, RawRow, str | None]]
 
 
-def read_raw(path):
+def read_raw(path: str | Path) -> Rows:
     """Yield (number, row, reason) for every row of a raw file, read as its ending says: TSV, if it says nothing."""
     readers = {".csv": read_csv, ".json": read_json_list, ".jsonl": read_json_lines, ".ndjson": read_json_lines}
     readers[".parquet"] = read_parquet
@@ -102,12 +106,12 @@ class Record(NamedTuple):
     stray: bool
 
 
-def read_tsv(path):
+def read_tsv(path: str | Path) -> Rows:
     """Yield (line, row, reason) of a tab-separated file with a header."""
     return _read_table(path, "\t")
 
 
-def read_csv(path):
+def read_csv(path: str | Path) -> Rows:
     """Yield (line, row, reason) of a comma-separated file with a header."""
     return _read_table(path, ",")
 
@@ -240,7 +244,7 @@ def _row_of(value):
     return row, _not_text([as_json(row)])
 
 
-def read_json_list(path):
+def read_json_list(path: str | Path) -> Rows:
     """Yield (entry, row, reason) of a JSON list of objects; UserError when the file as a whole is not one."""
     for number, value in enumerate(_list_of(path, _text_of(path)), start=1):
         yield number, *_row_of(value)
@@ -262,7 +266,7 @@ def _list_of(path, text):
     return values
 
 
-def read_json_lines(path):
+def read_json_lines(path: str | Path) -> Rows:
     """Yield (line, row, reason) of a file with a JSON object on each line."""
     for number, line, value, reason in _lines(_text_of(path)):
         yield number, *(_row_of(value) if reason is None else ({"line": line}, reason))
@@ -285,19 +289,19 @@ def _lines(text):
 class Spelt(dict):
     """A row of JSON with its values as they are; `text` is the row as the file spells it."""
 
-    def __init__(self, value, text):
+    def __init__(self, value: Mapping[str, Any], text: str) -> None:
         super().__init__(value)
         self.text = text
 
 
-def read_spelt(path):
+def read_spelt(path: str | Path) -> Iterator[tuple[int, Spelt, str | None]]:
     """Yield (number, row, reason) as `read_raw` does, each row a `Spelt`; a row of a table is spelt as JSON."""
     ending = Path(path).suffix.lower()
     if ending == ".json":
         text = _text_of(path)
         values = _list_of(path, text)
         spans = _spans(text, len(values))
-        found = (
+        found: Iterator[tuple[int, Any, str, str | None]] = (
             (number, value, text[slice(*span)], None)
             for number, (value, span) in enumerate(zip(values, spans, strict=True), start=1)
         )
@@ -320,7 +324,7 @@ def _spans(text, count):
         at = BLANKS.match(text, end).end()
 
 
-def json_frame(path):
+def json_frame(path: str | Path) -> dict[str, str] | None:
     """Return what stands around the rows of a file of JSON: {head, separator, tail}; None for a table."""
     ending = Path(path).suffix.lower()
     if ending not in WITHOUT_HEADER:
@@ -341,7 +345,7 @@ def json_frame(path):
 # ---------------------------------------------------------------- parquet
 
 
-def read_parquet(path):
+def read_parquet(path: str | Path) -> Rows:
     """Yield (entry, row, reason) of a parquet file, cells as the reader of JSON gives them; UserError if it is none."""
     import pyarrow as pa
     import pyarrow.parquet as pq

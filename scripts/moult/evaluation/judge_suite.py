@@ -1,16 +1,17 @@
 """The kind of suite in which a judge compares answers in pairs: its config, its stages, and how it is shown."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from moult.base.files import derive_seed, read_jsonl
 from moult.base.section import Section
-from moult.base.stage import Ref, Stage
+from moult.base.stage import Experiment, Ref, Stage
 from moult.data.fields import Decoding, Prompt, Split
 from moult.data.prompts import load_template
 from moult.evaluation import judging, pairwise
 from moult.evaluation.kinds import Settings, SuiteKind
+from moult.inference.plans import Asking, Plan
 from moult.inference.recipes import client_of, compute_recipe, decoding_recipe, endpoint_recipe
 from moult.inference.requests import author
 
@@ -50,7 +51,7 @@ class JudgeSuite(Settings):
     repeats: Repeats = Repeats()
 
     @model_validator(mode="after")
-    def criteria_are_distinct(self):
+    def criteria_are_distinct(self) -> Self:
         if "overall" in self.criteria:
             raise ValueError("criteria: `overall` is asked for anyway; leave it out")
         if len(set(self.criteria)) < len(self.criteria):
@@ -58,7 +59,7 @@ class JudgeSuite(Settings):
         return self
 
     @property
-    def endpoints(self):
+    def endpoints(self) -> dict[str, str]:
         return {"endpoint": self.endpoint}
 
 
@@ -132,7 +133,7 @@ def _judge(cfg, suite, *_):
     return cfg.find("endpoints", cfg.find("suites", suite).judge.endpoint).serve
 
 
-def judged_pairs(cfg) -> list[tuple[str, str]]:
+def judged_pairs(cfg: Experiment) -> list[tuple[str, str]]:
     """Return (suite, name) of every model or corpus that a judge sets against another."""
     return [pair for pair, against in cfg.judged.items() if pair[1] != against]
 
@@ -168,6 +169,29 @@ def _judging_load(cfg, suite, *_):
     """A judge reads two answers."""
     load = _answering_load(cfg, suite)
     return load | {"answer": 2 * load["answer"] + cfg.find("suites", suite).judge.decoding.max_tokens}
+
+
+def _asks(cfg, known, suite, measured):
+    """What the judge asks; answers that are not written yet are counted with 0 to their max_tokens."""
+    judge, recipe = cfg.find("suites", suite).judge, _judge_answers(cfg, suite, measured)
+    rows = [known.questions(dataset, [judge.split]) for dataset in judge.datasets]
+    if None in rows:
+        return Asking(judge.endpoints, recipe, None)
+    questions = judging.drawn(recipe["questions"], [row for part in rows for row in part])
+    sides, missing = [], 0
+    for side in ("ours", "theirs"):
+        reference = _compared(cfg, suite, measured)[side]
+        if (written := known.rows(reference)) is not None:
+            sides.append(judging.answers_of(written))
+            continue
+        name = reference.name.split("/")[-1]
+        sides.append({row["uid"]: ("", None) for row in questions})
+        asked = judge.answers if reference.kind == "answers" else cfg.find("corpora", name)
+        missing += asked.decoding.max_tokens
+        known.note(f"the answers of {name} are not written yet: counted with 0 to their max_tokens a request")
+    requests = [request for *_, request in judging.planned(recipe, questions, *sides)[0]]
+    plan = Plan(requests, judge.decoding.max_tokens)
+    return Asking(judge.endpoints, recipe, {"endpoint": plan}, exact=not missing, extra=(0, missing))
 
 
 def _answers_in_words(recipe, facts):
@@ -208,6 +232,7 @@ STAGES = (
         needs="inference",
         workload=_judging_load,
         words=_judgements_in_words,
+        asks=_asks,
     ),
     Stage(
         rule="score_judgements",

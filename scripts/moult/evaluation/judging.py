@@ -2,12 +2,17 @@
 
 import logging
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from moult.base.errors import UserError
 from moult.base.files import derive_seed, digest, read_jsonl, write_json, write_jsonl
+from moult.base.rows import JudgeAnswer, Judgement, Question, Recipe, StoredAnswer, Usage
+from moult.base.stage import Job
 from moult.data.prompts import as_material, render
 from moult.data.questions import question_rows
-from moult.inference.asking import asker_of
+from moult.inference.asking import Asker, asker_of
 from moult.inference.remote.wire import OFF_FORM
 from moult.inference.requests import ChatRequest, Sampling, author, corpus_requests
 from moult.inference.structured import parse_pair
@@ -18,9 +23,11 @@ ORDERS = ("original", "swapped")
 # Longer justifications are cut short by the schema, where the model is ours: a weak one may never end.
 JUSTIFICATION = 240
 logger = logging.getLogger(__name__)
+# uid → (answer, None) or (None, why there is none).
+Answers = Mapping[str, tuple[str | None, str | None]]
 
 
-def sampled_questions(recipe, folders):
+def sampled_questions(recipe: Recipe, folders: Mapping[str, str | Path]) -> list[Question]:
     """Return the questions of a judged suite, in the order of its datasets (see `corpora.question_rows`).
 
     recipe: datasets, split, sample (None: all), seed. folders: a prepared dataset's per name. Which are drawn depends
@@ -32,14 +39,14 @@ def sampled_questions(recipe, folders):
     return drawn(recipe, rows)
 
 
-def drawn(recipe, rows):
+def drawn(recipe: Recipe, rows: Sequence[Question]) -> list[Question]:
     """Return the sample of question rows that a judged suite asks, in their order; see `sampled_questions`."""
     first = sorted(rows, key=lambda row: digest([recipe["seed"], row["uid"]]))[: recipe["sample"]]
     chosen = {row["uid"] for row in first}
     return [row for row in rows if row["uid"] in chosen]
 
 
-def answer_requests(recipe, rows):
+def answer_requests(recipe: Recipe, rows: Sequence[Question]) -> list[ChatRequest]:
     """Return what a model is asked, a request per question."""
     requests = []
     for row in rows:
@@ -48,7 +55,7 @@ def answer_requests(recipe, rows):
     return requests
 
 
-def answer_questions(recipe, folders, asker):
+def answer_questions(recipe: Recipe, folders: Mapping[str, str | Path], asker: Asker) -> list[JudgeAnswer]:
     """Return the answers of one model to the questions of a suite: a row per question, failed ones with a reason.
 
     folders: a prepared dataset's per name. A row has uid, dataset, model, status (ok, or error: nothing to be judged),
@@ -56,14 +63,19 @@ def answer_questions(recipe, folders, asker):
     """
     rows = sampled_questions(recipe["questions"], folders)
     values = asker.ask(answer_requests(recipe, rows))
-    answers = []
+    answers: list[JudgeAnswer] = []
     for row, value in zip(rows, values, strict=True):
         reason = value["error"] or (None if value["text"] else "empty answer")
-        place = {"uid": row["uid"], "dataset": row["dataset"], "model": recipe["model"]}
         answers.append(
-            place
-            | {"status": "error" if reason else "ok", "answer": value["text"]}
-            | {"finish_reason": value["finish_reason"], "reason": reason}
+            {
+                "uid": row["uid"],
+                "dataset": row["dataset"],
+                "model": recipe["model"],
+                "status": "error" if reason else "ok",
+                "answer": value["text"],
+                "finish_reason": value["finish_reason"],
+                "reason": reason,
+            }
         )
     logger.info("%d questions, %d answers", len(rows), sum(row["status"] == "ok" for row in answers))
     return answers
@@ -72,7 +84,7 @@ def answer_questions(recipe, folders, asker):
 # ---------------------------------------------------------------- what the judge is asked
 
 
-def pair_schema(criteria, longest=None):
+def pair_schema(criteria: Sequence[str], longest: int | None = None) -> dict[str, Any]:
     """Return the JSON schema of a reply: a justification, then for each answer an integer from 1 to 10 per criterion
     and overall. longest: characters of the justification; None for remote models, of which not all take a limit.
     """
@@ -86,7 +98,7 @@ def _closed(properties):
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
-def pair_request(recipe, row, shown, repeat=0):
+def pair_request(recipe: Recipe, row: Question, shown: Sequence[str], repeat: int = 0) -> ChatRequest:
     """Return the request that shows the judge a question and two answers, in the order of `shown`."""
     texts = {"title": row["title"] or "", "question": row["question"], "answer_1": shown[0], "answer_2": shown[1]}
     fields = as_material(texts) | {"field": row["field"], "criteria": recipe["criteria"]}
@@ -100,18 +112,19 @@ def pair_request(recipe, row, shown, repeat=0):
     )
 
 
-def answers_in(path):
-    """Return {uid: (answer, None) or (None, why there is none)} of an answers file, or of a corpus."""
+def answers_of(rows):
+    """Return {uid: (answer, None) or (None, why there is none)} of the rows of an answers file, or of a corpus."""
     return {
-        row["uid"]: (None, row["reason"]) if row.get("status", "ok") != "ok" else (row["answer"], None)
-        for row in read_jsonl(path)
+        row["uid"]: (None, row["reason"]) if row.get("status", "ok") != "ok" else (row["answer"], None) for row in rows
     }
 
 
-def planned(recipe, questions, ours, theirs):
+def planned(
+    recipe: Recipe, questions: Sequence[Question], ours: Answers, theirs: Answers
+) -> tuple[list[tuple[Question, str, int, ChatRequest]], list[tuple[Question, str]]]:
     """Return (asked, unanswered): (question, order, repeat, request) of each judgement, and (question, reason).
 
-    ours, theirs: uid → (answer, None) or (None, reason), as of `answers_in`. A pair that lacks an answer is not judged.
+    ours, theirs: uid → (answer, None) or (None, reason), as of `answers_of`. A pair that lacks an answer is not judged.
     """
     asked, unanswered, repeated = [], [], 0
     for row in questions:
@@ -123,7 +136,7 @@ def planned(recipe, questions, ours, theirs):
                 unanswered.append((row, f"{name}: {reason}"))
                 break
         else:
-            pair = tuple(sides.values())
+            pair: Any = tuple(sides.values())
             asked += [(row, "original", 0, pair_request(recipe, row, pair))]
             asked += [(row, "swapped", 0, pair_request(recipe, row, pair[::-1]))]
             if repeated < recipe["repeats"]["questions"]:
@@ -136,7 +149,9 @@ def planned(recipe, questions, ours, theirs):
 # ---------------------------------------------------------------- what the judge says
 
 
-def judge_answers(recipe, questions, ours, theirs, asker):
+def judge_answers(
+    recipe: Recipe, questions: Sequence[Question], ours: Answers, theirs: Answers, asker: Asker
+) -> tuple[list[Judgement], Usage]:
     """Return (judgements, usage): what the judge says of each pair, in both orders, and again on a sample.
 
     recipe: model (A), against (B), criteria, endpoint, prompt, decoding, questions, repeats. ours, theirs: see
@@ -155,7 +170,7 @@ def judge_answers(recipe, questions, ours, theirs, asker):
     return rows, asker.usage()
 
 
-def judgement(recipe, row, order, repeat, value):
+def judgement(recipe: Recipe, row: Question, order: str, repeat: int, value: StoredAnswer) -> Judgement:
     """Return one judgement, everything in the item's original order: A is the model, B is `against`.
 
     Here, and nowhere else, a swapped reply is turned back. status: ok; unknown, where the reply has not the form that
@@ -164,7 +179,7 @@ def judgement(recipe, row, order, repeat, value):
     """
     scores, justification, winner = None, None, None
     if value["finish_reason"] == "error":
-        status = "unknown" if value["error"].startswith(OFF_FORM) else "error"
+        status = "unknown" if (value["error"] or "").startswith(OFF_FORM) else "error"
     else:
         found = parse_pair(value["text"], (*recipe["criteria"], "overall"))
         status = "ok" if found else "unknown"
@@ -184,7 +199,7 @@ def _place(recipe, row):
     return {"uid": row["uid"], "dataset": row["dataset"]} | who
 
 
-def run_answers(job):
+def run_answers(job: Job) -> None:
     """Do the job of answer_questions."""
     folders = dict(zip(job.recipe["questions"]["datasets"], job.inputs.datasets, strict=True))
     with asker_of(job, job.inputs, "model") as asker:
@@ -193,13 +208,15 @@ def run_answers(job):
     job.facts = {"rows": len(rows), "failed": sum(row["status"] != "ok" for row in rows)}
 
 
-def run_judgements(job):
+def run_judgements(job: Job) -> None:
     """Do the job of judge_answers."""
     recipe, inputs = job.recipe, job.inputs
     folders = dict(zip(recipe["questions"]["datasets"], inputs.datasets, strict=True))
     questions = sampled_questions(recipe["questions"], folders)
     with asker_of(job, inputs) as asker:
-        rows, usage = judge_answers(recipe, questions, answers_in(inputs.ours), answers_in(inputs.theirs), asker)
+        rows, usage = judge_answers(
+            recipe, questions, *(answers_of(read_jsonl(path)) for path in (inputs.ours, inputs.theirs)), asker
+        )
     write_json(job.outputs.usage, usage)
     write_jsonl(job.outputs.judgements, rows)
     job.facts = {"rows": len(rows), "status": dict(sorted(Counter(row["status"] for row in rows).items()))}

@@ -1,10 +1,13 @@
 """What a kind of suite declares, and the units that its scores are told in."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+from moult.base.rows import Difference, Recipe
 from moult.base.section import Section
-from moult.base.stage import Stage
+from moult.base.stage import Experiment, Stage
 
 
 @dataclass(frozen=True)
@@ -17,20 +20,20 @@ class Unit:
     sign: str
     bounds: tuple[float, float] | None
 
-    def text(self, value):
+    def text(self, value: float | None) -> str:
         """Return a score with its sign; a dash for None."""
         return "–" if value is None else f"{self._number(value)}{self.sign}"
 
-    def interval(self, one):
+    def interval(self, one: Mapping[str, float]) -> str:
         """Return the interval of an estimate."""
         return f"[{self._number(one['low'])}, {self._number(one['high'])}]"
 
-    def signed(self, value):
+    def signed(self, value: float) -> str:
         """Return a difference with its + or −, and without one where it is rounded to 0."""
         seen = abs(value) * self.factor >= 0.5 / 10**self.digits
         return f"{self.factor * value:+.{self.digits}f}".replace("-", "−") if seen else self._number(0)
 
-    def signed_interval(self, one):
+    def signed_interval(self, one: Mapping[str, float]) -> str:
         """Return the interval of a difference."""
         return f"[{self.signed(one['low'])}, {self.signed(one['high'])}]"
 
@@ -55,11 +58,11 @@ class Headline:
     unit: Unit = PERCENT
     higher_is_better: bool = True
 
-    def ranked(self, pairs):
+    def ranked(self, pairs: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
         """Return (name, estimate) pairs, the best first; equals in the order given."""
         return sorted(pairs, key=lambda pair: pair[1]["value"], reverse=self.higher_is_better)
 
-    def is_clearly_better(self, estimate, value):
+    def is_clearly_better(self, estimate: Mapping[str, Any], value: float) -> bool:
         """Whether the whole interval of an estimate (value, low, high) is better than a value."""
         return estimate["low"] > value if self.higher_is_better else estimate["high"] < value
 
@@ -117,17 +120,17 @@ class SuiteKind:
     headline: Headline
     baseline: Baseline | None
     # Recipe of tabulate_scores, (suite, name) → path of its measurement; returns rows of differences.csv.
-    differences: Callable[[dict, dict], list[dict]]
+    differences: Callable[[Recipe, Mapping[tuple[str, ...], str | Path]], list[Difference]]
     # Folder of its measurements in the results: <measurement>/<suite>/<name>.
     measurement: str
     # The stages of its rules: what is measured, and the scores.
     stages: tuple[Stage, ...]
     # Manifest of a measurement → keys of what it measures.
-    subjects: Callable[[dict], list[str]]
+    subjects: Callable[[Any], list[str]]
     # Manifests of one suite's measurements → a short text below the suite's name, and one that tells all.
-    summary: Callable[[list[dict]], tuple[str, str]]
+    summary: Callable[[list[Any]], tuple[str, str]]
     # Kind, its rows of summary.csv and of differences.csv; returns a dict per suite, see `leaderboard.suite_tables`.
-    tables: Callable[["SuiteKind", list[dict], list[dict]], list[dict]]
+    tables: Callable[["SuiteKind", list[dict[str, str]], list[dict[str, str]]], list[dict[str, Any]]]
     # The section of the report: id, heading, and the file in resources/report that shows it.
     section: tuple[str, str]
     template: str = "scores.html.j2"
@@ -138,13 +141,13 @@ class SuiteKind:
     rejecting: tuple[str, ...] = ()
     paid: dict[str, str] = field(default_factory=dict)
     # Config → sentences on what is wrong with its evaluations; all names are known by then.
-    checks: Callable[[object], Iterable[str]] = lambda cfg: ()
+    checks: Callable[[Experiment], Iterable[str]] = lambda cfg: ()
     # Rows of summary.csv → rows to draw, a panel per `dataset`.
-    panels: Callable[[list[dict]], list[dict]] = lambda rows: rows
+    panels: Callable[[Sequence[dict[str, str]]], Sequence[dict[str, str]]] = lambda rows: rows
     # Manifests of one suite's measurements, the results' folder; returns what else its template shows.
-    samples: Callable[[list[dict], object], dict] = lambda measurements, root: {}
+    samples: Callable[[list[Any], Path], dict[str, Any]] = lambda measurements, root: {}
 
     @property
-    def unread_rates(self):
+    def unread_rates(self) -> tuple[str, ...]:
         """Metrics that are rates of answers that could not be read."""
         return tuple(self.unread.rates) if self.unread else ()

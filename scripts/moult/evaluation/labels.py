@@ -1,12 +1,15 @@
 """Label predictions, by generation and by exact label log-likelihood."""
 
 import logging
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from moult.base.files import derive_seed, read_json, write_jsonl
-from moult.base.stage import Ref, Stage
+from moult.base.rows import Prediction, Recipe
+from moult.base.stage import Job, Ref, Stage
 from moult.data.fields import Split
 from moult.data.parquet import read_rows
 from moult.data.prompts import label_messages, load_template
@@ -15,7 +18,7 @@ from moult.evaluation import scores
 from moult.evaluation.kinds import Baseline, Headline, Settings, SuiteKind, Unread
 from moult.evaluation.leaderboard import suite_tables
 from moult.evaluation.scores import differences
-from moult.inference.asking import asker_of
+from moult.inference.asking import Asker, asker_of
 from moult.inference.recipes import compute_recipe
 from moult.inference.requests import ChatRequest, LabelRequest, Sampling
 from moult.inference.structured import parse_label
@@ -34,13 +37,13 @@ class LabelSuite(Settings):
     max_tokens: int = Field(16, ge=1, description="Of a generated answer.")
 
 
-def predict_labels(recipe, folders, asker):
+def predict_labels(recipe: Recipe, folders: Mapping[str, str | Path], asker: Asker) -> list[Prediction]:
     """Return the prediction rows of one model over all datasets and methods of a suite.
 
     recipe: model, suite, split, methods, max_tokens, datasets (name → prompt template). folders: dataset name →
     prepared folder. asker: the model, with the frames of those folders.
     """
-    predictions = []
+    predictions: list[Prediction] = []
     for name, template in recipe["datasets"].items():
         label_set = read_json(f"{folders[name]}/labels.json")
         rows = read_rows(folders[name], recipe["split"])
@@ -57,7 +60,9 @@ def predict_labels(recipe, folders, asker):
                         "model": recipe["model"],
                         "method": method,
                         "gold": row["label"],
-                        **found,
+                        "pred": found["pred"],
+                        "status": found["status"],
+                        "raw": found["raw"],
                     }
                 )
     return predictions
@@ -94,7 +99,7 @@ def _summary(predictions):
     return ", ".join(names) if len(names) < 4 else f"{len(names)} datasets", ", ".join(names)
 
 
-def run(job):
+def run(job: Job) -> None:
     """Do the job of predict_labels."""
     folders = dict(zip(job.recipe["datasets"], job.inputs.datasets, strict=True))
     with asker_of(job, job.inputs, "model", frames=Frames(folders.values())) as asker:
@@ -201,7 +206,7 @@ STAGES = (
         wildcards=("suite", "measured"),
         names=lambda cfg: list(cfg.measured),
         recipe=_plot_confusion,
-        inputs=lambda cfg, *names: _predictions(cfg, *names, "file") | _datasets(cfg.measured[names]),
+        inputs=lambda cfg, *names: _predictions(cfg, names[0], names[1], "file") | _datasets(cfg.measured[names]),
     ),
 )
 LABELS = SuiteKind(

@@ -1,12 +1,16 @@
 """Leaderboards: score tables as a reader wants them: models by datasets, who leads, and whether that is clear."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from moult.evaluation.kinds import Headline, SuiteKind
 from moult.evaluation.published import SOURCES
 
 # What the rows of a suite end with: its means over the datasets.
 MEANS = ("mean", "weighted_mean")
 
 
-def estimate_of(row):
+def estimate_of(row: Mapping[str, str]) -> dict[str, Any]:
     """Return a row of summary.csv as numbers: value, low, high, n, and what each source published instead, as source,
     value, and what ours is more."""
     estimate = {"value": float(row["value"]), "low": float(row["ci_low"]), "high": float(row["ci_high"])}
@@ -14,7 +18,9 @@ def estimate_of(row):
     return estimate | {"n": int(row["n"]), "published": published}
 
 
-def suite_tables(kind, rows, differences):
+def suite_tables(
+    kind: SuiteKind, rows: Sequence[dict[str, Any]], differences: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """Return for each suite of summary.csv and differences.csv its name, tables, differences, published sources,
     leaders (see `leader`) and unread (see `unread_answers`). kind: their SuiteKind.
 
@@ -70,7 +76,7 @@ def _baseline(kind, cell):
     return cell[kind.baseline.metric]["value"] if kind.baseline.metric in cell else None
 
 
-def place_on(scale, value):
+def place_on(scale: tuple[float, float], value: float) -> float:
     """Return where a value stands on a scale (lowest, highest), in percent of its length."""
     lowest, highest = scale
     return 100 * (value - lowest) / ((highest - lowest) or 1)
@@ -86,7 +92,7 @@ def _mark_best(headline, column):
         best["best"] = headline.is_clearly_better(first, second["value"])
 
 
-def difference_lines(headline, rows):
+def difference_lines(headline: Headline, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return rows of differences.csv as numbers, with places on a common scale around 0, and a trend: up (clearly
     better), down (clearly worse), or even."""
     numbers = ("difference", "ci_low", "ci_high", "p_mcnemar")
@@ -101,7 +107,7 @@ def difference_lines(headline, rows):
     return lines
 
 
-def leader(kind, suite, table):
+def leader(kind: SuiteKind, suite: str, table: Mapping[str, Any]) -> dict[str, Any]:
     """Return who leads a table by its mean (or its one dataset), and whether that is clear, as parts of a sentence."""
     headline, baseline = kind.headline, table["columns"][0]["baseline"]
     ranked = headline.ranked(
@@ -124,7 +130,7 @@ def leader(kind, suite, table):
     }
 
 
-def unread_answers(kind, suite, tables):
+def unread_answers(kind: SuiteKind, suite: str, tables: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return how many answers could not be read, by rate (of kind.unread), per model and method where there are any."""
     lines, rates = [], kind.unread_rates
     for table in tables:

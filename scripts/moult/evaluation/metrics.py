@@ -1,24 +1,32 @@
 """Metrics of label predictions with bootstrap intervals; numpy only, checked against scikit-learn in the tests."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
 
 RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95% bootstrap draws; a rate without draws has a Wilson interval instead."""
+    """A value with its bootstrap draws, (RESAMPLES,); a rate without draws has its interval (low, high) instead."""
 
     value: float
-    draws: object = None
-    interval: tuple | None = None
+    draws: Any = None
+    interval: tuple[float, float] | None = None
 
-    def as_row(self):
+    def as_row(self) -> dict[str, float]:
         """Return value, ci_low and ci_high, rounded to six digits."""
         import numpy as np
 
-        low, high = self.interval if self.draws is None else np.quantile(self.draws, [0.025, 0.975])
+        low, high = np.quantile(self.draws, [0.025, 0.975]) if self.interval is None else self.interval
         return {
             "value": round(float(self.value), 6),
             "ci_low": round(float(low), 6),
@@ -26,7 +34,9 @@ class Estimate:
         }
 
 
-def label_metrics(gold, pred, labels, seed):
+def label_metrics(
+    gold: Sequence[str | None], pred: Sequence[str | None], labels: Sequence[str], seed: int
+) -> dict[str, Estimate]:
     """Return metric name → Estimate. `pred` holds None where no label was read: wrong, and no class of its own.
 
     Macro means run over all of `labels`, precision and F1 of a label that never occurs are 0 (scikit-learn's
@@ -41,7 +51,7 @@ def label_metrics(gold, pred, labels, seed):
     return {name: Estimate(float(point[name][0]), resampled[name]) for name in point}
 
 
-def confusion(gold, pred, labels):
+def confusion(gold: Sequence[Any], pred: Sequence[Any], labels: Sequence[str]) -> np.ndarray:
     """Return counts [labels, labels + 1]: rows gold, columns predicted, the last one for answers without a label."""
     import numpy as np
 
@@ -76,7 +86,7 @@ def _from_tables(tables):
     return result
 
 
-def share(count, n):
+def share(count: int, n: int) -> Estimate:
     """Return a proportion as an Estimate with its Wilson 95% interval (Wilson 1927)."""
     if n == 0:
         return Estimate(0.0, interval=(0.0, 1.0))
@@ -86,7 +96,7 @@ def share(count, n):
     return Estimate(p, interval=(max(0.0, centre - half), min(1.0, centre + half)))
 
 
-def means(columns, seed):
+def means(columns: Mapping[Any, Sequence[float]], seed: int) -> dict[Any, Estimate]:
     """Return name → Estimate of the mean of each column; all have a value per row, and rows are resampled together."""
     import numpy as np
 
@@ -96,7 +106,7 @@ def means(columns, seed):
     return dict(zip(columns, map(Estimate, table.mean(axis=1), table @ draws.T / rows), strict=True))
 
 
-def mean_of(results, weights=None):
+def mean_of(results: Sequence[Mapping[Any, Estimate]], weights: Sequence[int] | None = None) -> dict[Any, Estimate]:
     """Return the mean over data sets of every metric that all of them have bootstrap draws of; plain, or weighted."""
     import numpy as np
 
@@ -110,7 +120,7 @@ def mean_of(results, weights=None):
     }
 
 
-def paired_difference(pairs, seed):
+def paired_difference(pairs: Sequence[tuple[bool, bool]], seed: int) -> dict[str, float]:
     """Return the accuracy difference of two models on the same rows, its paired bootstrap interval, and McNemar's p.
 
     pairs: (first correct, second correct) per row. p is the exact two-sided binomial on discordant rows (McNemar 1947).

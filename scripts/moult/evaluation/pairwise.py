@@ -1,10 +1,15 @@
 """Verdicts: what a judge's judgements come to, with intervals, and how far the judge itself can be trusted."""
 
 import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
 
 from moult.base.files import read_jsonl, write_csv
+from moult.base.rows import Difference, Judgement, Recipe, Score
+from moult.base.stage import Job
 from moult.evaluation import metrics
-from moult.evaluation.kinds import Baseline, Headline
+from moult.evaluation.kinds import Baseline, Headline, SuiteKind
 from moult.evaluation.leaderboard import MEANS, difference_lines, estimate_of
 from moult.evaluation.published import REFERENCE
 from moult.evaluation.scores import COLUMNS
@@ -22,13 +27,13 @@ TRUST = (
 ).split()
 
 
-def outcome(scores, mine, theirs, criterion):
+def outcome(scores: Mapping[str, Mapping[str, int]], mine: str, theirs: str, criterion: str) -> float:
     """Return 1 where `mine` (A or B) has the higher score of a criterion, 0 where `theirs` has, 0.5 for a tie."""
     difference = scores[mine][criterion] - scores[theirs][criterion]
     return 0.5 + 0.5 * ((difference > 0) - (difference < 0))
 
 
-def whole_pairs(judgements):
+def whole_pairs(judgements: Sequence[Judgement]) -> dict[tuple[str, str], dict[str, Any]]:
     """Return (model, uid) → {order: scores} of the pairs that could be read in both orders; repeats left out.
 
     With one order alone, whichever answer stood first would have the judge's liking for the first to itself.
@@ -40,7 +45,7 @@ def whole_pairs(judgements):
     return {key: orders for key, orders in pairs.items() if len(orders) == 2}
 
 
-def score_judgements(recipe, judgements):
+def score_judgements(recipe: Recipe, judgements: Sequence[Judgement]) -> list[Score]:
     """Return score rows (see labelling.COLUMNS) of a model, or of the one that all others are compared with.
 
     `task` is the criterion, or overall. Per dataset, then as the plain mean over datasets and weighted by n: `score`
@@ -68,7 +73,7 @@ def score_judgements(recipe, judgements):
         rows += _long("mean", sum(ns), metrics.mean_of(results), {})
         rows += _long("weighted_mean", sum(ns), metrics.mean_of(results, ns), published)
     shared = {"model": recipe["model"], "suite": recipe["suite"], "method": METHOD, "limit": recipe["limit"]}
-    return [{column: (shared | row).get(column) for column in COLUMNS} for row in rows]
+    return cast(list[Score], [{column: (shared | row).get(column) for column in COLUMNS} for row in rows])
 
 
 def _columns(pairs, side, criteria):
@@ -130,7 +135,7 @@ def _long(dataset, n, result, published):
         yield row
 
 
-def published_values(recipe):
+def published_values(recipe: Recipe) -> dict[tuple[str, str], dict[str, float]]:
     """Return {(criterion, metric): {source: value}} of the published table that an evaluation names.
 
     Its `setting` is that of the models; the one they are compared with stands in the table's other setting.
@@ -150,13 +155,13 @@ def published_values(recipe):
     return found
 
 
-def differences(recipe, judgements):
+def differences(recipe: Recipe, judgements: Mapping[tuple[str, ...], str | Path]) -> list[Difference]:
     """Return how the models of judged suites fare against the one they are compared with: wins minus losses.
 
     recipe: pairs [suite, model, against], seed. judgements: (suite, model) → path. Columns: labelling.DIFFERENCES.
     A pair is won where the overall win share of both orders together is above one half; p is the sign test.
     """
-    rows = []
+    rows: list[Difference] = []
     for suite, model, against in recipe["pairs"]:
         if (suite, model) not in judgements:
             continue
@@ -167,14 +172,16 @@ def differences(recipe, judgements):
             if wins:
                 place = {"suite": suite, "model": model, "against": against, "dataset": dataset, "method": METHOD}
                 difference = metrics.paired_difference([(win > 0.5, win < 0.5) for win in wins], recipe["seed"])
-                rows.append(place | difference | {"n": len(wins)})
+                rows.append(cast(Difference, place | difference | {"n": len(wins)}))
     return rows
 
 
 # ---------------------------------------------------------------- what a reader sees
 
 
-def suite_tables(kind, rows, differences):
+def suite_tables(
+    kind: SuiteKind, rows: Sequence[dict[str, str]], differences: Sequence[dict[str, str]]
+) -> list[dict[str, Any]]:
     """Return for each judged suite of summary.csv its name, tables, trust, verdicts, differences and published sources;
     leaders and unread are empty: the verdicts and the trust tell.
 
@@ -230,13 +237,13 @@ def _verdicts(cells, differences):
     return verdicts
 
 
-def panels(rows):
+def panels(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     """Return the win shares over all datasets of a suite, a panel per criterion."""
     shares = [row for row in rows if row["metric"] == HEADLINE.metric and row["dataset"] == "weighted_mean"]
     return [row | {"dataset": row["task"]} for row in shares]
 
 
-def run(job):
+def run(job: Job) -> None:
     """Do the job of score_judgements."""
     judgements = [row for path in job.inputs.judgements for row in read_jsonl(path)]
     write_csv(job.outputs.scores, score_judgements(job.recipe, judgements), COLUMNS)

@@ -1,6 +1,7 @@
 """Values that others published, to be set beside ours."""
 
 import csv
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 from moult.base.paths import RESOURCES
@@ -11,7 +12,7 @@ SOURCES = ("paper", "reproduction")
 
 
 @cache
-def published_models(table):
+def published_models(table: str) -> list[tuple[str, str]]:
     """Return the (model, setting) pairs that a table of resources/reference has values of."""
     with open(REFERENCE / f"{table}.csv", encoding="utf-8", newline="") as handle:
         return sorted({(row["model"], row["setting"]) for row in csv.DictReader(handle)})
@@ -20,22 +21,22 @@ def published_models(table):
 class Published:
     """The published values of one model and setting, by source: read per dataset, means over the very same datasets."""
 
-    def __init__(self, reference):
+    def __init__(self, reference: Mapping[str, str] | None) -> None:
         """Read the table of a `config.Reference`, as a dict; None is a table without rows."""
-        rows = []
+        rows, named = [], reference or {}
         if reference:
             with open(REFERENCE / f"{reference['table']}.csv", encoding="utf-8", newline="") as handle:
                 rows = list(csv.DictReader(handle))
         self.sizes = {row["dataset"]: int(row["n"]) for row in rows}
-        rows = [row for row in rows if all(row[key] == reference[key] for key in ("model", "setting"))]
+        rows = [row for row in rows if all(row[key] == named[key] for key in ("model", "setting"))]
         self.values = {(row["source"], row["dataset"], row["metric"]): float(row["value"]) for row in rows}
         self.tested = {(row["source"], row["dataset"], row["metric"]): int(row["n"]) for row in rows}
 
-    def of(self, source, dataset, metric):
+    def of(self, source: str, dataset: str, metric: str) -> float | None:
         """Return the value that a source published for a dataset, None without one."""
         return self.values.get((source, dataset, metric))
 
-    def mean(self, source, mean, metric, datasets):
+    def mean(self, source: str, mean: str, metric: str, datasets: Sequence[str]) -> float | None:
         """Return a source's `mean` or `weighted_mean` over these datasets, None where it lacks one of them.
 
         As printed, where it was printed over as many test rows as these datasets have; else computed from its values.

@@ -2,8 +2,13 @@
 
 import functools
 from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
 
 from moult.base.files import read_json, read_jsonl, write_csv
+from moult.base.rows import Difference, Prediction, Recipe, Score, columns_of
+from moult.base.stage import Job
 from moult.evaluation import metrics
 from moult.evaluation.published import SOURCES, Published
 
@@ -11,12 +16,11 @@ from moult.evaluation.published import SOURCES, Published
 VERSION = 2
 # Raise when confusion matrices are drawn otherwise: it redraws them.
 CONFUSION_VERSION = 1
-COLUMNS = "model suite dataset task method metric value n ci_low ci_high".split()
-COLUMNS += [column for source in SOURCES for column in (source, f"{source}_delta")] + ["limit"]
-DIFFERENCES = "suite model against dataset method difference ci_low ci_high p_mcnemar n".split()
+COLUMNS = columns_of(Score)
+DIFFERENCES = columns_of(Difference)
 
 
-def majority_label(folder):
+def majority_label(folder: str | Path) -> str | None:
     """Return the most frequent label of the train split (ties: the first in the label set), or None without one."""
     profile = read_json(f"{folder}/profile.json")["splits"].get("train")
     if not profile:
@@ -25,7 +29,7 @@ def majority_label(folder):
     return max(labels, key=lambda label: profile["labels"].get(label, 0))
 
 
-def answers_of(measured, predictions):
+def answers_of(measured: Mapping[str, str], predictions: Iterable[Prediction]) -> dict[str, list[Prediction]]:
     """Return dataset → the prediction rows that count there: those of the model that answers for it.
 
     measured: dataset → model; predictions: rows of these models, which may hold other datasets too.
@@ -37,7 +41,7 @@ def answers_of(measured, predictions):
     return found
 
 
-def score_labels(recipe, predictions, folders):
+def score_labels(recipe: Recipe, predictions: Iterable[Prediction], folders: Mapping[str, str | Path]) -> list[Score]:
     """Return score rows (see COLUMNS) of one model or setting under one suite.
 
     Per dataset and method: accuracy, macro and weighted precision, recall and F1 over the whole label set, rates of
@@ -77,7 +81,7 @@ def score_labels(recipe, predictions, folders):
             means = metrics.mean_of([result for _, result in scored], weights)
             rows += _long(place, means, functools.partial(beside.mean, mean=mean, datasets=tasks))
     shared = {"model": recipe["model"], "suite": recipe["suite"], "limit": recipe["limit"]}
-    return [{column: (shared | row).get(column) for column in COLUMNS} for row in rows]
+    return cast(list[Score], [{column: (shared | row).get(column) for column in COLUMNS} for row in rows])
 
 
 def _long(place, result, published):
@@ -90,7 +94,9 @@ def _long(place, result, published):
         yield row
 
 
-def confusion_tables(recipe, predictions, labels):
+def confusion_tables(
+    recipe: Recipe, predictions: Iterable[Prediction], labels: Mapping[str, list[str]]
+) -> list[dict[str, Any]]:
     """Return {dataset, method, labels, counts} per dataset and method; counts are those of `metrics.confusion`.
 
     recipe: datasets (dataset → the model that answers), methods. labels: dataset → its label set.
@@ -105,14 +111,14 @@ def confusion_tables(recipe, predictions, labels):
     return tables
 
 
-def differences(recipe, predictions):
+def differences(recipe: Recipe, predictions: Mapping[tuple[str, ...], str | Path]) -> list[Difference]:
     """Return paired accuracy differences of each model or setting against those that its evaluation names.
 
     recipe: pairs [suite, name, against], measured [suite, name, dataset → model], seed. predictions: (suite, model) →
     path of the predictions. Columns: suite, model, against, dataset, method, difference, ci_low, ci_high, p_mcnemar, n.
     """
     models_of = {(suite, name): model_of for suite, name, model_of in recipe["measured"]}
-    rows = []
+    rows: list[Difference] = []
     for suite, model, against in recipe["pairs"]:
         if (suite, model) not in models_of:
             continue
@@ -121,7 +127,8 @@ def differences(recipe, predictions):
             keys = [key for key in ours if key[1:] == (dataset, method)]
             pairs = [(ours[key], theirs[key]) for key in keys]
             place = {"suite": suite, "model": model, "against": against, "dataset": dataset, "method": method}
-            rows.append(place | metrics.paired_difference(pairs, recipe["seed"]) | {"n": len(pairs)})
+            difference: Any = metrics.paired_difference(pairs, recipe["seed"])
+            rows.append(cast(Difference, place | difference | {"n": len(pairs)}))
     return rows
 
 
@@ -136,7 +143,7 @@ def _correct(model_of, suite, predictions):
     }
 
 
-def run(job):
+def run(job: Job) -> None:
     """Do the job of score_labels."""
     folders = dict(zip(job.recipe["datasets"], job.inputs.datasets, strict=True))
     predictions = [row for path in job.inputs.predictions for row in read_jsonl(path)]

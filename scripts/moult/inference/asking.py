@@ -1,22 +1,40 @@
 """Who answers: endpoints and served models behind one interface, and the loop that asks for what the journal lacks."""
 
+from __future__ import annotations
+
 import logging
 import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from moult.base.files import digest, read_json
+from moult.base.rows import StoredAnswer, Usage
+from moult.base.stage import Job
+from moult.data.videos.frames import Frames
 from moult.inference.journal import Journal
 from moult.inference.remote.batch import BatchEndpoint
 from moult.inference.remote.endpoint import RemoteEndpoint
-from moult.inference.requests import Answer, author, request_key
+from moult.inference.requests import Answer, ChatRequest, LabelRequest, Request, author, request_key
 from moult.inference.spending import Budget, usage_of
+
+if TYPE_CHECKING:
+    from moult.inference.engines.base import Engine
+
 
 logger = logging.getLogger(__name__)
 PROGRESS_SECONDS = 10
 
 
-def ask_all(requests, *, identity, open_answerer, journal, method="answer"):
+def ask_all(
+    requests: Sequence[Request],
+    *,
+    identity: Mapping[str, Any],
+    open_answerer: Callable[[], Any],
+    journal: Journal,
+    method: str = "answer",
+) -> list[Any]:
     """Return one stored value per request (see `as_stored`), asking only for what the journal lacks.
 
     requests: objects with `as_dict()`. identity: plain JSON that says who answers; with the request it makes the key.
@@ -42,9 +60,9 @@ def ask_all(requests, *, identity, open_answerer, journal, method="answer"):
     return [stored[key] for key in keys]
 
 
-def as_stored(value):
+def as_stored(value: Any) -> Any:
     """Return an answer as plain JSON; label log-likelihoods are lists already."""
-    return dict(vars(value)) if isinstance(value, Answer) else value
+    return value.as_dict() if isinstance(value, Answer) else value
 
 
 def _is_final(value):
@@ -54,13 +72,13 @@ def _is_final(value):
 class Progress:
     """A line in the log at the first answer, each PROGRESS_SECONDS or twentieth of the way, and at the end."""
 
-    def __init__(self, total, price=None):
+    def __init__(self, total: int, price: Mapping[str, float] | None = None) -> None:
         self.total, self.price = total, price
         self.done = self.failed = self.prompt_tokens = self.completion_tokens = 0
         self.begun = self.told_at = time.monotonic()
         self.told = 0
 
-    def add(self, values):
+    def add(self, values: Sequence[Any]) -> None:
         """Count stored values, and tell where it is time to."""
         self.done += len(values)
         for value in values:
@@ -86,7 +104,7 @@ class Progress:
         return f", ${cost / 1e6:.4f} so far"
 
 
-def identity_of(endpoint, manifest=None):
+def identity_of(endpoint: Mapping[str, Any], manifest: str | Path | None = None) -> dict[str, Any]:
     """Return who answers, as plain JSON: a remote model by its address; a model of this build by the hash of its
     weights, engine and dtype, not by its name. manifest: of the model that `endpoint` serves."""
     if "url" in endpoint:
@@ -94,7 +112,7 @@ def identity_of(endpoint, manifest=None):
     from moult.inference.engines import base
 
     compute = {key: endpoint["compute"][key] for key in ("engine", "dtype")}
-    return {"content": read_json(manifest)["content"], **compute, "version": base.VERSION}
+    return {"content": read_json(cast(Path, manifest))["content"], **compute, "version": base.VERSION}
 
 
 class Room:
@@ -104,16 +122,18 @@ class Room:
     is there is closed: two models are never in memory together.
     """
 
-    def __init__(self, journal):
+    def __init__(self, journal: Path) -> None:
         """journal: its path; the file is opened when something is asked."""
-        self.path, self.key, self.engine = journal, None, None
+        self.path = journal
+        self.key: Any = None
+        self.engine: Any = None
 
     @cached_property
-    def journal(self):
+    def journal(self) -> Journal:
         """The open Journal."""
         return Journal(self.path)
 
-    def load(self, key, opener):
+    def load(self, key: Any, opener: Callable[[], Engine]) -> Engine:
         """Return the engine that is known by `key`: the one that is there, or else the one that `opener()` loads."""
         if self.key != key:
             if self.engine:
@@ -122,7 +142,7 @@ class Room:
             self.engine, self.key = opener(), key
         return self.engine
 
-    def close(self):
+    def close(self) -> None:
         """Close the journal and forget the model. Its memory is not swept, as what ends here is mostly the process."""
         if opened := vars(self).pop("journal", None):
             opened.close()
@@ -136,7 +156,15 @@ class Asker:
     call. Every answer is on disk before the next one is awaited. A context manager: leaving it closes its own room.
     """
 
-    def __init__(self, endpoint, room, client=None, model=None, manifest=None, frames=None):
+    def __init__(
+        self,
+        endpoint: dict[str, Any],
+        room: Room | Path,
+        client: dict[str, Any] | None = None,
+        model: str | Path | None = None,
+        manifest: str | Path | None = None,
+        frames: Frames | None = None,
+    ) -> None:
         """endpoint: {name, url, model} of a remote one, {name, serve, compute} of a model of this build.
 
         room: the path of the job's journal, or the `room` of another asker of the same job. client: how a remote
@@ -146,37 +174,37 @@ class Asker:
         self.endpoint, self.client = endpoint, client or {}
         self.model, self.manifest, self.frames = model, manifest, frames
         self.shares = isinstance(room, Room)
-        self.room = room if self.shares else Room(room)
+        self.room = room if isinstance(room, Room) else Room(room)
         self.values = []
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if not self.shares:
             self.room.close()
 
     @cached_property
-    def identity(self):
+    def identity(self) -> dict[str, Any]:
         """Who answers; see `identity_of`."""
         return identity_of(self.endpoint, self.manifest)
 
     @property
-    def author(self):
+    def author(self) -> str:
         """Name of the model that answers."""
         return author(self.endpoint)
 
-    def ask(self, requests):
+    def ask(self, requests: Sequence[ChatRequest]) -> list[StoredAnswer]:
         """Return one stored value per ChatRequest: text, finish_reason, prompt_tokens, completion_tokens, error."""
         values = self._ask(requests, "answer")
         self.values += values
         return values
 
-    def label_logprobs(self, requests):
+    def label_logprobs(self, requests: Sequence[LabelRequest]) -> list[list[float] | StoredAnswer]:
         """Return per LabelRequest a list of one log-likelihood (nats) per label, or a stored value with an error."""
         return self._ask(requests, "label_logprobs")
 
-    def usage(self):
+    def usage(self) -> Usage:
         """Return calls, tokens and US dollars of what `ask` has returned so far; see `usage_of`."""
         return usage_of(self.values, self.endpoint | self.client)
 
@@ -207,7 +235,9 @@ class Asker:
         return RemoteEndpoint(settings, budget)
 
 
-def asker_of(running, inputs, part="endpoint", room=None, frames=None):
+def asker_of(
+    running: Job, inputs: Any, part: str = "endpoint", room: Room | None = None, frames: Frames | None = None
+) -> Asker:
     """Return the Asker of one part of a job: `endpoint`, `judge`, or `model` (the model that the recipe is about).
 
     running: the Job; its client is that of the part, or has one per part. inputs: the job's inputs by name, among them
@@ -222,7 +252,7 @@ def asker_of(running, inputs, part="endpoint", room=None, frames=None):
     return Asker(endpoint, room or running.journal, client.get(part, client), *served, frames)
 
 
-def flaw_of(value, cut):
+def flaw_of(value: StoredAnswer, cut: str) -> str | None:
     """Return why a stored answer is none, or None; one that reached max_tokens where `cut` is "reject"."""
     if value["finish_reason"] == "error":
         return f"error: {value['error']}"

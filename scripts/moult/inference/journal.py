@@ -1,20 +1,32 @@
 """The journal: every answer of every model, kept for ever."""
 
+from __future__ import annotations
+
 import contextlib
 import fcntl
 import json
+import logging
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 from moult.base.errors import UserError
 from moult.base.failures import is_disk_full
+from moult.base.outside import Unreadable, parse_json
+from moult.inference.usage import mended
+
+if TYPE_CHECKING:
+    import sqlite3
+
 
 # Seconds after which what was kept is brought to the disk itself.
 SYNC_EVERY = 1.0
 # What SQLite locks of a file while it writes to it (its file format: PENDING_BYTE + 2).
 LOCKED_BYTE = 0x40000002
+logger = logging.getLogger(__name__)
 TABLES = (
     "answers (key TEXT PRIMARY KEY, request TEXT, answer TEXT)",
     # What the Batch API was sent, and which batch each unanswered request is in: in one at most (see batch_api.py).
@@ -31,7 +43,7 @@ class Journal:
     memory, so that shared disks serve; when the journal is closed, it is one plain file again.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path) -> None:
         import sqlite3
 
         self.path = Path(path)
@@ -52,25 +64,35 @@ class Journal:
             raise UserError(f"{path}: is not a journal ({error}); move it away and run again.") from error
         self.synced = time.monotonic()
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self):
+    def close(self) -> None:
         """Leave one plain file, without a log beside it."""
         self.connection.execute("PRAGMA journal_mode=DELETE")
         self.connection.close()
 
     def known(self, keys):
-        """Return the answers that are there, as key → stored value."""
-        found = {}
+        """Return the answers that are there, as key → stored value: cleaned of what older code kept as it came."""
+        found, unreadable = {}, 0
         for start in range(0, len(keys), 500):
             part = keys[start : start + 500]
             query = f"SELECT key, answer FROM answers WHERE key IN ({','.join('?' * len(part))})"
-            found |= {key: json.loads(answer) for key, answer in self.connection.execute(query, part)}
+            for key, answer in self.connection.execute(query, part):
+                try:
+                    found[key] = mended(parse_json(answer), lambda key=key: self._request(key))
+                except (Unreadable, TypeError):
+                    unreadable += 1
+        if unreadable:
+            logger.warning("%s: %d stored answers are damaged; they are asked for again", self.path, unreadable)
         return found
+
+    def _request(self, key):
+        (request,) = self.connection.execute("SELECT request FROM answers WHERE key = ?", (key,)).fetchone()
+        return parse_json(request)
 
     def keep(self, entries):
         """Store (key, request, answer) triples of plain JSON; a kill after this returns cannot lose them."""
@@ -79,7 +101,7 @@ class Journal:
             connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
 
     @contextlib.contextmanager
-    def writing(self, sync=False):
+    def writing(self, sync: bool = False) -> Iterator[sqlite3.Connection]:
         """Yield the connection for one transaction; with `sync` it is on the disk itself when the block ends."""
         import sqlite3
 
@@ -98,7 +120,7 @@ class Journal:
 
 
 @contextlib.contextmanager
-def copy_of(path):
+def copy_of(path: str | Path) -> Iterator[Journal]:
     """Yield a Journal on a copy of the file, so that looking changes nothing, not even beside it.
 
     BlockingIOError while a build holds the journal, FileNotFoundError where there is none.

@@ -1,7 +1,13 @@
 """Who answers and how, as recipes say it. `cfg` is a checked config."""
 
+from typing import Any
 
-def compute_recipe(cfg, model):
+from moult.base.rows import Recipe
+from moult.base.stage import Experiment
+from moult.data.fields import Decoding
+
+
+def compute_recipe(cfg: Experiment, model: str) -> Recipe:
     """How a model is run in inference."""
     settings = cfg.compute_of(model)
     return {
@@ -12,7 +18,7 @@ def compute_recipe(cfg, model):
     }
 
 
-def endpoint_recipe(cfg, name):
+def endpoint_recipe(cfg: Experiment, name: str) -> Recipe:
     """Who answers, as far as it decides the answer: a served model and how it is run, or a remote address."""
     entry = cfg.find("endpoints", name)
     if entry.serve:
@@ -20,7 +26,7 @@ def endpoint_recipe(cfg, name):
     return {"name": name, "url": entry.url, "model": entry.model}
 
 
-def client_of(cfg, name):
+def client_of(cfg: Experiment, name: str) -> dict[str, Any] | None:
     """How a remote endpoint is dealt with, None if a model of this build answers.
 
     No answer depends on it, so it is not in the recipe: another limit or another price remakes nothing.
@@ -37,6 +43,7 @@ def client_of(cfg, name):
         "requests_per_minute": entry.requests_per_minute,
         "tokens_per_minute": entry.tokens_per_minute,
         "price": {"input": entry.price.input, "output": entry.price.output} if entry.price else None,
+        "max_tokens_as": entry.max_tokens_as,
         "mode": entry.mode,
         "poll": entry.poll,
         "budget": cfg.budget,
@@ -44,11 +51,11 @@ def client_of(cfg, name):
     }
 
 
-def spending_folder(cfg):
+def spending_folder(cfg: Experiment) -> str:
     """Return where the jobs of an experiment count what they spend, beside the journals of what it bought."""
     return f"journal/spending/{cfg.name}"
 
 
-def decoding_recipe(decoding):
+def decoding_recipe(decoding: Decoding) -> Recipe:
     """How answers are decoded."""
     return {key: getattr(decoding, key) for key in ("temperature", "top_p", "top_k", "max_tokens")}

@@ -1,9 +1,12 @@
 """Chat requests and answers, and what an answer is kept under."""
 
 import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from moult.base.files import derive_seed, digest
+from moult.base.rows import Recipe
 from moult.data.prompts import render
 
 logger = logging.getLogger(__name__)
@@ -24,7 +27,7 @@ class Sampling:
     beams: int = 1
     length_penalty: float = 1.0
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         """Return the settings as plain JSON; those of beam search where there is one, so that old keys stay."""
         of_search = () if self.beams > 1 else ("beams", "length_penalty")
         return {key: value for key, value in vars(self).items() if key not in of_search}
@@ -41,7 +44,7 @@ class ChatRequest:
     schema: dict | None = None
     choices: tuple | None = None
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         """Return the request as plain JSON, what its key is the hash of."""
         return {
             "messages": self.messages,
@@ -59,33 +62,46 @@ class LabelRequest:
     messages: tuple
     labels: tuple
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         """Return the request as plain JSON, what its key is the hash of."""
         return {"messages": self.messages, "labels": self.labels}
 
 
+Request = ChatRequest | LabelRequest
+
+
 @dataclass(frozen=True)
 class Answer:
-    """What came back. `finish_reason` is stop, length, or error; with error, `error` says why and `text` is empty."""
+    """What came back. `finish_reason` is stop, length, or error; with error, `error` says why and `text` is empty.
+
+    `assumed`: the counts of tokens are the worst case, because the reply reported none that can be true. `raw`: the
+    reply as it came, where it is no usable answer but was paid for.
+    """
 
     text: str
     finish_reason: str = "stop"
     prompt_tokens: int = 0
     completion_tokens: int = 0
     error: str | None = None
+    assumed: bool = False
+    raw: str | None = None
+
+    def as_dict(self):
+        """Return the answer as plain JSON, what the journal keeps; `assumed` and `raw` only where they are set."""
+        return {key: value for key, value in vars(self).items() if value or key not in ("assumed", "raw")}
 
 
-def request_key(request, identity):
+def request_key(request: Request, identity: Mapping[str, Any]) -> str:
     """Return what an answer is kept under: the hash of the request and of who answers."""
     return digest({"request": request.as_dict(), "identity": identity})
 
 
-def author(endpoint):
+def author(endpoint: Mapping[str, Any]) -> str:
     """Return the name of the model that an endpoint's recipe asks."""
     return endpoint.get("model") or endpoint["serve"]
 
 
-def corpus_requests(recipe, rows):
+def corpus_requests(recipe: Recipe, rows: Iterable[Any]) -> list[ChatRequest]:
     """Return what a corpus asks, a request per row, each with a seed of its own."""
     sampling, requests = Sampling(**recipe["decoding"]), []
     for row in rows:

@@ -2,24 +2,32 @@
 
 import contextlib
 import logging
+import math
 import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any, Self
 
 from moult.base.errors import UserError
-from moult.inference.requests import author
+from moult.inference.requests import Answer, author
 from moult.jobs.locks import only_writer
 
 logger = logging.getLogger(__name__)
 
 
-def cost_of(price, prompt_tokens, completion_tokens):
+def cost_of(price: Mapping[str, float], prompt_tokens: float, completion_tokens: float) -> float:
     """Return US dollars; `price` is dollars per million tokens of input and of output."""
     return (prompt_tokens * price["input"] + completion_tokens * price["output"]) / 1e6
 
 
 def usage_of(values, settings):
-    """Return calls, tokens and cost of stored answers; cost is null where the price is unknown, 0 where we serve."""
+    """Return calls, tokens and cost of stored answers; cost is null where the price is unknown, 0 where we serve.
+
+    `assumed`, where there are any: how many answers are counted at their worst case, for want of counts of tokens.
+    """
     totals = {name: sum(value[name] for value in values) for name in ("prompt_tokens", "completion_tokens")}
+    assumed = sum(bool(value.get("assumed")) for value in values)
     cost = None if settings.get("url") else 0.0
     if settings.get("price"):
         cost = round(cost_of(settings["price"], **totals), 6)
@@ -28,12 +36,13 @@ def usage_of(values, settings):
         "model": author(settings),
         "calls": len(values),
         "failed": sum(value["finish_reason"] == "error" for value in values),
-        **totals,
+        "prompt_tokens": totals["prompt_tokens"],
+        "completion_tokens": totals["completion_tokens"],
         "cost_usd": cost,
-    }
+    } | ({"assumed": assumed} if assumed else {})
 
 
-def spending_in(folder):
+def spending_in(folder: str | Path) -> float:
     """Return the dollars that all jobs of an experiment have spent or promised; 0 where no job has begun."""
     total = 0.0
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
@@ -52,6 +61,8 @@ def _read(path):
         os.close(file)
     try:
         calls, batches = map(float, text.split() or (0, 0))
+        if not (0 <= calls < math.inf and 0 <= batches < math.inf):
+            raise ValueError
     except ValueError:
         raise UserError(
             f"{path}: does not hold two amounts of dollars ({text!r}); correct it (what chat requests cost, what "
@@ -68,7 +79,9 @@ class Budget:
     network disk show them to other machines.
     """
 
-    def __init__(self, limit=None, price=None, path=None):
+    def __init__(
+        self, limit: float | None = None, price: Mapping[str, float] | None = None, path: str | Path | None = None
+    ) -> None:
         """limit: dollars, None for no limit. price: see `cost_of`; without one nothing is counted. path: of the
         job's file, None to count nothing."""
         self.limit, self.price = limit, price
@@ -80,32 +93,32 @@ class Budget:
                 self.calls, self.batches = _read(self.path)
 
     @classmethod
-    def of(cls, client, journal):
+    def of(cls, client: Mapping[str, Any], journal: str | Path) -> Self:
         """Return the budget of the job whose answers are kept in `journal`; client: see `recipes.client`."""
         folder = client.get("spending")
         name = ".".join(Path(journal).with_suffix("").parts[1:])
         return cls(client.get("budget"), client.get("price"), folder and Path(folder, name))
 
-    def cost(self, prompt_tokens, completion_tokens):
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         """Return dollars, 0 without a price."""
         return cost_of(self.price, prompt_tokens, completion_tokens) if self.price else 0.0
 
-    def spent(self):
+    def spent(self) -> float:
         """Return the dollars of all jobs of the experiment."""
         return spending_in(self.path.parent) if self.path else 0.0
 
-    def left(self):
+    def left(self) -> float:
         """Return the dollars that are left, infinity without a limit."""
         return float("inf") if self.limit is None else self.limit - self.spent()
 
-    def check(self):
+    def check(self) -> None:
         """Raise UserError when nothing is left. Call it right before each request: then no worker passes the limit
         by more than the one answer that it waits for."""
         # Looking twice: a number that another job writes at this moment could be read half old, half new.
         if self.limit is not None and self.left() <= 0 and self.left() <= 0:
             raise self.exhausted("")
 
-    def exhausted(self, why):
+    def exhausted(self, why: str) -> UserError:
         """Return the UserError that says what was spent, what is kept, and how it goes on."""
         place = f" (counted in {self.path.parent}/)" if self.path else ""
         return UserError(
@@ -114,17 +127,17 @@ class Budget:
             "in the config and run again, it goes on."
         )
 
-    def add(self, answer):
+    def add(self, answer: Answer) -> None:
         """Count an answer's tokens; what this has returned from outlives the process."""
         self.calls += self.cost(answer.prompt_tokens, answer.completion_tokens)
         self._write()
 
-    def promise(self, dollars):
+    def promise(self, dollars: float) -> None:
         """Set what this job's batches have cost, or may cost while they are under way."""
         self.batches = dollars
         self._write()
 
-    def alone(self):
+    def alone(self) -> AbstractContextManager[None]:
         """Keep other jobs of the experiment from submitting a batch while the block runs: what is left is left."""
         if not self.path or self.limit is None:
             return contextlib.nullcontext()

@@ -1,11 +1,14 @@
 """One parser per answer format."""
 
-import json
 import re
 import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from moult.base.outside import Unreadable, parse_json
 
 
-def parse_label(text, labels):
+def parse_label(text: str, labels: Iterable[str]) -> tuple[str | None, str]:
     """Return (label, status) of a generated answer.
 
     A label counts where it stands as whole words, whatever its case; underscores are spaces. No label is `unknown`,
@@ -31,7 +34,7 @@ def _folded(text):
     return re.sub(r"[\s_]+", " ", unicodedata.normalize("NFKC", text).lower())
 
 
-def verdict_schema(longest=None):
+def verdict_schema(longest: int | None = None) -> dict[str, Any]:
     """Return the JSON schema of a judge's verdict. Feedback comes first, so that the verdict follows from it.
 
     longest: characters of feedback and of hints; None for remote models, of which not all take a limit.
@@ -41,14 +44,14 @@ def verdict_schema(longest=None):
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
-def parse_verdict(text):
+def parse_verdict(text: str) -> tuple[dict[str, str], None] | tuple[None, str]:
     """Return ({verdict, feedback, hints}, None) of a reply in the form of `verdict_schema`; else (None, why not).
 
     Nothing is guessed from words in a text: "Partially correct" is no verdict.
     """
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = parse_json(text)
+    except Unreadable:
         return None, f"the reply is not the JSON that was asked for: {text[:80]!r}"
     if not isinstance(value, dict) or value.get("verdict") not in ("correct", "incorrect"):
         return None, f"the reply has no verdict: {text[:80]!r}"
@@ -58,15 +61,15 @@ def parse_verdict(text):
     return {"verdict": value["verdict"]} | said, None
 
 
-def parse_pair(text, criteria):
+def parse_pair(text: str, criteria: Sequence[str]) -> dict[str, Any] | None:
     """Return the reply of a judge that compared two answers: {justification, answer_1, answer_2}, None if it is none.
 
     answer_1 and answer_2 hold an integer from 1 to 10 for each of the criteria, in their order. A missing or further
     criterion, a number in words or out of range, or text around the JSON is not guessed at.
     """
     try:
-        reply = json.loads(text)
-    except (ValueError, RecursionError):
+        reply = parse_json(text)
+    except Unreadable:
         return None
     if not isinstance(reply, dict) or not isinstance(reply.get("justification"), str):
         return None

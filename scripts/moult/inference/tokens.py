@@ -1,10 +1,19 @@
 """Chats as tokens, by the model's own chat template."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from moult.base.errors import UserError
+from moult.base.rows import Message
 from moult.data.prompts import texts_of, with_texts
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
-def prompt_ids(tokenizer, messages):
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
     """Return the token ids of a chat that awaits the assistant's answer; a video is the one token of its template.
 
     Control tokens that stand inside a message (`<|im_start|>` in a row) are spelt out as ordinary text: a row
@@ -29,7 +38,7 @@ def prompt_ids(tokenizer, messages):
     return ids + tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def end_of_turn_id(tokenizer):
+def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the token id that ends the assistant's turn: what the chat template puts first after its words.
 
     Where the template says nothing, it is the tokenizer's end of sequence; UserError when there is neither.

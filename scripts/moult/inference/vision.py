@@ -4,10 +4,21 @@ transformers' own video processor needs torchvision, which has no build for mach
 small and stands here, checked against transformers' image processor in the tests.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moult.base.errors import UserError
 from moult.base.files import read_json
+from moult.data.videos.frames import Frames
+from moult.weights.architectures import auto_class as auto_class
+from moult.weights.architectures import is_vision_language as is_vision_language
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
 
 # Model types whose prompts and patches are built here.
 SUPPORTED = ("qwen2_vl",)
@@ -15,24 +26,10 @@ SUPPORTED = ("qwen2_vl",)
 VISION_TOWER = "visual"
 
 
-def is_vision_language(folder):
-    """Whether a model folder holds a model that takes pictures or videos beside text."""
-    return "vision_config" in read_json(Path(folder) / "config.json")
-
-
-def auto_class(folder):
-    """Return transformers' class that loads the model of a folder for generation."""
-    import transformers
-
-    if is_vision_language(folder):
-        return transformers.AutoModelForImageTextToText
-    return transformers.AutoModelForCausalLM
-
-
 class Vision:
     """The eyes of one model folder on the frames of some datasets (see `videos.Frames`)."""
 
-    def __init__(self, folder, frames):
+    def __init__(self, folder: str | Path, frames: Frames) -> None:
         """UserError when the model takes no videos, or is of a kind that is not supported."""
         folder = Path(folder)
         config = read_json(folder / "config.json")
@@ -50,7 +47,7 @@ class Vision:
         )
         self.mean, self.std = settings["image_mean"], settings["image_std"]
 
-    def grid(self, seen):
+    def grid(self, seen: str) -> tuple[int, int, int]:
         """Return (time, height, width) of a video in patches; UserError when its frames do not fit the patches."""
         count, height, width = self.frames.size(seen)
         block = self.patch * self.merge
@@ -61,7 +58,7 @@ class Vision:
             )
         return -(-count // self.temporal), height // self.patch, width // self.patch
 
-    def expand(self, ids, videos):
+    def expand(self, ids: list[int], videos: Sequence[str]) -> list[int]:
         """Return prompt tokens with as many placeholders for each video as the model has embeddings for it."""
         if ids.count(self.token) != len(videos):
             raise UserError(
@@ -77,11 +74,11 @@ class Vision:
                 expanded.append(token)
         return expanded
 
-    def collapse(self, ids):
+    def collapse(self, ids: list[int]) -> list[int]:
         """Return prompt tokens with one placeholder a video again, as vLLM takes them."""
         return [token for place, token in enumerate(ids) if token != self.token or ids[place - 1] != self.token]
 
-    def patches(self, seen):
+    def patches(self, seen: str) -> np.ndarray:
         """Return the normalised patches of a video as float32 (time × height × width, values of a patch).
 
         A frame without a partner in time is its own partner. Patches that merge into one token are neighbours.
@@ -98,16 +95,21 @@ class Vision:
         )
         return blocks.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(time * height * width, -1)
 
-    def inputs(self, ids, videos):
-        """Return what a model takes beside `ids` (rows, length): patches and grids of all rows' videos, in order."""
+    def inputs(self, ids: torch.Tensor, videos: Sequence[Sequence[str]]) -> dict[str, torch.Tensor]:
+        """Return what a model takes beside `ids` (rows, length), of all rows' videos in order; nothing without one.
+
+        videos: digests of each row's. `pixel_values_videos` (patches of all videos, values of a patch), float32;
+        `video_grid_thw` (videos, 3): time, height and width in patches; `mm_token_type_ids` (rows, length): 2 where a
+        placeholder of a video stands.
+        """
         import numpy as np
         import torch
 
-        videos = [seen for row in videos for seen in row]
-        if not videos:
+        shown = [seen for row in videos for seen in row]
+        if not shown:
             return {}
         return {
-            "pixel_values_videos": torch.from_numpy(np.concatenate([self.patches(seen) for seen in videos])),
-            "video_grid_thw": torch.tensor([self.grid(seen) for seen in videos]),
+            "pixel_values_videos": torch.from_numpy(np.concatenate([self.patches(seen) for seen in shown])),
+            "video_grid_thw": torch.tensor([self.grid(seen) for seen in shown]),
             "mm_token_type_ids": torch.where(ids == self.token, 2, 0),
         }

@@ -4,6 +4,8 @@ import contextlib
 import fcntl
 import os
 import re
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -13,26 +15,41 @@ from moult.jobs.slurm import allocation
 
 # Looked at again after so many seconds, while others hold what a job waits for.
 PAUSE = 0.1
+# Where NVIDIA's driver tells of itself.
+PROC = "/proc/driver/nvidia"
+# Set where devices are pretended, as in tests: what was given GPUs then works on the CPU.
+PRETENDED = "MOULT_PRETENDED_GPUS"
 # File descriptors of the locks of this process. The processes that it starts for its work hold them, too, so that
 # a device is not free before the last of them has left it.
-LOCKS = []
+LOCKS: list[int] = []
 
 
-def visible_devices():
-    """Return the ids of the GPUs that this process may use, as strings; of all on the machine unless limited.
+def visible_devices(proc=PROC, dev="/dev"):
+    """Return {name: what CUDA_VISIBLE_DEVICES calls it} of the GPUs that this process may use.
 
-    CUDA_VISIBLE_DEVICES limits it, to numbers or names (`GPU-…`, `MIG-…`). Costs no import and no driver call.
+    CUDA_VISIBLE_DEVICES limits them, to numbers or names (`GPU-…`, `MIG-…`). Else they are all that have a device file,
+    by their UUID, which is the same inside and outside of a container; CUDA counts them by their place on the bus
+    (CUDA_DEVICE_ORDER). A UUID is no value for CUDA_VISIBLE_DEVICES: some releases of vLLM take numbers alone.
+    Where the driver tells no UUID the number of the device file is the name. Costs no import and no driver call.
     """
     limited = os.environ.get("CUDA_VISIBLE_DEVICES")
     if limited is not None:
-        return [device for device in (part.strip() for part in limited.split(",")) if device not in ("", "-1")]
-    found = [name.removeprefix("nvidia") for name in os.listdir("/dev") if re.fullmatch(r"nvidia\d+", name)]
-    return sorted(found, key=int)
+        named = (part.strip() for part in limited.split(","))
+        return {device: device for device in named if device not in ("", "-1")}
+    files = [name.removeprefix("nvidia") for name in os.listdir(dev) if re.fullmatch(r"nvidia\d+", name)]
+    told = {}
+    for file in sorted(Path(proc, "gpus").glob("*/information")):
+        facts = dict(re.findall(r"^(GPU UUID|Device Minor):\s*(\S+)", file.read_text(errors="replace"), re.MULTILINE))
+        told[facts.get("Device Minor")] = facts.get("GPU UUID")
+    if not set(files) <= told.keys():
+        told = dict.fromkeys(sorted(files, key=int))
+    on_bus = [minor for minor in told if minor in files]
+    return {told[minor] or minor: str(number) for number, minor in enumerate(on_bus)}
 
 
 @contextlib.contextmanager
 def leased(count, tell, folder=None):
-    """Hold `count` GPUs alone while the block runs: CUDA_VISIBLE_DEVICES names them, and the block gets the list.
+    """Hold `count` GPUs alone while the block runs: CUDA_VISIBLE_DEVICES has them, and the block gets their names.
 
     Snakemake counts GPUs but hands out no ids. Each device is a lock file in `folder`, which all jobs of the machine
     share, whoever started them; a lock ends with the last process that holds it, however that ends. While too few are
@@ -56,17 +73,48 @@ def leased(count, tell, folder=None):
         while (held := _acquire(folder, devices, count)) is None:
             time.sleep(PAUSE)
     LOCKS[:] = held.values()
-    before = os.environ.get("CUDA_VISIBLE_DEVICES")
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(held)
+    before = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")}
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices[device] for device in held)
+    if before["CUDA_VISIBLE_DEVICES"] is None:
+        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     try:
         yield list(held)
     finally:
         while LOCKS:
             os.close(LOCKS.pop())
-        if before is None:
-            del os.environ["CUDA_VISIBLE_DEVICES"]
-        else:
-            os.environ["CUDA_VISIBLE_DEVICES"] = before
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ |= {} if value is None else {name: value}
+
+
+def check_cuda(given, proc=PROC):
+    """Raise a UserError when torch cannot use the GPUs that a job was given: it would take the CPU, in silence.
+
+    given: their names, for the sentence. torch is asked in a process of its own, because a process that has called the
+    driver must not be forked, as vLLM does.
+    """
+    if os.environ.get(PRETENDED):
+        return
+    program = "import torch; print(torch.__version__, torch.version.cuda, flush=True); torch.cuda.init()"
+    asked = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    if asked.returncode == 0:
+        return
+    version, cuda = [*asked.stdout.split(), "missing", "None"][:2]
+    lines = asked.stderr.split("\n")
+    reason = next((line.partition(": ")[2] for line in reversed(lines) if ": " in line), "").strip().rstrip(".")
+    told = Path(proc, "version")
+    found = re.search(r"Kernel Module\D*(\d+(?:\.\d+)+)", told.read_text(errors="replace")) if told.exists() else None
+    driver = found[1] if found else "none that is to be seen here"
+    if cuda == "None":
+        remedy = "install the build of torch for CUDA that the driver supports"
+    elif found:
+        remedy = f"update the driver to one for CUDA {cuda}, or install a torch for an older CUDA"
+    else:
+        remedy = "install NVIDIA's driver, or start the container with its GPUs (--nv, --gpus all)"
+    raise UserError(
+        f"this job was given GPUs ({', '.join(given)}), and torch cannot use them (driver: {driver}; torch {version}, "
+        f"its CUDA: {cuda}; {reason}): {remedy}, or let the CPU work by the model's `needs: {{gpus: 0}}`."
+    )
 
 
 def _acquire(folder, devices, count):

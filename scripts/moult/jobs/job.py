@@ -6,13 +6,17 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
+from moult.base import stage
 from moult.base.errors import UserError
 from moult.base.failures import explain
 from moult.base.files import digest
+from moult.base.rows import Facts
 from moult.base.secrets import hidden, variables_in
-from moult.jobs.gpus import leased
+from moult.jobs.gpus import check_cuda, leased
 from moult.jobs.locks import die_with_scheduler, only_writer
 from moult.jobs.manifest import artefact, check_manifest, installed_versions, write_manifest
 from moult.jobs.slurm import allocation
@@ -24,31 +28,41 @@ class Job:
     `client` says how a remote endpoint is to be dealt with; it is no part of the recipe, since it changes no answer.
     """
 
-    def __init__(self, rule, name, params, parents, inputs=None, outputs=None, threads=1):
+    def __init__(
+        self,
+        rule: str,
+        name: str,
+        params: Any,
+        parents: Iterable[str],
+        inputs: Any = None,
+        outputs: Any = None,
+        threads: int = 1,
+    ) -> None:
         """inputs, outputs: the files of Snakemake's job, by name."""
-        self.rule, self.name, self.params, self.facts = rule, name, params, {}
+        self.rule, self.name, self.params = rule, name, params
+        self.facts: Facts = {}
         self.inputs, self.outputs, self.threads = inputs, outputs, threads
         self.recipe, self.client = params.get("recipe", {}), params.get("client")
         self.parents = {path: check_manifest(path)["content"] for path in parents}
 
-    def card(self, facts):
+    def card(self, facts: Facts) -> Facts:
         """Return what the card of a model says: what planning knows, `facts`, parents by content hash, versions."""
         parents = [f"{artefact(path)}: {content}" for path, content in sorted(self.parents.items())]
         return self.params["card"] | {"parents": parents, "versions": installed_versions()} | facts
 
     @property
-    def scratch(self):
+    def scratch(self) -> Path:
         """A folder named by rule, name, and the digest of recipe and data: the same work resumes, other work never."""
         return Path("scratch", self.rule, self.name, digest([self.recipe, sorted(self.parents.values())])[:16])
 
     @property
-    def journal(self):
+    def journal(self) -> Path:
         """Where this job's answers are kept, outside of what any rule or `make clean` removes."""
         return Path("journal", self.rule, f"{self.name}.sqlite")
 
 
 @contextlib.contextmanager
-def job(snakemake):
+def job(snakemake: Any) -> Iterator[stage.Job]:
     """Run the body as one job of `snakemake.rule`; everything printed goes to the rule's log.
 
     Whatever the body raises becomes one sentence on the terminal and in the log, and exit status 1; unless it was a
@@ -72,9 +86,12 @@ def job(snakemake):
         _log_to(snakemake.log[0], variables)
         logging.info("%s %s%s", snakemake.rule, name, f" ({allocation()})" if allocation() else "")
         lock = Path("scratch", "locks", snakemake.rule, f"{name}.lock")
-        with only_writer(lock, tell), leased(snakemake.resources.get("gpu", 0), tell):
-            if devices := os.environ.get("CUDA_VISIBLE_DEVICES"):
-                logging.info("GPU %s", devices)
+        gpus = snakemake.resources.get("gpu", 0)
+        with only_writer(lock, tell), leased(gpus, tell) as held:
+            given = held or ([os.environ.get("CUDA_VISIBLE_DEVICES") or "by Slurm"] if gpus and allocation() else [])
+            if given:
+                logging.info("GPU %s", ",".join(given))
+                check_cuda(given)
             parents = [path for path in snakemake.input if str(path).endswith(".manifest.json")]
             files = snakemake.input, snakemake.output
             running = Job(snakemake.rule, name, snakemake.params, parents, *files, snakemake.threads)
@@ -110,7 +127,7 @@ def _log_to(path, variables):
 class _Strict(logging.StreamHandler):
     """Fails where a line cannot be written, as on a full disk; logging would go on in silence."""
 
-    def handleError(self, record):
+    def handleError(self, record: logging.LogRecord) -> None:
         if isinstance(sys.exception(), OSError):
             raise
         super().handleError(record)
@@ -119,10 +136,10 @@ class _Strict(logging.StreamHandler):
 class _Line(logging.Formatter):
     """Time, seconds since logging was imported (next to nothing after the process began), message without keys."""
 
-    def __init__(self, variables):
+    def __init__(self, variables: list[str]) -> None:
         super().__init__("%(asctime)s +%(since).1f s %(message)s", "%H:%M:%S")
         self.variables = variables
 
-    def format(self, record):
+    def format(self, record: logging.LogRecord) -> str:
         record.since = record.relativeCreated / 1000
         return hidden(super().format(record), *self.variables)

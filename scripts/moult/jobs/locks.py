@@ -9,14 +9,16 @@ import shutil
 import signal
 import socket
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 from moult.base.errors import UserError
 from moult.jobs.manifest import check_manifest
 
 
 @contextlib.contextmanager
-def only_writer(path, tell):
+def only_writer(path: str | Path, tell: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock file `path` while the block runs; first wait for a process that holds it, and `tell` of it.
 
     The lock ends with the process, however that ends. Two machines see each other where the shared disk passes
@@ -44,7 +46,7 @@ def _lock(handle, tell):
         fcntl.flock(handle, fcntl.LOCK_EX)
 
 
-def die_with_scheduler():
+def die_with_scheduler() -> None:
     """Let this process be killed as soon as the Snakemake process that started it is gone.
 
     A scheduler that is killed outright cannot stop its jobs: they would write on, into a build that the next one
@@ -81,7 +83,7 @@ def _scheduler():
     return None
 
 
-def clear_stale_locks(home):
+def clear_stale_locks(home: str | Path) -> TextIO:
     """Remove Snakemake's locks from `home` (`.snakemake`) if no scheduler is alive there; be seen as one from now on.
 
     Snakemake's own locks outlive a scheduler that was killed, and would keep its successor from going on.
@@ -98,7 +100,7 @@ def clear_stale_locks(home):
     return alive
 
 
-def forget_finished(markers):
+def forget_finished(markers: Path) -> None:
     """Remove Snakemake's marks of incomplete files from those that a whole manifest vouches for.
 
     On a cluster a job outlives its scheduler, and nobody is there to say that it finished: the next one would make

@@ -1,11 +1,14 @@
 """Manifests: what an artefact consists of, and what it was made of. Written last, so that it vouches for the rest."""
 
 import importlib.metadata
+from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 from moult import __version__
 from moult.base.errors import UserError
 from moult.base.files import digest, read_json, sha256_file, write_json
+from moult.base.rows import Facts, Manifest, Recipe
 
 PACKAGES = (
     "torch",
@@ -25,7 +28,7 @@ PACKAGES = (
 HASHED = 64 * 1024**2
 
 
-def installed_versions():
+def installed_versions() -> dict[str, str]:
     """Return the versions of Moult and of the packages that decide what an artefact holds."""
     versions = {"moult": __version__}
     for package in PACKAGES:
@@ -43,7 +46,15 @@ def _files_of(outputs):
         yield from (path for path in inside if path.is_file() and path.name != ".snakemake_timestamp")
 
 
-def write_manifest(path, *, rule, outputs, parents, recipe, facts):
+def write_manifest(
+    path: str | Path,
+    *,
+    rule: str,
+    outputs: Iterable[str | Path],
+    parents: Iterable[str | Path],
+    recipe: Recipe,
+    facts: Facts | None,
+) -> None:
     """Write the manifest of one job's outputs.
 
     Holds hashes and sizes of the files, the parents' hashes, recipe, versions, and `facts` (what the job counted).
@@ -69,12 +80,12 @@ def write_manifest(path, *, rule, outputs, parents, recipe, facts):
     )
 
 
-def artefact(path):
+def artefact(path: str | Path) -> str:
     """Return the name of what a manifest vouches for: its path without the ending."""
     return Path(path).as_posix().removesuffix(".manifest.json")
 
 
-def check_manifest(path):
+def check_manifest(path: str | Path) -> Manifest:
     """Return a manifest after comparing its files; UserError when one was cut, changed or removed since.
 
     All sizes are compared, and the hashes of files up to `HASHED` bytes.
@@ -92,4 +103,4 @@ def check_manifest(path):
             raise UserError(f"{file}: has {size} bytes, {path} says {expected['size']}; {again}")
         if size <= HASHED and sha256_file(file) != expected["sha256"]:
             raise UserError(f"{file}: has other bytes than {path} says; {again}")
-    return manifest
+    return cast(Manifest, manifest)

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 
 from moult.base.errors import UserError
 
@@ -11,13 +12,13 @@ from moult.base.errors import UserError
 PATIENCE = 120
 
 
-def allocation():
+def allocation() -> str | None:
     """Return where Slurm has put this job, as words; None outside of a Slurm job."""
     job = os.environ.get("SLURM_JOB_ID")
     return job and f"Slurm job {job} on {os.environ.get('SLURMD_NODENAME') or socket.gethostname()}"
 
 
-def allocated():
+def allocated() -> tuple[int, int | None]:
     """Return (nodes, processors of all together) of the Slurm job around this process; (1, None) where there is none.
 
     Slurm is asked where the environment does not say: the executor's job step takes most of Slurm's variables away.
@@ -29,7 +30,7 @@ def allocated():
     return int(nodes), int(processors)
 
 
-def cancel_leftovers(tell, patience=PATIENCE):
+def cancel_leftovers(tell: Callable[[str], None], patience: float = PATIENCE) -> None:
     """Cancel the jobs that a killed scheduler left in the queue or at work here, and wait until they are gone.
 
     Else their successors would wait for them, each with an allocation that it does not use. What was at work goes on
@@ -48,7 +49,7 @@ def cancel_leftovers(tell, patience=PATIENCE):
         time.sleep(1)
 
 
-def keep_to_squeue():
+def keep_to_squeue() -> None:
     """Let the executor plugin ask `squeue` for the state of jobs whatever happens to the controller.
 
     Before each such question it looks up how long squeue remembers jobs that ended, takes no answer for "too short",

@@ -1,10 +1,15 @@
 """What every loss over preferred and other answers declares: its settings, its formula, its words."""
 
-from typing import ClassVar
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from moult.base.section import Section
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Loss(Section):
@@ -26,11 +31,11 @@ class Loss(Section):
     # Whether `scores` compares with the log-probabilities under the model that training begins with.
     needs_reference: ClassVar[bool] = False
 
-    def words(self):
+    def words(self) -> str:
         """Return what the report calls this loss with its settings, e.g. `DPO beta 0.1`."""
         raise NotImplementedError
 
-    def scores(self, logps, tokens, reference):
+    def scores(self, logps: torch.Tensor, tokens: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         """Return what answers are compared by, in the shape of the arguments; the preferred one is to have more.
 
         logps: summed log-probability of the answer's tokens, in nats; tokens: their number, 0 of padding; reference:
@@ -38,11 +43,11 @@ class Loss(Section):
         """
         raise NotImplementedError
 
-    def of_gaps(self, gaps):
+    def of_gaps(self, gaps: torch.Tensor) -> torch.Tensor:
         """Return the loss of each gap, the score of a preferred answer less that of another, in the shape of `gaps`."""
         raise NotImplementedError
 
-    def losses(self, scores, preferred, others, done):
+    def losses(self, scores: torch.Tensor, preferred: torch.Tensor, others: torch.Tensor, done: float) -> torch.Tensor:
         """Return (rows,) losses: means over all pairs of a preferred and another answer of a row.
 
         scores: (answers, rows); preferred, others: (answers, rows) bool, neither where an answer is padding; done: the
@@ -51,7 +56,7 @@ class Loss(Section):
         gaps, pairs = _gaps(scores, preferred, others)
         return _mean(self.of_gaps(gaps), pairs)
 
-    def ordered(self, scores, preferred, others, done):
+    def ordered(self, scores: torch.Tensor, preferred: torch.Tensor, others: torch.Tensor, done: float) -> torch.Tensor:
         """Return (rows,) shares of pairs in which the preferred answer has the greater score; arguments as `losses`."""
         gaps, pairs = _gaps(scores, preferred, others)
         return _mean((gaps > 0).to(scores.dtype), pairs)
@@ -74,6 +79,6 @@ def _mean(values, pairs):
     return total / pairs.sum((0, 1)).clamp(min=1)
 
 
-def per_token(sums, tokens):
+def per_token(sums: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """Return sums over the tokens of answers as means; of padding 0."""
     return sums / tokens.clamp(min=1)

@@ -1,10 +1,15 @@
 """METEOR's objective for self-training."""
 
-from typing import Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from moult.objectives.base import Loss, per_token
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Contrastive(Loss):
@@ -15,13 +20,13 @@ class Contrastive(Loss):
         0.0, ge=0, description="Gap in NLL per token, in nats, from which on a pair in the right order teaches no more."
     )
 
-    def words(self):
+    def words(self) -> str:
         return f"contrastive margin {self.margin:g}"
 
-    def scores(self, logps, tokens, reference):
+    def scores(self, logps: torch.Tensor, tokens: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         """Return mean log-probabilities per token, in the shape of `logps`."""
         return per_token(logps, tokens)
 
-    def of_gaps(self, gaps):
+    def of_gaps(self, gaps: torch.Tensor) -> torch.Tensor:
         """Return max(0, margin − gap), in the shape of `gaps`: gap = NLL of the other − NLL of the preferred answer."""
         return (self.margin - gaps).relu()

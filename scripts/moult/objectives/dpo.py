@@ -1,10 +1,15 @@
 """Direct preference optimisation."""
 
-from typing import Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from moult.objectives.base import Loss
+
+if TYPE_CHECKING:
+    import torch
 
 
 class DPO(Loss):
@@ -14,14 +19,14 @@ class DPO(Loss):
     beta: float = Field(0.1, gt=0, description="How strongly leaving the frozen reference is penalised.")
     needs_reference = True
 
-    def words(self):
+    def words(self) -> str:
         return f"DPO beta {self.beta:g}"
 
-    def scores(self, logps, tokens, reference):
+    def scores(self, logps: torch.Tensor, tokens: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         """Return gains, the log-probability of a whole answer less that under the reference; shape of `logps`."""
         return logps - reference
 
-    def of_gaps(self, gaps):
+    def of_gaps(self, gaps: torch.Tensor) -> torch.Tensor:
         """Return −log sigmoid(beta × gap), in the shape of `gaps` (Rafailov et al. 2023, arXiv 2305.18290, equation
         7)."""
         import torch

@@ -1,10 +1,15 @@
 """Simple preference optimisation."""
 
-from typing import Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from moult.objectives.base import Loss, per_token
+
+if TYPE_CHECKING:
+    import torch
 
 
 class SimPO(Loss):
@@ -16,14 +21,14 @@ class SimPO(Loss):
         0.3, ge=0, description="Margin over beta: the gap in mean log-probability per token, in nats, that is aimed at."
     )
 
-    def words(self):
+    def words(self) -> str:
         return f"SimPO beta {self.beta:g}, gamma/beta {self.gamma_ratio:g}"
 
-    def scores(self, logps, tokens, reference):
+    def scores(self, logps: torch.Tensor, tokens: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         """Return mean log-probabilities per token, in the shape of `logps`."""
         return per_token(logps, tokens)
 
-    def of_gaps(self, gaps):
+    def of_gaps(self, gaps: torch.Tensor) -> torch.Tensor:
         """Return −log sigmoid(beta × gap − gamma), gamma being beta × gamma_ratio, in the shape of `gaps` (Meng et al.
         2024, arXiv 2405.14734, equation 6)."""
         import torch

@@ -9,12 +9,13 @@ from collections import defaultdict
 from pathlib import Path
 
 from moult.base.errors import UserError
+from moult.config.experiment import Config
 from moult.config.load import load_file
 from moult.planning.needs import job_needs
 from moult.stages import BY_RULE
 
 
-def used(path):
+def used(path: str | Path) -> tuple[float, float, float] | None:
     """Return (minutes, MB, CPU seconds per second) of one benchmark file; None where Snakemake could not measure."""
     with open(path, encoding="utf-8") as handle:
         row = next(csv.DictReader(handle, delimiter="\t"))
@@ -26,7 +27,7 @@ def used(path):
     return seconds / 60, memory, cpu / max(seconds, 1e-9)
 
 
-def table(cfg, folder):
+def table(cfg: Config, folder: str | Path) -> list[list[str]]:
     """Return lines of cells, one a rule: its jobs, and the most that one used of time, memory and CPUs asked for."""
     found = defaultdict(list)
     for path in sorted(Path(folder).rglob("*.tsv")):
@@ -55,7 +56,7 @@ def table(cfg, folder):
 HEADINGS = ["rule", "jobs", "longest", "largest", "of its time", "of its memory", "of its CPUs"]
 
 
-def main(config):
+def main(config: str | Path) -> None:
     """Print the table of a config's last build."""
     cfg = load_file(config)
     lines = table(cfg, Path("logs") / cfg.name / "benchmarks")

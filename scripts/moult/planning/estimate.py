@@ -9,40 +9,80 @@ import json
 import logging
 import math
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from moult.base.errors import UserError
 from moult.base.files import read_jsonl
+from moult.config.experiment import Config
 from moult.config.load import load_file
-from moult.evaluation.judging import answers_in, drawn, planned
 from moult.inference.asking import identity_of
 from moult.inference.journal import copy_of
 from moult.inference.recipes import client_of, spending_folder
-from moult.inference.requests import request_key
+from moult.inference.requests import ChatRequest, request_key
 from moult.inference.spending import cost_of, spending_in
 from moult.inference.tokens import prompt_ids
-from moult.stages import BY_RULE
+from moult.stages import STAGES
 from moult.stages.foreseen import prepared_questions, rows_of
 
 # Of English prose; code has fewer, Chinese one or two.
 CHARACTERS_PER_TOKEN = 4
+UNKNOWN = "rows answered ask prompt_tokens answer_tokens_low answer_tokens_high dollars_low dollars_high".split()
 COLUMNS = ("corpus", "endpoint", "rows", "answered", "to ask", "prompt tokens", "answer tokens", "US dollars")
+
+
+class Known:
+    """What there is so far of what a job asks about, and what has to be said of it."""
+
+    def __init__(self, estimator):
+        self.estimator, self.notes = estimator, []
+
+    def note(self, sentence):
+        """Say something under the line of the job."""
+        self.notes.append(sentence)
+
+    def rows(self, reference):
+        """Return the rows of an artefact, None where it is not written yet."""
+        path = self.estimator.results / reference.path
+        return read_jsonl(path) if path.exists() else None
+
+    def questions(self, dataset, splits):
+        """Return the questions of a dataset's splits; None, and a note, where they cannot be had."""
+        try:
+            rows, origin = self.estimator.questions(dataset)
+        except UserError as error:
+            self.note(f"rows unknown: {error}")
+            return None
+        if origin:
+            self.note(origin)
+        return [row for row in rows if row["split"] in splits]
 
 
 class Estimator:
     """Looks at a config, its results so far and its journals."""
 
-    def __init__(self, cfg):
+    def __init__(self, cfg: Config) -> None:
         self.cfg, self.results = cfg, Path("results", cfg.name)
         self.questions, self.tokenizer = functools.cache(self._questions), functools.cache(self._tokenizer)
 
-    def corpora(self):
-        """Return what each corpus and each judge would ask and cost, as plain JSON; None stands for unknown."""
-        found = [self._corpus(entry) for entry in self.cfg.corpora]
-        pairs = [pair for pair, against in self.cfg.judged.items() if pair[1] != against]
-        return found + [self._judgements(*pair) for pair in pairs]
+    def jobs(self):
+        """Return what each job that asks endpoints would ask and cost, as plain JSON; None stands for unknown."""
+        return [
+            self._job(stage, names) for stage in STAGES if stage.asks is not None for names in stage.planned(self.cfg)
+        ]
 
-    def total(self, corpora):
+    def _job(self, stage, names):
+        known = Known(self)
+        asking = stage.asks(self.cfg, known, *names)
+        clients = {part: client_of(self.cfg, name) for part, name in asking.endpoints.items()}
+        found = {"corpus": "/".join(names), "endpoint": " and ".join(asking.endpoints.values())}
+        journal = Path("journal", stage.rule, f"{'/'.join(names)}.sqlite")
+        if len(clients) > 1:
+            return found | self._bounded(asking, clients, journal, known.notes)
+        return found | self._asking(asking, clients["endpoint"], journal, known.notes)
+
+    def total(self, corpora: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the sum over corpora, what was spent before, and the budget; null where a part is unknown."""
         sums = {}
         for bound in ("dollars_low", "dollars_high"):
@@ -51,59 +91,22 @@ class Estimator:
         spent = spending_in(spending_folder(self.cfg))
         return sums | {"spent": spent, "budget": self.cfg.budget}
 
-    def _corpus(self, entry):
-        recipe, notes = entry.recipe(self.cfg), []
-        writes_to = Path("journal", entry.rule, f"{entry.name}.sqlite")
-        if any(plan.gains for plan in entry.plans(recipe, []).values()):
-            return self._bounded(entry, recipe, writes_to, notes)
-        rows, exact, extra = self._rows(entry, notes)
-        plan = entry.plans(recipe, rows or [])["endpoint"]
-        requests = None if rows is None else plan.requests
-        return self._asking(entry.name, entry, recipe, requests, plan.longest, exact, extra, writes_to, notes)
-
-    def _judgements(self, suite, name):
-        judge, recipe = self.cfg.find("suites", suite).judge, BY_RULE["judge_answers"].recipe(self.cfg, suite, name)
-        notes, requests, exact, longest = [], None, True, 0
-        rows = [self._noted(dataset, [judge.split], notes) for dataset in judge.datasets]
-        if None not in rows:
-            questions = drawn(recipe["questions"], [row for part in rows for row in part])
-            sides = []
-            for side in (recipe["model"], recipe["against"]):
-                modelled = bool(self.cfg.evaluation_of[suite, name].models)
-                written = self.results / (f"answers/{suite}" if modelled else "corpora") / f"{side}.jsonl"
-                if written.exists():
-                    sides.append(answers_in(written))
-                    continue
-                sides.append({row["uid"]: ("", None) for row in questions})
-                asked = judge.answers if modelled else self.cfg.find("corpora", side)
-                exact, longest = False, longest + asked.decoding.max_tokens
-                notes.append(f"the answers of {side} are not written yet: counted with 0 to their max_tokens a request")
-            requests = [request for *_, request in planned(recipe, questions, *sides)[0]]
-        writes_to = Path("journal", "judge_answers", suite, f"{name}.sqlite")
-        most, extra = judge.decoding.max_tokens, (0, longest)
-        return self._asking(f"{suite}/{name}", judge, recipe, requests, most, exact, extra, writes_to, notes)
-
-    def _asking(self, name, entry, recipe, requests, longest, exact, extra, writes_to, notes):
-        """Return what requests cost (None: not known which).
-
-        entry: has an endpoint. longest: tokens of an answer at most. exact, extra: see `_rows`. writes_to: the journal
-        of the job that asks.
-        """
-        client = client_of(self.cfg, entry.endpoint)
-        found = {"corpus": name, "endpoint": entry.endpoint, "mode": client["mode"] if client else "served"}
-        empty = ("rows", "answered", "ask", "prompt_tokens", "dollars_low", "dollars_high")
-        found |= dict.fromkeys(empty) | {"answer_tokens_low": None, "answer_tokens_high": None, "notes": notes}
+    def _asking(self, asking, client, journal, notes):
+        """Return what the requests of one endpoint cost, of those that the journal lacks."""
+        (endpoint,) = asking.endpoints.values()
+        found = {"mode": client["mode"] if client else "served"} | dict.fromkeys(UNKNOWN) | {"notes": notes}
         if not client:
             found |= {"dollars_low": 0.0, "dollars_high": 0.0}
         elif not client["price"]:
-            notes.append(f"price unknown: set `price` of the endpoint {entry.endpoint}")
-        if requests is None:
+            notes.append(f"price unknown: set `price` of the endpoint {endpoint}")
+        if asking.plans is None:
             return found
-        keys = self._keys(requests, recipe["endpoint"], notes) if exact else None
-        known, mean = self._journal(writes_to, keys, notes)
+        requests, longest, *_ = asking.plans["endpoint"]
+        keys = self._keys(requests, asking.recipe["endpoint"], notes) if asking.exact else None
+        known, mean = self._journal(journal, keys, notes)
         missing = dict(zip(keys, requests, strict=True)) if keys else dict(enumerate(requests))
         missing = [request for key, request in missing.items() if key not in known]
-        prompt = self._prompt_tokens(missing, recipe["endpoint"], notes)
+        prompt = self._prompt_tokens(missing, asking.recipe["endpoint"], notes)
         answer = [round(len(missing) * min(mean or 0, longest)), len(missing) * longest]
         found |= {
             "rows": len(requests),
@@ -116,76 +119,43 @@ class Estimator:
         if mean:
             notes.append(f"{mean:.0f} tokens an answer so far, from the journal: the lower figure")
         if client and client["price"]:
-            for bound, tokens, more in zip(("dollars_low", "dollars_high"), answer, extra, strict=True):
+            for bound, tokens, more in zip(("dollars_low", "dollars_high"), answer, asking.extra, strict=True):
                 found[bound] = cost_of(client["price"], prompt + len(missing) * more, tokens)
         return found
 
-    def _bounded(self, entry, recipe, writes_to, notes):
-        """Return what a corpus costs whose prompts gain what was answered before: each request once at least, as often
-        as its plan says at most."""
-        clients = {field: client_of(self.cfg, name) for field, name in entry.endpoints.items()}
-        remote = [field for field, client in clients.items() if client]
-        found = {"corpus": entry.name, "endpoint": " and ".join(entry.endpoints.values()), "mode": entry.kind}
-        empty = ("rows", "answered", "ask", "prompt_tokens", "answer_tokens_low", "answer_tokens_high")
+    def _bounded(self, asking, clients, journal, notes):
+        """Return what several endpoints cost whose prompts gain what was answered before: each request once at least,
+        as often as its plan says at most."""
+        remote = [part for part, client in clients.items() if client]
         money = None if remote else 0.0
-        found |= dict.fromkeys(empty) | {"dollars_low": money, "dollars_high": money, "notes": notes}
-        rows = self._noted(self.cfg.corpus_dataset(entry.name).name, entry.splits, notes)
-        if rows is None:
+        found = {"mode": "refined"} | dict.fromkeys(UNKNOWN)
+        found |= {"dollars_low": money, "dollars_high": money, "notes": notes}
+        if asking.plans is None:
             return found
-        plans = entry.plans(recipe, rows)
-        counts = {field: len(plan.requests) for field, plan in plans.items()}
+        plans = asking.plans
+        counts = {part: len(plan.requests) for part, plan in plans.items()}
         found |= {"rows": counts["endpoint"], "prompt_tokens": 0, "answer_tokens_low": 0}
-        found["ask"] = sum(plan.times * counts[field] for field, plan in plans.items())
-        found["answer_tokens_high"] = sum(plan.times * counts[field] * plan.longest for field, plan in plans.items())
+        found["ask"] = sum(plan.times * counts[part] for part, plan in plans.items())
+        found["answer_tokens_high"] = sum(plan.times * counts[part] * plan.longest for part, plan in plans.items())
         low = high = 0.0
-        for field, plan in plans.items():
+        for part, plan in plans.items():
             prompt = characters_as_tokens(plan.requests)
-            most = plan.times * prompt + plan.gains * counts[field]
+            most = plan.times * prompt + plan.gains * counts[part]
             found["prompt_tokens"] += most
-            if (client := clients[field]) and client["price"]:
+            if (client := clients[part]) and client["price"]:
                 low += cost_of(client["price"], prompt, 0)
-                high += cost_of(client["price"], most, plan.times * counts[field] * plan.longest)
-        unpriced = [entry.endpoints[field] for field in remote if not clients[field]["price"]]
+                high += cost_of(client["price"], most, plan.times * counts[part] * plan.longest)
+        unpriced = [asking.endpoints[part] for part in remote if not clients[part]["price"]]
         if unpriced:
             notes.append(f"price unknown: set `price` of the endpoint {', '.join(unpriced)}")
         elif remote:
-            found |= {"dollars_low": 0.0 if writes_to.exists() else low, "dollars_high": high}
+            found |= {"dollars_low": 0.0 if journal.exists() else low, "dollars_high": high}
         often = max(plan.times for plan in plans.values())
         notes.append(
             f"counted with {often} answers and verdicts a row, the most that is asked, whatever is answered yet"
         )
         notes.append(f"prompt tokens at about {CHARACTERS_PER_TOKEN} characters a token")
         return found
-
-    def _rows(self, entry, notes):
-        """Return (rows or None, whether they are the ones that will be asked, tokens a row that are not in them yet:
-        at least, at most)."""
-        if not entry.asked:
-            return self._noted(entry.dataset, entry.splits, notes), True, (0, 0)
-        written = self.results / "corpora" / f"{entry.asked}.jsonl"
-        if written.exists():
-            return [row for row in read_jsonl(written) if row["split"] in entry.splits], True, (0, 0)
-        source = self.cfg.find("corpora", entry.asked)
-        rows, _, extra = self._rows(source, notes)
-        rows = rows and [row for row in rows if row["split"] in entry.splits]
-        if source.writes != "guidelines":
-            notes.append(f"the corpus {source.name} is not written yet: which rows are answered already is unknown")
-            return rows, False, extra
-        notes.append(
-            f"the guidelines {source.name} are not written yet: counted with 0 to {source.decoding.max_tokens} tokens "
-            "a row; which rows are answered already is unknown"
-        )
-        return rows, False, (0, source.decoding.max_tokens)
-
-    def _noted(self, dataset, splits, notes):
-        try:
-            rows, origin = self.questions(dataset)
-        except UserError as error:
-            notes.append(f"rows unknown: {error}")
-            return None
-        if origin:
-            notes.append(origin)
-        return [row for row in rows if row["split"] in splits]
 
     def _questions(self, name):
         """Return (all rows of a dataset as prompts need them, a note or None); UserError where they cannot be had."""
@@ -210,7 +180,7 @@ class Estimator:
 
     def _journal(self, path, keys, notes):
         """Return (keys that are answered, mean tokens of this job's answers or None)."""
-        mean = "SELECT AVG(json_extract(answer, '$.completion_tokens')) FROM answers"
+        mean = "SELECT AVG(json_extract(answer, '$.completion_tokens')) FROM answers WHERE json_valid(answer)"
         try:
             with copy_of(path) as journal:
                 return set(journal.known(keys or [])), journal.connection.execute(mean).fetchone()[0]
@@ -235,13 +205,13 @@ class Estimator:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def characters_as_tokens(requests):
+def characters_as_tokens(requests: Iterable[ChatRequest]) -> int:
     """Return about how many tokens the prompts of requests have."""
     texts = (message["content"] for request in requests for message in request.messages)
     return sum(math.ceil(len(text) / CHARACTERS_PER_TOKEN) for text in texts)
 
 
-def lines_of(corpora):
+def lines_of(corpora: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the lines of the table, and each corpus' notes under it."""
     cells = [COLUMNS]
     for corpus in corpora:
@@ -271,7 +241,7 @@ def _range(low, high, style):
     return f"{high:{style}}" if low == high else f"{low:{style}} to {high:{style}}"
 
 
-def verdict(total):
+def verdict(total: Mapping[str, Any]) -> str:
     """Return the last line: all that is to be paid, against what is left of the budget."""
     low, high, spent, budget = (total[name] for name in ("dollars_low", "dollars_high", "spent", "budget"))
     cost = "unknown" if low is None else f"${_range(low, high, ',.4f').replace('to ', 'to $')}"
@@ -286,7 +256,7 @@ def verdict(total):
     return line + ("which may not suffice." if spent + low <= budget else "which does not suffice.")
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the estimate of a config."""
     parser = argparse.ArgumentParser(prog="make estimate", description=__doc__)
     parser.add_argument("config")
@@ -295,7 +265,7 @@ def main(arguments=None):
     logging.disable(logging.WARNING)
     try:
         estimator = Estimator(load_file(options.config))
-        corpora = estimator.corpora()
+        corpora = estimator.jobs()
         total = estimator.total(corpora)
     except UserError as error:
         sys.exit(str(error))

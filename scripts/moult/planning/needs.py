@@ -11,25 +11,35 @@ are weight and gradient in 16 bits, and weight and Adam's two moments in 32. Of 
 and 1/n of the rest under ZeRO-2, 1/n of all under ZeRO-3. LoRA trains 20 r h parameters a layer (rank r, all linear
 layers) beside N frozen ones, which are whole on each device, 1/n under ZeRO-3.
 
-Activations of b rows of s tokens (Korthikanti et al. 2022, arXiv 2205.05198, equation 2, without the attention map,
-which fused attention never writes): 34 s b h bytes a layer in 16 bits, all layers kept; with gradient checkpointing 2
-s b h a layer, and one layer at work. Scores over the vocabulary: value and gradient in 32 bits, and the value in the
-model's dtype.
+Activations of b rows of s tokens: KEPT s b h bytes per layer, all layers kept; with gradient checkpointing 2 s b h per
+layer in 16 bits, and one layer at work. KEPT is what autograd keeps of a layer as Llama 3 has it (an MLP of 3.5 h, a
+quarter of the heads for keys and values, fused attention), counted by its hooks; `tests/unit/test_needs.py` counts it
+again. LoRA keeps more than full training: each target keeps its input in 32 bits, and dropout a mask of 8. Full
+training in bfloat16 on one device keeps a copy in 16 bits of each weight beside (autocast). Scores over the vocabulary:
+value and gradient in 32 bits, and the value in the model's dtype.
 
-Inference: weights; keys and values of all tokens, a quarter of the heads (grouped queries); one layer at work; scores
-of 128 positions a row (of the labels).
+Inference: weights; keys and values of all tokens, a quarter of the heads (grouped queries); one layer at work, 34 s b h
+bytes in 16 bits (Korthikanti et al. 2022, arXiv 2205.05198, equation 2, without the attention map); scores of 128
+positions per row (of the labels).
 
 On top: 15% for the allocator, 1 GB for the driver's context. Memory of the machine, per process: 3 GB for Python and
 torch, and the weights on their way to the GPU, or, without a GPU, what a GPU would hold.
 """
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from moult.base.stage import Stage
+from moult.config.experiment import Config
 
 # Below this many billions of parameters a CPU does the work.
 CPU_BILLIONS = 0.5
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 VOCABULARY = 152_000
 STATE = 16
+# Bytes that autograd keeps per token, per unit of width and per layer, by what trains and the bytes of a number.
+KEPT = {"lora": {2: 73, 4: 83}, "lora with dropout": {2: 82, 4: 108}, "full": {2: 59, 4: 90}}
 # Stages that have a model at work: on GPUs if it is large, or the override says so.
 HELD = ("inference", "lora", "full")
 # Where a model is split over GPUs because one cannot hold it, it is over so many of this size.
@@ -46,16 +56,17 @@ GROWTH = 1.5
 
 
 def needs(
-    stage,
-    billions=0.0,
-    dtype="bfloat16",
-    attempt=1,
-    override=None,
+    stage: str,
+    billions: float = 0.0,
+    dtype: str = "bfloat16",
+    attempt: int = 1,
+    override: Mapping[str, Any] | None = None,
     *,
     models=1,
     devices=1,
     zero=2,
     rank=16,
+    dropout=0.05,
     tokens=2048,
     rows=1,
     checkpointing=False,
@@ -67,10 +78,10 @@ def needs(
 
     stage: inference, lora, full (a model on GPUs, or on a CPU if it is small), weights (fetch, fold, merge: CPU,
     `models` of them in memory), tables, fetch and videos (no model). billions: parameters of the model. devices:
-    processes that train together, each on a GPU of its own, under the ZeRO stage `zero`. rank: of LoRA. tokens: of a
-    row, those of its frames included. rows: in a forward pass of one device. checkpointing: of gradients. threads: of
-    a process. splits: the engine can split a model over GPUs. answers: written to a question in inference, beams and
-    samples among them. override: any of gpus, gpu_mem_gb, gpu_model, cpus, mem_gb, hours, nodes.
+    processes that train together, each on a GPU of its own, under the ZeRO stage `zero`. rank, dropout: of LoRA.
+    tokens: of a row, those of its frames included. rows: in a forward pass of one device. checkpointing: of gradients.
+    threads: of a process. splits: the engine can split a model over GPUs. answers: written to a question in inference,
+    beams and samples among them. override: any of gpus, gpu_mem_gb, gpu_model, cpus, mem_gb, hours, nodes.
 
     Returns gpu (of the whole job), gpu_mem_gb (of each), gpu_model (None: any that is large enough), nodes, cpus and
     mem_mb (of each node), processes (on each node), runtime (minutes).
@@ -82,7 +93,7 @@ def needs(
     grown = GROWTH ** (attempt - 1)
     weights = billions * BYTES[dtype]
     with_model = stage in HELD
-    held = _held(stage, billions, dtype, devices, zero, rank, tokens, rows, checkpointing) if with_model else 0
+    held = _held(stage, billions, dtype, devices, zero, rank, dropout, tokens, rows, checkpointing) if with_model else 0
     asked = devices
     if splits and stage == "inference":
         asked = next((n for n in SPLITS if 1.15 * held / n + 1 <= CARD_GB), SPLITS[-1])
@@ -113,13 +124,13 @@ def needs(
     }
 
 
-def job_needs(cfg, stage, names, attempt=1):
+def job_needs(cfg: Config, stage: Stage, names: Sequence[str], attempt: int = 1) -> dict[str, Any]:
     """Return what one job of a stage needs. names: what it is named by, in the order of the stage's wildcards."""
     asked, name = stage.needed(cfg, *names), stage.model(cfg, *names)
     if name is None:
         return needs(asked, attempt=attempt)
     model, compute, load = cfg.find("models", name), cfg.compute_of(name), stage.workload(cfg, *names)
-    settings = {"threads": compute.threads, "models": len(model.parents), "rows": compute.batch_size}
+    settings: dict[str, Any] = {"threads": compute.threads, "models": len(model.parents), "rows": compute.batch_size}
     if asked == "inference":
         settings["tokens"] = PROMPT + load["answer"] + max(frame_tokens(one.videos) for one in load["datasets"])
         settings["rows"] = max(compute.batch_size, load.get("at_least", 1))
@@ -130,7 +141,7 @@ def job_needs(cfg, stage, names, attempt=1):
     return needs(asked, cfg.inherited(name, "parameters"), compute.dtype, attempt, override, **settings)
 
 
-def frame_tokens(videos):
+def frame_tokens(videos: Any) -> int:
     """Return how many tokens the frames of a video become at most: two frames share a token, as in Qwen2-VL."""
     return math.ceil(videos.frames / 2) * (videos.max_pixels // videos.multiple**2) if videos else 0
 
@@ -143,20 +154,21 @@ def _shape(billions):
     return layers, width, min(VOCABULARY, parameters / (2 * width))
 
 
-def _held(stage, billions, dtype, devices, zero, rank, tokens, rows, checkpointing):
+def _held(stage, billions, dtype, devices, zero, rank, dropout, tokens, rows, checkpointing):
     """Return the GB that one device holds of a model at work."""
     size = BYTES[dtype]
     weights = billions * size
     layers, width, vocabulary = _shape(billions)
     positions = tokens * rows
-    layer = 34 * positions * width * size / 2 / 1e9
     if stage == "inference":
+        layer = 34 * positions * width * size / 2 / 1e9
         cache = 2 * layers * positions * width / 4 * size / 1e9
         return weights + cache + layer + rows * 128 * vocabulary * 4 / 1e9
     if stage == "full":
         whole = 0 if zero == 3 else weights
-        state = whole + (STATE * billions - whole) / devices
+        state = whole + (STATE * billions - whole) / devices + (weights if size == 2 and devices == 1 else 0)
     else:
         state = (weights / devices if zero == 3 else weights) + STATE * 20 * rank * layers * width / 1e9
+    layer = KEPT["lora with dropout" if stage == "lora" and dropout else stage][size] * positions * width / 1e9
     kept = 2 * positions * width * size / 2 * layers / 1e9 + layer if checkpointing else layer * layers
     return state + kept + positions * vocabulary * (8 + size) / 1e9

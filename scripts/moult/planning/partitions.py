@@ -3,13 +3,17 @@
 import logging
 import os
 import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import yaml
 
 from moult.base.errors import UserError, nearest
 from moult.base.paths import ROOT
+from moult.base.stage import Stage
+from moult.config.experiment import Config
 from moult.planning.needs import GROWTH, job_needs
 from moult.stages import STAGES
 
@@ -21,7 +25,7 @@ SHIPPED = ROOT / "profiles" / "slurm" / "partitions.yaml"
 class Site:
     """The partitions of a cluster, as the executor plugin reads them, and `cards`: GB of memory by GPU model."""
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path) -> None:
         from snakemake_executor_plugin_slurm.partitions import read_partition_file
         from snakemake_interface_common.exceptions import WorkflowError
 
@@ -37,7 +41,7 @@ class Site:
         if unknown := sorted(named - self.cards.keys()) if self.cards else []:
             raise UserError(f"{path}: {unknown[0]} is a GPU model of a partition, but `cards` has no memory for it.")
 
-    def place(self, asked, what="the job", attempt=1):
+    def place(self, asked: dict[str, Any], what: str = "the job", attempt: int = 1) -> tuple[dict[str, Any], str]:
         """Return (asked, partition): what `needs` asked for, with the GPU model, cut to what the partition offers.
 
         The smallest card that holds `gpu_mem_gb` is taken. Time is always cut to the partition's: what is cut short
@@ -62,7 +66,7 @@ class Site:
                 return cut, name
         raise UserError(f"{what} needs {describe(asked)}: no partition of {self.path} has that. {self._remedy(asked)}")
 
-    def refuse_what_fits_nowhere(self, cfg):
+    def refuse_what_fits_nowhere(self, cfg: Config) -> None:
         """Raise UserError with a sentence for each job of a config that no partition could ever run."""
         problems = {}
         for stage, names in jobs_with_models(cfg):
@@ -97,7 +101,7 @@ class Site:
         )
 
 
-def describe(asked):
+def describe(asked: Mapping[str, Any]) -> str:
     """Return needs as words, e.g. `2 GPUs of 33 GB, 8 CPUs, 38 GB`."""
     gpus = f"{asked['gpu']} GPU{'s' * (asked['gpu'] > 1)} of {asked['gpu_mem_gb']} GB, " if asked["gpu"] else ""
     nodes = f" on each of {asked['nodes']} nodes" if asked["nodes"] > 1 else ""
@@ -117,7 +121,7 @@ def _as_job(asked):
     return SimpleNamespace(name="job", threads=1, resources=resources)
 
 
-def as_resources(asked):
+def as_resources(asked: Mapping[str, Any]) -> dict[str, Any]:
     """Return needs under the names that Snakemake and its Slurm plugin know; None: not asked for.
 
     Several nodes make it what the plugin calls an MPI job: it starts on the first of them, outside of `srun`, with a
@@ -144,7 +148,7 @@ def as_resources(asked):
 RESOURCES = "gpu gpu_mem_gb gpu_model mem_mb runtime nodes cpus_per_task tasks_per_node mpi slurm_extra".split()
 
 
-def jobs_with_models(cfg):
+def jobs_with_models(cfg: Config) -> Iterator[tuple[Stage, tuple[str, ...]]]:
     """Yield (stage, names) of every job of a config that loads a model."""
     for stage in STAGES:
         for names in stage.planned(cfg):
@@ -152,7 +156,7 @@ def jobs_with_models(cfg):
                 yield stage, names
 
 
-def table(cfg, site):
+def table(cfg: Config, site: Site) -> list[list[str]]:
     """Return what the jobs of a config need and where they would run: lines of cells, equal jobs in one."""
     lines = {}
     for stage, names in jobs_with_models(cfg):
@@ -175,7 +179,7 @@ def table(cfg, site):
 HEADINGS = ["rule", "jobs", "of", "GPUs × memory", "card", "nodes", "CPUs", "memory", "time", "partition"]
 
 
-def main(paths):
+def main(paths: Iterable[str]) -> None:
     """Print the table of each config."""
     from moult.config.load import load_file
 

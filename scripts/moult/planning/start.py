@@ -1,14 +1,17 @@
 """What a build looks at before there is a graph: the config, the files that it names, and the cluster."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from moult.base.errors import UserError
+from moult.config.checks import remote_endpoints
 from moult.config.experiment import Config
 from moult.config.load import load
+from moult.inference.remote.connection import proxy_of
 from moult.planning.partitions import SHIPPED, VARIABLE, Site
 from moult.stages.datasets import raw_sources
+from moult.weights.agreement import check_parts
 
 
 def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: bool) -> Config:
@@ -17,21 +20,33 @@ def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: 
     A process that runs a single job of a build does not speak: the first one did.
 
     Raises:
-        UserError: a sentence for each mistake, and for each local file or folder that is not there.
+        UserError: a sentence for each mistake, for each local file or folder that is not there, and for a proxy of the
+            environment by which an endpoint cannot be asked.
     """
     cfg = load(raw, source)
     if absent := list(absent_files(cfg)):
         raise UserError("\n".join(f"{source}: {line}; put it there or correct the path." for line in absent))
+    for endpoint in remote_endpoints(cfg):
+        try:
+            proxy_of(endpoint.url, keyed=endpoint.key is not None)
+        except UserError as error:
+            raise UserError(f"{source}: endpoints {endpoint.name!r} ({endpoint.url}): {error}.") from None
     if speaks:
         results = Path("results", cfg.name)
-        for line in cfg.hub_needs(lambda kind, name: (results / kind / f"{name}.manifest.json").exists()):
+
+        def made(kind, name):
+            return (results / kind / f"{name}.manifest.json").exists()
+
+        if contradictions := list(contradicting_folders(cfg, made)):
+            raise UserError("\n".join(f"{source}: {line}" for line in contradictions))
+        for line in cfg.hub_needs(made):
             warn(f"{line}.")
     for place in cfg.unpinned():
         warn(f"{place}: no revision or checksum yet; run `make pin` before you build.")
     return cfg
 
 
-def absent_files(cfg: Config):
+def absent_files(cfg: Config) -> Iterator[str]:
     """Yield a phrase for each local file or folder that a config names and that is not there."""
     for dataset in cfg.datasets:
         for _, _, source in raw_sources(dataset):
@@ -43,6 +58,16 @@ def absent_files(cfg: Config):
     for dataset in cfg.datasets:
         if dataset.videos and dataset.videos.path and not Path(dataset.videos.path).is_dir():
             yield f"dataset {dataset.name}: the folder {dataset.videos.path} of its videos does not exist"
+
+
+def contradicting_folders(cfg: Config, made: Callable[[str, str], bool]):
+    """Yield a sentence for each local model, not fetched yet, whose folder is no whole model, or is two."""
+    for model in cfg.models:
+        if model.fetch and model.fetch.path and not made("models", model.name):
+            try:
+                check_parts(model.fetch.path)
+            except UserError as error:
+                yield f"model {model.name}: {error}"
 
 
 def depth_of(cfg: Config) -> int:

@@ -2,16 +2,20 @@
 
 import base64
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from moult.base.files import read_csv, read_json, read_jsonl
+from moult.evaluation.kinds import SuiteKind
 from moult.evaluation.suites import KINDS
 from moult.report import plots
-from moult.report.lineage import in_order
+from moult.report.lineage import Artefact, in_order
 
 SAMPLES = 3
 
 
-def dataset_entry(one, leaks, root):
+def dataset_entry(one: Artefact, leaks: Mapping[str, list[dict[str, str]]], root: Path) -> dict[str, Any]:
     """Return a dataset's profile with its leakage counts, (split, split, kind) → pairs, and some frames of videos."""
     labels = (one["recipe"]["label_set"] or {"labels": []})["labels"]
     found = Counter((row["split_a"], row["split_b"], row["kind"]) for row in leaks.get(one["name"], []))
@@ -22,7 +26,7 @@ def dataset_entry(one, leaks, root):
     return entry | {"splits": in_order(one["facts"]["splits"]), "dev": one["facts"]["dev"]}
 
 
-def corpus_entry(one, root):
+def corpus_entry(one: Artefact, root: Path) -> dict[str, Any]:
     """Return a corpus' usage, rejects, rows per split, and its first rows."""
     path = root / one["key"]
     rows = read_jsonl(f"{path}.jsonl")
@@ -38,7 +42,7 @@ def corpus_entry(one, root):
     }
 
 
-def asking_cost(one, root):
+def asking_cost(one: Artefact, root: Path) -> dict[str, Any]:
     """Return what a measurement that asks took, as a corpus' entry says it."""
     url = one["recipe"]["endpoint"].get("url")
     return {"name": one["name"], "key": one["key"], "url": url, "usage": read_json(root / f"{one['key']}.usage.json")}
@@ -49,7 +53,7 @@ def _answers_of(row):
     return {side: row[side][0]["content"] for side in ("chosen", "rejected") if side in row}
 
 
-def loss_entry(one, root):
+def loss_entry(one: Artefact, root: Path) -> dict[str, Any]:
     """Return what training an adapter or a model came to, with the picture of its losses."""
     rows = read_csv(root / one["key"] / "loss.csv")
     picture = plots.draw_losses(rows, one["facts"]["best_step"])
@@ -57,7 +61,7 @@ def loss_entry(one, root):
     return {"name": one["name"], "key": one["key"], "picture": picture, "ends": (ends[0], ends[-1]), **one["facts"]}
 
 
-def total_cost(costs):
+def total_cost(costs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the sum of what all jobs that ask took; `unknown` counts those whose price is not known."""
     usages = [one["usage"] for one in costs]
     totals = {
@@ -67,7 +71,9 @@ def total_cost(costs):
     return totals | {"unknown": sum(usage["cost_usd"] is None for usage in usages)}
 
 
-def row_accounts(made, corpora, root, kinds=KINDS):
+def row_accounts(
+    made: Mapping[str, Artefact], corpora: Iterable[Mapping[str, Any]], root: Path, kinds: Sequence[SuiteKind] = KINDS
+) -> list[dict[str, Any]]:
     """Return where every row went, per dataset, corpus and training; `missing` counts those that nothing explains."""
     datasets = [one for one in made.values() if one["kind"] == "datasets"]
     given_by = {corpus["key"]: corpus["splits"] for corpus in corpora}

@@ -2,6 +2,7 @@
 
 import html
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from moult.report.svg import PALETTE, shorten
@@ -31,7 +32,12 @@ RULE_KINDS = {
 }
 
 
-def draw_graph(nodes, edges, dashed=(), direction="LR"):
+def draw_graph(
+    nodes: Mapping[str, Mapping[str, str]],
+    edges: Iterable[tuple[str, str]],
+    dashed: Sequence[tuple[str, str]] = (),
+    direction: str = "LR",
+) -> str:
     """Return a graph as SVG: graphviz places nodes and edges, the shapes are drawn here, so that fonts move nothing.
 
     nodes: key → {label, detail, kind (of SHAPES), href, title}; all but the label may be missing.
@@ -44,8 +50,8 @@ def draw_graph(nodes, edges, dashed=(), direction="LR"):
     for key, node in nodes.items():
         texts = [len(shorten(node["label"])) * 7.6, len(shorten(node.get("detail", ""), 34)) * 6]
         sizes[key] = max(64, max(texts) + 30), 48 if node.get("detail") else 36
-        width, height = (f"{size / 72:.4f}" for size in sizes[key])
-        graph.add_node(key, label="", shape="box", fixedsize="true", width=width, height=height)
+        inches = [f"{size / 72:.4f}" for size in sizes[key]]
+        graph.add_node(key, label="", shape="box", fixedsize="true", width=inches[0], height=inches[1])
     graph.add_edges_from(edges, arrowhead="none")
     graph.tred()
     graph.add_edges_from(dashed, arrowhead="none", style="dashed")
@@ -95,13 +101,13 @@ def _shape(kind, x, y, w, h):
     return f'<path transform="translate({x:g},{y:g})" d="{path}" {colours} stroke-width="1.2"/>'
 
 
-def draw_key(kind):
+def draw_key(kind: str) -> str:
     """Return the shape of a kind, for a legend."""
     shape = _shape(kind, x=1, y=1, w=38, h=22)
     return f'<svg xmlns="http://www.w3.org/2000/svg" width="40" height="24" viewBox="0 0 40 24">{shape}</svg>'
 
 
-def draw_rulegraph(dot):
+def draw_rulegraph(dot: str) -> str:
     """Return Snakemake's rule graph as SVG, coloured by what a rule makes; the target rule `all` is left out."""
     import pygraphviz
 

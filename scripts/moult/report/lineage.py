@@ -1,10 +1,14 @@
 """What was built from what, out of manifests, in words and as a picture."""
 
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from moult.base.files import read_json
+from moult.base.rows import Facts, Manifest, Recipe
 from moult.data import fields
+from moult.evaluation.kinds import SuiteKind
 from moult.evaluation.suites import KINDS
 from moult.report import graphs
 
@@ -12,7 +16,19 @@ from moult.report import graphs
 MOST_NODES = 60
 
 
-def read_manifests(paths, root, words):
+class Artefact(Manifest):
+    """A manifest with what the report calls its artefact: key (kind/name), in words (short, long), and bytes."""
+
+    key: str
+    kind: str
+    short: str
+    long: str
+    size: int
+
+
+def read_manifests(
+    paths: Iterable[str | Path], root: Path, words: Mapping[str, Callable[[Recipe, Facts], tuple[str, str]]]
+) -> dict[str, Artefact]:
     """Return key → manifest, the key being kind and name (`models/base`), and in words what the artefact is.
 
     words: rule → (recipe, facts) → (short, long), as stages have them.
@@ -30,17 +46,17 @@ def read_manifests(paths, root, words):
     return made
 
 
-def in_order(splits):
+def in_order(splits: Mapping[str, Any]) -> dict[str, Any]:
     """Return split → what it holds, train first; JSON sorts them by name."""
     return {split: splits[split] for split in fields.SPLITS if split in splits}
 
 
-def measurements_of(suite, kind, made):
+def measurements_of(suite: str, kind: SuiteKind, made: Mapping[str, Artefact]) -> list[Artefact]:
     """Return the manifests of a suite's measurements, in their order."""
     return [one for one in made.values() if one["kind"] == kind.measurement and one["name"].split("/")[0] == suite]
 
 
-def draw_lineage(made, kinds=KINDS):
+def draw_lineage(made: Mapping[str, Artefact], kinds: Sequence[SuiteKind] = KINDS) -> str | None:
     """Return the picture of what was built from what, raw files and measurements left out; None if it is too large.
 
     A suite gets a dashed edge from each model that it measures, and from those of its datasets that serve nothing else.
@@ -70,7 +86,7 @@ def draw_lineage(made, kinds=KINDS):
     return graphs.draw_graph(nodes, edges, list(dict.fromkeys(measured)))
 
 
-def package_versions(made):
+def package_versions(made: Mapping[str, Artefact]) -> dict[str, Counter[str]]:
     """Return package → version → how many artefacts were made with it."""
     versions = {}
     for one in made.values():
@@ -79,7 +95,7 @@ def package_versions(made):
     return dict(sorted(versions.items()))
 
 
-def stale_parents(made):
+def stale_parents(made: Mapping[str, Artefact]) -> list[tuple[str, str]]:
     """Return (artefact, parent) where the parent is no longer what the artefact was made from."""
     return [
         (key, parent)

@@ -3,11 +3,14 @@
 import json
 import os
 import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from moult.base.files import digest, read_csv, write_text_atomic
 from moult.base.paths import RESOURCES
-from moult.evaluation.kinds import PERCENT
+from moult.base.rows import Facts, Recipe
+from moult.evaluation.kinds import PERCENT, SuiteKind
 from moult.evaluation.suites import KINDS
 from moult.report import graphs
 from moult.report.accounts import asking_cost, corpus_entry, dataset_entry, loss_entry, row_accounts, total_cost
@@ -28,8 +31,20 @@ WORDS = {
 
 
 def write_report(
-    target, *, summary, differences, plots, confusion, manifests, leakage, title, limit, seed, words, kinds=KINDS
-):
+    target: str | Path,
+    *,
+    summary: str | Path,
+    differences: str | Path,
+    plots: Iterable[str | Path],
+    confusion: Iterable[str | Path],
+    manifests: Iterable[str | Path],
+    leakage: Iterable[str | Path],
+    title: str,
+    limit: int | None,
+    seed: int,
+    words: Mapping[str, Callable[[Recipe, Facts], tuple[str, str]]],
+    kinds: Sequence[SuiteKind] = KINDS,
+) -> None:
     """Write the report of one experiment; the files beside the manifests tell losses, usage, rejects and samples.
 
     summary, differences: CSV files (scores.COLUMNS, scores.DIFFERENCES); plots: an SVG per suite; confusion: an
@@ -40,7 +55,7 @@ def write_report(
     root = Path(summary).parents[1]
     made = read_manifests(manifests, root, words)
     tables = read_csv(summary), read_csv(differences)
-    measured = []
+    measured: list[dict[str, Any]] = []
     for kind in kinds:
         suites = kind.tables(kind, *([row for row in rows if row["method"] in kind.methods] for rows in tables))
         for suite in suites:
@@ -85,7 +100,7 @@ def _link(path, page):
     return Path(os.path.relpath(path, Path(page).parent)).as_posix()
 
 
-def render(page):
+def render(page: Mapping[str, Any]) -> str:
     """Return the HTML of a page; whatever data says is escaped."""
     import jinja2
     from markupsafe import Markup

@@ -1,8 +1,12 @@
 """Plots as SVG text: scores, confusion matrices, losses. The same input gives the same bytes on any machine."""
 
 import io
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from moult.base.files import read_csv, read_json, read_jsonl, write_text_atomic
+from moult.base.stage import Job
+from moult.evaluation.kinds import SuiteKind
 from moult.evaluation.leaderboard import MEANS
 from moult.evaluation.scores import confusion_tables
 from moult.evaluation.suites import KINDS, kind_of
@@ -37,7 +41,7 @@ STYLE = {
 SERIES = (("first", "o"), ("second", "D"))
 
 
-def draw_scores(rows, kinds=KINDS):
+def draw_scores(rows: Sequence[dict[str, str]], kinds: Sequence[SuiteKind] = KINDS) -> str:
     """Return the scores of one suite as SVG, out of its rows of summary.csv; the kind of suite says what is drawn.
 
     A panel per dataset and, where there are several, one for their mean; a line per model, a mark per method, with the
@@ -69,7 +73,7 @@ def draw_scores(rows, kinds=KINDS):
         figure, axes = _grid(panels, len(models), len(methods))
         for axis, panel in zip(axes, panels, strict=False):
             axis.set_title(shorten(panel) if panel != "mean" else f"mean of {len(panels) - 1} datasets")
-            if panel in baselines:
+            if baseline and panel in baselines:
                 axis.axvline(baselines[panel], color=PALETTE["muted"], ls=(0, (4, 3)), lw=1, label=baseline.label)
             for (colour, marker), method, shift in zip(SERIES, methods, (-0.16, 0.16), strict=False):
                 _intervals(
@@ -125,7 +129,7 @@ def _finish(figure, axes, models, headline):
         figure.legend(handles, names, loc="outside upper right", ncols=len(names))
 
 
-def draw_confusion(tables):
+def draw_confusion(tables: Sequence[Mapping[str, Any]]) -> str:
     """Return confusion matrices as SVG, a line of them per dataset, one beside the other per method.
 
     tables: {dataset, method, labels, counts}, counts [labels, labels + 1] with the unread answers in the last column.
@@ -183,7 +187,7 @@ def _matrix(axis, table, shades):
     axis.spines["bottom"].set_visible(False)
 
 
-def draw_losses(rows, best_step):
+def draw_losses(rows: Sequence[Mapping[str, str]], best_step: int) -> str:
     """Return the loss curve of an adapter as SVG, out of the rows of its loss.csv: train, dev, and the step kept."""
     from matplotlib import style
     from matplotlib.figure import Figure
@@ -210,13 +214,13 @@ def _svg_of(figure):
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
-def run_scores(job):
+def run_scores(job: Job) -> None:
     """Do the job of plot_scores."""
     rows = [row for row in read_csv(job.inputs.summary) if row["suite"] == job.name]
     write_text_atomic(job.outputs.plot, draw_scores(rows))
 
 
-def run_confusion(job):
+def run_confusion(job: Job) -> None:
     """Do the job of plot_confusion."""
     predictions = [row for path in job.inputs.predictions for row in read_jsonl(path)]
     names = zip(job.recipe["datasets"], job.inputs.datasets, strict=True)

@@ -27,13 +27,13 @@ PALETTE = {
 }
 
 
-def shorten(name, length=28):
+def shorten(name: str, length: int = 28) -> str:
     """Return a name with its middle left out, where it is longer than `length`."""
     half = (length - 1) // 2
     return name if len(name) <= length else f"{name[: length - 1 - half]}…{name[-half:]}"
 
 
-def inline_svg(svg, prefix, label):
+def inline_svg(svg: str, prefix: str, label: str) -> str:
     """Return an SVG file as an element of a page: a name for screen readers, ids of its own, the page's colours."""
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'\s+xmlns(:xlink)?="[^"]*"', "", svg)

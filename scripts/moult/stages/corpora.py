@@ -5,8 +5,10 @@ from pathlib import Path
 
 from moult.base.files import digest, read_json
 from moult.base.stage import Ref, Stage
+from moult.config.experiment import Config
 from moult.corpora.kinds import KINDS
 from moult.corpora.refined import check_rounds
+from moult.inference.plans import Asking
 from moult.stages.datasets import data_ref
 from moult.stages.foreseen import row_digests
 from moult.stages.models import weights_of
@@ -42,14 +44,14 @@ def _is_made_as_planned(cfg, entry):
     return digest(read_json(made)["recipe"]) == digest(_recipe(cfg, entry.name))
 
 
-def check_rounds_of(cfg) -> None:
+def check_rounds_of(cfg: Config) -> None:
     """Raise a UserError where a dataset has other rows than `rounds` counts with, as far as they are known."""
     for entry in cfg.rounds:
         if found := _digests(cfg, entry.dataset, ("train",)):
             check_rounds(cfg.find("corpora", f"{entry.name}-r1").round.model_dump(), len(found), entry.dataset)
 
 
-def served(cfg, endpoint: str) -> str | None:
+def served(cfg: Config, endpoint: str) -> str | None:
     """Return the model of this build that an endpoint serves, None of a remote one."""
     return cfg.find("endpoints", endpoint).serve
 
@@ -79,6 +81,38 @@ def _load(cfg, name):
     return load | {"datasets": [cfg.corpus_dataset(name)]}
 
 
+def _asks(cfg, known, name):
+    """What a corpus asks. Where prompts will hold earlier answers, the questions alone are known."""
+    entry = cfg.find("corpora", name)
+    recipe, exact, extra = entry.recipe(cfg), True, (0, 0)
+    if any(plan.gains for plan in entry.plans(recipe, []).values()):
+        rows = known.questions(cfg.corpus_dataset(name).name, entry.splits)
+    else:
+        rows, exact, extra = _rows_to_ask(cfg, known, entry)
+    plans = None if rows is None else entry.plans(recipe, rows)
+    return Asking(entry.endpoints, recipe, plans, exact, extra)
+
+
+def _rows_to_ask(cfg, known, entry):
+    """Return (rows or None, whether they are the ones that will be asked, tokens per row that are not in them yet)."""
+    if not entry.asked:
+        return known.questions(entry.dataset, entry.splits), True, (0, 0)
+    if (written := known.rows(Ref("corpora", entry.asked))) is not None:
+        return [row for row in written if row["split"] in entry.splits], True, (0, 0)
+    source = cfg.find("corpora", entry.asked)
+    rows, _, extra = _rows_to_ask(cfg, known, source)
+    rows = rows and [row for row in rows if row["split"] in entry.splits]
+    if source.writes != "guidelines":
+        known.note(f"the corpus {source.name} is not written yet: which rows are answered already is unknown")
+        return rows, False, extra
+    most = source.decoding.max_tokens
+    known.note(
+        f"the guidelines {source.name} are not written yet: counted with 0 to {most} tokens a row; which rows are "
+        "answered already is unknown"
+    )
+    return rows, False, (0, most)
+
+
 def _stage(kind):
     """Return the stage that writes one kind of corpus."""
     return Stage(
@@ -95,6 +129,7 @@ def _stage(kind):
         needs="inference",
         workload=_load,
         words=kind.words,
+        asks=_asks,
     )
 
 

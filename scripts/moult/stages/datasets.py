@@ -1,7 +1,12 @@
 """Stages of raw files, datasets, videos and exports."""
 
+from typing import Any
+
 from moult.base.files import derive_seed
+from moult.base.rows import Recipe, Template
 from moult.base.stage import Local, Ref, Stage
+from moult.config.entries.datasets import Dataset, Source
+from moult.config.experiment import Config
 from moult.data import exports, fields
 from moult.data import fetch as raw_files
 from moult.data import leakage as leakage_check
@@ -13,14 +18,14 @@ from moult.data.videos import attach
 from moult.data.videos import fetch as video_files
 
 
-def raw_sources(dataset):
+def raw_sources(dataset: Dataset) -> list[tuple[str, int, Source]]:
     """Return every raw file of a dataset as (split, index, Source), in the order of the splits."""
     return [
         (split, index, source) for split in fields.SPLITS for index, source in enumerate(dataset.files.get(split, []))
     ]
 
 
-def fetch_dataset(cfg, name):
+def fetch_dataset(cfg: Config, name: str) -> Recipe:
     """Sources without local paths: those come in as inputs."""
     sources = []
     for split, index, source in raw_sources(cfg.find("datasets", name)):
@@ -45,7 +50,7 @@ def fetch_dataset(cfg, name):
     return {"sources": sources, "version": raw_files.VERSION}
 
 
-def prepare_dataset(cfg, name):
+def prepare_dataset(cfg: Config, name: str) -> Recipe:
     """What turns raw rows into canonical ones."""
     dataset = cfg.find("datasets", name)
     label_set = dataset.label_set
@@ -71,17 +76,17 @@ def prepare_dataset(cfg, name):
     }
 
 
-def export_dataset(cfg, name):
+def export_dataset(cfg: Config, name: str) -> Recipe:
     """What prompts a data source is exported with."""
     return {"name": name, "template": template_of(training_dataset(cfg, name)), "version": exports.VERSION}
 
 
-def template_of(dataset):
+def template_of(dataset: Dataset) -> Template | None:
     """Return the prompt template of a dataset's rows; None where they are whole conversations."""
     return load_template(dataset.template) if dataset.template else None
 
 
-def fetch_videos(cfg, name):
+def fetch_videos(cfg: Config, name: str) -> Recipe:
     """Where the videos of a dataset come from, if not from a local folder."""
     source = cfg.find("datasets", name).videos
     return {
@@ -93,26 +98,26 @@ def fetch_videos(cfg, name):
     }
 
 
-def sampled_frames(dataset):
+def sampled_frames(dataset: Dataset) -> Recipe:
     """Which frames of a dataset's videos a model sees."""
     settings = {key: getattr(dataset.videos, key) for key in ("frames", "max_pixels", "min_pixels", "multiple")}
     return {"videos": settings, "videos_version": attach.VERSION}
 
 
-def check_leakage(cfg, name):
+def check_leakage(cfg: Config, name: str) -> Recipe:
     """What counts as leakage, and what then."""
     leakage = cfg.find("datasets", name).leakage
     return {"name": name, "near": leakage.near, "found": leakage.found, "version": leakage_check.VERSION}
 
 
-def training_dataset(cfg, source):
+def training_dataset(cfg: Config, source: str) -> Dataset:
     """Return the dataset behind a data source: itself, or the one whose questions a corpus answers."""
     if source in cfg.by_name["datasets"]:
         return cfg.find("datasets", source)
     return cfg.corpus_dataset(source)
 
 
-def data_ref(cfg, name: str, form="artefact") -> Ref:
+def data_ref(cfg: Config, name: str, form: Any = "artefact") -> Ref:
     """Return the reference to a data source: a dataset's folder, or a corpus' file."""
     return Ref("corpora" if name in cfg.by_name["corpora"] else "datasets", name, form)
 
@@ -134,7 +139,7 @@ def _named(cfg):
     return [(dataset.name,) for dataset in cfg.datasets]
 
 
-def exportable(cfg) -> list[tuple[str]]:
+def exportable(cfg: Config) -> list[tuple[str]]:
     """Return the data sources that can be exported: datasets, and corpora of answers."""
     return [*_named(cfg), *((one.name,) for one in cfg.corpora if one.writes == "answers")]
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from moult.base.errors import UserError
 from moult.base.files import digest, write_json
+from moult.base.rows import Question
+from moult.config.experiment import Config
 from moult.corpora.refined import row_digest
 from moult.data import fields
 from moult.data import prepare as preparing
@@ -18,7 +20,7 @@ from moult.stages import datasets as dataset_stages
 SEEN = Path("scratch", "planned")
 
 
-def prepared_questions(cfg, name, raw=None):
+def prepared_questions(cfg: Config, name: str, raw: Path | None = None) -> list[Question]:
     """Return the rows of a dataset as prompts need them, prepared in a folder that is gone afterwards.
 
     raw: its fetched files; None to take those of the config. UserError where one is not on this machine.
@@ -29,17 +31,21 @@ def prepared_questions(cfg, name, raw=None):
             if not all(source.path and Path(source.path).exists() for source in sources):
                 raise UserError(f"dataset {name} is not fetched")
             raw = Path(folder, "raw")
-            fetch_dataset(dataset_stages.fetch_dataset(cfg, name)["sources"], [source.path for source in sources], raw)
+            fetch_dataset(
+                dataset_stages.fetch_dataset(cfg, name)["sources"],
+                [source.path for source in sources if source.path],
+                raw,
+            )
         preparing.prepare_dataset(dataset_stages.prepare_dataset(cfg, name), raw, Path(folder, "dataset"))
         return rows_of(Path(folder, "dataset"))
 
 
-def rows_of(folder):
+def rows_of(folder: Path) -> list[Question]:
     """Return the rows of all splits of a prepared dataset as prompts need them."""
     return question_rows(folder, [split for split in fields.SPLITS if (folder / f"{split}.parquet").exists()])
 
 
-def row_digests(cfg, name):
+def row_digests(cfg: Config, name: str) -> dict[str, list[str]] | None:
     """Return split → a digest per row of a dataset, in order; None where its files are not all on this machine.
 
     What a slice holds is known so before the graph is: a row that changes in one slice is no change of another. The

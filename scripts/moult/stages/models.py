@@ -1,7 +1,11 @@
 """Stages of models: fetched, trained, folded, merged."""
 
+from typing import Any
+
 from moult.base.files import derive_seed
+from moult.base.rows import Recipe
 from moult.base.stage import Local, Ref, Stage
+from moult.config.experiment import Config
 from moult.objectives import loss_of
 from moult.stages.datasets import data_ref, template_of, training_dataset
 from moult.training import finetune as training
@@ -9,7 +13,7 @@ from moult.weights import fetch as model_files
 from moult.weights import folding, merging
 
 
-def fetch_model(cfg, name):
+def fetch_model(cfg: Config, name: str) -> Recipe:
     """Where a model comes from; the path of a local folder comes in as an input."""
     entry = cfg.find("models", name).fetch
     source = {}
@@ -22,14 +26,14 @@ def fetch_model(cfg, name):
     return recipe | ({"dtype": entry.dtype} if entry.package else {})
 
 
-def finetune(cfg, name):
+def finetune(cfg: Config, name: str) -> Recipe:
     """What the trainer is told, and the prompt template of each data source; `lora` where an adapter is trained."""
     model = cfg.find("models", name)
     data = {one: template_of(training_dataset(cfg, one)) for one in model.finetune.data}
     return _training(cfg, name, "finetune", data=data, **({"may_be_empty": True} if model.round else {}))
 
 
-def optimise(cfg, name):
+def optimise(cfg: Config, name: str) -> Recipe:
     """What the trainer is told of pairs: as for examples, and the loss; prompts stand in the pairs."""
     entry = cfg.find("models", name).optimise
     loss = entry.loss.model_dump()
@@ -73,12 +77,12 @@ def _training(cfg, name, way, **own):
     }
 
 
-def fold_adapter(cfg, name):
+def fold_adapter(cfg: Config, name: str) -> Recipe:
     """Folding has no settings of its own. The adapters of rounds are folded together, into the model before them."""
     return {"base": cfg.before_rounds(name), "version": folding.VERSION}
 
 
-def merge(cfg, name):
+def merge(cfg: Config, name: str) -> Recipe:
     """What mergekit is told."""
     entry = cfg.find("models", name).merge
     parents = []
@@ -97,7 +101,7 @@ def merge(cfg, name):
     }
 
 
-def card(cfg, name):
+def card(cfg: Config, name: str) -> dict[str, Any]:
     """What a model card says: what the model is, the recipe that made it, its data and licence."""
     model = cfg.find("models", name)
     if model.fetch:
@@ -133,7 +137,7 @@ def _data_line(cfg, source):
 # ---------------------------------------------------------------- what models are made of
 
 
-def weights_of(cfg, part: str, name: str, user) -> dict[str, Ref]:
+def weights_of(cfg: Config, part: str, name: str, user: Any) -> dict[str, Ref]:
     """Return the inputs of what loads a model's full weights.
 
     Within rounds these are there for a while only, and made again without a change to what was made with them; the
@@ -172,7 +176,7 @@ def _trained(way, *methods):
     ]
 
 
-def adapters(cfg) -> list[tuple[str]]:
+def adapters(cfg: Config) -> list[tuple[str]]:
     """Return the models that are trained by LoRA."""
     return [*_trained("finetune", "lora")(cfg), *_trained("optimise", "lora")(cfg)]
 
@@ -223,6 +227,7 @@ def _training_load(cfg, name):
         "devices": training.devices,
         "zero": training.zero,
         "rank": training.lora.rank,
+        "dropout": training.lora.dropout,
         "tokens": training.max_length,
         # Both answers of a pair are in one forward pass.
         "rows": training.batch_size * (2 if model.optimise else 1),

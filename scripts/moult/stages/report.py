@@ -1,7 +1,9 @@
 """Stages of the tables over all suites, and of the report."""
 
 from moult.base.files import derive_seed
-from moult.base.stage import ENDINGS, Ref, Stage
+from moult.base.rows import Recipe
+from moult.base.stage import ENDINGS, Job, Ref, Stage
+from moult.config.experiment import Config
 from moult.evaluation import scores as label_scores
 from moult.evaluation.judge_suite import judged_pairs
 from moult.evaluation.suites import KINDS
@@ -9,7 +11,7 @@ from moult.report import page
 from moult.stages.models import adapters
 
 
-def tabulate_scores(cfg):
+def tabulate_scores(cfg: Config) -> Recipe:
     """Which models and settings are compared with which, each pair once, and who answers for them on which dataset."""
     pairs = []
     for entry in cfg.evaluations:
@@ -26,7 +28,7 @@ def tabulate_scores(cfg):
     }
 
 
-def write_report(cfg):
+def write_report(cfg: Config) -> Recipe:
     """What stands over the report; `version` makes a changed template rewrite it."""
     return {"title": cfg.title or cfg.name, "limit": cfg.limit, "seed": cfg.seed, "version": page.VERSION}
 
@@ -55,7 +57,7 @@ def _all_scores(cfg):
     return {"scores": _scores(cfg, "file")} | measured
 
 
-def told_of(cfg) -> list[Ref]:
+def told_of(cfg: Config) -> list[Ref]:
     """Return the manifests of everything the config names: what the report tells of."""
     made = [("datasets", name) for name in cfg.names("datasets")]
     made += [("corpora", name) for name in cfg.names("corpora")]
@@ -109,7 +111,7 @@ STAGES = (
 )
 
 
-def run(job):
+def run(job: Job) -> None:
     """Do the job of write_report, which is handed what all stages say of their artefacts."""
     from moult.stages import STAGES
 

@@ -13,12 +13,12 @@ logger = logging.getLogger(__name__)
 MARKER = "whole.json"
 
 
-def mark_whole(checkpoint):
+def mark_whole(checkpoint: Path) -> None:
     """Write the marker of a checkpoint; every process must have saved its part."""
     write_json(checkpoint / MARKER, _listing(checkpoint))
 
 
-def last_whole(scratch):
+def last_whole(scratch: Path) -> Path | None:
     """Delete checkpoints that were not saved whole, or whose best one is gone; return the last, None if none is left.
 
     A kill during a save leaves a directory that looks like a checkpoint; only its marker, written last, tells.
@@ -37,7 +37,7 @@ def last_whole(scratch):
     return list(whole.values())[-1] if whole else None
 
 
-def finished(checkpoint):
+def finished(checkpoint: Path) -> bool:
     """Whether training had reached its last step when this checkpoint was saved."""
     state = read_json(checkpoint / "trainer_state.json")
     return state["global_step"] >= state["max_steps"]
@@ -52,7 +52,7 @@ def _listing(checkpoint):
     }
 
 
-def save_like(base, checkpoint, folder):
+def save_like(base: str | Path, checkpoint: str | Path, folder: Path) -> None:
     """Write a checkpoint's weights as the base stores its own: names, shards, dtypes, config.
 
     UserError for a tensor that is missing, that has another shape (none at all, where a process saved what others
@@ -65,6 +65,9 @@ def save_like(base, checkpoint, folder):
     held, config, trained = tensor_headers(base), read_json(base / "config.json"), {}
     for file in sorted(checkpoint.glob("model*.safetensors")):
         trained |= load_file(file)
+    # A base may be stored without the name of the model inside of it (`h.0` for `transformer.h.0`).
+    for name in [name for name in trained if name not in held and name.partition(".")[2] in held]:
+        trained[name.partition(".")[2]] = trained.pop(name)
     if is_tied(config):
         # A base may store the head beside the embeddings that are the same; a checkpoint never does.
         shared = next((name for name in trained if name.endswith(EMBEDDINGS)), None)
@@ -91,7 +94,7 @@ def save_like(base, checkpoint, folder):
     copy_files(base, folder, ("config.json", "model.safetensors.index.json"))
 
 
-def refuse_empty(weights):
+def refuse_empty(weights: Path) -> None:
     """Raise a UserError when a safetensors file holds a tensor without elements: a known failure under ZeRO-3."""
     from safetensors import safe_open
 

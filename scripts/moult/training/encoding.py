@@ -1,13 +1,44 @@
 """Rows of tokens: examples encoded and padded into batches, and what a model says of their answers."""
 
-from moult.data.prompts import videos_of
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, TypedDict
+
+from moult.base.rows import Dropped
+from moult.data.prompts import Example, videos_of
 from moult.inference.tokens import end_of_turn_id, prompt_ids
+from moult.inference.vision import Vision
+from moult.training.pairs import Pair
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+
+class Encoded(TypedDict, total=False):
+    """A row of tokens: of an example input_ids and start, of a preference answers and preferred.
+
+    input_ids: prompt, answer, end of turn; start: index of the answer's first token; videos: digests of the frames of
+    those that it shows. answers: a row each, those to prefer first; preferred: how many these are; reference:
+    log-probability of each answer under the frozen reference, in nats.
+    """
+
+    input_ids: list[int]
+    start: int
+    videos: list[str]
+    answers: list[Encoded]
+    preferred: int
+    reference: list[float]
+
 
 # A row without an answer: it counts nowhere.
-BLANK = {"input_ids": [0], "start": 1}
+BLANK: Encoded = {"input_ids": [0], "start": 1}
 
 
-def encode_examples(tokenizer, examples, max_length, vision=None):
+def encode_examples(
+    tokenizer: PreTrainedTokenizerBase, examples: Iterable[Example], max_length: int, vision: Vision | None = None
+) -> tuple[list[Encoded], int, list[Dropped]]:
     """Return (rows, number of truncated prompts, dropped) for chat examples; `vision` where they show videos.
 
     A row has `input_ids` (prompt, answer, end of turn), `start`, the index of the answer's first token, and `videos`
@@ -16,13 +47,16 @@ def encode_examples(tokenizer, examples, max_length, vision=None):
     {uid, reason}.
     """
     end = end_of_turn_id(tokenizer)
-    rows, truncated, dropped = [], 0, []
+    rows: list[Encoded] = []
+    dropped: list[Dropped] = []
+    truncated = 0
     for example in examples:
         prompt = prompt_ids(tokenizer, example.messages)
         answer = _answer_ids(tokenizer, example.answer, end)
         head = [token for token in prompt[:1] if token == tokenizer.bos_token_id]
         what = "the answer and its end are"
         if videos := videos_of(example.messages):
+            assert vision is not None, "examples that show videos need the model's vision"
             prompt = vision.expand(prompt, videos)
             # The last placeholder, and the token behind it that ends the video.
             head = prompt[: len(prompt) - prompt[::-1].index(vision.token) + 1]
@@ -34,19 +68,25 @@ def encode_examples(tokenizer, examples, max_length, vision=None):
             continue
         truncated += len(prompt) > room
         prompt = _last(prompt, room, head)
-        row = {"input_ids": prompt + answer, "start": len(prompt)}
-        rows.append(row | ({"videos": videos} if videos else {}))
+        row: Encoded = {"input_ids": prompt + answer, "start": len(prompt)}
+        if videos:
+            row["videos"] = videos
+        rows.append(row)
     return rows, truncated, dropped
 
 
-def encode_pairs(tokenizer, pairs, max_length):
+def encode_pairs(
+    tokenizer: PreTrainedTokenizerBase, pairs: Iterable[Pair], max_length: int
+) -> tuple[list[Encoded], int, list[Dropped]]:
     """Return (rows, number of truncated prompts, dropped) for preference pairs, as `encode_examples` does.
 
     A row has `answers`, each a row as those of examples, the chosen ones first, and in `preferred` the number of these.
     All have the same prompt: the longest answer says what is left of it.
     """
     end = end_of_turn_id(tokenizer)
-    rows, truncated, dropped = [], 0, []
+    rows: list[Encoded] = []
+    dropped: list[Dropped] = []
+    truncated = 0
     for pair in pairs:
         prompt = prompt_ids(tokenizer, pair.messages)
         answers = [_answer_ids(tokenizer, text, end) for text in (*pair.chosen, *pair.rejected)]
@@ -59,8 +99,8 @@ def encode_pairs(tokenizer, pairs, max_length):
             continue
         truncated += len(prompt) > room
         prompt = _last(prompt, room, head)
-        answers = [{"input_ids": prompt + answer, "start": len(prompt)} for answer in answers]
-        rows.append({"answers": answers, "preferred": len(pair.chosen)})
+        encoded: list[Encoded] = [{"input_ids": prompt + answer, "start": len(prompt)} for answer in answers]
+        rows.append({"answers": encoded, "preferred": len(pair.chosen)})
     return rows, truncated, dropped
 
 
@@ -74,12 +114,12 @@ def _last(prompt, room, head):
     return prompt if len(prompt) <= room else head + prompt[len(prompt) - room + len(head) :]
 
 
-def length_of(row):
+def length_of(row: Encoded) -> int:
     """Return the tokens of a row, or of the longest answer of a preference with its prompt."""
     return max(len(one["input_ids"]) for one in row.get("answers", [row]))
 
 
-def collate_pairs(rows):
+def collate_pairs(rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
     """Return a batch of preferences: `collate` of all first answers, then of all second ones, and so on.
 
     Rows are made up with blank answers to the most that one of them has, two at least, below called `answers`.
@@ -100,7 +140,7 @@ def collate_pairs(rows):
     return batch
 
 
-def collate(rows, vision=None):
+def collate(rows: Sequence[Encoded], vision: Vision | None = None) -> dict[str, torch.Tensor]:
     """Return a batch (rows, longest row) padded on the right, with the answers as labels, and the rows' videos.
 
     `logits_to_keep` names, row by row, the positions that predict the answer, so that the model computes logits
@@ -126,7 +166,7 @@ def collate(rows, vision=None):
     }
 
 
-def answer_logps(logits, targets):
+def answer_logps(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (rows,) summed log-probabilities of the answers' tokens, in nats, and (rows,) their numbers.
 
     logits: (rows, longest answer, vocabulary), each predicting the target in its place; targets: -100 is padding.

@@ -3,10 +3,12 @@
 import csv
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from moult.base.errors import UserError
 from moult.base.files import read_json, whole_directory, write_json
+from moult.base.stage import Job
 from moult.data.prompts import Example, videos_of
 from moult.training import launcher
 from moult.training.checkpoints import finished, last_whole, refuse_empty, save_like
@@ -29,7 +31,7 @@ def finetune_lora(
     dev: list[Example | Pair],
     scratch: Path,
     adapter: Path,
-    data=(),
+    data: Sequence[str | Path] = (),
 ) -> dict:
     """Train a LoRA adapter on the answers of `train`, write its directory whole, and return its report.
 
@@ -67,7 +69,7 @@ def finetune_full(
     dev: list[Example | Pair],
     scratch: Path,
     model: Path,
-    data=(),
+    data: Sequence[str | Path] = (),
 ) -> dict:
     """Train every weight of the base's language model, write its directory whole, and return its report.
 
@@ -173,7 +175,7 @@ def _loss_curve(history, task):
     return curve
 
 
-def run(job):
+def run(job: Job) -> None:
     """Do the job of one of the rules that train."""
     recipe, inputs = job.recipe, job.inputs
     train, dev, dropped = read_rows(recipe, inputs.data)

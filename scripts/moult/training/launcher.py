@@ -7,6 +7,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from moult.base.errors import UserError
 from moult.base.files import write_json
@@ -17,12 +20,12 @@ from moult.jobs.slurm import allocated
 SETTINGS = RESOURCES / "deepspeed"
 
 
-def deepspeed_settings(zero):
+def deepspeed_settings(zero: int) -> dict[str, Any]:
     """Return DeepSpeed's settings of a ZeRO stage (2 or 3); what the recipe says too is `auto` there."""
     return json.loads((SETTINGS / f"zero{zero}.json").read_text(encoding="utf-8"))
 
 
-def train_together(devices, work, folder):
+def train_together(devices: int, work: Mapping[str, Any], folder: Path) -> None:
     """Run `trainer.run_trainer` on `work`, its arguments, in `devices` processes; if one ends badly, all are ended.
 
     In place of the task, `work` has what it shows: each process makes its own.
@@ -55,7 +58,7 @@ def train_together(devices, work, folder):
         "PYTHONWARNINGS": "ignore::FutureWarning",
         "PYTHONPATH": os.pathsep.join([str(CODE), os.environ.get("PYTHONPATH", "")]),
     } | ({} if torch.cuda.is_available() else {"DS_ACCELERATOR": "cpu"})
-    command = [sys.executable, "-m", "moult.training.worker", folder]
+    command = [sys.executable, "-m", "moult.training.worker", str(folder)]
     if nodes == 1:
         starts = [(command, {"RANK": rank, "LOCAL_RANK": rank}) for rank in range(devices)]
     else:

@@ -1,10 +1,20 @@
 """The model of a recipe: the base, whole or under LoRA, in the dtype that it trains in."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from moult.base.errors import UserError
+from moult.base.rows import Recipe
 from moult.inference.vision import VISION_TOWER, auto_class, is_vision_language
+from moult.weights.agreement import refuse_unfoldable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
-def is_mixed(recipe):
+def is_mixed(recipe: Recipe) -> bool:
     """Whether products are in bfloat16 while an optimiser keeps the trained weights in float32.
 
     All weights train, or ZeRO-3 shards them, which it does in one dtype: small updates of bfloat16 weights would be
@@ -20,7 +30,7 @@ def _base(recipe, base):
     return auto_class(base).from_pretrained(base, dtype=dtype, local_files_only=True, use_safetensors=True)
 
 
-def reference_model(recipe, base):
+def reference_model(recipe: Recipe, base: str | Path) -> PreTrainedModel:
     """Return the base as the function of inputs that training begins with, its products in the same dtype."""
     import torch
 
@@ -31,7 +41,7 @@ def reference_model(recipe, base):
     return model
 
 
-def trained_model(recipe, base):
+def trained_model(recipe: Recipe, base: str | Path) -> Any:
     """Return the base, whole or under LoRA, ready to train."""
     from peft import LoraConfig, get_peft_model
 
@@ -50,6 +60,8 @@ def trained_model(recipe, base):
         exclude_modules=rf".*\b{VISION_TOWER}\..*" if sees else None,
     )
     try:
-        return get_peft_model(model, lora)
+        adapted = get_peft_model(model, lora)
     except ValueError as error:
         raise UserError(f"lora.targets {recipe['lora']['targets']} do not fit {recipe['base']}: {error}") from error
+    refuse_unfoldable(adapted, base)
+    return adapted

@@ -1,6 +1,8 @@
 """The order in which rows are trained on."""
 
-from moult.training.encoding import BLANK, length_of
+from collections.abc import Sequence
+
+from moult.training.encoding import BLANK, Encoded, length_of
 
 
 class GroupedRows:
@@ -10,7 +12,9 @@ class GroupedRows:
     length-grouped sampler draws it from a generator whose state no checkpoint holds.
     """
 
-    def __init__(self, rows, batch, accumulation, seed, devices=1, mixed=False):
+    def __init__(
+        self, rows: Sequence[Encoded], batch: int, accumulation: int, seed: int, devices: int = 1, mixed: bool = False
+    ) -> None:
         """Take the rows of one optimiser step, over all devices, as the group that is put together and shuffled.
 
         mixed: the rows come from several datasets. What tells their lengths apart is then their dataset, its list of
@@ -21,7 +25,7 @@ class GroupedRows:
         self.group = batch * accumulation * devices
         self.set_epoch(0)
 
-    def set_epoch(self, epoch):
+    def set_epoch(self, epoch: int) -> None:
         """Draw the order of an epoch; the data loader calls this."""
         import torch
         from transformers.trainer_pt_utils import get_length_grouped_indices
@@ -43,10 +47,10 @@ class GroupedRows:
             groups = groups[:1] + middle + groups[1:][-1:]
         self.order = [index for group in groups for index in group]
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Rows of an epoch; several devices get equal shares, which the loader would make up with rows seen already."""
         share = self.batch * self.devices if self.devices > 1 else 1
         return -(-len(self.rows) // share) * share
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Encoded:
         return self.rows[self.order[index]] if index < len(self.rows) else BLANK

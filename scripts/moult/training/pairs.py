@@ -1,7 +1,9 @@
 """Preference pairs out of corpora."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from moult.base.errors import UserError
 from moult.base.files import digest, read_jsonl
@@ -21,7 +23,7 @@ class Pair:
     rejected: list[str]
 
 
-def read_pairs(paths, names, seed):
+def read_pairs(paths: Sequence[str | Path], names: Sequence[str], seed: int) -> tuple[list[Pair], list[Pair]]:
     """Return (train, dev) pairs of preference corpora, uids made unique across them.
 
     Where no pair is of the dev split, a tenth of train is held out by the seed: something must watch for collapse.

@@ -1,17 +1,29 @@
 """The task of learning to prefer: all answers to a prompt are one row until the collator puts them into one batch, so
 that no shuffle can part them."""
 
+from __future__ import annotations
+
 import functools
 import logging
 import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from moult.base.errors import UserError
 from moult.base.files import read_json, write_json
+from moult.base.rows import Dropped, Facts, Recipe
 from moult.objectives import loss_of
-from moult.training.encoding import answer_logps, collate_pairs, encode_pairs, length_of
+from moult.objectives.base import Loss
+from moult.training.encoding import Encoded, answer_logps, collate_pairs, encode_pairs, length_of
 from moult.training.model import reference_model
-from moult.training.pairs import read_pairs
+from moult.training.pairs import Pair, read_pairs
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerState
+
 
 # Evaluations of a run, where the recipe does not say how often: what collapses is to be seen in time.
 LOOKS = 10
@@ -27,35 +39,37 @@ class Preferences:
     measured = "objective"
     score = None
 
-    def __init__(self, recipe, base):
+    def __init__(self, recipe: Recipe, base: str | Path) -> None:
         self.recipe, self.base, self.loss = recipe, base, loss_of(recipe["loss"])
 
     @staticmethod
-    def read(recipe, paths):
+    def read(recipe: Recipe, paths: Sequence[str | Path]) -> tuple[list[Pair], list[Pair], list[Dropped]]:
         return *read_pairs(paths, recipe["data"], recipe["seed"]), []
 
-    def encode(self, tokenizer, pairs):
+    def encode(
+        self, tokenizer: PreTrainedTokenizerBase, pairs: Iterable[Pair]
+    ) -> tuple[list[Encoded], int, list[Dropped]]:
         return encode_pairs(tokenizer, pairs, self.recipe["max_length"])
 
-    def prepare(self, rows, scratch):
+    def prepare(self, rows: dict[str, list[Encoded]], scratch: Path) -> dict[str, list[Encoded]]:
         if not self.loss.needs_reference:
             return rows
         load = functools.partial(reference_model, self.recipe, self.base)
         return with_reference(rows, load, self.recipe["batch_size"], scratch / "reference.json")
 
-    def evaluate_every(self, rows):
+    def evaluate_every(self, rows: int) -> int:
         recipe = self.recipe
         each = recipe["batch_size"] * recipe["accumulation"] * recipe.get("devices", 1)
         steps = recipe["max_steps"] or math.ceil((recipe["epochs"] or 1) * math.ceil(rows / each))
         return recipe["evaluate_every"] or max(1, steps // LOOKS)
 
-    def collate(self, rows):
+    def collate(self, rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
         return collate_pairs(rows)
 
-    def trainer(self):
+    def trainer(self) -> type[Trainer]:
         return preference_trainer(self.loss)
 
-    def metrics(self, scores):
+    def metrics(self, scores: np.ndarray) -> dict[str, float]:
         """Return what dev rows come to, out of (rows, 4) of the trainer: mean loss, mean NLL of a token of the chosen
         answers, share of pairs in order, and the number by which checkpoints compete."""
         loss, nll, tokens, ordered = scores.astype("float64").sum(axis=0)
@@ -69,7 +83,7 @@ class Preferences:
             "selection": by_accuracy if self.recipe["selection"] == "accuracy" else -loss,
         }
 
-    def watch(self, state, first, now):
+    def watch(self, state: TrainerState, first: Mapping[str, float], now: Mapping[str, float]) -> None:
         """Raise a UserError when the held-out chosen answers are more than `collapse` times as perplexing as before.
 
         Perplexity is the exponential of the mean NLL per token. Where the base is nearly sure of its own answers, a
@@ -87,14 +101,14 @@ class Preferences:
         if now["eval_objective"] == 0 and state.global_step == 0 and state.is_world_process_zero:
             logger.warning("held-out pairs are all in order by the margin: raise it, or nothing is learnt")
 
-    def facts(self, curve):
+    def facts(self, curve: Sequence[Mapping[str, Any]]) -> Facts:
         return {"dev_before": self.dev_facts(curve[0])}
 
-    def dev_facts(self, row):
+    def dev_facts(self, row: Mapping[str, Any]) -> Facts:
         return {"loss": row["loss"], "nll": row["nll"], "accuracy": row["accuracy"]}
 
 
-def preference_trainer(loss):
+def preference_trainer(loss: Loss) -> type[Trainer]:
     """Return the Trainer of a `moult.objectives` loss: its mean over the rows of a step, on all devices."""
     import torch
     from transformers import Trainer
@@ -136,7 +150,9 @@ def preference_trainer(loss):
     return PreferenceTrainer
 
 
-def with_reference(rows, load, batch_size, file):
+def with_reference(
+    rows: dict[str, list[Encoded]], load: Callable[[], PreTrainedModel], batch_size: int, file: Path
+) -> dict[str, list[Encoded]]:
     """Return the rows of each split with `reference`, the log-probabilities of their answers before training, in nats.
 
     They are computed once and kept in `file`: a second model in memory, or a second forward pass in each step of each

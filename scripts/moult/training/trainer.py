@@ -1,22 +1,32 @@
 """A run of transformers' Trainer: the model, its arguments, and what watches it."""
 
+from __future__ import annotations
+
 import logging
 import math
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moult.base.errors import UserError
 from moult.base.lean_imports import without, without_deepspeed
+from moult.base.rows import Recipe
 from moult.training import launcher
 from moult.training.checkpoints import mark_whole
-from moult.training.encoding import length_of
+from moult.training.encoding import Encoded, length_of
 from moult.training.model import is_mixed, trained_model
 from moult.training.order import GroupedRows
+
+if TYPE_CHECKING:
+    from moult.training.tasks import Task
+
 
 logger = logging.getLogger(__name__)
 
 
-def run_trainer(task, recipe, base, rows, scratch, checkpoint):
+def run_trainer(
+    task: Task, recipe: Recipe, base: str | Path, rows: dict[str, list[Encoded]], scratch: str, checkpoint: str | None
+) -> None:
     """Train from `checkpoint` (None: from the start) to the end, leaving whole checkpoints in `scratch`.
 
     `rows` are encoded by the task (see `tasks.task_of`), by split. All other arguments are plain JSON: several

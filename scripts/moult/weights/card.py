@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 
 from moult.base.files import write_text_atomic
+from moult.base.rows import Facts
 
 
-def write_model_card(folder, facts):
+def write_model_card(folder: str | Path, facts: Facts) -> None:
     """Write a model's README.md: front matter for the hub, then what the model is and what made it.
 
     `facts` may hold: model (its name), summary, license, base_model, tags, limit (rows, of a smoke run), parents,

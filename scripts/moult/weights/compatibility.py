@@ -1,5 +1,9 @@
 """Which models can be merged with each other, and what they differ in where they can."""
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from moult.base.errors import UserError
 from moult.base.files import read_json
 from moult.weights.headers import HEAD, is_tied, read_tensor, tensor_headers
@@ -8,7 +12,7 @@ from moult.weights.headers import HEAD, is_tied, read_tensor, tensor_headers
 _FREE_CONFIG = {"_name_or_path", "dtype", "torch_dtype", "transformers_version", "use_cache"}
 
 
-def check_compatible(models, base):
+def check_compatible(models: Mapping[str, Path], base: str | None) -> list[str]:
     """Raise a UserError when models cannot be merged with each other; return warnings where they can, but differ.
 
     `models` maps names to folders, the first being the one the others are held against. `base` names the one from
@@ -45,7 +49,7 @@ def _refuse_other_weights(name, folder, first, reference):
             )
 
 
-def tensor_shapes(folder, config):
+def tensor_shapes(folder: Path, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Return the shape of each tensor; a head that is tied to the embeddings counts as theirs, stored or not."""
     return {
         name: shape for name, (_, _, shape) in tensor_headers(folder).items() if not (name == HEAD and is_tied(config))
@@ -107,7 +111,7 @@ def _tokenizer(folder):
     }
 
 
-def chat_template(folder):
+def chat_template(folder: Path) -> str | None:
     """Return the chat template of a model folder as text, None where it has none."""
     file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     if file.exists():

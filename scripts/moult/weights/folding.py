@@ -2,11 +2,15 @@
 
 import math
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from moult.base.errors import UserError
 from moult.base.files import read_json, whole_directory, write_json
+from moult.base.rows import Facts
+from moult.base.stage import Job
 from moult.jobs.manifest import check_manifest
 from moult.weights.card import write_model_card
 from moult.weights.headers import (
@@ -20,12 +24,14 @@ from moult.weights.headers import (
     tensor_headers,
 )
 
+if TYPE_CHECKING:
+    import torch
+
 # Raise when the same adapter and base would now give other weights.
 VERSION = 1
 # Settings of peft under which W + scale * B @ A is not what the adapter computes.
 _NOT_FOLDABLE = (
     "use_dora",
-    "fan_in_fan_out",
     "lora_bias",
     "layer_replication",
     "target_parameters",
@@ -41,28 +47,31 @@ _NOT_FOLDABLE = (
 # The other initialisations (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) change the base's own weights as well.
 _FOLDABLE_INITS = (True, False, None, "gaussian", "orthogonal", "eva")
 _LORA_KEY = re.compile(r"base_model\.model\.(.+)\.lora_(embedding_)?([AB])(\.weight)?")
+# Model types whose linear layers store their weights as (in, out): transformers' Conv1D. peft's `fan_in_fan_out` tells
+# of the last layer that it wrapped alone, and a square weight tells nothing.
+TRANSPOSED = ("gpt2", "openai-gpt")
 EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "word_embeddings.weight", "wte.weight")
 
 
 @dataclass
 class _Lora:
-    """The two factors of one weight's update; of an embedding they are stored transposed."""
+    """The two factors of one weight's update; `transposed`: the weight is stored as (in, out), as embeddings are."""
 
     module: str
-    embedding: bool
+    transposed: bool
     factors: dict = field(default_factory=dict)
 
-    def delta(self, settings):
+    def delta(self, settings: Mapping[str, Any]) -> "torch.Tensor":
         rank = self.factors["A"].shape[0]
         patterns = (settings.get("alpha_pattern") or {}).items()
         own = (alpha for pattern, alpha in patterns if re.match(rf"(.*\.)?({pattern})$", self.module))
         alpha = next(own, settings["lora_alpha"])
         scale = alpha / math.sqrt(rank) if settings.get("use_rslora") else alpha / rank
         product = (self.factors["B"].float() @ self.factors["A"].float()) * scale
-        return product.T if self.embedding else product
+        return product.T if self.transposed else product
 
 
-def earlier_adapters(manifest):
+def earlier_adapters(manifest: str | Path) -> list[Path]:
     """Return the adapters of the rounds before one, the first round's first, by the manifest of its adapter.
 
     An adapter of a round was made from the adapter of the round before, and its manifest says so. UserError where one
@@ -84,7 +93,7 @@ def earlier_adapters(manifest):
         found.append(Path(name))
 
 
-def fold_adapter(adapter, base, target, before=()):
+def fold_adapter(adapter: str | Path, base: str | Path, target: str | Path, before: Iterable[str | Path] = ()) -> Facts:
     """Fold a LoRA adapter into full weights: W + scale * B @ A in float32, rounded once to the base's dtype.
 
     `before` are the adapters of earlier rounds, in order, which are folded in the same float32 sum: the weights of a
@@ -102,17 +111,16 @@ def fold_adapter(adapter, base, target, before=()):
     adapter, base = Path(adapter), Path(base)
     check_model_folder(base)
     config, held = read_json(base / "config.json"), tensor_headers(base)
-    embedding = next((name for name in held if name.endswith(EMBEDDINGS)), None)
-    shapes = {name: shape for name, (_, _, shape) in held.items()}
-    if is_tied(config) and embedding:
-        shapes.setdefault(HEAD, shapes[embedding])
+    embedding, shapes = _shapes(config, held)
     steps = []
     for one in map(Path, [*before, adapter]):
         check_model_folder(one)
-        steps.append((_lora_settings(one), *_read_adapter(one, base, shapes)))
+        settings = read_json(one / "adapter_config.json")
+        refuse_settings(settings, one / "adapter_config.json")
+        steps.append((settings, *_read_adapter(one, base, shapes, config, settings)))
     settings, loras, replaced = steps[-1]
     changed = {name for _, updates, others in steps for name in [*updates, *others]}
-    untied = is_tied(config) and not changed.isdisjoint({HEAD, embedding})
+    untied = embedding is not None and not changed.isdisjoint({HEAD, embedding})
     with whole_directory(target) as folder:
         for shard in sorted({file for file, _, _ in held.values()}):
             with safe_open(base / shard, framework="pt") as stored:
@@ -127,7 +135,7 @@ def fold_adapter(adapter, base, target, before=()):
                 remedy = "fold it into a base in bfloat16 or float32, or train it again"
                 refuse_infinite(weights[name], f"{adapter}, {name} folded", remedy)
             save_file(weights, folder / shard, metadata=metadata or {"format": "pt"})
-        _write_folded_config(base, folder, config, untied, held.get(embedding))
+        _write_folded_config(base, folder, config, untied, held.get(embedding) if embedding else None)
         owner = adapter if (adapter / "tokenizer_config.json").exists() else base
         copy_files(owner, folder, TOKENIZER_FILES)
         copy_files(base, folder, OTHER_FILES)
@@ -135,10 +143,34 @@ def fold_adapter(adapter, base, target, before=()):
     return {"folded": len(loras), "replaced": len(replaced), "untied": untied, "zero": zero}
 
 
-def _lora_settings(adapter):
-    """Return the adapter's settings; UserError when folding would not give the model it was trained as."""
-    path = adapter / "adapter_config.json"
-    settings = read_json(path)
+def _shapes(config, held):
+    """Return (name of embeddings that are the head too, or None; shape of each weight by name, that head's too).
+
+    Where a config does not say whether they are tied (GPT-2, Gemma: their class does), a base that stores nothing else
+    of the embeddings' shape has no other head.
+    """
+    embedding = next((name for name in held if name.endswith(EMBEDDINGS)), None)
+    shapes = {name: shape for name, (_, _, shape) in held.items()}
+    said = "tie_word_embeddings" in {**config, **config.get("text_config", {})}
+    alone = embedding and list(shapes.values()).count(shapes[embedding]) == 1
+    if not embedding or not (is_tied(config) if said else alone):
+        return None, shapes
+    return embedding, {HEAD: shapes[embedding]} | shapes
+
+
+def check_foldable(settings, adapter, base):
+    """Raise a UserError when an adapter with these peft settings and tensors could not be folded into a base.
+
+    adapter: {name as peft saves it: shape}. base: the folder of the model.
+    """
+    config = read_json(Path(base) / "config.json")
+    _, shapes = _shapes(config, tensor_headers(base))
+    refuse_settings(settings, "peft")
+    _fit(adapter, "peft", base, shapes, config, settings)
+
+
+def refuse_settings(settings, path):
+    """Raise a UserError when folding would not give the model that an adapter was trained as."""
     if settings.get("peft_type") != "LORA":
         raise UserError(f"{path}: peft_type {settings.get('peft_type')} cannot be folded; only LORA can.")
     if not isinstance(settings.get("lora_alpha"), int | float):
@@ -151,39 +183,59 @@ def _lora_settings(adapter):
             f"{path}: init_lora_weights {settings['init_lora_weights']!r} also changed the base; "
             "convert the adapter to plain LoRA with peft first."
         )
-    return settings
 
 
-def _read_adapter(adapter, base, shapes):
+def _read_adapter(adapter, base, shapes, config, settings):
     """Return (weight name: _Lora, weight name: tensor that takes its place); every tensor fits or UserError."""
     from safetensors import safe_open
 
     path = adapter / "adapter_model.safetensors"
+    held = {name: shape for name, (_, _, shape) in tensor_headers(adapter).items()}
+    loras, replaced = _fit(held, path, base, shapes, config, settings)
+    with safe_open(path, framework="pt") as tensors:
+
+        def read(key):
+            refuse_infinite(
+                tensor := tensors.get_tensor(key), f"{path}, {key}", "its training diverged; train it again"
+            )
+            return tensor
+
+        for lora in loras.values():
+            lora.factors = {factor: read(key) for factor, key in lora.factors.items()}
+        return loras, {name: read(key) for name, key in replaced.items()}
+
+
+def _fit(adapter, path, base, shapes, config, settings):
+    """Return (weight name: _Lora of the adapter's keys, weight name: key of what takes its place), by shapes alone.
+
+    UserError when a tensor of the adapter fits no weight of the base. A base may be stored without the name of the
+    model inside of it (`h.0` for `transformer.h.0`), as transformers' bare models are.
+    """
     names = {_stored_name(name): name for name in shapes}
     loras, replaced = {}, {}
-    with safe_open(path, framework="pt") as tensors:
-        for key in tensors.keys():  # noqa: SIM118
-            part = _LORA_KEY.fullmatch(key)
-            plain = f"{part[1]}.weight" if part else key.removeprefix("base_model.model.")
-            name = names.get(_stored_name(plain.replace(".base_layer.", ".")))
-            if name is None:
-                raise UserError(f"{path}: {key} has no weight in {base}; fold it into the base it was trained on.")
-            tensor = tensors.get_tensor(key)
-            refuse_infinite(tensor, f"{path}, {key}", "its training diverged; train it again")
-            if part:
-                loras.setdefault(name, _Lora(part[1], bool(part[2]))).factors[part[3]] = tensor
-            else:
-                replaced[name] = tensor
+    for key in adapter:
+        part = _LORA_KEY.fullmatch(key)
+        plain = f"{part[1]}.weight" if part else key.removeprefix("base_model.model.")
+        stored = _stored_name(plain.replace(".base_layer.", "."))
+        name = names.get(stored, names.get(stored.partition(".")[2]))
+        if name is None:
+            raise UserError(f"{path}: {key} has no weight in {base}; fold it into the base it was trained on.")
+        if part:
+            loras.setdefault(name, _Lora(part[1], bool(part[2]))).factors[part[3]] = key
+        else:
+            replaced[name] = key
+    turned = settings.get("fan_in_fan_out") or config.get("model_type") in TRANSPOSED
     for name, lora in loras.items():
         if len(lora.factors) != 2:
             raise UserError(f"{path}: {name} has only one of its two LoRA factors; save the adapter again.")
-        shape_a, shape_b = (list(lora.factors[factor].shape) for factor in "AB")
+        shape_a, shape_b = (list(adapter[lora.factors[factor]]) for factor in "AB")
         if len(shape_a) != 2 or len(shape_b) != 2 or shape_a[0] != shape_b[1]:
             raise UserError(f"{path}: {name} has LoRA factors {shape_a} and {shape_b}; save the adapter again.")
         rows, columns = shape_b[0], shape_a[1]
-        _refuse_shape(path, base, name, (columns, rows) if lora.embedding else (rows, columns), shapes)
-    for name, tensor in replaced.items():
-        _refuse_shape(path, base, name, tuple(tensor.shape), shapes)
+        lora.transposed |= bool(turned and name != HEAD and (columns, rows) == shapes[name])
+        _refuse_shape(path, base, name, (columns, rows) if lora.transposed else (rows, columns), shapes)
+    for name, key in replaced.items():
+        _refuse_shape(path, base, name, tuple(adapter[key]), shapes)
     return loras, replaced
 
 
@@ -225,13 +277,13 @@ def _write_folded_config(base, folder, config, untied, embedding):
         write_json(folder / index.name, content)
 
 
-def run(job):
+def run(job: Job) -> None:
     """Do the job of fold_round."""
     before = earlier_adapters(job.inputs.adapter_manifest)
     job.facts = fold_adapter(job.inputs.adapter, job.inputs.base, job.outputs.model, before)
 
 
-def run_with_card(job):
+def run_with_card(job: Job) -> None:
     """Do the job of fold_adapter."""
     run(job)
     write_model_card(job.outputs.model, job.card(job.facts))

@@ -1,10 +1,12 @@
 """A GGUF file unpacked into Hugging Face layout."""
 
+from pathlib import Path
+
 from moult.base.errors import UserError
 from moult.base.lean_imports import without_deepspeed
 
 
-def convert_gguf(gguf, folder, dtype):
+def convert_gguf(gguf: Path, folder: Path, dtype: str) -> str | None:
     """Write a GGUF model to `folder` in Hugging Face layout; return the licence it states, or None."""
     import torch
     import transformers

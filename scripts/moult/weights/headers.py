@@ -1,23 +1,38 @@
 """Weight files: what the folder of a model or an adapter must hold, checked before anything else reads it."""
 
+from __future__ import annotations
+
 import os
 import re
 import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from moult.base.errors import UserError
 from moult.base.files import read_json
 from moult.base.signatures import LFS_POINTER, begins_as_web_page
+
+if TYPE_CHECKING:
+    import torch
+
 
 HEAD = "lm_head.weight"
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 # What is wrong with the file when it begins like this.
 _AGAIN = "fetch or make it again"
+# Tensor name → (file name, dtype by its name in safetensors, shape).
+Headers = dict[str, tuple[str, str, tuple[int, ...]]]
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)\.")
+_SHARD = re.compile(r".*-\d{5}-of-\d{5}\.safetensors")
+# What transformers takes in place of an index, or on top of the model.
+_FIRST = ("model.safetensors", "adapter_model.safetensors")
+# Copies of the weights for other programs: Mistral's own format, and transformers' variants (`model.fp16.safetensors`).
+_OTHERS = re.compile(r"consolidated.*|model\.[\w-]+(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 
 
-def check_model_folder(folder):
+def check_model_folder(folder: str | Path) -> None:
     """Raise a UserError when a folder is no whole model (or adapter) in safetensors; reads only headers."""
     folder = Path(folder)
     for file in sorted(folder.iterdir()):
@@ -27,19 +42,75 @@ def check_model_folder(folder):
     settings = [read_object(config) for config in configs]
     if not any(settings):
         raise UserError(f"{folder}: holds no config.json; it is no model in Hugging Face layout.")
+    if len(configs) == 2:
+        raise UserError(
+            f"{folder}: holds a model (config.json) and an adapter (adapter_config.json), and transformers would load "
+            "both as one; keep each in a folder of its own."
+        )
     held = tensor_headers(folder)
+    left_over(folder)
     if not held:
         raise UserError(f"{_weight_files(folder)[0]}: holds no tensors; {_AGAIN}.")
-    for name, (file, _, shape) in held.items():
+    for name, (shard, _, shape) in held.items():
         if 0 in shape:
             raise UserError(
-                f"{folder / file}: tensor {name} is empty ({list(shape)}), as DeepSpeed ZeRO-3 leaves what it does not "
-                "gather; save it again with stage3_gather_16bit_weights_on_model_save."
+                f"{folder / shard}: tensor {name} is empty ({list(shape)}), as DeepSpeed ZeRO-3 leaves what it does "
+                "not gather; save it again with stage3_gather_16bit_weights_on_model_save."
             )
-    for name, shard in _weight_map(folder).items():
+    weight_map = _weight_map(folder)
+    for name, shard in weight_map.items():
         if name not in held or held[name][0] != shard:
             raise UserError(f"{folder / shard}: lacks tensor {name} of {INDEX}; fetch the model again.")
+    for name in held if weight_map else ():
+        # A constant that old checkpoints store and no model loads.
+        if name not in weight_map and not name.endswith("inv_freq"):
+            raise UserError(
+                f"{folder / held[name][0]}: holds tensor {name}, which {INDEX} does not name: the two are not of one "
+                "save; fetch the model again, or save it again."
+            )
     _refuse_missing_layer(folder, settings[0], held)
+
+
+def left_over(folder):
+    """Return the safetensors files of a model's folder that nothing reads; reads only headers.
+
+    UserError when the folder holds two sets of weights, of which one program would take the one, another the other:
+    a single file or a shard beside those of the index, a second index, a file that holds tensors of the model again,
+    another file that config.json names.
+    """
+    used, index = _weight_files(folder), folder / INDEX
+    names = [file.name for file in used]
+    source = INDEX if index.exists() else names[0]
+    one = "two sets of weights, and programs differ in which they take; keep one of the two"
+    if index.exists() and _FIRST[0] in names and len(names) > 1:
+        raise UserError(
+            f"{index}: names model.safetensors beside other files, and some programs take it alone; rename it."
+        )
+    for second in sorted(folder.glob("*.safetensors.index.json")):
+        if second.name != INDEX and not _OTHERS.fullmatch(second.name):
+            raise UserError(f"{second}: is an index beside {source}: {one}.")
+    named = (
+        read_object(folder / "config.json").get("transformers_weights") if (folder / "config.json").exists() else None
+    )
+    if named not in (None, source):
+        raise UserError(f"{folder / 'config.json'}: transformers_weights names {named}, beside {source}: {one}.")
+    mine, unread = None, []
+    for file in sorted(folder.glob("*.safetensors")):
+        if file.name in names:
+            continue
+        unread.append(file)
+        if _OTHERS.fullmatch(file.name):
+            continue
+        mine = mine or tensor_headers(folder).keys()
+        again = next((name for name in _headers_of(file) if name in mine), None)
+        if again or file.name in _FIRST:
+            what = f"holds tensor {again}, which {source} has too" if again else f"stands beside {source}"
+            raise UserError(f"{file}: {what}: {one}.")
+        if _SHARD.fullmatch(file.name):
+            raise UserError(
+                f"{file}: is a shard that {source} does not name; fetch the model again, or remove the file."
+            )
+    return unread
 
 
 def _refuse_missing_layer(folder, config, held):
@@ -88,7 +159,7 @@ def _refuse_link(file):
         )
 
 
-def read_object(path):
+def read_object(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file of a model; UserError when it holds anything else."""
     value = read_json(path, _AGAIN)
     if not isinstance(value, dict):
@@ -121,25 +192,43 @@ def _weight_files(folder):
     raise UserError(f"{folder}: holds no model.safetensors and no {INDEX}; fetch it again.")
 
 
-def tensor_headers(folder):
+def tensor_headers(folder: str | Path) -> Headers:
     """Return {tensor name: (file name, dtype, shape)} of a model or an adapter, from the safetensors headers.
 
-    dtype is safetensors' own name (`BF16`). UserError when a weight file is missing, truncated or corrupt.
+    dtype is safetensors' own name (`BF16`). UserError when a weight file is missing, truncated or corrupt, or when two
+    shards hold a tensor with different values.
     """
+    folder, held = Path(folder), {}
+    weight_map = _weight_map(folder)
+    for file in _weight_files(folder):
+        for name, (dtype, shape) in _headers_of(file).items():
+            if name in held:
+                _refuse_other_values(name, folder / held[name][0], file)
+            if name not in held or weight_map.get(name) == file.name:
+                held[name] = (file.name, dtype, shape)
+    return held
+
+
+def _headers_of(file):
+    """Return {tensor name: (dtype, shape)} of one safetensors file."""
     from safetensors import SafetensorError, safe_open
 
-    held = {}
-    for file in _weight_files(Path(folder)):
-        try:
-            with safe_open(file, framework="np") as weights:
-                for name in weights.keys():  # noqa: SIM118
-                    tensor = weights.get_slice(name)
-                    held[name] = (file.name, tensor.get_dtype(), tuple(tensor.get_shape()))
-        except FileNotFoundError:
-            raise UserError(f"{file}: is named by the index and missing; fetch the model again.") from None
-        except SafetensorError as error:
-            raise UserError(f"{file}: {_what_else(file, error)}") from error
-    return held
+    try:
+        with safe_open(file, framework="np") as weights:
+            tensors = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118
+            return {name: (tensor.get_dtype(), tuple(tensor.get_shape())) for name, tensor in tensors.items()}
+    except FileNotFoundError:
+        raise UserError(f"{file}: is named by the index and missing; fetch the model again.") from None
+    except SafetensorError as error:
+        raise UserError(f"{file}: {_what_else(file, error)}") from error
+
+
+def _refuse_other_values(name, first, second):
+    """Raise a UserError when two files hold a tensor with different values; reads both."""
+    if not read_tensor(first, name).equal(read_tensor(second, name)):
+        raise UserError(
+            f"{second}: holds tensor {name} with other values than {first.name}; fetch or save the model again."
+        )
 
 
 def _what_else(file, error):
@@ -152,19 +241,19 @@ def _what_else(file, error):
     return f"is truncated or corrupt ({error}); {_AGAIN}."
 
 
-def parameter_count(folder):
+def parameter_count(folder: str | Path) -> int:
     """Return the number of parameters stored in a model's or an adapter's safetensors files."""
     from math import prod
 
     return sum(prod(shape) for _, _, shape in tensor_headers(folder).values())
 
 
-def is_tied(config):
+def is_tied(config: Mapping[str, Any]) -> bool:
     """Whether a model's config says that its head is its embeddings."""
     return bool(config.get("tie_word_embeddings", config.get("text_config", {}).get("tie_word_embeddings")))
 
 
-def read_tensor(file, name):
+def read_tensor(file: Path, name: str) -> torch.Tensor:
     """Return one tensor of a safetensors file."""
     from safetensors import safe_open
 
@@ -172,7 +261,7 @@ def read_tensor(file, name):
         return weights.get_tensor(name)
 
 
-def check_finite(folder, remedy):
+def check_finite(folder: str | Path, remedy: str) -> None:
     """Raise a UserError that names the first tensor of a model which holds NaN or infinite values; reads all of it."""
     from safetensors import safe_open
 
@@ -182,7 +271,7 @@ def check_finite(folder, remedy):
                 refuse_infinite(weights.get_tensor(name), f"{file}, {name}", remedy)
 
 
-def refuse_infinite(tensor, where, remedy):
+def refuse_infinite(tensor: torch.Tensor, where: str, remedy: str) -> None:
     """Raise a UserError when a tensor holds NaN or infinite values."""
     if not tensor.is_floating_point():
         return
@@ -204,12 +293,12 @@ TOKENIZER_FILES = (
 OTHER_FILES = ("generation_config.json", "*processor_config.json", "LICENSE*")
 
 
-def copy_files(origin, folder, patterns):
+def copy_files(origin: Path, folder: Path, patterns: Iterable[str]) -> None:
     """Copy the files of a folder, not those of its subfolders, that match a pattern."""
     for file in matching(origin, patterns):
         shutil.copyfile(file, folder / file.name)
 
 
-def matching(folder, patterns):
+def matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
     files = (file for file in sorted(folder.iterdir()) if file.is_file())
     return [file for file in files if any(file.match(pattern) for pattern in patterns)]

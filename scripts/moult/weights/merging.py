@@ -2,12 +2,16 @@
 
 import logging
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from moult.base.errors import UserError
 from moult.base.failures import is_disk_full, is_memory_short
 from moult.base.files import read_json, whole_directory, write_json, write_text_atomic
 from moult.base.lean_imports import without, without_compiler
+from moult.base.rows import Facts, Recipe
+from moult.base.stage import Job
 from moult.weights.card import write_model_card
 from moult.weights.compatibility import chat_template, check_compatible, tensor_shapes
 from moult.weights.headers import OTHER_FILES, TOKENIZER_FILES, check_finite, check_model_folder, copy_files
@@ -18,7 +22,7 @@ VERSION = 1
 logger = logging.getLogger(__name__)
 
 
-def mergekit_config(recipe, folder_of):
+def mergekit_config(recipe: Recipe, folder_of: Callable[[str], str]) -> dict[str, Any]:
     """Return mergekit's own configuration for a recipe, as plain data; `folder_of` gives a model's folder.
 
     UserError for what its method does not take.
@@ -41,7 +45,7 @@ def _mergekit_parent(parent, folder_of):
     return {"model": folder_of(parent["model"]), "parameters": settings}
 
 
-def merge_models(recipe, folders, target):
+def merge_models(recipe: Recipe, folders: Mapping[str, str | Path], target: str | Path) -> Facts:
     """Merge models with mergekit on the CPU; the same recipe gives the same bytes.
 
     `recipe`: method, base, parents (model, weight, density), parameters, dtype, seed, threads. `folders` maps the
@@ -130,7 +134,7 @@ def _write_merged_config(reference, folder, dtype):
     write_json(folder / "config.json", config)
 
 
-def run(job):
+def run(job: Job) -> None:
     """Do the job of merge_models."""
     folders = dict(zip(job.params.names, job.inputs.models, strict=True))
     job.facts = merge_models(job.recipe, folders, job.outputs.model)

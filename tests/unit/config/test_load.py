@@ -15,7 +15,6 @@ from moult.config.schema import schema
 from moult.stages import BY_RULE
 from moult.stages import models as model_stages
 from moult.stages import report as report_stages
-from moult.stages import suites as suite_stages
 from moult.weights.methods import METHODS, description
 
 ROOT = Path(__file__).parents[3]
@@ -384,7 +383,7 @@ def test_a_setting_is_measured_by_a_model_per_dataset_and_predicts_nothing_twice
     assert cfg.predicted["labels", "moods-sft"] == ["moods"]
     assert cfg.predicted["labels", "base"] == ["moods", "acts"]
     assert ("labels", "sft") not in cfg.predicted
-    assert list(suite_stages.predict_labels(cfg, "labels", "acts-sft")["datasets"]) == ["acts"]
+    assert list(BY_RULE["predict_labels"].recipe(cfg, "labels", "acts-sft")["datasets"]) == ["acts"]
     pairs = report_stages.tabulate_scores(cfg)["pairs"]
     assert ["labels", "sft", "base"] in pairs and ["labels", "sft", "tuned"] in pairs and len(pairs) == 4
 

@@ -4,14 +4,14 @@ import json
 
 import pytest
 from moult.base.errors import UserError
-from moult.base.files import write_json, write_jsonl
+from moult.base.files import read_jsonl, write_json, write_jsonl
 from moult.data import prompts
 from moult.data.prepare import prepare_dataset
 from moult.data.prompts import load_template
 from moult.evaluation import judging
 from moult.evaluation.judging import (
     answer_questions,
-    answers_in,
+    answers_of,
     judge_answers,
     pair_request,
     planned,
@@ -219,7 +219,7 @@ def test_a_model_of_the_build_answers_and_judges(tmp_path, folder, pico_model):
         assert len(answers) == 2 and {row["dataset"] for row in answers} == {"q"}
         assert answers == answer_questions(asking, {"q": folder}, asker)
     write_jsonl(tmp_path / "a.jsonl", answers)
-    ours = answers_in(tmp_path / "a.jsonl")
+    ours = answers_of(read_jsonl(tmp_path / "a.jsonl"))
     rows = sampled_questions(questions, {"q": folder})
     # Short prompt: a tokenizer of 512 tokens makes one of each letter or two.
     prompt = {"user": "{{ answer_1 }} or {{ answer_2 }}?"}
@@ -235,7 +235,7 @@ def test_failed_answers_are_told_apart(tmp_path):
     rows = [{"uid": "1", "status": "ok", "answer": "x", "reason": None}, {"uid": "2", "answer": "from a corpus"}]
     rows += [{"uid": "3", "status": "error", "answer": "", "reason": "empty answer"}]
     write_jsonl(tmp_path / "a.jsonl", rows)
-    assert answers_in(tmp_path / "a.jsonl") == {
+    assert answers_of(read_jsonl(tmp_path / "a.jsonl")) == {
         "1": ("x", None),
         "2": ("from a corpus", None),
         "3": (None, "empty answer"),

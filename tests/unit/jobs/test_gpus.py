@@ -7,7 +7,7 @@ import time
 
 import pytest
 from moult.base.errors import UserError
-from moult.jobs.gpus import LOCKS, leased, visible_devices
+from moult.jobs.gpus import LOCKS, PRETENDED, check_cuda, leased, visible_devices
 from moult.jobs.slurm import allocation
 
 HOLDER = """
@@ -87,9 +87,58 @@ def test_more_than_there_are_is_refused(tmp_path):
 
 def test_no_gpu_is_no_lease(monkeypatch, tmp_path):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    assert visible_devices() == []
+    assert visible_devices() == {}
     with leased(1, print, tmp_path) as held:
         assert held == [] and not list(tmp_path.iterdir())
+
+
+def machine(folder, cards, files):
+    """Write what a driver and /dev show: (place on the bus, minor, UUID) of each card; numbers of the device files."""
+    for place, minor, uuid in cards:
+        information = folder / "proc/gpus" / place / "information"
+        information.parent.mkdir(parents=True)
+        information.write_text(f"Model: \t\t NVIDIA H100\nGPU UUID: \t {uuid}\nDevice Minor: \t {minor}\n")
+    (folder / "dev").mkdir()
+    for number in files:
+        (folder / f"dev/nvidia{number}").touch()
+    for name in ("nvidiactl", "nvidia-uvm"):
+        (folder / "dev" / name).touch()
+    return {"proc": folder / "proc", "dev": folder / "dev"}
+
+
+CARDS = [("0000:17:00.0", 1, "GPU-b"), ("0000:65:00.0", 0, "GPU-a"), ("0000:ca:00.0", 10, "GPU-c")]
+
+
+@pytest.mark.parametrize(
+    ("cards", "files", "found"),
+    [
+        (CARDS, [0, 1, 10], {"GPU-b": "0", "GPU-a": "1", "GPU-c": "2"}),
+        # A container that was given one card of three: its file keeps the host's number, CUDA counts from 0.
+        (CARDS, [10], {"GPU-c": "0"}),
+        (CARDS[2:], [10], {"GPU-c": "0"}),
+        ([], [0, 2, 10], {"0": "0", "2": "1", "10": "2"}),
+        (CARDS, [], {}),
+    ],
+)
+def test_cards_are_named_by_uuid_and_counted_as_cuda_counts_them(monkeypatch, tmp_path, cards, files, found):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert visible_devices(**machine(tmp_path, cards, files)) == found
+
+
+def test_a_job_whose_gpus_torch_cannot_use_says_so(monkeypatch, tmp_path):
+    """This torch is built for the CPU, or this machine has no driver: both are told with driver, CUDA and remedy."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    (tmp_path / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14  Thu Feb 22\n")
+    with pytest.raises(UserError) as caught:
+        check_cuda(["GPU-a"], tmp_path)
+    assert str(caught.value).startswith(
+        "this job was given GPUs (GPU-a), and torch cannot use them (driver: 550.54.14; torch"
+    )
+    assert "its CUDA: " in str(caught.value) and str(caught.value).endswith("`needs: {gpus: 0}`.")
+    with pytest.raises(UserError, match="driver: none that is to be seen here"):
+        check_cuda(["GPU-a"], tmp_path / "nowhere")
+    monkeypatch.setenv(PRETENDED, "1")
+    check_cuda(["GPU-a"], tmp_path)
 
 
 def test_a_cluster_has_chosen_already(monkeypatch, tmp_path):

@@ -147,11 +147,13 @@ from pathlib import Path
 import preference_tuning as t
 from moult.config.entries.models import Optimise
 from moult.config.schema import schema
-from moult.report.lineage import _loss
+from moult.stages import BY_RULE
 from moult.training.finetune import finetune_lora
 
 loss = Optimise(base="base", data=["pairs"], loss={"kind": "telling"}).loss.model_dump()
-assert "Telling" in schema()["$defs"] and _loss({"loss": loss}) == "nothing, "
+assert "Telling" in schema()["$defs"]
+told = {"loss": loss, "lora": {"rank": 1, "alpha": 2}, "data": ["pairs"], "learning_rate": 1}
+assert BY_RULE["optimise_lora"].words(told, {"steps": 6})[0] == "nothing, LoRA rank 1, 6 steps"
 folder = Path(sys.argv[1])
 recipe = t.RECIPE | {"loss": loss, "batch_size": 1, "devices": 2, "zero": 2, "evaluate_every": 3}
 finetune_lora(recipe, folder / "base", t.TRAIN[:9], t.DEV[:3], folder / "scratch", folder / "made")

@@ -26,14 +26,24 @@ PUBLISHED = [
     ("MMLA text: 1.5 B", ("lora", 1.5), {"tokens": 768, "rows": 2}, ("rtx_4090", 1, "gpu-24gb")),
     ("MMLA text: 8 B", ("lora", 8), {"tokens": 768, "rows": 2}, ("a800", 1, "gpu-80gb")),
     ("MMLA text: 8 B, checkpointing", ("lora", 8), {"tokens": 768, "checkpointing": True}, ("rtx_4090", 1, "gpu-24gb")),
-    ("MMLA video: 8.3 B", ("lora", 8.3), {"tokens": 1024, "rows": 8}, ("rtx_pro_6000", 1, "gpu-96gb")),
+    (
+        "MMLA video: 8.3 B",
+        ("lora", 8.3),
+        {"tokens": 1024, "rows": 8, "checkpointing": True},
+        ("a800", 1, "gpu-80gb"),
+    ),
     (
         "MMLA video: 72 B",
         ("lora", 72),
         {"tokens": 1024, "rows": 4, "devices": 8, "zero": 3, "checkpointing": True, "override": {"mem_gb": 600}},
         ("a800", 8, "gpu-80gb"),
     ),
-    ("MELD judge: 8 B", ("lora", 8), {"tokens": 2048, "rows": 2, "devices": 4, "rank": 8}, ("a800", 4, "gpu-80gb")),
+    (
+        "MELD judge: 8 B",
+        ("lora", 8),
+        {"tokens": 2048, "rows": 2, "devices": 4, "rank": 8, "checkpointing": True},
+        ("a800", 4, "gpu-80gb"),
+    ),
     (
         "WRPO: 8 B, all weights",
         ("full", 8),
@@ -129,7 +139,14 @@ def test_the_table_has_every_job_that_loads_a_model(site, capsys):
                 {"name": "tuned", "finetune": {"base": "base", "data": ["rows"]}},
                 {
                     "name": "whole",
-                    "finetune": {"base": "base", "data": ["rows"], "method": "full", "devices": 8, "zero": 3},
+                    "finetune": {
+                        "base": "base",
+                        "data": ["rows"],
+                        "method": "full",
+                        "devices": 8,
+                        "zero": 3,
+                        "gradient_checkpointing": True,
+                    },
                 },
                 {"name": "huge", "finetune": {"base": "base", "data": ["rows"], "method": "full"}},
                 {"name": "merged", "merge": MEAN},

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import yaml
 from moult.base.errors import UserError
+from moult.planning.start import checked_config
 from moult.weights.card import write_model_card
 from moult.weights.fetch import fetch_model, package_file
 from moult.weights.headers import check_model_folder, parameter_count, tensor_headers
@@ -248,6 +249,40 @@ def test_parameters_are_counted_over_shards(folder):
     assert parameter_count(folder) == whole == 512 * 32 * 2 + 2 * (32 * 32 * 2 + 32 * 16 * 2 + 32 * 64 * 3 + 64) + 32
 
 
+def test_what_agrees_is_fetched_and_what_nothing_reads_is_left_behind(folder, tmp_path):
+    """Weights of other programs, a part that is no part of the model, a tensor that two shards have with one value."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shard(folder)
+    first, second = (folder / f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
+    shared, value = sorted(load_file(first).items())[0]
+    save_file(load_file(second) | {shared: value}, second, metadata={"format": "pt"})
+    save_file({"projector": torch.zeros(2)}, folder / "mmproj.safetensors")
+    for name in ("consolidated.safetensors", "model.fp16.safetensors"):
+        shutil.copyfile(first, folder / name)
+    (folder / "pytorch_model.bin").write_bytes(b"pickle")
+    (folder / "pytorch_model.bin.index.json").write_text("{}")
+    facts = fetch_model({"path": str(folder)}, tmp_path / "here", None)
+    left = ["consolidated.safetensors", "mmproj.safetensors", "model.fp16.safetensors", "pytorch_model.bin"]
+    assert [warning.split(" is left behind")[0] for warning in facts["warnings"]] == left
+    there = {file.name for file in (tmp_path / "here").iterdir()}
+    assert {first.name, second.name} <= there and not there & {*left, "pytorch_model.bin.index.json"}
+
+
+def test_a_special_token_past_the_embeddings_that_nothing_writes_is_a_warning(folder, tmp_path):
+    """As Gemma 3's text models have one, of pictures."""
+    core = json.loads((folder / "tokenizer.json").read_text())
+    words = core["model"]["vocab"]
+    words |= {f"word{number}": number for number in range(len(words), 512)}
+    core["added_tokens"].append(core["added_tokens"][0] | {"id": 512, "content": "<image>", "special": True})
+    (folder / "tokenizer.json").write_text(json.dumps(core))
+    facts = fetch_model({"path": str(folder)}, tmp_path / "here", None)
+    assert facts["warnings"] == [
+        "1 special tokens lie past the 512 embeddings ('<image>' first): they must not be used"
+    ]
+
+
 def front_matter(folder):
     return next(yaml.safe_load_all((folder / "README.md").read_text()))
 
@@ -293,3 +328,18 @@ def test_a_card_of_a_hub_model_names_it(tmp_path):
     write_model_card(tmp_path, {"model": "pico", "source": {"hub": "org/pico", "revision": REVISION}})
     assert front_matter(tmp_path)["base_model"] == "org/pico"
     assert front_matter(tmp_path)["library_name"] == "peft"
+
+
+def test_a_local_folder_is_looked_at_before_there_is_a_graph(folder, tmp_path, monkeypatch):
+    """Once it is fetched its folder is no matter: what was made of it is kept."""
+    monkeypatch.chdir(tmp_path)
+    raw = {"name": "x", "models": [{"name": "base", "fetch": {"path": "model"}, "parameters": 0.1}]}
+    assert checked_config(raw, "x.yaml", print, True).names("models") == ["base"]
+    (folder / "generation_config.json").write_text(json.dumps({"pad_token_id": 900}))
+    with pytest.raises(
+        UserError, match=r"^x.yaml: model base: model/generation_config.json: pad_token_id 900 lies past"
+    ):
+        checked_config(raw, "x.yaml", print, True)
+    (tmp_path / "results/x/models").mkdir(parents=True)
+    (tmp_path / "results/x/models/base.manifest.json").write_text("{}")
+    checked_config(raw, "x.yaml", print, True)

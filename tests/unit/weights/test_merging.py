@@ -285,7 +285,6 @@ def test_an_adapter_that_does_not_fit_is_refused(own_adapter, pico_model, tmp_pa
     [
         ({"peft_type": "IA3"}, "peft_type IA3 cannot be folded"),
         ({"use_dora": True}, "use_dora cannot be folded"),
-        ({"fan_in_fan_out": True}, "fan_in_fan_out cannot be folded"),
         ({"init_lora_weights": "pissa_niter_4"}, "'pissa_niter_4' also changed the base"),
     ],
 )

@@ -2,13 +2,14 @@
 
 from functools import reduce
 from operator import or_
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 from moult.base.section import Name, Section, Variable, exactly_one
 from moult.corpora.kinds import KINDS
 from moult.corpora.refined import Refining
+from moult.inference.remote.connection import flaw_of_url, is_loopback
 
 # Rows of a round, unless the config says otherwise.
 INTERVAL = 2570
@@ -38,11 +39,18 @@ class Endpoint(Section):
     structured: Literal["response_format", "function"] = Field(
         "response_format", description="How a JSON schema is asked for; function: by a call that the model must make."
     )
+    max_tokens_as: (
+        Literal["max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "n_predict"] | None
+    ) = Field(
+        None,
+        description="The API's name of max_tokens; null: max_tokens, or max_completion_tokens where that is refused.",
+    )
+    insecure: bool = Field(False, description="Send the key over http:// to another machine, where all can read it.")
     mode: Literal["chat", "batch"] = Field("chat", description="batch: the Batch API, cheaper, within 24 hours.")
     poll: float = Field(60, gt=0, description="Longest wait between two looks at a batch, in seconds.")
 
     @model_validator(mode="after")
-    def local_or_remote(self):
+    def local_or_remote(self) -> Self:
         exactly_one(self, "serve", "url")
         if self.serve and self.mode == "batch":
             raise ValueError("mode: batch belongs to a remote endpoint; a served model always answers in batches")
@@ -52,11 +60,28 @@ class Endpoint(Section):
             raise ValueError("model, key and price belong to a remote endpoint; `serve` needs none of them")
         if self.serve and (self.requests_per_minute or self.tokens_per_minute):
             raise ValueError("limits per minute belong to a remote endpoint; `serve` needs none")
+        if self.url:
+            self._check_address()
         return self
+
+    def _check_address(self):
+        """Refuse a URL that cannot be asked, or that would give a secret away."""
+        problem = flaw_of_url(self.url)
+        if problem:
+            raise ValueError(f"url: {problem}")
+        if self.key and not self.insecure and self.url.startswith("http://") and not is_loopback(self.url):
+            raise ValueError(
+                "url: a key sent over http:// can be read by every machine on the way; write https://, or `insecure: "
+                "true` where that network is trusted"
+            )
 
 
 CORPORA = {get_args(kind.model_fields["kind"].annotation)[0]: kind for kind in KINDS}
-Corpus = Annotated[reduce(or_, KINDS), Field(discriminator="kind")]
+if TYPE_CHECKING:
+    # What each kind has of its own, its users ask for where they know the kind.
+    Corpus = Any
+else:
+    Corpus = Annotated[reduce(or_, KINDS), Field(discriminator="kind")]
 
 
 class Rounds(Refining):
@@ -71,7 +96,7 @@ class Rounds(Refining):
     finetune: dict = Field({}, description="Settings of each round's training, as under `models`; by LoRA.")
 
     @model_validator(mode="after")
-    def adapters_only(self):
+    def adapters_only(self) -> Self:
         if given := [key for key in ("base", "data") if key in self.finetune]:
             raise ValueError(f"finetune: {given[0]} follows from the round; leave it out")
         if self.finetune.get("method", "lora") != "lora":

@@ -2,13 +2,14 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from moult.base.errors import nearest
 from moult.base.paths import RESOURCES
+from moult.base.rows import LabelSet
 from moult.base.section import Name, Section, Sha256, Variable, exactly_one
 from moult.data.fields import Prompt, Split
 from moult.data.formats import BY_NAME, FORMATS
@@ -30,16 +31,16 @@ class Source(Section):
     category: str | None = Field(None, description="Stack Overflow category; default: the file's name.")
 
     @model_validator(mode="after")
-    def one_place(self):
+    def one_place(self) -> Self:
         exactly_one(self, "path", "url", "hub")
         if self.hub and not self.file:
             raise ValueError("a hub source needs `file`: the path of the file in the hub dataset")
         return self
 
     @property
-    def basename(self):
+    def basename(self) -> str:
         """The file's own name, e.g. `ml.tsv`."""
-        return Path(self.path or self.file or self.url.split("?")[0]).name
+        return Path(self.path or self.file or (self.url or "").split("?")[0]).name
 
 
 def _as_sources(value):
@@ -68,7 +69,7 @@ class Videos(Section):
     multiple: int = Field(28, ge=1, description="Sides are multiples of it: the model's patch times its merge.")
 
     @model_validator(mode="after")
-    def one_place(self):
+    def one_place(self) -> Self:
         exactly_one(self, "path", "hub")
         if self.hub and not self.folder:
             raise ValueError("a hub source needs `folder`: where the videos are in the hub dataset")
@@ -81,7 +82,7 @@ class Dataset(Section):
     """Raw tables that become one parquet per split."""
 
     name: Name
-    format: Literal[tuple(one.name for one in FORMATS)]
+    format: Literal[tuple(one.name for one in FORMATS)]  # type: ignore[valid-type]
     files: dict[Split, Annotated[list[Source], BeforeValidator(_as_sources)]] = Field(min_length=1)
     columns: dict[str, str] = Field({}, description="Field of the format → column of your file.")
     tags: dict[str, str] = Field({}, description="Of sharegpt: LLaMA-Factory's tags → how your file spells them.")
@@ -98,7 +99,7 @@ class Dataset(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def as_dataset_info_says(cls, values):
+    def as_dataset_info_says(cls, values: Any) -> Any:
         if not isinstance(values, dict) or values.get("dataset_info") is None:
             return values
         if given := next((key for key in ("format", "columns", "tags") if key in values), None):
@@ -109,7 +110,7 @@ class Dataset(Section):
         return values | dataset_of_info(values["dataset_info"], entries, files)
 
     @model_validator(mode="after")
-    def fits_its_format(self):
+    def fits_its_format(self) -> Self:
         form = BY_NAME[self.format]
         if form.shape != "conversations" and (self.tags or (self.entries and not self.dataset_info)):
             raise ValueError("tags and entries belong to the formats of LLaMA-Factory; leave them out")
@@ -123,7 +124,7 @@ class Dataset(Section):
         return self
 
     @model_validator(mode="after")
-    def labels_are_there(self):
+    def labels_are_there(self) -> Self:
         if self.shape == "labelled" and self.labels is None:
             raise ValueError(f"labels: name a file of resources/labels, one of {shipped_labels()}, or list them")
         if isinstance(self.labels, str) and self.labels not in shipped_labels():
@@ -135,40 +136,40 @@ class Dataset(Section):
         return self
 
     @property
-    def shape(self):
+    def shape(self) -> str:
         """What one row is: questions, prompts, labelled, conversations, ...; see `Format`."""
         return BY_NAME[self.format].shape
 
     @property
-    def answers(self):
+    def answers(self) -> str:
         """Whether all, some or none of the rows have an answer to train on."""
         return BY_NAME[self.format].answers
 
     @property
-    def label_set(self):
+    def label_set(self) -> LabelSet | None:
         """The labels as data: dataset, task, task_words, language, labels; None where rows have none."""
         if self.labels is None:
             return None
         if isinstance(self.labels, str):
             return _shipped_label_set(self.labels)
-        words = self.task.replace("_", " ")
+        task = self.task or ""
         return {
             "dataset": self.name,
-            "task": self.task,
-            "task_words": words,
+            "task": task,
+            "task_words": task.replace("_", " "),
             "language": "und",
             "labels": self.labels,
         }
 
     @property
-    def template(self):
+    def template(self) -> str | None:
         """Name of the prompt template of this dataset's rows; None where a row has its own prompt."""
         form = BY_NAME[self.format]
         return self.prompt or (form.video_prompt if self.videos else form.prompt)
 
 
 @cache
-def shipped_labels():
+def shipped_labels() -> list[str]:
     """Return the names of the label sets in resources/labels."""
     return sorted(path.stem for path in LABELS.glob("*.yaml"))
 

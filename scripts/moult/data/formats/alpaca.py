@@ -1,7 +1,9 @@
 """Alpaca, a JSON format of LLaMA-Factory: a row has an instruction, its answer, and perhaps earlier turns."""
 
+from moult.base.rows import Message
 from moult.data.formats.conversations import MEDIA, Conversations
 from moult.data.formats.messages import Unusable, text_of
+from moult.data.readers import RawRow
 
 
 class Alpaca(Conversations):
@@ -10,14 +12,14 @@ class Alpaca(Conversations):
     fields = ("prompt", "query", "response", "history", "system", "tools", *MEDIA)
     defaults = {"prompt": "instruction", "query": "input", "response": "output"}
 
-    def messages(self, row, columns, tags):
+    def messages(self, row: RawRow, columns: dict[str, str], tags: dict[str, str]) -> list[Message]:
         if missing := next((field for field in self.needed if columns[field] not in row), None):
             raise Unusable(f"no column {columns[missing]!r}; map it with `columns: {{{missing}: <your column>}}`")
-        turns = row.get(columns.get("history")) or []
+        turns = row.get(columns.get("history", "")) or []
         pairs = turns if isinstance(turns, list) else [turns]
         if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
             raise Unusable(f"{columns['history']} is no list of [prompt, answer]")
-        messages = []
+        messages: list[Message] = []
         for number, (asked, answer) in enumerate(pairs, start=1):
             place = f"{columns['history']} {number}"
             messages.append({"role": "user", "content": text_of(asked, place, f"{place}: empty prompt")})

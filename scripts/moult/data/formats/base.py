@@ -1,12 +1,28 @@
 """What a dataset format declares, and how those formats are read whose raw rows are fields."""
 
-from typing import Literal
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 from moult.base.errors import UserError, nearest
+from moult.base.rows import Recipe, Template
 from moult.data.excerpts import printable
-from moult.data.readers import WITHOUT_HEADER, read_raw
+from moult.data.prompts import Example
+from moult.data.readers import WITHOUT_HEADER, RawRow, read_raw
+from moult.data.videos.attach import Attached
 
 Shape = Literal["questions", "prompts", "labelled", "conversations", "pairs", "judge_items"]
+
+
+class DatasetEntry(Protocol):
+    """What a format asks of a dataset's entry in the config; videos: None where rows have none."""
+
+    @property
+    def columns(self) -> dict[str, str]: ...
+    @property
+    def tags(self) -> dict[str, str]: ...
+    @property
+    def videos(self) -> Any: ...
 
 
 class Format:
@@ -34,12 +50,12 @@ class Format:
     task: str
     language: str
 
-    def check(self, entry):
+    def check(self, entry: DatasetEntry) -> None:
         """Raise ValueError, with what to write instead, where the columns or tags of a config entry cannot be used."""
         if unknown := sorted(set(entry.columns) - set(self.fields)):
             raise ValueError(f"columns: {unknown[0]!r} is not a field of {self.name}{nearest(unknown[0], self.fields)}")
 
-    def read(self, path, recipe):
+    def read(self, path: Path, recipe: Recipe) -> Iterator[tuple[int, RawRow, str | None]]:
         """Yield (number, row, reason) of one raw file, its columns under the names of the fields.
 
         UserError when a header lacks a needed column; where each row names its columns, that row alone is rejected.
@@ -57,7 +73,7 @@ class Format:
                     reason = f"{reason}; {remedy}"
             yield number, row, reason
 
-    def canonical(self, row, recipe, category):
+    def canonical(self, row: Any, recipe: Recipe, category: str) -> tuple[dict[str, Any] | None, str | None]:
         """Return (prepared, None) or (None, why the row cannot be used).
 
         prepared: `text`, `meta` (plain JSON), and where the shape has them `title`, `label`, `media`. recipe: that of
@@ -65,23 +81,27 @@ class Format:
         """
         raise NotImplementedError
 
-    def content(self, prepared):
+    def content(self, prepared: Mapping[str, Any]) -> Any:
         """Return, as plain JSON, what makes a row the row it is: a hash of it names a row without an id."""
         return [prepared.get("title"), prepared["text"]]
 
-    def another_name(self, uid, prepared, seen):
+    def another_name(self, uid: str, prepared: Mapping[str, Any], seen: Collection[str]) -> str | None:
         """Return another name for a row whose id an earlier row has; None where such a row is rejected."""
         return None
 
-    def attach(self, rows, folder, recipe, scratch, wanted, workers):
+    def attach(
+        self, rows: list[dict[str, Any]], folder: str | Path, recipe: Recipe, scratch: Path, wanted: int, workers: int
+    ) -> Attached:
         """Return (at most `wanted` rows with `media`, [(row, facts)] of those without a usable video, facts per file,
         files of frames); see `attach_videos`. Only of formats with videos."""
         raise NotImplementedError
 
-    def write_beside(self, folder, recipe, paths):
+    def write_beside(self, folder: str | Path, recipe: Recipe, paths: Mapping[str, Sequence[Path]]) -> None:
         """Write what a dataset of this format needs beside its rows. paths: split → its raw files."""
 
-    def examples(self, folder, split, template):
+    def examples(
+        self, folder: str | Path, split: str, template: Template
+    ) -> tuple[list[Example], list[tuple[str, str]]]:
         """Return (training examples, (uid, reason) of rows that are none) of a split of a prepared dataset."""
         raise UserError(f"{folder}: rows of format {self.name} have no answer to train on.")
 
@@ -92,7 +112,7 @@ class TextFormat(Format):
     # Fields in which a list of texts is a text too.
     lists: tuple[str, ...] = ()
 
-    def read(self, path, recipe):
+    def read(self, path: Path, recipe: Recipe) -> Iterator[tuple[int, RawRow, str | None]]:
         for number, row, reason in super().read(path, recipe):
             if reason is None:
                 texts = {field: self._as_text(field, row[field]) for field in self.fields if field in row}

@@ -10,16 +10,19 @@ A prepared row keeps the conversation, and the row as its file spells it, so tha
 
 import itertools
 import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from moult.base.errors import UserError, nearest
 from moult.base.files import digest, write_json
-from moult.data.formats.base import Format
+from moult.base.rows import Message, Recipe, Template
+from moult.data.formats.base import DatasetEntry, Format
 from moult.data.formats.messages import Unusable, text_of
 from moult.data.parquet import read_rows
 from moult.data.prompts import Example
-from moult.data.readers import json_frame, read_spelt
-from moult.data.videos.attach import attach_videos
+from moult.data.readers import RawRow, json_frame, read_spelt
+from moult.data.videos.attach import Attached, attach_videos
 
 # The file of a prepared dataset that says how its rows were spelt.
 SPELLING = "conversations.json"
@@ -40,18 +43,18 @@ class Conversations(Format):
     tags: dict[str, tuple] = {}
     needed_tags: tuple[str, ...] = ()
 
-    def messages(self, row, columns, tags):
+    def messages(self, row: RawRow, columns: dict[str, str], tags: dict[str, str]) -> list[Message]:
         """Return the conversation of a raw row as [{role, content}]; Unusable where it has none that can be used."""
         raise NotImplementedError
 
-    def check(self, entry):
+    def check(self, entry: DatasetEntry) -> None:
         self.check_layout(entry.columns, entry.tags)
         if entry.videos and "videos" not in entry.columns:
             columns = entry.columns or self.defaults | {"videos": "videos"}
             told = ", ".join(f"{name}: {column}" for name, column in columns.items())
             raise ValueError(f"columns: name the column of the videos too, e.g. `columns: {{{told}}}`")
 
-    def check_layout(self, columns, tags):
+    def check_layout(self, columns: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """Raise ValueError, with what to write instead, where columns and tags cannot be read."""
         for name in columns:
             if name in PREFERENCE:
@@ -69,10 +72,10 @@ class Conversations(Format):
                     f"write any of {kind}"
                 )
 
-    def read(self, path, recipe):
+    def read(self, path: Path, recipe: Recipe) -> Iterator[tuple[int, RawRow, str | None]]:
         return read_spelt(path)
 
-    def canonical(self, row, recipe, category):
+    def canonical(self, row: Any, recipe: Recipe, category: str) -> tuple[dict[str, Any] | None, str | None]:
         """Return (prepared, reason) of a raw row: {text, meta, media}, or why it cannot be used.
 
         `text` is what the users say, `meta` has `messages` (role, content; roles user, assistant, system, observation,
@@ -100,16 +103,18 @@ class Conversations(Format):
             ]
         return prepared, None
 
-    def content(self, prepared):
+    def content(self, prepared: Mapping[str, Any]) -> Any:
         return prepared["meta"]["messages"]
 
-    def another_name(self, uid, prepared, seen):
+    def another_name(self, uid: str, prepared: Mapping[str, Any], seen: Collection[str]) -> str | None:
         """Return a name with a hash of the content: LLaMA-Factory knows no ids, and mixed files repeat them."""
         named = f"{uid}-{digest(self.content(prepared))[:12]}"
         names = itertools.chain([named], (f"{named}-{count}" for count in itertools.count(2)))
         return next(name for name in names if name not in seen)
 
-    def attach(self, rows, folder, recipe, scratch, wanted, workers):
+    def attach(
+        self, rows: list[dict[str, Any]], folder: str | Path, recipe: Recipe, scratch: Path, wanted: int, workers: int
+    ) -> Attached:
         """Return (rows with `media`, [(row, facts)] of those with an unusable video, facts per file, files of frames).
 
         Of the first `wanted` rows: a row has as many videos as its messages show, and one without any needs none. A
@@ -137,13 +142,15 @@ class Conversations(Format):
         ]
         return kept, [unusable[row["uid"]] for row in rows if row["uid"] in unusable], facts, files
 
-    def write_beside(self, folder, recipe, paths):
+    def write_beside(self, folder: str | Path, recipe: Recipe, paths: Mapping[str, Sequence[Path]]) -> None:
         """Write how the rows were spelt."""
         frames = {split: json_frame(found[0]) for split, found in paths.items()}
         spelling = {"formatting": self.name, "columns": recipe["columns"], "tags": recipe["tags"], "frames": frames}
         write_json(Path(folder) / SPELLING, spelling)
 
-    def examples(self, folder, split, template):
+    def examples(
+        self, folder: str | Path, split: str, template: Template
+    ) -> tuple[list[Example], list[tuple[str, str]]]:
         """Return an example for each answer; UserError where no row has one that can be trained on.
 
         An answer is learned after all that stands before it, the answers of the same conversation among them. So each

@@ -1,6 +1,8 @@
 """LLaMA-Factory's `dataset_info.json`: where its datasets lie, and how their rows are spelt."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from moult.base.errors import UserError, nearest
 from moult.base.files import read_json
@@ -13,7 +15,7 @@ FORMATS = (alpaca.FORMAT, sharegpt.FORMAT)
 ELSEWHERE = ("ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
 
 
-def dataset_of_info(path, entries, files):
+def dataset_of_info(path: str | Path, entries: Mapping[str, str], files: Mapping[str, Any]) -> dict[str, Any]:
     """Return {format, files, columns, tags} of a dataset from the entries (split → name) of a `dataset_info.json`.
 
     `files` (split → source) are the user's own, which an entry on a hub needs. ValueError, with what to write instead,

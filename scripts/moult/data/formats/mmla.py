@@ -1,10 +1,14 @@
 """Labelled utterances, as MMLA has them: a table with text and label, and of each row perhaps a video."""
 
+from pathlib import Path
+from typing import Any
+
 from moult.base.files import read_json
+from moult.base.rows import Recipe, Template
 from moult.data.formats.base import TextFormat
 from moult.data.parquet import read_rows
 from moult.data.prompts import Example, label_messages
-from moult.data.videos.attach import attach_videos
+from moult.data.videos.attach import Attached, attach_videos
 
 
 class Mmla(TextFormat):
@@ -19,7 +23,7 @@ class Mmla(TextFormat):
     task = "classification"
     language = "und"
 
-    def canonical(self, row, recipe, category):
+    def canonical(self, row: Any, recipe: Recipe, category: str) -> tuple[dict[str, Any] | None, str | None]:
         if not row["text"]:
             return None, "empty text"
         label_of = {label.lower(): label for label in recipe["label_set"]["labels"]}
@@ -29,11 +33,15 @@ class Mmla(TextFormat):
         meta = {key: row[key] for key in ("video",) if row.get(key)}
         return {"text": row["text"], "label": label, "meta": meta}, None
 
-    def attach(self, rows, folder, recipe, scratch, wanted, workers):
+    def attach(
+        self, rows: list[dict[str, Any]], folder: str | Path, recipe: Recipe, scratch: Path, wanted: int, workers: int
+    ) -> Attached:
         dataset = recipe["label_set"]["dataset"]
         return attach_videos(rows, folder, recipe["videos"], dataset, scratch, wanted, workers)
 
-    def examples(self, folder, split, template):
+    def examples(
+        self, folder: str | Path, split: str, template: Template
+    ) -> tuple[list[Example], list[tuple[str, str]]]:
         """Return an example for each row: the prompt, and the answer with the gold label."""
         label_set = read_json(f"{folder}/labels.json")
         examples = []

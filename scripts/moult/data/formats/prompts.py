@@ -1,5 +1,9 @@
 """Prompts to be answered by models: a text or a list of messages a row, as `prompt` or `messages`."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from moult.base.rows import Recipe
 from moult.data.formats.base import Format
 from moult.data.formats.messages import Unusable, messages_of, text_of
 
@@ -16,7 +20,7 @@ class Prompts(Format):
     task = "conversation"
     language = "und"
 
-    def canonical(self, row, recipe, category):
+    def canonical(self, row: Any, recipe: Recipe, category: str) -> tuple[dict[str, Any] | None, str | None]:
         """Return (prepared, reason): `text` is the last user turn, `meta` has all `messages` up to it."""
         try:
             messages = _asked(row)
@@ -24,7 +28,7 @@ class Prompts(Format):
             return None, str(reason)
         return {"text": messages[-1]["content"], "meta": {"messages": messages}}, None
 
-    def content(self, prepared):
+    def content(self, prepared: Mapping[str, Any]) -> Any:
         return prepared["meta"]["messages"]
 
 

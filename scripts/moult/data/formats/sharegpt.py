@@ -1,7 +1,9 @@
 """Sharegpt, a JSON format of LLaMA-Factory: a row has a list of messages, whose keys and roles `tags` spell."""
 
+from moult.base.rows import Message
 from moult.data.formats.conversations import MEDIA, Conversations
 from moult.data.formats.messages import ANSWERING, Unusable, messages_of
+from moult.data.readers import RawRow
 
 
 class Sharegpt(Conversations):
@@ -20,7 +22,7 @@ class Sharegpt(Conversations):
     }
     needed_tags = ("role_tag", "content_tag", "user_tag", "assistant_tag")
 
-    def messages(self, row, columns, tags):
+    def messages(self, row: RawRow, columns: dict[str, str], tags: dict[str, str]) -> list[Message]:
         tags = tags or {tag: default for tag, (default, _) in self.tags.items()}
         roles = {tags[tag]: role for tag, (_, role) in self.tags.items() if role and tag in tags}
         name = columns["messages"]

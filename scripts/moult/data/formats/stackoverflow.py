@@ -1,9 +1,13 @@
 """Questions of Stack Overflow, as METEOR has them: a table with title and text, a file per category."""
 
+from pathlib import Path
+from typing import Any
+
 from moult.base.errors import UserError
+from moult.base.rows import Recipe, Template
 from moult.data.formats.base import TextFormat
 from moult.data.parquet import read_rows
-from moult.data.prompts import answered_example
+from moult.data.prompts import Example, answered_example
 
 CATEGORIES = {
     "ml": "machine learning",
@@ -24,16 +28,18 @@ class StackOverflow(TextFormat):
     task = "question_answering"
     language = "en"
 
-    def canonical(self, row, recipe, category):
+    def canonical(self, row: Any, recipe: Recipe, category: str) -> tuple[dict[str, Any] | None, str | None]:
         if empty := next((field for field in ("question_content", "title") if not row[field]), None):
             return None, f"empty {empty}"
         meta = {"category": category, "field": CATEGORIES.get(category, category)}
         meta |= {key: row[key] for key in ("answer", "tags") if row.get(key)}
         return {"text": row["question_content"], "title": row["title"], "meta": meta}, None
 
-    def examples(self, folder, split, template):
+    def examples(
+        self, folder: str | Path, split: str, template: Template
+    ) -> tuple[list[Example], list[tuple[str, str]]]:
         """Return an example for each question with an answer; UserError where no question has one."""
-        rows = [row | {"question": row["text"]} for row in read_rows(folder, split)]
+        rows: list[Any] = [row | {"question": row["text"]} for row in read_rows(folder, split)]
         answered = [row for row in rows if row["meta"].get("answer")]
         if not answered:
             raise UserError(

@@ -2,8 +2,10 @@
 
 import hashlib
 import logging
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from moult.base.files import digest, sha256_file, whole_file
 from moult.data.videos.decoder import Decoder, not_a_video
@@ -14,9 +16,11 @@ logger = logging.getLogger(__name__)
 VERSION = 2
 # Rows decoded between two places from which a killed job can go on.
 CHUNK = 64
+# What `attach_videos` returns.
+Attached = tuple[list[dict[str, Any]], list[tuple[dict[str, Any], dict[str, Any]]], list[dict[str, Any]], list[Path]]
 
 
-def video_names(row, dataset):
+def video_names(row: Mapping[str, Any], dataset: str) -> list[str]:
     """Return the file names under which a row's video may stand: as the row says, else after its id.
 
     MMLA's tables name no file; theirs are `<dataset>_<id>.mp4`, or the id alone where it begins with the dataset's
@@ -29,7 +33,7 @@ def video_names(row, dataset):
     return [*names, *(name.replace("$_$", "_").replace("/", "_") for name in names)]
 
 
-def find_video(folder, names):
+def find_video(folder: str | Path, names: Iterable[str]) -> tuple[Path, None] | tuple[None, str]:
     """Return (path of the first of the names that is there, None), or (None, why there is none)."""
     for name in dict.fromkeys(names):
         # By the name alone: the files may well be links.
@@ -41,7 +45,15 @@ def find_video(folder, names):
     return None, "the video is missing"
 
 
-def attach_videos(rows, folder, settings, dataset, scratch, wanted=None, workers=1):
+def attach_videos(
+    rows: list[dict[str, Any]],
+    folder: str | Path,
+    settings: Mapping[str, int],
+    dataset: str,
+    scratch: Path,
+    wanted: int | None = None,
+    workers: int = 1,
+) -> Attached:
     """Return (rows with `media`, [(row, facts)] of those without a usable video, facts per file, files of frames).
 
     Rows are taken in their order until `wanted` have a video (None: all). Files are decoded by `workers` processes in

@@ -7,7 +7,9 @@ import math
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from moult.base.paths import CODE
 from moult.base.signatures import LFS_POINTER, WEB_PAGE
@@ -27,7 +29,7 @@ NOT_VIDEOS = (
 logger = logging.getLogger(__name__)
 
 
-def fitting_size(height, width, multiple, min_pixels, max_pixels):
+def fitting_size(height: int, width: int, multiple: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
     """Return (height, width) in multiples of `multiple`, within the pixel budget, of nearly the same proportions.
 
     Qwen2-VL's dynamic resolution (Wang et al. 2024, arXiv 2409.12191, section 2.1).
@@ -35,20 +37,24 @@ def fitting_size(height, width, multiple, min_pixels, max_pixels):
     sides = [max(multiple, multiple * round(side / multiple)) for side in (height, width)]
     pixels = sides[0] * sides[1]
     if min_pixels <= pixels <= max_pixels:
-        return tuple(sides)
+        return sides[0], sides[1]
     scale = math.sqrt((max_pixels if pixels > max_pixels else min_pixels) / (height * width))
     whole = math.floor if pixels > max_pixels else math.ceil
-    return tuple(max(multiple, multiple * whole(side * scale / multiple)) for side in (height, width))
+    height, width = (max(multiple, multiple * whole(side * scale / multiple)) for side in (height, width))
+    return height, width
 
 
-def sample_frames(path, frames, multiple, min_pixels, max_pixels):
+def sample_frames(
+    path: str | Path, frames: int, multiple: int, min_pixels: int, max_pixels: int
+) -> tuple[dict[str, Any], list[bytes]]:
     """Return (facts, JPEG bytes per frame) of one video file; facts: seconds, fps, frames, sampled, height, width.
 
     PyAV decodes, Pillow resizes (bicubic) and packs. ValueError says why a file has no frames to give.
     """
     from PIL import Image
 
-    packed, size = {}, []
+    packed: dict[int, bytes] = {}
+    size: list[int] = []
 
     def take(place, picture, height, width):
         # A stream may change its size; what is seen of it may not.
@@ -65,12 +71,16 @@ def sample_frames(path, frames, multiple, min_pixels, max_pixels):
         chosen = now
         packed.clear()
         times, fps = read_frames(path, set(chosen), take)
-    facts = {"seconds": fps and round(len(times) / fps, 3), "fps": fps and round(fps, 3), "frames": len(times)}
+    facts: dict[str, Any] = {
+        "seconds": fps and round(len(times) / fps, 3),
+        "fps": fps and round(fps, 3),
+        "frames": len(times),
+    }
     facts |= {"sampled": chosen, "height": size[0], "width": size[1]}
     return facts, [packed[place] for place in chosen]
 
 
-def not_a_video(path):
+def not_a_video(path: str | Path) -> str | None:
     """Return what a file is instead of a video, by its first bytes, or None."""
     with open(path, "rb") as handle:
         start = handle.read(64)
@@ -83,9 +93,9 @@ def not_a_video(path):
 class Decoder:
     """A process that decodes one file after the other; it is started anew when a file brought it down."""
 
-    process = None
+    process: Any = None
 
-    def __call__(self, path, settings):
+    def __call__(self, path: str | Path, settings: Mapping[str, int]) -> tuple[dict[str, Any], list[bytes]]:
         """Return (facts, JPEG bytes per frame); ValueError says why a file has no frames to give."""
         if self.process is None:
             command = [sys.executable, "-m", "moult.data.videos.decoder"]
@@ -114,7 +124,7 @@ class Decoder:
             raise ValueError(answer["reason"])
         return answer["facts"], packed
 
-    def close(self):
+    def close(self) -> None:
         """End the process."""
         if self.process:
             self.process.kill()

@@ -7,14 +7,16 @@ from moult.base.downloads import check_hub_file, link
 from moult.base.errors import UserError
 from moult.base.failures import is_disk_full, no_space
 from moult.base.files import whole_directory
+from moult.base.rows import Facts, Recipe
 from moult.base.secrets import key_of
+from moult.base.stage import Job
 
 # Raise when the same source would now give other videos.
 VERSION = 1
 logger = logging.getLogger(__name__)
 
 
-def fetch_videos(recipe, target):
+def fetch_videos(recipe: Recipe, target: str | Path) -> Facts:
     """Bring the videos of a hub dataset's folder into the folder `target`, whole or not at all.
 
     They lie in the user's hub cache, where an interrupted download resumes, and are linked from there. recipe: hub,
@@ -53,6 +55,6 @@ def fetch_videos(recipe, target):
     return {"files": len(found)}
 
 
-def run(job):
+def run(job: Job) -> None:
     """Do the job of fetch_videos."""
     job.facts = fetch_videos(job.recipe, job.outputs.videos)

@@ -1,13 +1,21 @@
 """Decoded frames, mapped into memory by every job that shows them."""
 
+from __future__ import annotations
+
 import io
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from moult.base.errors import UserError
 
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
 
-def table_of(path):
+
+def table_of(path: str | Path) -> pa.Table:
     """Return an Arrow file as a table that stays on disk: what is read of it comes through the page cache."""
     import pyarrow as pa
 
@@ -17,23 +25,23 @@ def table_of(path):
 class Frames:
     """The frames that stand in prepared datasets, found by their digest; jobs side by side read the same pages."""
 
-    def __init__(self, folders):
+    def __init__(self, folders: Iterable[str | Path]) -> None:
         self.files = [file for folder in folders for file in sorted(Path(folder, "frames").glob("*.arrow"))]
 
     @cached_property
-    def places(self):
+    def places(self) -> dict[str, tuple[pa.Table, int]]:
         """Digest → (table, row)."""
         found = {}
         for table in map(table_of, self.files):
             found |= {key: (table, row) for row, key in enumerate(table["digest"].to_pylist()) if key}
         return found
 
-    def size(self, seen):
+    def size(self, seen: str) -> tuple[int, int, int]:
         """Return (frames, height, width) of what was sampled of a video."""
         table, row = self._place(seen)
         return len(table["jpeg"][row]), table["height"][row].as_py(), table["width"][row].as_py()
 
-    def pictures(self, seen):
+    def pictures(self, seen: str) -> np.ndarray:
         """Return the frames of a video as uint8 (frames, height, width, 3)."""
         import numpy as np
         from PIL import Image
@@ -47,7 +55,7 @@ class Frames:
         return self.places[seen]
 
 
-def contact_sheet(rows, frames, most=6, height=84):
+def contact_sheet(rows: Sequence[Mapping[str, Any]], frames: Frames, most: int = 6, height: int = 84) -> bytes:
     """Return a JPEG of what the model sees of the first rows: a row's frames side by side, under them its label."""
     from PIL import Image, ImageDraw
 

@@ -4,8 +4,17 @@ After a seek, what lies before a key frame of an open group of pictures is decod
 and a container's index need not agree with what its decoder gives.
 """
 
+from __future__ import annotations
+
 import struct
+from collections.abc import Callable, Collection, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
 
 # What may be opened, by FFmpeg's names: files that hold their own pictures. FFmpeg would follow a playlist to other
 # files and addresses, and draw a text.
@@ -18,7 +27,7 @@ DAMAGED = "is cut or damaged: not all of its frames can be decoded"
 EVEN = 0.25
 
 
-def frame_indices(total, count):
+def frame_indices(total: int, count: int) -> list[int]:
     """Return the indices of `count` frames spread evenly over `total`, first and last among them; fewer: all."""
     if min(total, count) == 1:
         return [total // 2]
@@ -26,7 +35,7 @@ def frame_indices(total, count):
     return [round(place * (total - 1) / last) for place in range(last + 1)]
 
 
-def frames_in_time(times, count):
+def frames_in_time(times: Sequence[Any], count: int) -> list[int]:
     """Return the indices of `count` frames spread evenly over their times; fewer: all.
 
     Where the rate is constant, or times are missing or contradict each other, `frame_indices` says which. Elsewhere a
@@ -75,14 +84,16 @@ def _opened(path):
                 raise ValueError(DAMAGED)
 
 
-def packet_times(path):
+def packet_times(path: str | Path) -> list[int | None]:
     """Return the times of a file's packets in order, which are mostly those of its frames: nothing is decoded."""
     with _opened(path) as (container, stream):
         times = [packet.pts for packet in container.demux(stream) if packet.size and not packet.is_discard]
     return times if None in times else sorted(times)
 
 
-def read_frames(path, wanted, take):
+def read_frames(
+    path: str | Path, wanted: Collection[int], take: Callable[[int, np.ndarray, int, int], None]
+) -> tuple[list[int | None], float | None]:
     """Decode a file from its first frame to its last; give `take` those whose index is in `wanted`.
 
     Returns (times of all frames in units of the stream, frames per second or None). take: called with (index, picture

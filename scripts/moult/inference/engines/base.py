@@ -3,14 +3,14 @@
 import gc
 import logging
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from moult.base.errors import UserError
 from moult.base.files import digest, read_json
 from moult.data.prompts import videos_of
-from moult.inference.requests import Answer
+from moult.inference.requests import Answer, ChatRequest, LabelRequest
 from moult.inference.tokens import end_of_turn_id, prompt_ids
-from moult.weights.fetch import check_model_folder
+from moult.weights.agreement import check_parts
 
 # Raise when the same request would now be answered differently.
 VERSION = 1
@@ -24,18 +24,17 @@ class Engine:
     take one batch: `_complete(prompts, requests)` → per row (new token ids, None or why it failed), and
     `_score(prompts, labels, requests)` → per row one log-likelihood per label. Prompts and labels are lists of token
     ids; a prompt holds as many placeholders for a video as the model has embeddings for it. `vision` is there when
-    requests may show videos.
+    requests may show videos. `pads`: a batch of prompts may differ in length.
     """
 
     vision = None
+    pads = True
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | Path) -> None:
         from transformers import AutoTokenizer
 
         folder = Path(folder)
-        check_model_folder(folder)
-        if not (folder / "config.json").exists():
-            raise UserError(f"{folder}: is an adapter without its base; fold it into the base first.")
+        check_parts(folder)
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.end_of_turn = end_of_turn_id(self.tokenizer)
         declared = folder / "generation_config.json"
@@ -43,7 +42,7 @@ class Engine:
         ends = ends if isinstance(ends, list) else [ends]
         self.stops = sorted({self.end_of_turn, self.tokenizer.eos_token_id, *ends} - {None})
 
-    def close(self):
+    def close(self) -> None:
         """Give back the memory of the model, on the GPU too. Nothing can be asked of the engine afterwards."""
         import torch
 
@@ -55,7 +54,9 @@ class Engine:
         ids, videos = prompt_ids(self.tokenizer, list(request.messages)), videos_of(request.messages)
         return self.vision.expand(ids, videos) if videos else ids
 
-    def answer(self, requests, missing=None):
+    def answer(
+        self, requests: Sequence[ChatRequest], missing: Sequence[int] | None = None
+    ) -> Iterator[list[tuple[int, Answer]]]:
         """Yield lists of (index, Answer), a batch at a time, of the `missing` requests (default: all).
 
         The batches are planned over all requests, whatever their order and whichever are missing. Token counts
@@ -71,7 +72,9 @@ class Engine:
 
         yield from self._in_batches(requests, prompts, room, missing, work)
 
-    def label_logprobs(self, requests, missing=None):
+    def label_logprobs(
+        self, requests: Sequence[LabelRequest], missing: Sequence[int] | None = None
+    ) -> Iterator[list[tuple[int, list[float] | Answer]]]:
         """Yield lists of (index, one log-likelihood per label), planned and chosen as by `answer`.
 
         It is the exact sum of natural log-probabilities of the label's tokens and the end of turn, given the chat.
@@ -102,7 +105,7 @@ class Engine:
         plan = sorted(fitting, key=lambda row: (-len(prompts[row]), digest(requests[row].as_dict())))
         begun = spoken = time.monotonic()
         done, tokens, wanted = 0, 0, len(missing) - len(refused)
-        for batch in self._batches(requests, plan):
+        for batch in self._batches(requests, prompts, plan):
             rows = [row for row in batch if row in missing]
             if not rows:
                 continue
@@ -113,13 +116,17 @@ class Engine:
                 spoken = now
             yield list(zip(rows, values, strict=True))
 
-    def _batches(self, requests, plan):
-        """Yield the rows of a plan, a batch at a time: of one way to search, a beam counting as a row."""
+    def _batches(self, requests, prompts, plan):
+        """Yield the rows of a plan, a batch at a time: of one way to search, a beam counting as a row.
+
+        Where the model may see no padding, of one length of prompts, too.
+        """
         ways = {}
         for row in plan:
             sampling = getattr(requests[row], "sampling", None)
             searched = sampling and sampling.beams > 1
             way = (sampling.beams, sampling.length_penalty, sampling.max_tokens) if searched else (1,)
+            way += () if self.pads or not sampling else (len(prompts[row]),)
             ways.setdefault(way, []).append(row)
         for (beams, *_), rows in ways.items():
             size = max(1, self.batch_size // beams)

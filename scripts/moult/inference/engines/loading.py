@@ -1,15 +1,32 @@
 """Which engine runs a model."""
 
-import logging
+from __future__ import annotations
 
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moult.data.videos.frames import Frames
 from moult.inference.engines.transformers import TransformersEngine
 from moult.inference.engines.vllm import VllmEngine
 from moult.inference.vision import Vision
 
+if TYPE_CHECKING:
+    from moult.inference.engines.base import Engine
+
+
 logger = logging.getLogger(__name__)
 
 
-def load_engine(model, *, engine="transformers", dtype="float32", batch_size=8, threads=1, frames=None):
+def load_engine(
+    model: Path,
+    *,
+    engine: str = "transformers",
+    dtype: str = "float32",
+    batch_size: int = 8,
+    threads: int = 1,
+    frames: Frames | None = None,
+) -> Engine:
     """Load the model folder `model` and return its engine.
 
     `dtype` is torch's name. `batch_size` and `threads` are those of `transformers`; vLLM sees to both itself. `frames`

@@ -1,5 +1,16 @@
 """The next token: structure first, then the row's own draw."""
 
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+from moult.inference.requests import ChatRequest, Sampling
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
 
 class TokenChooser:
     """A logits processor after which each row's choice is the argmax: structure first, then the row's own draw.
@@ -7,7 +18,9 @@ class TokenChooser:
     A row's choice depends on its own request and scores, never on its neighbours in the batch.
     """
 
-    def __init__(self, requests, matchers, stops, width):
+    def __init__(
+        self, requests: Sequence[ChatRequest], matchers: Sequence[Any], stops: Collection[int], width: int
+    ) -> None:
         import numpy as np
 
         generators = [np.random.default_rng(request.seed) for request in requests]
@@ -15,8 +28,8 @@ class TokenChooser:
         self.rows = dict(enumerate(zip(self.samplings, matchers, generators, strict=True)))
         self.stops, self.width = stops, width
 
-    def __call__(self, ids, scores):
-        """Return the scores (rows, vocabulary) of the next token, changed in place."""
+    def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return the scores (rows, vocabulary) of the next token, changed in place; ids: (rows, length) so far."""
         import torch
 
         new = ids.shape[1] - self.width
@@ -34,8 +47,8 @@ class TokenChooser:
         return scores
 
 
-def allow(scores, matcher):
-    """Return one row of scores with minus infinity at each token that the structure forbids here."""
+def allow(scores: np.ndarray, matcher: Any) -> np.ndarray:
+    """Return one row of scores, (vocabulary,) float32, with minus infinity where the structure forbids a token."""
     import numpy as np
 
     bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
@@ -43,8 +56,8 @@ def allow(scores, matcher):
     return np.where(allowed, scores, -np.inf).astype(np.float32)
 
 
-def draw(scores, sampling, generator):
-    """Return one row of scores so changed that its argmax is a draw by temperature, top-k, then top-p.
+def draw(scores: np.ndarray, sampling: Sampling, generator: np.random.Generator) -> np.ndarray:
+    """Return one row of scores, (vocabulary,), whose argmax is a draw by temperature, top-k, then top-p.
 
     Gumbel-max trick: log-probabilities plus independent Gumbel noise have their maximum at a token with just its
     probability. Each token gets its own noise, so scores that differ in their last bits rarely change the draw.

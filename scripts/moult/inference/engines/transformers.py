@@ -1,21 +1,24 @@
 """Hugging Face transformers as an engine, on the CPU or on one GPU."""
 
+import functools
 import inspect
 import json
 import math
+import sys
+from pathlib import Path
 
 from moult.base.errors import UserError
 from moult.base.lean_imports import without, without_compiler
 from moult.data.prompts import videos_of
 from moult.inference.engines.base import Engine
 from moult.inference.engines.sampling import TokenChooser
-from moult.inference.vision import auto_class
+from moult.weights.architectures import auto_class, is_bert_like
 
 
 class TransformersEngine(Engine):
     """Hugging Face transformers on the CPU, or on the one CUDA device that the job sees."""
 
-    def __init__(self, folder, dtype, batch_size, threads):
+    def __init__(self, folder: str | Path, dtype: str, batch_size: int, threads: int) -> None:
         import torch
 
         with without("scipy", "torch_distributed"), without_compiler():
@@ -39,7 +42,7 @@ class TransformersEngine(Engine):
         self.pad = self.stops[0] if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
         self.grammar_tokenizer = None
 
-    def close(self):
+    def close(self) -> None:
         self.model = self.grammar_tokenizer = None
         super().close()
 
@@ -114,7 +117,8 @@ class TransformersEngine(Engine):
         """Score all labels of a batch in one forward pass: each stands behind the prompt and sees it and itself."""
         import torch
 
-        self._check_tree_mask()
+        if not self.takes_tree:
+            return self._score_apart(prompts, labels)
         # Prompts end and labels begin at column `width`, so one slice of logits serves all rows. The last token of
         # a label, the end of turn, is predicted and never read.
         width = max(map(len, prompts))
@@ -156,16 +160,62 @@ class TransformersEngine(Engine):
         )
         return spread.where(owners == 1, positions + moved * (owners > 1))
 
-    def _check_tree_mask(self):
+    def _score_apart(self, prompts, labels):
+        """Score each label in a sequence of its own: as exact, and as many times as dear as there are labels.
+
+        Sequences of one length are batched: without padding it does not matter what a model makes of masks.
+        """
+        import torch
+
+        pairs = [(prompt, label) for prompt, row in zip(prompts, labels, strict=True) for label in row]
+        ids = [prompt + label[:-1] for prompt, label in pairs]
+        sums = [0.0] * len(pairs)
+        by_length = {}
+        for at, row in enumerate(ids):
+            by_length.setdefault(len(row), []).append(at)
+        for places in by_length.values():
+            for start in range(0, len(places), self.batch_size):
+                batch = places[start : start + self.batch_size]
+                with torch.inference_mode():
+                    logits = self.model(torch.tensor([ids[at] for at in batch], device=self.model.device)).logits
+                for at, row in zip(batch, logits, strict=True):
+                    prompt, label = pairs[at]
+                    sums[at] = self._label_sums(row[len(prompt) - 1 :], [label])[0]
+        left = iter(sums)
+        return [[next(left) for _ in row] for row in labels]
+
+    @functools.cached_property
+    def pads(self):
+        """Whether the model may see padding before a prompt: it goes by masks and positions as transformers makes them.
+
+        Others count from the first token, padding or not (BART), or let it into their state (RWKV).
+        """
+        return hasattr(self._module, "create_causal_mask") and "position_ids" in self._takes
+
+    @functools.cached_property
+    def takes_tree(self):
+        """Whether all labels may stand in one sequence, by a mask of four dimensions and positions of our own.
+
+        Not where a layer is recurrent, where a bias grows with the distance in the sequence (ALiBi), and where a model
+        that is BERT's kin counts positions from its padding token's id on.
+        """
         recurrent = self.model._is_stateful or not set(self._layer_kinds()) <= {"full_attention", "sliding_attention"}
-        if recurrent or "position_ids" not in inspect.signature(self.model.forward).parameters:
-            raise UserError(
-                f"{self.config.model_type}: labels cannot be scored by likelihood with a model that is not attention "
-                "over positions alone; use the method generate."
-            )
+        other = getattr(self.config, "alibi", False) or is_bert_like(self.model)
+        return self.pads and not recurrent and not other
+
+    @functools.cached_property
+    def _takes(self):
+        return inspect.signature(self.model.forward).parameters
+
+    @functools.cached_property
+    def _module(self):
+        """The module of transformers in which the language model's class stands."""
+        return sys.modules[type(self.model.get_decoder()).__module__]
 
     def _layer_kinds(self):
-        sliding = getattr(self.config, "sliding_window", None)
+        # Some configs have a window that their model does not look at.
+        looks = hasattr(self._module, "create_sliding_window_causal_mask")
+        sliding = looks and getattr(self.config, "sliding_window", None)
         return getattr(self.config, "layer_types", None) or ["sliding_attention" if sliding else "full_attention"]
 
     def _tree_mask(self, positions, owners):

@@ -1,6 +1,7 @@
 """vLLM as an engine, on the GPUs that the job sees."""
 
 import os
+from pathlib import Path
 
 from moult.base.errors import UserError
 from moult.data.prompts import videos_of
@@ -13,7 +14,7 @@ class VllmEngine(Engine):
     # vLLM packs its own batches; this is how many rows it is given, and a journal can keep, at a time.
     batch_size = 512
 
-    def __init__(self, folder, dtype):
+    def __init__(self, folder: str | Path, dtype: str) -> None:
         # Scheduling in this process is reproducible.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         try:
@@ -36,7 +37,7 @@ class VllmEngine(Engine):
         # Scoring a label generates one token more.
         self.limit = self.llm.llm_engine.model_config.max_model_len - 1
 
-    def close(self):
+    def close(self) -> None:
         self.llm = None
         super().close()
 

@@ -8,14 +8,26 @@ created with the tag in its metadata, then its id is noted. A tag without an id 
 import contextlib
 import json
 import logging
-import secrets
+import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from moult.base.errors import UserError
-from moult.base.secrets import hidden, key_of
-from moult.inference.remote.wire import NO_QUOTA, answer_of, chat_body, error_of, usage_of
-from moult.inference.requests import Answer, request_key
+from moult.base.outside import Unreadable, parse_json
+from moult.base.secrets import hidden_in
+from moult.inference.journal import Journal
+from moult.inference.remote.api import Api, Lost, Refusal
+from moult.inference.remote.connection import MAX_REPLY
+from moult.inference.remote.dialect import Dialect
+from moult.inference.remote.endpoint import Streak
+from moult.inference.remote.errors import problem_in, problem_of
+from moult.inference.remote.underway import Underway
+from moult.inference.remote.wire import answer_of, failure, guarded, raw_of
+from moult.inference.requests import Answer, ChatRequest, request_key
+from moult.inference.spending import Budget
+from moult.inference.usage import usage_of, worst_case
 
 # Limits of the API for one batch; a line is never cut, so that the file stays under its 200 MB.
 MAX_ROWS = 50_000
@@ -24,78 +36,35 @@ TAG = "moult"
 ENDED = ("completed", "failed", "expired", "cancelled")
 QUEUE_FULL = "token_limit_exceeded"
 UNANSWERED = ("batch_expired", "batch_cancelled")
+NO_JSON = "that are no JSON object with a custom_id"
+# Stands for a request that is not known any more.
+NOTHING = {"messages": [], "sampling": {"max_tokens": 0}}
 logger = logging.getLogger(__name__)
-
-
-class Underway:
-    """What the journal knows of batches: one row a batch, and for each unanswered request the batch that it is in."""
-
-    def __init__(self, journal, experiment):
-        self.journal, self.experiment = journal, experiment
-
-    def intend(self, keys, dollars):
-        """Note that a batch of these requests is about to be submitted, for at most so many dollars; return its tag."""
-        tag = secrets.token_hex(16)
-        with self.journal.writing(sync=True) as connection:
-            row = (tag, self.experiment, None, None, dollars)
-            connection.execute("INSERT INTO batches VALUES (?, ?, ?, ?, ?)", row)
-            connection.executemany("INSERT INTO in_batch VALUES (?, ?)", [(key, tag) for key in keys])
-        return tag
-
-    def note(self, tag, **columns):
-        """Note a fact about a batch: its `file` or `batch` id, or the `dollars` that it has cost."""
-        with self.journal.writing(sync=True) as connection:
-            for column, value in columns.items():
-                connection.execute(f"UPDATE batches SET {column} = ? WHERE tag = ?", (value, tag))
-
-    def drop(self, tag):
-        """Forget a batch that never was, or that did nothing: its requests are free again."""
-        with self.journal.writing() as connection:
-            connection.execute("DELETE FROM in_batch WHERE tag = ?", (tag,))
-            connection.execute("DELETE FROM batches WHERE tag = ?", (tag,))
-
-    def release(self, keys):
-        """Note that these requests are answered, or may be asked again."""
-        with self.journal.writing() as connection:
-            connection.executemany("DELETE FROM in_batch WHERE key = ?", [(key,) for key in keys])
-
-    def of(self, keys):
-        """Return key → tag for those of the requests that are in a batch."""
-        found = dict(self.journal.connection.execute("SELECT key, tag FROM in_batch"))
-        return {key: found[key] for key in keys if key in found}
-
-    def keys(self, tag):
-        """Return the requests of a batch that are not answered yet."""
-        return {key for (key,) in self.journal.connection.execute("SELECT key FROM in_batch WHERE tag = ?", (tag,))}
-
-    def batch_id(self, tag):
-        """Return the API's id of a batch, None where it was killed before it could be noted."""
-        return self.journal.connection.execute("SELECT batch FROM batches WHERE tag = ?", (tag,)).fetchone()[0]
-
-    def dollars(self):
-        """Return what the experiment's batches of this job have cost, or may cost at most."""
-        query = "SELECT TOTAL(dollars) FROM batches WHERE experiment IS ?"
-        return self.journal.connection.execute(query, (self.experiment,)).fetchone()[0]
 
 
 class BatchEndpoint:
     """An OpenAI-compatible API that is asked by batches; the same answers as `RemoteEndpoint`, under the same keys."""
 
-    def __init__(self, settings, budget, journal, identity):
+    def __init__(
+        self, settings: Mapping[str, Any], budget: Budget, journal: Journal, identity: Mapping[str, Any]
+    ) -> None:
         self.settings, self.budget, self.identity = settings, budget, identity
         self.price = settings["price"]
         self.underway = Underway(journal, settings.get("spending"))
         self.name = f"endpoint {settings['name']} ({settings['url']})"
-        self.max_rows, self.queue_full = MAX_ROWS, False
+        self.max_rows, self.queue_full, self.respelt = MAX_ROWS, False, False
+        self.dialect, self.streak = Dialect(settings), Streak()
+        # How the requests of each batch of this run were spelt.
+        self.spelt, self.told = {}, False
 
-    def answer(self, requests, missing):
+    def answer(self, requests: Sequence[ChatRequest], missing: Sequence[int]) -> Iterator[list[tuple[int, Answer]]]:
         """Yield lists of (index, Answer), a batch at a time. What cannot go on is a UserError; nothing is lost by it.
 
         Requests that a batch left unanswered (it expired, or was cancelled) go into the next one.
         """
         indices = {request_key(requests[index], self.identity): index for index in missing}
         self.wanted = {key: requests[index] for key, index in indices.items()}
-        with self._client() as self.api:
+        with Api(self.settings) as self.api:
             self._adopt()
             while self.wanted:
                 self._submit()
@@ -103,47 +72,50 @@ class BatchEndpoint:
                     continue
                 tag, batch = self._wait()
                 self.queue_full = False
-                if batch.status == "failed" and not batch.output_file_id:
+                if batch.status == "failed" and not batch.output_file:
                     self._refused(tag, batch)
                     continue
                 answers = self._read(tag, batch)
-                yield [(indices[key], answer) for key, answer in answers.items() if answer]
+                if found := [(indices[key], answer) for key, answer in answers.items() if answer]:
+                    yield found
                 self.underway.release(answers)
                 self.wanted = {key: request for key, request in self.wanted.items() if not answers.get(key)}
+                self._watch(answers.values())
 
     def _tags(self):
         """Return the tags of the batches that hold what is wanted."""
         return sorted(set(self.underway.of(self.wanted).values()))
 
-    def _client(self):
-        import openai
-
-        logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs a line per request
-        return openai.OpenAI(
-            base_url=self.settings["url"],
-            api_key=key_of(self.settings["key"], f"endpoint {self.settings['name']}") or "none",
-            max_retries=self.settings["retries"],
-            timeout=self.settings["timeout"],
-        )
+    def _watch(self, answers):
+        """Submit no more where replies are paid for and of no use, one after another."""
+        paid = [answer for answer in answers if answer and answer.prompt_tokens]
+        if any(answer.assumed for answer in paid) and not self.told:
+            self.told = True
+            logger.warning("%s: replies without counts of tokens are charged at the most they can have cost", self.name)
+        useless = [answer for answer in paid if self.streak.add(answer)]
+        if useless and useless[-1] is paid[-1] and self.wanted:
+            raise UserError(f"{self.name}: {self.streak.sentence(useless[-1])}.")
 
     @contextlib.contextmanager
     def _sentences(self):
         """Turn what the API or the network says into a UserError."""
-        import openai
-
         kept = "nothing is lost: batches under way go on and are found again, run again to collect them"
         try:
             yield
-        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-            raise UserError(
-                f"{self.name}: refused ({error.status_code}: {error.message}); check key, url and model; {kept}."
-            ) from None
-        except openai.APIStatusError as error:
-            if error.code in NO_QUOTA:
+        except Refusal as error:
+            status, message = error.status, error.problem.message
+            if error.problem.no_quota:
                 raise UserError(f"{self.name}: the account has no quota left; {kept}.") from None
-            raise UserError(f"{self.name}: HTTP {error.status_code}: {error.message}; {kept}.") from None
-        except openai.APIConnectionError as error:
-            raise UserError(f"{self.name}: cannot be reached ({error.__cause__ or error}); {kept}.") from None
+            if status in (401, 403, 404):
+                raise UserError(
+                    f"{self.name}: refused ({status}: {message}); check key, url and model; {kept}."
+                ) from None
+            if status < 400:
+                message = "a redirect, which is not followed; check the url"
+            raise UserError(f"{self.name}: HTTP {status}: {message}; {kept}.") from None
+        except Lost as error:
+            by = f" by the proxy of {self.api.proxy.variable}" if self.api.proxy else ""
+            raise UserError(f"{self.name}: cannot be reached{by} ({error}); {kept}.") from None
 
     # ---- submitting
 
@@ -165,7 +137,7 @@ class BatchEndpoint:
 
     def _find(self, tag):
         with self._sentences():
-            return next((one for one in self.api.batches.list() if (one.metadata or {}).get(TAG) == tag), None)
+            return next((batch for batch in self.api.batches() if batch.metadata.get(TAG) == tag), None)
 
     def _count(self):
         self.budget.promise(self.underway.dollars())
@@ -181,6 +153,7 @@ class BatchEndpoint:
                 lines, dollars, full = self._fitting(waiting)
                 if lines:
                     tag = self.underway.intend(lines, dollars)
+                    self.spelt[tag] = self.dialect.as_now()
                     self._count()
             if full:
                 left = self.budget.left()
@@ -214,30 +187,22 @@ class BatchEndpoint:
         return lines, dollars, False
 
     def _line(self, key, request):
-        body = chat_body(request, self.settings)
+        body = self.dialect.body(request)
         entry = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
         return json.dumps(entry, ensure_ascii=False).encode() + b"\n"
 
     def _create(self, tag, data):
         """Upload the input file and create its batch."""
-        import openai
-
         rows, retries = data.count(b"\n"), self.settings["retries"]
         with self._sentences():
-            file = self.api.files.create(file=(f"{TAG}-{tag}.jsonl", data), purpose="batch")
-        self.underway.note(tag, file=file.id)
+            file = self.api.upload(f"{TAG}-{tag}.jsonl", data)
+        self.underway.note(tag, file=file)
         for attempt in range(retries + 1):
             try:
-                # A retry of the client's own could create a second batch, where only the reply was lost.
-                batch = self.api.with_options(max_retries=0).batches.create(
-                    input_file_id=file.id,
-                    endpoint="/v1/chat/completions",
-                    completion_window="24h",
-                    metadata={TAG: tag},
-                )
-            except openai.APIError as error:
-                if error.code == QUEUE_FULL:
-                    self._hold(tag, rows, error.message)
+                batch = self.api.create(file, {TAG: tag})
+            except (Refusal, Lost) as error:
+                if isinstance(error, Refusal) and error.problem.code == QUEUE_FULL:
+                    self._hold(tag, rows, error.problem.message)
                     return
                 batch = self._created_after_all(tag, error, last=attempt == retries)
             if batch:
@@ -248,15 +213,12 @@ class BatchEndpoint:
 
     def _created_after_all(self, tag, error, last):
         """Return the batch that a failed call created nevertheless; None to try again; else raise a UserError."""
-        import openai
-
-        doubtful = isinstance(error, openai.APIConnectionError | openai.InternalServerError)
+        doubtful = isinstance(error, Lost) or error.status >= 500
         if doubtful and (batch := self._find(tag)):
             return batch
-        busy = isinstance(error, openai.RateLimitError) and error.code not in NO_QUOTA
         # An uploaded file may take a moment to be seen by the rest of the API.
-        unseen = getattr(error, "param", None) == "file_id"
-        if not last and (doubtful or busy or unseen):
+        unseen = isinstance(error, Refusal) and error.problem.param == "file_id"
+        if not last and (error.passes or unseen):
             return None
         if not doubtful:
             self.underway.drop(tag)
@@ -280,70 +242,89 @@ class BatchEndpoint:
 
     def _wait(self):
         """Return (tag, batch) of the first batch that has ended; look less and less often."""
-        import openai
-
         pause, failures, told = self.settings["poll"] / 10, 0, {}
         while True:
             for tag in self._tags():
                 name = self.underway.batch_id(tag)
                 try:
-                    batch = self.api.batches.retrieve(name)
-                except openai.APIError as error:
+                    batch = self.api.look(name)
+                except (Refusal, Lost) as error:
                     failures += 1
-                    passing = openai.APIConnectionError | openai.InternalServerError | openai.RateLimitError
-                    if failures > self.settings["retries"] or not isinstance(error, passing):
+                    if failures > self.settings["retries"] or not error.passes:
                         with self._sentences():
                             raise
                     logger.info("batch %s: no word of it, looking again (%s)", name, error)
                     continue
-                failures, counts = 0, batch.request_counts
-                done = f": {counts.completed} answered, {counts.failed} failed of {counts.total}" if counts else ""
-                if told.get(tag) != (batch.status, done):
-                    told[tag] = batch.status, done
-                    logger.info("batch %s is %s%s", name, batch.status, done)
+                failures = 0
+                if told.get(tag) != (batch.status, batch.counts):
+                    told[tag] = batch.status, batch.counts
+                    logger.info("batch %s is %s%s", name, batch.status, batch.counts)
                 if batch.status in ENDED:
                     return tag, batch
             time.sleep(pause)
             pause = min(self.settings["poll"], pause * 1.5)
 
     def _refused(self, tag, batch):
-        """Say why a batch was refused as a whole; UserError unless it was only too much at a time."""
-        errors = (batch.errors and batch.errors.data) or []
-        told = "; ".join(f"line {one.line}: {one.message}" if one.line else f"{one.message}" for one in errors[:3])
-        if any(one.code == QUEUE_FULL for one in errors):
+        """Say why a batch was refused as a whole; UserError unless it was too much at a time, or can be spelt in
+        another way."""
+        problems = [(error.get("line"), problem_of(hidden_in(error, self.settings["key"]))) for error in batch.errors]
+        told = "; ".join(f"line {line}: {one.message}" if line else one.message for line, one in problems[:3])
+        if any(one.code == QUEUE_FULL for _, one in problems):
             self._hold(tag, len(self.underway.keys(tag)), told)
             return
+        keys = self.underway.keys(tag) & self.wanted.keys()
+        respelt = [self._respelt(400, one, self.wanted[key], tag) for key in sorted(keys)[:1] for _, one in problems]
         self.underway.drop(tag)
         self._count()
-        raise UserError(
-            f"{self.name}: batch {batch.id} was refused: {told or 'without a reason'}; put that right and run again, "
-            "what was answered is in the journal."
-        )
+        if not any(respelt):
+            raise UserError(
+                f"{self.name}: batch {batch.id} was refused: {told or 'without a reason'}; put that right and run "
+                "again, what was answered is in the journal."
+            )
+
+    def _respelt(self, status, problem, request, tag):
+        """Whether a request that was refused is spelt in another way from now on."""
+        body = self.spelt.get(tag, Dialect(self.settings)).body(request)
+        name = self.dialect.refused(status, problem, body)
+        respelt = bool(name) and (self.dialect.is_settled(name) or self.dialect.respell(name, body))
+        self.respelt |= respelt
+        return respelt
 
     def _read(self, tag, batch):
         """Return key → Answer of the wanted requests of a batch, None for one that may go into the next batch; note
         what it cost."""
         keys, answers, dollars, odd = self.underway.keys(tag), {}, 0.0, Counter()
+        least, self.respelt = 0.0, False
         for entry in self._lines(batch, odd):
-            key = entry["custom_id"]
+            key, body = entry["custom_id"], _object(entry.get("response")).get("body")
             if key not in keys:
                 odd["for a request that it is not asked"] += 1
             elif answers.get(key):
                 odd["for a request that has an answer already"] += 1
             elif key in self.wanted:
-                answers[key] = _answer_in(entry, self.wanted[key])
-            dollars += self.budget.cost(**usage_of(_object(entry.get("response")).get("body")))
-        self.underway.note(tag, dollars=dollars)
+                answers[key] = answer = self._answer_to(self.wanted[key], entry, tag)
+                if answer:
+                    dollars += self.budget.cost(answer.prompt_tokens, answer.completion_tokens)
+                continue
+            counts, assumed = usage_of(body, NOTHING, paid="choices" in _object(body))
+            if assumed:
+                # Without the request nobody knows what the line may have cost: what was promised stands for all.
+                least = self.underway.promised(tag)
+            else:
+                dollars += self.budget.cost(**counts)
+        dollars += self._unread(keys & self.wanted.keys() - answers.keys(), odd[NO_JSON])
+        self.underway.note(tag, dollars=max(dollars, least))
         self._count()
         for what, count in odd.items():
-            logger.warning("batch %s: %d lines %s; ignored", batch.id, count, what)
+            if count:
+                logger.warning("batch %s: %d lines %s; ignored", batch.id, count, what)
         reason = None
         if batch.status == "completed":
             reason = "the batch has no readable line for it"
         elif not any(answers.values()):
             reason = f"the batch ended as {batch.status} before it was answered"
         for key in keys & self.wanted.keys():
-            if not answers.get(key):
+            if key not in answers or (reason and not self.respelt and not answers[key]):
                 answers[key] = reason and Answer("", "error", error=reason)
         answered = sum(answer is not None for answer in answers.values())
         logger.info(
@@ -351,34 +332,62 @@ class BatchEndpoint:
         )
         return answers
 
+    def _unread(self, keys, lines):
+        """Return the most that so many unreadable lines may have cost, each being one of these requests'."""
+        costs = [self.budget.cost(**worst_case(self.wanted[key].as_dict())) for key in keys]
+        return sum(sorted(costs)[-lines:]) if lines else 0.0
+
     def _lines(self, batch, odd):
         """Yield the JSON objects of the output file and of the error file; count in `odd` what is none."""
-        for file in filter(None, (batch.output_file_id, batch.error_file_id)):
-            with self._sentences():
-                data = hidden(self.api.files.content(file).content, self.settings["key"])
-            for line in data.split(b"\n"):
-                try:
-                    entry = json.loads(line)
-                    if isinstance(entry["custom_id"], str):
+        for name in filter(None, (batch.output_file, batch.error_file)):
+            with tempfile.TemporaryFile() as file:
+                with self._sentences():
+                    self.api.download(name, file)
+                file.seek(0)
+                while line := file.readline(MAX_REPLY):
+                    whole = line.endswith(b"\n") or len(line) < MAX_REPLY
+                    while not line.endswith(b"\n") and (rest := file.readline(MAX_REPLY)):
+                        line, whole = rest, False
+                    entry = _entry(line) if whole else None
+                    if entry:
                         yield entry
-                        continue
-                except (ValueError, KeyError, TypeError):
-                    if not line.strip():
-                        continue
-                odd["that are no JSON object with a custom_id"] += 1
+                    elif line.strip():
+                        odd[NO_JSON] += 1
+
+    def _answer_to(self, request, entry, tag):
+        """Return the Answer to a request in a line of an output or error file, None where the request may go into the
+        next batch: it was not put to the model, or is spelt in another way from now on."""
+        raw = raw_of(hidden_in(entry, self.settings["key"])) or ""
+        return guarded(lambda: self._judged(request, entry, tag), request, raw)
+
+    def _judged(self, request, entry, tag):
+        response, key = _object(entry.get("response")), self.settings["key"]
+        body, status = response.get("body"), response.get("status_code")
+        if entry.get("error"):
+            problem = problem_of(hidden_in(entry, key))
+            if problem.code in UNANSWERED:
+                return None
+            return failure(hidden_in(body, key), request, f"{problem.code}: {problem.message}")
+        well = status == 200
+        if well and not problem_in(body):
+            answer = answer_of(body, request)
+            return answer_of(hidden_in(body, key), request) if answer.error else answer
+        body = hidden_in(body, key)
+        problem = problem_in(body) if well else problem_of(body)
+        if self._respelt(problem.meant if well else status, problem, request, tag):
+            return None
+        status = f"{status}{f' with error {problem.meant}' if well else ''}"
+        return failure(body, request, f"HTTP {status}: {problem.message}")
+
+
+def _entry(line):
+    """Return the JSON object of a line, None where it is none that names a request."""
+    try:
+        entry = parse_json(line)
+    except Unreadable:
+        return None
+    return entry if isinstance(entry, dict) and isinstance(entry.get("custom_id"), str) else None
 
 
 def _object(value):
     return value if isinstance(value, dict) else {}
-
-
-def _answer_in(entry, request):
-    """Return the Answer in a line of an output or error file, None where the request was not put to the model."""
-    response = _object(entry.get("response"))
-    if entry.get("error"):
-        code, message = error_of(entry)
-        return None if code in UNANSWERED else Answer("", "error", error=f"{code}: {message}"[:300])
-    if response.get("status_code") == 200:
-        return answer_of(response.get("body"), request)
-    (_, message), counts = error_of(response.get("body")), usage_of(response.get("body"))
-    return Answer("", "error", error=f"HTTP {response.get('status_code')}: {message}"[:300], **counts)

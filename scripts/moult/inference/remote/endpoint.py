@@ -4,13 +4,21 @@ import asyncio
 import json
 import logging
 import random
+import re
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from moult.base.errors import UserError
-from moult.base.secrets import hidden, key_of
+from moult.base.outside import TooMuch, Unreadable, decoded, one_line, parse_json
+from moult.base.secrets import hidden, hidden_in, key_of
+from moult.inference.remote.connection import Body, bearer, client_options
+from moult.inference.remote.dialect import Dialect
+from moult.inference.remote.errors import UNKNOWN, problem_in, problem_of
 from moult.inference.remote.rate_limit import Limits, retry_after
-from moult.inference.remote.wire import NO_QUOTA, answer_of, chat_body, error_of, usage_of
-from moult.inference.requests import Answer
+from moult.inference.remote.wire import answer_of, failure, guarded, unreadable
+from moult.inference.requests import Answer, ChatRequest
+from moult.inference.spending import Budget
 
 # Seconds. Before the n-th further try of a request: a random time up to FIRST_WAIT * 2^(n-1), at most LONGEST_WAIT.
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
@@ -21,18 +29,57 @@ CONNECT_TIMEOUT = 3.0
 UNREACHED, PARTING = 1.5, 3.0
 # So many requests in a row without an answer mean that the endpoint, not the request, is at fault.
 HOPELESS = 50
+# So many refusals (403, 404) before any answer mean the same; after an answer a refusal is the row's own.
+REFUSALS = 5
+# So many paid replies in a row that are unusable for one reason end the run.
+USELESS = 20
+logger = logging.getLogger(__name__)
 
 
 class Again(Exception):
-    """A failure that another try may mend; `wait` is the seconds that the server asks for."""
+    """A failure that another try may mend; `wait` is the seconds that the server asks for. `paid`: the Answer that
+    counts what it may have cost nevertheless."""
 
-    def __init__(self, reason, wait=0.0, pauses_all=False, lost=False):
+    def __init__(self, reason, wait=0.0, pauses_all=False, lost=False, paid=None):
         super().__init__(reason)
-        self.wait, self.pauses_all, self.lost = wait, pauses_all, lost
+        self.wait, self.pauses_all, self.lost, self.paid = wait, pauses_all, lost, paid
+
+
+class Respelt(Exception):
+    """The endpoint takes the same request in another spelling."""
 
 
 class Fault(UserError):
     """What every request to an endpoint would meet: a wrong key, url or model, no quota, no server."""
+
+
+class Useless(UserError):
+    """Paid replies that are of no use, one after another, for one reason."""
+
+
+class Streak:
+    """Counts paid replies in a row that are unusable for one reason."""
+
+    def __init__(self):
+        self.kind, self.count = None, 0
+
+    def add(self, answer):
+        """Count an Answer; return whether USELESS of one kind are reached."""
+        reason = answer.error or (None if answer.text else "the answer is empty")
+        # What stands in a reason beside its kind differs from row to row.
+        kind = reason and re.split(r"[:(,]| at ", reason)[0]
+        self.count = 0 if kind is None else self.count + 1 if kind == self.kind else 1
+        self.kind = kind
+        return self.count >= USELESS
+
+    def sentence(self, answer):
+        """Return why the run ends, `answer` being the last of the streak."""
+        reason = answer.error or "the answer is empty"
+        return (
+            f"{self.count} paid replies in a row were unusable, the last: {reason!r}; they are in the journal with "
+            "their reasons and as they came. Look whether model, prompt and settings of the endpoint fit each other; "
+            "to go on with the other rows as it is, run again"
+        )
 
 
 class RemoteEndpoint:
@@ -42,14 +89,15 @@ class RemoteEndpoint:
     raises when nothing is left, `add(answer)` after each reply that reports tokens; None where nothing is counted.
     """
 
-    def __init__(self, settings, budget=None):
+    def __init__(self, settings: Mapping[str, Any], budget: Budget | None = None) -> None:
         self.settings, self.budget, self.price = settings, budget, settings.get("price")
         self.name = f"endpoint {settings['name']} ({settings['url']})"
         key = key_of(settings["key"], f"endpoint {settings['name']}")
-        self.headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        self.random = random.Random(0)
+        self.options, self.proxy = client_options(settings)
+        self.options["headers"] |= {"Content-Type": "application/json"} | bearer(key)
+        self.random, self.dialect = random.Random(0), Dialect(settings)
 
-    def answer(self, requests, missing):
+    def answer(self, requests: Sequence[ChatRequest], missing: Sequence[int]) -> Iterator[list[tuple[int, Answer]]]:
         """Yield lists of (index, Answer) as they arrive. No slot asks again before its last answer was taken.
 
         Raises Fault, and what the budget raises, after it has yielded what was under way and still arrived.
@@ -57,7 +105,8 @@ class RemoteEndpoint:
         self.loop = asyncio.new_event_loop()
         self.waiting, self.arrived = list(missing)[::-1], []
         self.slots, self.in_flight, self.failure = set(), set(), None
-        self.reached, self.answered, self.unanswered = False, False, 0
+        self.reached, self.answered, self.unanswered, self.refused = False, False, 0, None
+        self.refusals, self.streak, self.told = 0, Streak(), False
         try:
             self.loop.run_until_complete(self._open(requests))
             while self.slots:
@@ -67,6 +116,8 @@ class RemoteEndpoint:
                     yield arrived
             if self.failure:
                 raise self.failure
+            if self.refused and not self.answered:
+                raise self.refused
         finally:
             self.loop.run_until_complete(self._close())
             self.loop.close()
@@ -75,12 +126,12 @@ class RemoteEndpoint:
         import httpx2
 
         logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs a line per request
-        self.target = httpx2.URL(f"{self.settings['url'].rstrip('/')}/chat/completions")
+        base = httpx2.URL(self.settings["url"])
+        self.target = base.copy_with(path=f"{base.path.rstrip('/')}/chat/completions")
         self.begun = time.monotonic()
         self.limits = Limits(self.settings.get("requests_per_minute"), self.settings.get("tokens_per_minute"))
-        certificates = httpx2.create_ssl_context()
         for _ in range(min(self.settings["concurrency"], len(self.waiting))):
-            slot = self.loop.create_task(self._slot(requests, certificates))
+            slot = self.loop.create_task(self._slot(requests))
             self.slots.add(slot)
             slot.add_done_callback(self._closed)
 
@@ -91,16 +142,17 @@ class RemoteEndpoint:
         await asyncio.gather(*self.slots, return_exceptions=True)
         await self.loop.shutdown_asyncgens()
 
-    async def _slot(self, requests, certificates):
+    async def _slot(self, requests):
         import httpx2
 
         # A client for each slot: the work of a shared pool grows with its connections, for each request.
         timeout = httpx2.Timeout(None, connect=CONNECT_TIMEOUT)
-        async with httpx2.AsyncClient(headers=self.headers, timeout=timeout, verify=certificates) as client:
+        async with httpx2.AsyncClient(**self.options, timeout=timeout) as client:
             while self.waiting:
                 index = self.waiting.pop()
                 answer = await self._ask(client, requests[index])
                 self.arrived.append((index, answer))
+                self._watch(answer)
                 # The loop ends its round and hands over what arrived; after the sleep it has been started again.
                 self.loop.stop()
                 await asyncio.sleep(0)
@@ -131,15 +183,18 @@ class RemoteEndpoint:
 
     async def _ask(self, client, request):
         """Return the Answer to a request, which is an error after `retries` further tries."""
-        body = json.dumps(chat_body(request, self.settings)).encode()
         tries = 0
         while True:
+            body = self.dialect.body(request)
             try:
                 return self._noted(await self._try(client, request, body))
+            except Respelt:
+                continue
             except Again as again:
                 unreached = again.lost and not self.reached
                 if unreached and time.monotonic() - self.begun > UNREACHED:
-                    raise self._fault(f"cannot be reached ({again}); check url and network") from None
+                    by = f" by the proxy of {self.proxy.variable}" if self.proxy else ""
+                    raise self._fault(f"cannot be reached{by} ({again}); check url and network") from None
                 tries += not unreached
                 if tries > self.settings["retries"] or self.failure:
                     return self._noted(Answer("", "error", error=f"{again}; tries: {tries}"[:300]), in_vain=True)
@@ -159,12 +214,26 @@ class RemoteEndpoint:
                 raise self._fault(f"{self.unanswered} requests in a row failed, the last with {answer.error!r}")
         return answer
 
+    def _watch(self, answer):
+        """Stop the run where replies are paid for and of no use, one after another, and say once whose counts of
+        tokens are assumed. The answer has been handed over before."""
+        if answer.assumed and not self.told:
+            self.told = True
+            logger.warning(
+                "%s: a reply reports no counts of tokens that can be true; such replies are counted, and charged to "
+                "the budget, at the most that they can have cost",
+                self.name,
+            )
+        if answer.prompt_tokens and self.streak.add(answer) and self.waiting:
+            raise Useless(f"{self.name}: {self.streak.sentence(answer)}.")
+
     async def _try(self, client, request, body):
-        """Send a request once; return its Answer, raise Again, or UserError where trying is of no use."""
+        """Send a request once; return its Answer, raise Again or Respelt, or UserError where trying is of no use."""
         import httpx2
 
+        data = json.dumps(body).encode()
         # About four characters a token, and every token that the answer may have: corrected when it is there.
-        reserved = len(body) // 4 + request.sampling.max_tokens
+        reserved = len(data) // 4 + request.sampling.max_tokens
         await self.limits.turn(reserved)
         if self.budget:
             self.budget.check()
@@ -172,44 +241,106 @@ class RemoteEndpoint:
         self.in_flight.add(slot)
         try:
             async with asyncio.timeout(timeout):
-                response = await client.post(self.target, content=body)
+                status, headers, content = await self._exchange(client, data)
         except TimeoutError:
             raise Again(f"no answer within {timeout:g} s") from None
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise Again(f"no connection: {error or type(error).__name__}", lost=True) from None
+        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, ValueError) as error:
+            reason = hidden(str(error), self.settings["key"]) or type(error).__name__
+            raise Again(f"no connection: {one_line(reason)}", lost=True) from None
         finally:
             self.in_flight.discard(slot)
         self.reached = True
-        answer = self._judged(response, request)
+        try:
+            answer = self._read(status, headers, content, request, body)
+        except Again as again:
+            if again.paid:
+                if self.budget:
+                    self.budget.add(again.paid)
+                self._watch(again.paid)
+            raise
         if answer.prompt_tokens or answer.completion_tokens:
-            self.limits.tokens.take(answer.prompt_tokens + answer.completion_tokens - reserved)
+            if not answer.assumed:
+                self.limits.tokens.take(answer.prompt_tokens + answer.completion_tokens - reserved)
             if self.budget:
                 self.budget.add(answer)
         return answer
 
-    def _judged(self, response, request):
-        """Return the Answer that an HTTP response is. One that reports tokens was paid for: it is never asked again."""
-        status = response.status_code
-        # Some servers send the key back in their error messages.
-        content = hidden(response.content, self.settings["key"])
+    async def _exchange(self, client, data):
+        """Return (status, headers, bytes) of the reply to a body; Unreadable in place of bytes that are too many."""
+        parts = []
+        async with client.stream("POST", self.target, content=data) as response:
+            try:
+                body = Body(response.headers.get("content-encoding", ""), parts.append)
+                async for part in response.aiter_raw():
+                    body.add(part)
+            except Unreadable as error:
+                return response.status_code, response.headers, error
+            return response.status_code, response.headers, b"".join(parts)
+
+    def _read(self, status, headers, content, request, body):
+        """Return the Answer that an HTTP response is; see `_try` for what is raised. content: bytes, or Unreadable."""
+        text = "" if isinstance(content, Unreadable) else hidden(decoded(content), self.settings["key"])
+
+        def read():
+            return self._judged(status, headers, content, text, request, body)
+
+        return guarded(read, request, text, passing=(Again, Respelt, UserError))
+
+    def _judged(self, status, headers, content, text, request, body):
+        """See `_read`; text: the content as text, with the key hidden. What was paid for is never asked again.
+
+        Some servers send the key back in their error messages: whatever is no answer is read with the key hidden.
+        """
+        key, well = self.settings["key"], 200 <= status < 300
         try:
-            reply = json.loads(content)
-        except ValueError:
-            reply = content.decode(errors="replace")
-        if status == 200 and not isinstance(reply, str):
-            return answer_of(reply, request)
-        code, message = error_of(reply)
-        reason = f"HTTP {status}{f' ({code})' if code else ''}: {message}"[:300]
-        counts = usage_of(reply)
-        if any(counts.values()):
-            return Answer("", "error", error=reason, **counts)
-        if status == 402 or code in NO_QUOTA:
+            if isinstance(content, Unreadable):
+                raise content
+            reply = parse_json(content)
+        except Unreadable as error:
+            if well and (error is content or isinstance(error, TooMuch)):
+                return unreadable(text, request, f"the reply is {error}")
+            if well and text.startswith(("data:", "event:", ": ")):
+                return unreadable(text, request, "the reply is a stream of events, which was not asked for")
+            if well:
+                reason = f"a reply that is not JSON: {one_line(text)!r}"[:300]
+                # A cut JSON may have been paid for.
+                paid = unreadable(text, request, reason) if text.lstrip().startswith(("{", "[")) else None
+                raise Again(reason, retry_after(headers), paid=paid) from None
+            reply = text
+        if well and not problem_in(reply):
+            answer = answer_of(reply, request)
+            return answer_of(hidden_in(reply, key), request) if answer.error else answer
+        reply = hidden_in(reply, key)
+        return self._failed(status, headers, reply, problem_in(reply) if well else problem_of(reply), request, body)
+
+    def _failed(self, status, headers, reply, problem, request, body):
+        """Return the Answer to a request whose reply (any JSON) is an error; see `_try` for what is raised."""
+        meant = problem.meant if status < 300 else status
+        reason = f"HTTP {status}{f' with error {meant}' if meant != status else ''}"
+        reason = f"{reason}{f' ({problem.code})' if problem.code else ''}: {problem.message}"[:300]
+        answer = failure(reply, request, reason)
+        if answer.prompt_tokens or answer.completion_tokens:
+            return answer
+        if meant == 402 or problem.no_quota:
             raise self._fault(f"the account has no quota left ({reason})")
-        if status in (401, 403, 404) or 300 <= status < 400:
-            raise self._fault(f"refused ({status}): {message[:200]}; check key, url and model")
-        if status not in (200, 408, 409, 425, 429) and status < 500:
-            return Answer("", "error", error=reason)
-        wait = retry_after(response.headers)
+        if meant in (401, 403, 404) or 300 <= meant < 400:
+            said = problem.message[:200] or ("a redirect, which is not followed" if meant < 400 else "without a reason")
+            refused = self._fault(f"refused ({meant}): {said}; check key, url and model")
+            self.refusals += 1
+            if meant not in (403, 404) or (not self.answered and self.refusals >= REFUSALS):
+                raise refused
+            # The row's own, unless no other is answered either.
+            self.refused = refused
+            return answer
+        # An error within a 200 seldom says that it is a 400.
+        if name := self.dialect.refused(400 if meant == UNKNOWN and status < 300 else meant, problem, body):
+            if self.dialect.is_settled(name) or (not self.answered and self.dialect.respell(name, body)):
+                raise Respelt
+            if not self.answered and (remedy := self.dialect.remedy(name, body)):
+                raise self._fault(f"{remedy} ({reason})")
+        if meant not in (408, 409, 425, 429) and meant < 500:
+            return answer
+        wait = retry_after(headers) or problem.wait
         if wait > LONGEST_PAUSE:
             raise self._fault(f"asks to wait {wait:.0f} s ({reason}); run again then")
-        raise Again(reason if status != 200 else f"a reply that is not JSON: {message!r}"[:300], wait, status == 429)
+        raise Again(reason, wait, meant == 429)

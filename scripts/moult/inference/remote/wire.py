@@ -1,22 +1,54 @@
 """OpenAI's chat completions: a request as its JSON, a reply's JSON as an answer or as the reason why it is none."""
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
-from moult.inference.requests import Answer
+from moult.base.outside import Unreadable, clean_text, one_line, parse_json
+from moult.inference.remote.errors import problem_of
+from moult.inference.requests import Answer, ChatRequest
+from moult.inference.usage import usage_of, worst_case
 
-# Codes of an account that has no money left, whatever the status they come with.
-NO_QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
 # What a form that is asked for is called.
 FUNCTION = "answer"
 # How the reasons begin of a reply that has not the form that was asked for.
 OFF_FORM = ("the reply is not ", "the reply breaks the schema")
+# Characters of a reply that are kept beside the reason why it is no answer.
+LONGEST_RAW = 100_000
+# Why a model stopped, in the words of one server or another: lower case, without what is no letter.
+STOPPED = {"stop", "eos", "eostoken", "eosid", "endturn", "endofturn", "stopsequence", "stoptoken", "endoftext", "end"}
+STOPPED |= {"complete", "completed", "finished", "finish", "done", "success", "natural", "stopstring"}
+CUT = {"length", "maxtokens", "modellength", "maxlength", "maxoutputtokens", "maxnewtokens", "tokenlimit", "limit"}
+CUT |= {"maxcompletiontokens", "modelcontextwindowexceeded", "contextlength", "contextlengthexceeded", "incomplete"}
+FILTERED = {
+    "contentfilter",
+    "contentfiltered",
+    "safety",
+    "recitation",
+    "blocklist",
+    "prohibitedcontent",
+    "spii",
+    "blocked",
+}
+FILTERED |= {
+    "refusal",
+    "refused",
+    "sensitive",
+    "moderation",
+    "flagged",
+    "guardrailintervened",
+    "guardrail",
+    "errortoxic",
+}
+CALLED = {"toolcalls", "toolcall", "tooluse", "functioncall", "functioncalls"}
 
 
-def chat_body(request, settings):
+def chat_body(request: ChatRequest, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the body of a chat completions call as plain JSON. Choices are asked for as a schema.
 
     settings: `model`; `structured`, how a schema is asked for: as `response_format`, or as the parameters of the one
-    `function` that the model must call (models older than response_format's schemas).
+    `function` that the model must call (models older than response_format's schemas); `max_tokens_as`, the name that
+    the API has for max_tokens.
     """
     sampling = request.sampling
     body = {
@@ -24,7 +56,7 @@ def chat_body(request, settings):
         "messages": request.messages,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
-        "max_tokens": sampling.max_tokens,
+        settings.get("max_tokens_as") or "max_tokens": sampling.max_tokens,
         "seed": request.seed,
     }
     if sampling.top_k:
@@ -50,57 +82,94 @@ def _schema_of_choices(choices):
     }
 
 
+def guarded(read, request, raw, passing=()):
+    """Return what `read()` returns: the Answer to a request. Whatever it raises, but for `passing`, becomes an Answer
+    with an error: nothing that a server sends ends a job that has paid for other rows.
+
+    raw: the reply as text, which is kept then.
+    """
+    try:
+        return read()
+    except (*passing, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a Rust library's panic is no Exception
+        return unreadable(raw, request, f"the reply cannot be read ({type(error).__name__}: {one_line(error, 200)})")
+
+
+def unreadable(text, request, why):
+    """Return the Answer to a request whose reply was paid for but cannot be read; `text` is what there is of it."""
+    counts = worst_case(request.as_dict())
+    return Answer("", "error", error=one_line(why), assumed=True, raw=clean_text(text[:LONGEST_RAW]), **counts)
+
+
+def failure(reply, request, reason):
+    """Return the Answer to a request that a reply (any JSON or text) says has failed: with the counts of tokens and
+    the reply itself where it reports tokens, or has some text, and so was paid for."""
+    choice = _first(reply)
+    message = choice.get("message") if choice else None
+    said = _text_in(message.get("content")) if isinstance(message, dict) else None
+    size = len(said.encode(errors="replace")) if isinstance(said, str) else 0
+    counts, assumed = usage_of(reply, request.as_dict(), size, paid=size > 0)
+    raw = raw_of(reply) if any(counts.values()) else None
+    return Answer("", "error", error=one_line(reason), assumed=assumed, raw=raw, **counts)
+
+
+def raw_of(reply):
+    """Return a reply as the JSON text that is kept of it."""
+    try:
+        return clean_text(json.dumps(reply, ensure_ascii=False))[:LONGEST_RAW]
+    except (ValueError, RecursionError, TypeError):
+        return None
+
+
 def answer_of(reply, request):
-    """Return the Answer of a reply (any JSON) to a request: its text, or finish_reason error and why. The tokens that
-    the reply reports are in either: they were paid for."""
-    counts = usage_of(reply)
+    """Return the Answer of a reply (any JSON) to a request: its text, or finish_reason error and why.
+
+    The tokens that the reply reports are in either: they were paid for. A reply that is no usable answer is kept
+    whole beside the reason.
+    """
+    choice = _first(reply)
+    message = choice.get("message") if choice else None
+    message = message if isinstance(message, dict) else choice if choice and "text" in choice else None
+    content = _text_in(message.get("content", message.get("text"))) if message else None
+    wanted = request.choices or request.schema
+    called = _arguments(message.get("tool_calls")) if wanted and message else None
+    said = called if called is not None else content
+    if wanted and isinstance(said, dict):
+        said = json.dumps(said, ensure_ascii=False)
+    # Without counts of tokens the bytes of what was said stand for them.
+    size = len(said.encode(errors="replace")) if isinstance(said, str) else 0
+    counts, assumed = usage_of(reply, request.as_dict(), size, paid=isinstance(reply, dict) and "choices" in reply)
 
     def failed(reason):
-        return Answer("", "error", error=reason[:300], **counts)
+        return Answer("", "error", error=one_line(reason), assumed=assumed, raw=raw_of(reply), **counts)
 
-    choice = _first(reply)
-    message = choice and choice.get("message")
-    if not isinstance(message, dict):
-        return failed(f"the reply has no choices: {error_of(reply)[1]}".rstrip(": "))
-    ended, content = choice.get("finish_reason"), message.get("content")
-    if message.get("refusal"):
-        return failed(f"refused: {message['refusal']}")
-    if ended == "content_filter":
+    ended = _ending(choice or {}, message or {})
+    if message and message.get("refusal"):
+        return failed(f"refused: {_text_in(message['refusal']) or message['refusal']}")
+    if ended == "filtered":
         return failed("refused: stopped by the content filter")
-    if (request.choices or request.schema) and (called := _arguments(message.get("tool_calls"))) is not None:
-        content, ended = called, "length" if ended == "length" else "stop"
+    if message is None:
+        return failed(f"the reply has no choices: {problem_of(reply).message}".rstrip(": "))
+    if called is not None:
+        ended = "length" if ended == "length" else "stop"
     elif message.get("tool_calls") or message.get("function_call"):
         return failed("the reply calls a tool instead of answering")
-    if not isinstance(content, str | None):
-        return failed(f"the content of the reply is a {type(content).__name__}, not text")
+    if not isinstance(said, str | None):
+        return failed(f"the content of the reply is a {type(said).__name__}, not text")
+    text = (said or "").strip()
+    if ended is None:
+        # Nothing is said of the end: the answer was cut if it is as long as it could be.
+        ended = "length" if not assumed and counts["completion_tokens"] >= request.sampling.max_tokens else "stop"
     if ended not in ("stop", "length"):
         return failed(f"the reply ended for an unknown reason, finish_reason {ended!r}")
-    text = (content or "").strip()
-    if request.choices or request.schema:
+    if wanted:
         text, problem = _checked(text, request)
         if problem:
             return failed(f"{problem}{', it was cut at max_tokens' if ended == 'length' else ''}")
         ended = "stop"
-    return Answer(text, ended, **counts)
-
-
-def usage_of(reply):
-    """Return prompt_tokens and completion_tokens as a reply (any JSON) reports them, else 0."""
-    usage = reply.get("usage") if isinstance(reply, dict) else None
-    usage = usage if isinstance(usage, dict) else {}
-    counts = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
-    return {name: count if isinstance(count, int) else 0 for name, count in counts.items()}
-
-
-def error_of(reply):
-    """Return (code, message) of an error reply (any JSON or text), in the forms that servers are known to send."""
-    error = reply.get("error", reply) if isinstance(reply, dict) else reply
-    if not isinstance(error, dict):
-        return None, " ".join(str(error).split())
-    # A code is a word at OpenAI; where it is but the status again, the type says more.
-    words = [word for word in (error.get("code"), error.get("type")) if isinstance(word, str)]
-    code = next((word for word in words if word in NO_QUOTA), next(iter(words), None))
-    return code, str(error.get("message") or error.get("detail") or "")
+    # A model that only thought has said nothing, but was paid for it.
+    return Answer(text, ended, assumed=assumed, raw=None if text else raw_of(reply), **counts)
 
 
 def _first(reply):
@@ -108,20 +177,58 @@ def _first(reply):
     return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
 
 
+def _text_in(content):
+    """Return the text of a message's content: itself, or its parts that are text, joined. What is none comes back."""
+    if isinstance(content, str):
+        return clean_text(content)
+    parts = content if isinstance(content, list) else [content]
+    if not parts or not all(isinstance(part, str | dict) for part in parts):
+        return content
+    texts = []
+    for part in parts:
+        kind = part.get("type", "text") if isinstance(part, dict) else "text"
+        if kind in ("thinking", "reasoning", "redacted_thinking"):
+            continue
+        text = part.get("text") if isinstance(part, dict) else part
+        if kind not in ("text", "output_text") or not isinstance(text, str):
+            return content
+        texts.append(clean_text(text))
+    return "".join(texts)
+
+
+def _ending(choice, message):
+    """Return why a choice ended: stop, length, filtered, None where it does not say, else the server's own word."""
+    names = ("finish_reason", "finishReason", "stop_reason", "done_reason")
+    reason = next((choice[name] for name in names if choice.get(name) is not None), None)
+    if isinstance(reason, dict):
+        reason = reason.get("type") or reason.get("reason") or reason
+    if reason is None or reason == "":
+        return None
+    word = "".join(filter(str.isalpha, reason.lower())).removeprefix("finishreason") if isinstance(reason, str) else ""
+    for meaning, words in (("stop", STOPPED), ("length", CUT), ("filtered", FILTERED)):
+        if word in words:
+            return meaning
+    # Some servers name a call as the end of an answer in the form that was asked for.
+    return None if word in CALLED and not message.get("tool_calls") else one_line(reason, 80)
+
+
 def _arguments(calls):
     """Return the arguments (JSON as text) of a call of the function that was asked for, None where it is none."""
     try:
         (call,) = calls
-        return call["function"]["arguments"] if call["function"]["name"] == FUNCTION else None
+        if call["function"]["name"] != FUNCTION:
+            return None
+        arguments = call["function"]["arguments"]
     except (TypeError, ValueError, KeyError):
         return None
+    return json.dumps(arguments) if isinstance(arguments, dict) else arguments
 
 
 def _checked(text, request):
     """Return (text, None) of a reply in the form that was asked for, text being the bare choice; else ("", why)."""
     try:
-        value = json.loads(text)
-    except ValueError as error:
+        value = parse_json(text)
+    except Unreadable as error:
         return "", f"the reply is not the JSON that was asked for ({error})"
     if request.choices:
         chosen = value.get("choice") if isinstance(value, dict) else None
@@ -129,5 +236,5 @@ def _checked(text, request):
     from jsonschema.exceptions import best_match
     from jsonschema.validators import validator_for
 
-    error = best_match(validator_for(request.schema)(request.schema).iter_errors(value))
-    return ("", f"the reply breaks the schema at {error.json_path}: {error.message}") if error else (text, None)
+    broken = best_match(validator_for(request.schema)(request.schema).iter_errors(value))
+    return ("", f"the reply breaks the schema at {broken.json_path}: {broken.message}") if broken else (text, None)

@@ -234,10 +234,15 @@ def test_labels_that_do_not_fit_are_an_error(engine):
     assert scored[0][0] == 1 and len(scored[0][1]) == 2
 
 
-def test_a_model_with_a_memory_is_refused_for_labels(engine, monkeypatch):
-    monkeypatch.setattr(type(engine.model), "_is_stateful", True)
-    with pytest.raises(UserError, match="generate"):
-        list(engine.label_logprobs([LabelRequest(({"role": "user", "content": "x"},), ("no",))]))
+def test_labels_in_sequences_of_their_own_score_the_same(engine, pico_model):
+    """What cannot take a tree of labels, a model with a memory for one, is asked label by label."""
+    requests = [LabelRequest(({"role": "user", "content": text},), LABELS) for text in ("x", "is this sarcasm or joy?")]
+    apart = load_engine(pico_model, batch_size=3)
+    apart.model._is_stateful = True
+    assert engine.takes_tree and not apart.takes_tree
+    together, alone = (dict(itertools.chain.from_iterable(one.label_logprobs(requests))) for one in (engine, apart))
+    for row in (0, 1):
+        assert alone[row] == pytest.approx(together[row], abs=1e-4)
 
 
 def test_pickled_weights_are_refused(pico_model, tmp_path):

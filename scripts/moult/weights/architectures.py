@@ -1,0 +1,26 @@
+"""Which class of transformers a model folder is loaded by."""
+
+import sys
+from pathlib import Path
+
+from moult.base.files import read_json
+
+
+def is_vision_language(folder):
+    """Whether a model folder holds a model that takes pictures or videos beside text."""
+    return "vision_config" in read_json(Path(folder) / "config.json")
+
+
+def auto_class(folder):
+    """Return transformers' class that loads the model of a folder for generation."""
+    import transformers
+
+    if is_vision_language(folder):
+        return transformers.AutoModelForImageTextToText
+    return transformers.AutoModelForCausalLM
+
+
+def is_bert_like(model):
+    """Whether a loaded model is of BERT's or BART's kin, whose layers can read both ways."""
+    module = sys.modules[type(model).__module__]
+    return hasattr(model.config, "is_decoder") and hasattr(module, "create_bidirectional_mask")
