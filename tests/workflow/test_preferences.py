@@ -7,56 +7,8 @@ import pytest
 import yaml
 from pico import build_pico_model, teach_pico_model
 from pico_build import Folder, write_config
+from pico_variants import preference_config
 from processes import kill_group, wait_for
-
-
-def preference_config():
-    quick = {"max_steps": 6, "evaluate_every": 2, "batch_size": 2, "accumulation": 1, "max_length": 256}
-    return {
-        "name": "own",
-        "seed": 7,
-        "compute": {"dtype": "float32", "batch_size": 8},
-        "datasets": [
-            {"name": "questions", "format": "stackoverflow", "files": {"train": "data/ml.tsv"}, "dev_fraction": 0.25}
-        ],
-        "endpoints": [{"name": "student", "serve": "base"}],
-        "corpora": [
-            {
-                "name": "pairs",
-                "kind": "contrasts",
-                "dataset": "questions",
-                "endpoint": "student",
-                "decoding": {"temperature": 1.0, "max_tokens": 24},
-                "chosen": {"method": "beam", "beams": 4},
-                "gate": {"min_characters": 3, "max_length_ratio": 5, "max_similarity": 0.99},
-            }
-        ],
-        "models": [
-            {"name": "base", "fetch": {"path": "models/base"}, "parameters": 0.001, "license": "CC0-1.0"},
-            {
-                "name": "preferring",
-                "optimise": {
-                    "base": "base",
-                    "data": ["pairs"],
-                    "loss": {"kind": "dpo"},
-                    "learning_rate": 1e-3,
-                    "lora": {"rank": 2, "alpha": 4},
-                    **quick,
-                },
-            },
-            {
-                "name": "further",
-                "optimise": {
-                    "base": "preferring",
-                    "data": ["pairs"],
-                    "loss": {"kind": "contrastive", "margin": 0.5},
-                    "learning_rate": 1e-4,
-                    "method": "full",
-                    **quick,
-                },
-            },
-        ],
-    }
 
 
 def write_questions(folder):

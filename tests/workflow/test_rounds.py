@@ -8,7 +8,8 @@ import pytest
 import yaml
 from openai_server import OpenAIServer
 from pico import build_pico_model
-from pico_build import TEACHER, Folder, write_config
+from pico_build import Folder, write_config
+from pico_variants import rounds_config
 from processes import kill_group, wait_for
 
 ROWS, INTERVAL = 7, 3
@@ -49,32 +50,7 @@ def write_rounds(folder):
     """Write config, data and model of three rounds: two full slices, and the remainder of one row."""
     build_pico_model(folder / "models" / "base", max_position_embeddings=2048)
     write_questions(folder)
-    config = {
-        "name": "pico",
-        "seed": 3,
-        "compute": {"dtype": "float32", "batch_size": 4},
-        "datasets": [
-            {"name": "q", "format": "stackoverflow", "files": {"train": "data/ml.tsv"}, "dev_fraction": 0},
-        ],
-        "endpoints": [
-            {"name": "judge", "url": TEACHER, "model": "big", "price": {"input": 1, "output": 2}, "concurrency": 2}
-        ],
-        "models": [{"name": "base", "fetch": {"path": "models/base"}, "parameters": 0.001}],
-        "rounds": [
-            {
-                "name": "rounds",
-                "base": "base",
-                "dataset": "q",
-                "rows": ROWS,
-                "interval": INTERVAL,
-                "judge": "judge",
-                "cut": "keep",
-                "decoding": {"temperature": 1.0, "max_tokens": 8},
-                "finetune": {"max_steps": 3, "batch_size": 2, "max_length": 256, "lora": {"rank": 2, "alpha": 4}},
-            }
-        ],
-    }
-    write_config(folder / "pico.yaml", config)
+    write_config(folder / "pico.yaml", rounds_config(ROWS, INTERVAL))
 
 
 @pytest.fixture(scope="module")

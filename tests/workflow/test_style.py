@@ -16,8 +16,6 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 TEXT = "\n".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
-# No part of `all`.
-EXPORTS = {"export_dataset", "index_exports"}
 RULES = dict(re.findall(r"^use rule \w+ as (\w+) with:\n(.*?)(?=^\w|\Z)", TEXT, re.MULTILINE | re.DOTALL))
 
 
@@ -55,6 +53,12 @@ def test_every_rule_asks_its_own_stage_for_everything(stage):
     job = "/".join([stage.rule, *(f"{{{name}}}" for name in stage.wildcards)])
     assert f'job="{job}",' in text
     assert f'"<results>/{stage.makes}/' in text
+
+
+def rules_of_the_demo():
+    """Return the rules that have a job in a build of the default config; `all` makes no exports."""
+    cfg = load_file(ROOT / "config" / "config.yaml")
+    return {stage.rule for stage in STAGES if stage.makes != "exports" and stage.planned(cfg)}
 
 
 def pins(text):
@@ -97,17 +101,39 @@ def test_conda_environments_leave_nothing_to_the_solver():
             assert needed & locked.keys() <= pinned.keys(), f"{path.name}: {package}"
 
 
-def test_the_container_is_made_of_the_lock_and_used_where_it_is_named():
+def test_the_container_is_made_of_the_lock():
     definition = (ROOT / "envs" / "container.def").read_text()
     header = dict(re.findall(r"^(Bootstrap|From): (.+)$", definition, re.MULTILINE))
     assert header == {"Bootstrap": "docker", "From": "python:3.11-slim"}
     assert re.findall(r"^%(\w+)$", definition, re.MULTILINE) == ["files", "post", "environment", "test"]
     assert "pip install --no-cache-dir -r /opt/requirements.lock" in definition
-    # Apptainer is asked for, which is not here; without the variable, each rule has its conda environment.
-    found = run(sys.executable, "-m", "snakemake", "-n", "--sdm", "apptainer", MOULT_CONTAINER="moult.sif")
-    assert found.returncode == 0 or "apptainer" in (found.stdout + found.stderr).lower()
-    found = run(sys.executable, "-m", "snakemake", "-n", "--sdm", "conda")
-    assert "conda" in (found.stdout + found.stderr).lower()
+
+
+# What a dry run prints in place of its graph: what Snakemake would run each job in.
+SURROUNDINGS = """
+from snakemake.cli import main
+from snakemake.dag import DAG
+
+def told(dag):
+    for job in dag.jobs:
+        if not job.is_norun:
+            environment = job.conda_env_spec.file.get_path_or_uri(secret_free=True)
+            print("JOB", job.rule.name, job.container_img_url, environment)
+
+DAG.d3dag = told
+main(["-n", "--forceall", "--d3dag"])
+"""
+
+
+@pytest.mark.parametrize("container", [None, "moult.sif"])
+def test_every_job_has_its_conda_environment_and_the_container_where_it_is_named(container):
+    found = run(sys.executable, "-c", SURROUNDINGS, **({"MOULT_CONTAINER": container} if container else {}))
+    assert found.returncode == 0, found.stdout + found.stderr
+    jobs = [line.split()[1:] for line in found.stdout.splitlines() if line.startswith("JOB ")]
+    kinds = {rule: kind for kind, rule in re.findall(r"^use rule on_(\w+) as (\w+) with:", TEXT, re.MULTILINE)}
+    assert {rule for rule, *_ in jobs} == rules_of_the_demo()
+    for rule, image, environment in jobs:
+        assert (image, Path(environment).name) == (str(container), f"{kinds[rule]}.yaml"), rule
 
 
 def test_the_lock_holds_what_is_asked_for_and_nothing_local():
@@ -149,7 +175,6 @@ def test_the_slurm_profile_plans_every_job_with_its_resources(tmp_path):
     jobs = re.findall(
         r"^ *Job \d+: (\w+):.*\((\d+) CPUs, (?:(\d+) GPUs, )?(\d+) MB, (\d+) min\)$", found.stdout, re.MULTILINE
     )
-    cfg = load_file(ROOT / "config" / "config.yaml")
-    assert {rule for rule, *_ in jobs} == {stage.rule for stage in STAGES if stage.planned(cfg)} - EXPORTS
+    assert {rule for rule, *_ in jobs} == rules_of_the_demo()
     assert len(jobs) == 46
     assert all(int(cpus) >= 1 and int(memory) >= 1000 and int(minutes) >= 10 for _, cpus, _, memory, minutes in jobs)

@@ -6,33 +6,11 @@ import shutil
 
 import pytest
 from clips import light_pictures, write_clip
+from moult.data.parquet import read_rows
 from pico import build_pico_vlm
 from pico_build import Folder, write_config
-
-
-def video_config():
-    training = {"base": "eyes", "data": ["lamps"], "max_steps": 2, "batch_size": 2, "max_length": 256}
-    return {
-        "name": "clips",
-        "seed": 7,
-        "datasets": [
-            {
-                "name": "lamps",
-                "format": "mmla",
-                "files": {split: f"data/{split}.tsv" for split in ("train", "test")},
-                "labels": ["red", "green"],
-                "task": "colour",
-                "dev_fraction": 0.25,
-                "videos": {"path": "video", "frames": 4, "max_pixels": 4704},
-            }
-        ],
-        "models": [
-            {"name": "eyes", "fetch": {"path": "models/eyes"}, "parameters": 0.001, "license": "CC0-1.0"},
-            {"name": "tuned", "finetune": training | {"lora": {"rank": 2, "alpha": 4}}},
-        ],
-        "suites": [{"name": "labels", "labels": {"datasets": ["lamps"], "max_tokens": 4}}],
-        "evaluations": [{"suite": "labels", "models": ["eyes", "tuned"], "against": "eyes"}],
-    }
+from pico_variants import VIDEO_HUB, video_config
+from sources import Hub, serving
 
 
 def write_clips(folder):
@@ -87,6 +65,27 @@ def test_nothing_is_left_to_do_until_a_clip_comes(filmed):
     assert run.returncode == 0, run.stdout + run.stderr
     log = (filmed.path / "logs" / "clips" / "predict_labels" / "labels" / "eyes.log").read_text()
     assert "4 requests, 3 of them answered before, 1 to ask" in log
+
+
+def test_videos_of_a_hub_are_those_of_a_folder(filmed, tmp_path, monkeypatch):
+    hub, work = tmp_path / "hub", tmp_path / "work"
+    shutil.copytree(filmed.path / "video", hub / "D" / "video")
+    shutil.copytree(filmed.path / "data", work / "data")
+    write_config(work / "pico.yaml", video_config(VIDEO_HUB) | {"models": [], "suites": [], "evaluations": []})
+    monkeypatch.setattr(Hub, "folder", hub)
+    build = Folder(work, None)
+    inherited = build.environment()
+    with serving(Hub) as endpoint:
+        build.environment = lambda: (
+            inherited | {"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": endpoint}
+        )
+        run = build.snakemake("results/clips/datasets/lamps")
+    assert run.returncode == 0, run.stdout + run.stderr
+    made, expected = (folder / "results" / "clips" for folder in (work, filmed.path))
+    fetched = {path.name: path.read_bytes() for path in (made / "videos" / "lamps").iterdir()}
+    assert fetched == {path.name: path.read_bytes() for path in (filmed.path / "video").iterdir()}
+    for split in ("train", "dev"):
+        assert read_rows(made / "datasets/lamps", split) == read_rows(expected / "datasets/lamps", split) != []
 
 
 def test_a_broken_dataset_stops_itself_alone(filmed, tmp_path):

@@ -5,33 +5,13 @@ from moult.base.errors import UserError
 from moult.base.files import read_json, write_json, write_jsonl
 from moult.data.examples import training_examples
 from moult.data.parquet import read_rows
-from moult.data.prompts import label_messages, load_template, render, render_answer, template_names
+from moult.data.prompts import label_messages, load_template, render, template_names
 from moult.inference.structured import parse_label
 from moult.inference.tokens import prompt_ids
 from pico import build_pico_tokenizer
 from prepared import prepare_with_manifest
 
 LABELS = {"dataset": "d", "task": "mood", "task_words": "mood", "language": "en", "labels": ["good", "bad"]}
-
-
-def test_every_shipped_template_renders():
-    fields = {
-        "text": "x",
-        "task": "mood",
-        "task_words": "mood",
-        "labels": ["a"],
-        "label": "a",
-        "title": "t",
-        "question": "q",
-    }
-    fields |= {"field": "f", "guideline": "", "answer": "z"}
-    fields |= {"previous": "y", "feedback": "wrong", "hints": "h"}
-    fields |= {"fence": "00", "answer_1": "x", "answer_2": "y", "criteria": ["accuracy"]}
-    for name in template_names():
-        template = load_template(name)
-        assert [message["role"] for message in render(template, **fields)][-1] == "user"
-        if "answer" in template:
-            assert render_answer(template, **fields)
 
 
 def test_an_unknown_template_and_a_missing_field_are_told():

@@ -94,10 +94,23 @@ def test_from_raw_files_before_anything_is_built(place, capsys):
     assert e["dollars_high"] == pytest.approx((e["prompt_tokens"] + ROWS * 30 * 2) / 1e6)
     assert d["dollars_high"] == pytest.approx((d["prompt_tokens"] + ROWS * 10 + ROWS * 20 * 2) / 1e6)
     assert total["dollars_high"] == pytest.approx(d["dollars_high"] + e["dollars_high"])
-    assert "which does not suffice" in lines[-1] or "which may not suffice" in lines[-1]
+    assert total["dollars_low"] > 0.0005 and lines[-1].endswith("which does not suffice.")
     assert any("the guidelines g are not written yet: counted with 0 to 10 tokens" in line for line in lines)
     assert any("about 4 characters per token" in line for line in lines)
     assert len({len(line) for line in lines[:4]}) == 1
+
+
+def test_a_budget_suffices_from_the_highest_cost_on_and_does_not_below_the_lowest(place, capsys):
+    _, total, _ = estimated(capsys, config())
+    low, high = total["dollars_low"], total["dollars_high"]
+    for budget, words in {
+        low / 2: "which does not suffice.",
+        low: "which may not suffice.",
+        (low + high) / 2: "which may not suffice.",
+        high: "which suffices.",
+    }.items():
+        _, _, lines = estimated(capsys, config(budget=budget))
+        assert lines[-1].endswith(words), (budget, low, high)
 
 
 def test_a_built_model_counts_its_own_tokens(place, capsys, pico_model):

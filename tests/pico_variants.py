@@ -1,0 +1,111 @@
+"""Configs of what the pico build has not: pairs of a model's own answers, rounds of self-training, videos."""
+
+from pico_build import TEACHER
+from sources import REVISION
+
+VIDEO_HUB = {"hub": "org/clips", "revision": REVISION, "folder": "D/video"}
+
+
+def preference_config():
+    """A model makes pairs of its own answers, is optimised on them, and on from there."""
+    quick = {"max_steps": 6, "evaluate_every": 2, "batch_size": 2, "accumulation": 1, "max_length": 256}
+    return {
+        "name": "own",
+        "seed": 7,
+        "compute": {"dtype": "float32", "batch_size": 8},
+        "datasets": [
+            {"name": "questions", "format": "stackoverflow", "files": {"train": "data/ml.tsv"}, "dev_fraction": 0.25}
+        ],
+        "endpoints": [{"name": "student", "serve": "base"}],
+        "corpora": [
+            {
+                "name": "pairs",
+                "kind": "contrasts",
+                "dataset": "questions",
+                "endpoint": "student",
+                "decoding": {"temperature": 1.0, "max_tokens": 24},
+                "chosen": {"method": "beam", "beams": 4},
+                "gate": {"min_characters": 3, "max_length_ratio": 5, "max_similarity": 0.99},
+            }
+        ],
+        "models": [
+            {"name": "base", "fetch": {"path": "models/base"}, "parameters": 0.001, "license": "CC0-1.0"},
+            {
+                "name": "preferring",
+                "optimise": {
+                    "base": "base",
+                    "data": ["pairs"],
+                    "loss": {"kind": "dpo"},
+                    "learning_rate": 1e-3,
+                    "lora": {"rank": 2, "alpha": 4},
+                    **quick,
+                },
+            },
+            {
+                "name": "further",
+                "optimise": {
+                    "base": "preferring",
+                    "data": ["pairs"],
+                    "loss": {"kind": "contrastive", "margin": 0.5},
+                    "learning_rate": 1e-4,
+                    "method": "full",
+                    **quick,
+                },
+            },
+        ],
+    }
+
+
+def rounds_config(rows, interval):
+    """Rounds of `interval` rows each: a model answers, the teacher judges, what it accepts trains the next round."""
+    return {
+        "name": "pico",
+        "seed": 3,
+        "compute": {"dtype": "float32", "batch_size": 4},
+        "datasets": [
+            {"name": "q", "format": "stackoverflow", "files": {"train": "data/ml.tsv"}, "dev_fraction": 0},
+        ],
+        "endpoints": [
+            {"name": "judge", "url": TEACHER, "model": "big", "price": {"input": 1, "output": 2}, "concurrency": 2}
+        ],
+        "models": [{"name": "base", "fetch": {"path": "models/base"}, "parameters": 0.001}],
+        "rounds": [
+            {
+                "name": "rounds",
+                "base": "base",
+                "dataset": "q",
+                "rows": rows,
+                "interval": interval,
+                "judge": "judge",
+                "cut": "keep",
+                "decoding": {"temperature": 1.0, "max_tokens": 8},
+                "finetune": {"max_steps": 3, "batch_size": 2, "max_length": 256, "lora": {"rank": 2, "alpha": 4}},
+            }
+        ],
+    }
+
+
+def video_config(source=None):
+    """A model that sees is trained and asked on clips, which come from `source`, by default the folder `video`."""
+    training = {"base": "eyes", "data": ["lamps"], "max_steps": 2, "batch_size": 2, "max_length": 256}
+    return {
+        "name": "clips",
+        "seed": 7,
+        "datasets": [
+            {
+                "name": "lamps",
+                "format": "mmla",
+                "files": {split: f"data/{split}.tsv" for split in ("train", "test")},
+                "labels": ["red", "green"],
+                "task": "colour",
+                "dev_fraction": 0.25,
+                "videos": (source or {"path": "video"}) | {"frames": 4, "max_pixels": 4704},
+            }
+        ],
+        "models": [
+            {"name": "eyes", "fetch": {"path": "models/eyes"}, "parameters": 0.001, "license": "CC0-1.0"},
+            {"name": "tuned", "finetune": training | {"lora": {"rank": 2, "alpha": 4}}},
+        ],
+        "suites": [{"name": "labels", "labels": {"datasets": ["lamps"], "max_tokens": 4}}],
+        "evaluations": [{"suite": "labels", "models": ["eyes", "tuned"], "against": "eyes"}],
+    }

@@ -1,0 +1,112 @@
+"""Every shipped prompt is filled by the code that uses it, from the fields that this code gives it and no others."""
+
+import json
+
+import pytest
+from moult.corpora.refined import refine_answers
+from moult.data.prompts import answered_example, label_messages, load_template, template_names
+from moult.evaluation.judging import pair_request
+from moult.inference.asking import Asker
+from moult.inference.requests import corpus_requests
+from openai_server import OpenAIServer
+
+# As `moult.data.questions.question_rows` returns it.
+ROW = {"uid": "q:1", "dataset": "q", "split": "train", "field": "ml", "title": "A title", "question": "What is asked?"}
+DECODING = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_tokens": 50}
+CLIENT = {"key": None, "concurrency": 1, "timeout": 5, "retries": 0, "price": None}
+TEACHER = {"name": "teacher", "model": "big"}
+
+
+def asked(template):
+    """A corpus asks about a row, with and without a guideline."""
+    recipe = {"prompt": template, "decoding": DECODING, "seed": 1}
+    plain, guided = corpus_requests(recipe, [ROW, ROW | {"guideline": "Think first."}])
+    return plain.messages, guided.messages
+
+
+def guided(template):
+    """A corpus asks about a row, and a guideline is shown."""
+    plain, guided = asked(template)
+    assert "Think first." in guided[-1]["content"]
+    return plain, guided
+
+
+def trained(template):
+    """A question and its answer train a model; the same template asks it."""
+    example = answered_example(ROW, template, "An answer.")
+    assert "An answer." in example.answer
+    return example.messages, *asked(template)
+
+
+def labelled(template):
+    """A labelled row is put to a model."""
+    label_set = {"task": "mood", "task_words": "mood of the speaker", "labels": ["good", "bad"]}
+    messages, answers = label_messages(template, {"text": ROW["question"]}, label_set)
+    assert len(set(answers)) == 2 and "good" in answers[0] and "bad" in answers[1]
+    return (messages,)
+
+
+def compared(template):
+    """A judge compares two answers."""
+    recipe = {"prompt": template, "decoding": DECODING, "criteria": ["tone"], "endpoint": TEACHER}
+    messages = pair_request(recipe | {"questions": {"seed": 1}}, ROW, ("One.", "Another.")).messages
+    assert all(text in messages[-1]["content"] for text in ("One.", "Another.", "tone"))
+    return (messages,)
+
+
+def refined(tmp_path, **prompts):
+    """Return what the student and what the judge is asked about a row whose first answer is refused."""
+    verdicts, answers = iter(["incorrect", "correct"]), iter(["An answer.", "A better answer."])
+    asked = {"student": [], "judge": []}
+
+    def reply(body):
+        asked["judge" if "response_format" in body else "student"].append(body["messages"])
+        if "response_format" not in body:
+            return next(answers)
+        return json.dumps({"feedback": "Too short.", "hints": "Say why.", "verdict": next(verdicts)})
+
+    with OpenAIServer(reply) as server:
+        endpoint = TEACHER | {"url": server.url}
+        recipe = {f"{name}_prompt": load_template(f"meteor/{name}") for name in ("revise", "judge")}
+        recipe |= {"prompt": load_template("meteor/answer"), "decoding": DECODING, "judge_decoding": DECODING}
+        recipe |= {"endpoint": endpoint, "judge": endpoint, "max_iterations": 2, "cut": "reject", "seed": 1} | prompts
+        with Asker(endpoint, tmp_path / "j.sqlite", CLIENT) as asker:
+            refine_answers(recipe, [ROW], asker, Asker(endpoint, asker.room, CLIENT))
+    assert len(asked["student"]) == len(asked["judge"]) == 2
+    return asked
+
+
+def revised(template, tmp_path):
+    """An answer that was refused is revised."""
+    _, messages = refined(tmp_path, revise_prompt=template)["student"]
+    assert all(text in messages[-1]["content"] for text in ("An answer.", "Too short.", "Say why."))
+    return (messages,)
+
+
+def judged(template, tmp_path):
+    """A judge accepts an answer or not."""
+    messages, _ = refined(tmp_path, judge_prompt=template)["judge"]
+    assert "An answer." in messages[-1]["content"]
+    return (messages,)
+
+
+# What uses the templates whose names begin so.
+USES = {
+    "judge/pair": compared,
+    "meteor/answer": trained,
+    "meteor/distill": guided,
+    "meteor/guideline": asked,
+    "meteor/judge": judged,
+    "meteor/revise": revised,
+    "mmla/": labelled,
+}
+
+
+@pytest.mark.parametrize("name", template_names())
+def test_a_template_renders_from_what_its_use_gives_it(name, tmp_path):
+    (use,) = (use for beginning, use in USES.items() if name.startswith(beginning))
+    more = (tmp_path,) if use in (revised, judged) else ()
+    for messages in use(load_template(name), *more):
+        assert messages[-1]["role"] == "user" and ROW["question"] in messages[-1]["content"]
+        assert [message["role"] for message in messages[:-1]] in ([], ["system"])
+        assert "{{" not in str(messages)
