@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-# How the files of a kind of artefact end; all others are folders.
-ENDINGS = {kind: ".jsonl" for kind in ("corpora", "predictions", "answers", "judgements")}
+# How an artefact's name ends where it is no file of rows: folders have no ending.
+ENDINGS = dict.fromkeys(("raw", "videos", "datasets", "models", "students", "adapters", "exports"), "")
 ENDINGS |= {"scores": ".csv", "leakage": ".csv", "plots": ".svg"}
 
 
@@ -29,7 +29,7 @@ class Ref:
     @property
     def path(self) -> str:
         """The artefact's path below the results."""
-        return f"{self.kind}/{self.name}{ENDINGS.get(self.kind.split('/')[0], '')}"
+        return f"{self.kind}/{self.name}{ENDINGS.get(self.kind.split('/')[0], '.jsonl')}"
 
     @property
     def manifest(self) -> str:

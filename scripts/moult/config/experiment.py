@@ -53,7 +53,7 @@ class Config(Section):
     def measured(self):
         """What is scored by labels: (suite, model or setting) → dataset → the model that answers for it there."""
         found = {}
-        for entry in self._under("labels"):
+        for entry in self.under("labels"):
             datasets = self.find("suites", entry.suite).labels.datasets
             for name in entry.models:
                 found[entry.suite, name] = dict.fromkeys(datasets, name)
@@ -64,14 +64,15 @@ class Config(Section):
     @cached_property
     def judged(self):
         """What a judge compares: (suite, model or corpus) → the one that it is compared with, itself among them."""
-        return {(entry.suite, name): entry.against[0] for entry in self._under("judge") for name in entry.measured}
+        return {(entry.suite, name): entry.against[0] for entry in self.under("judge") for name in entry.measured}
 
     @cached_property
     def answered(self):
         """Whose answers a judge is shown and are yet to be asked for, as (suite, model)."""
-        return list(dict.fromkeys((entry.suite, name) for entry in self._under("judge") for name in entry.models))
+        return list(dict.fromkeys((entry.suite, name) for entry in self.under("judge") for name in entry.models))
 
-    def _under(self, kind):
+    def under(self, kind):
+        """Return the evaluations by suites of a kind, by its key in the config, e.g. `under("judge")`."""
         return [entry for entry in self.evaluations if getattr(self.find("suites", entry.suite), kind)]
 
     @cached_property

@@ -1,7 +1,7 @@
 """Stages of the tables over all suites, and of the report."""
 
 from moult.base.files import derive_seed
-from moult.base.stage import ENDINGS, Ref, Stage
+from moult.base.stage import Ref, Stage
 from moult.evaluation import scores as label_scores
 from moult.evaluation.judge_suite import judged_pairs
 from moult.evaluation.suites import KINDS
@@ -61,7 +61,8 @@ def told_of(cfg) -> list[Ref]:
     made += [("corpora", name) for name in cfg.names("corpora")]
     made += [("adapters", name) for (name,) in adapters(cfg)]
     made += [("models", name) for name in cfg.kept_models]
-    rows = _made_by_kinds(cfg, lambda kind, stage: stage.makes in ENDINGS and stage.makes != "scores", "manifest")
+    # Pictures have no manifest, scores come last.
+    rows = _made_by_kinds(cfg, lambda kind, stage: stage.makes.split("/")[0] not in ("scores", "plots"), "manifest")
     found = [one for manifests in rows.values() for one in manifests]
     return [*(Ref(kind, name, "manifest") for kind, name in made), *found, *_scores(cfg, "manifest")]
 
