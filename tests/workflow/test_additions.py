@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkout import copy_checkout
 from pico_build import ROOT, Folder, pico_config, write_config
 
 DOC = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
-PARTS = ("Snakefile", "config", "envs", "profiles", "resources", "rules", "scripts", "pyproject.toml")
 # As the table at the head of the page says.
 MOST_FILES = {
     "A loss": 1,
@@ -26,18 +26,6 @@ MOST_FILES = {
     "A kind of suite": 3,
 }
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", DOC, re.MULTILINE | re.DOTALL))
-
-
-def copy_checkout(folder):
-    """Copy what a build needs of the checkout into a folder that is not there yet."""
-    folder.mkdir()
-    for part in PARTS:
-        source = ROOT / part
-        if source.is_dir():
-            shutil.copytree(source, folder / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, folder / part)
-    return folder
 
 
 def write_example(section, folder):
