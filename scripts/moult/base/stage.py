@@ -11,8 +11,8 @@ from typing import Any, Literal, Protocol
 
 from moult.base.rows import Facts, Recipe
 
-# How the files of a kind of artefact end; all others are folders.
-ENDINGS = {kind: ".jsonl" for kind in ("corpora", "predictions", "answers", "judgements")}
+# How an artefact's name ends where it is no file of rows: folders have no ending.
+ENDINGS = dict.fromkeys(("raw", "videos", "datasets", "models", "students", "adapters", "exports"), "")
 ENDINGS |= {"scores": ".csv", "leakage": ".csv", "plots": ".svg"}
 
 
@@ -93,7 +93,7 @@ class Ref:
     @property
     def path(self) -> str:
         """The artefact's path below the results."""
-        return f"{self.kind}/{self.name}{ENDINGS.get(self.kind.split('/')[0], '')}"
+        return f"{self.kind}/{self.name}{ENDINGS.get(self.kind.split('/')[0], '.jsonl')}"
 
     @property
     def manifest(self) -> str:

@@ -74,7 +74,7 @@ class Config(Section):
     def measured(self) -> dict[tuple[str, str], dict[str, str]]:
         """What is scored by labels: (suite, model or setting) → dataset → the model that answers for it there."""
         found = {}
-        for entry in self._under("labels"):
+        for entry in self.under("labels"):
             datasets = self.find("suites", entry.suite).labels.datasets
             for name in entry.models:
                 found[entry.suite, name] = dict.fromkeys(datasets, name)
@@ -85,14 +85,15 @@ class Config(Section):
     @cached_property
     def judged(self) -> dict[tuple[str, str], str]:
         """What a judge compares: (suite, model or corpus) → the one that it is compared with, itself among them."""
-        return {(entry.suite, name): entry.against[0] for entry in self._under("judge") for name in entry.measured}
+        return {(entry.suite, name): entry.against[0] for entry in self.under("judge") for name in entry.measured}
 
     @cached_property
     def answered(self) -> list[tuple[str, str]]:
         """Whose answers a judge is shown and are yet to be asked for, as (suite, model)."""
-        return list(dict.fromkeys((entry.suite, name) for entry in self._under("judge") for name in entry.models))
+        return list(dict.fromkeys((entry.suite, name) for entry in self.under("judge") for name in entry.models))
 
-    def _under(self, kind):
+    def under(self, kind: str) -> list[Evaluation]:
+        """Return the evaluations by suites of a kind, by its key in the config, e.g. `under("judge")`."""
         return [entry for entry in self.evaluations if getattr(self.find("suites", entry.suite), kind)]
 
     @cached_property
