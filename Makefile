@@ -8,14 +8,18 @@
 #   make test-soak       fifty builds, each killed at a seeded moment and run again; 50,000 mutated replies; fifty architectures (over an hour)
 #   make check           formatting and lint
 #   make dag             the rule graph as a picture, docs/rulegraph.svg
+#   make new STUDY=path  a folder for a study of your own: a config to begin with, profiles, a README with its commands
 #   make estimate CONFIG=...  what the remote answers would cost, before anything is spent (or NAME=, as for the demo)
 #   make needs CONFIG=... what each job asks a cluster for, and the partition that has it (default: all shipped configs)
 #   make efficiency CONFIG=... what the jobs of the last build used of what they had asked for
 #   make pin CONFIG=...  look up unknown revisions and checksums, and record them in the config
+#     with STUDY=path, those four look at the config.yaml of a study, in its folder
+#   make schema          the JSON schema of the config, for editors, and docs/defaults.md
 #   make clean           remove results, logs and checkpoints; the journal of paid answers stays
 
 NAME ?=
-CONFIG ?= config/config.yaml
+STUDY ?=
+CONFIG ?= $(if $(STUDY),config.yaml,config/config.yaml)
 PYTHON ?= python3
 SHELL := bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -25,9 +29,11 @@ export TOKENIZERS_PARALLELISM := false
 export PYTHONHASHSEED := 0
 
 CONFIGFILE := $(if $(NAME),--configfile config/demo/$(NAME).yaml)
+# Relative paths of a config are those of the folder that a command runs in.
+IN := $(if $(STUDY),cd "$(STUDY)" && )PYTHONPATH="$(CURDIR)/scripts"
 RESULTS := results/demo$(if $(NAME),-$(NAME))
 
-.PHONY: demo test test-fast test-cluster test-server test-soak check dag estimate needs efficiency pin schema clean
+.PHONY: demo new test test-fast test-cluster test-server test-soak check dag estimate needs efficiency pin schema clean
 
 # torch first, on its own: with it there, nothing asks for a build with CUDA where a CPU build is offered.
 .venv/ready: requirements.lock
@@ -40,6 +46,9 @@ demo: .venv/ready
 	PYTHONPATH=scripts snakemake --profile profiles/local --logger moult $(CONFIGFILE)
 	@PYTHONPATH=scripts python -m moult.jobs.timing logs/demo$(if $(NAME),-$(NAME))
 	@echo "Open $(RESULTS)/report/index.html"
+
+new: .venv/ready
+	@PYTHONPATH=scripts python -m moult.planning.new_study "$(STUDY)"
 
 test: .venv/ready
 	python -m pytest -n 2 --dist worksteal
@@ -67,23 +76,24 @@ dag: .venv/ready
 	snakemake --rulegraph dot all 2>/dev/null | PYTHONPATH=scripts python -m moult.report.graphs - docs/rulegraph.svg
 
 estimate: .venv/ready
-	@PYTHONPATH=scripts python -m moult.planning.estimate $(if $(NAME),config/demo/$(NAME).yaml,$(CONFIG))
+	@$(IN) python -m moult.planning.estimate $(if $(NAME),config/demo/$(NAME).yaml,$(CONFIG))
 
 # All configs that are shipped, unless CONFIG is given.
 needs: .venv/ready
-	@PYTHONPATH=scripts python -m moult.planning.partitions $(if $(filter command line,$(origin CONFIG)),$(CONFIG),config/config.yaml $(wildcard config/*/*.yaml))
+	@$(IN) python -m moult.planning.partitions $(if $(STUDY)$(filter command line,$(origin CONFIG)),$(CONFIG),config/config.yaml $(wildcard config/*/*.yaml))
 
 efficiency: .venv/ready
-	@PYTHONPATH=scripts python -m moult.planning.efficiency $(if $(NAME),config/demo/$(NAME).yaml,$(CONFIG))
+	@$(IN) python -m moult.planning.efficiency $(if $(NAME),config/demo/$(NAME).yaml,$(CONFIG))
 
 test-cluster: .venv/ready
 	MOULT_CLUSTER_FAULTS=1 python -m pytest tests/cluster
 
 pin: .venv/ready
-	PYTHONPATH=scripts python -m moult.config.pins $(CONFIG)
+	$(IN) python -m moult.config.pins $(CONFIG)
 
 schema: .venv/ready
 	PYTHONPATH=scripts python -m moult.config.schema > config/schema.json
+	PYTHONPATH=scripts python -m moult.config.defaults > docs/defaults.md
 
 clean:
 	rm -rf results logs scratch .snakemake

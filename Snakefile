@@ -30,21 +30,11 @@ include: "rules/report.smk"
 include: "rules/export.smk"
 
 
-localrules:
-    all,
-    datasets,
-    corpora,
-    adapters,
-    models,
-    scores,
-    report,
-    exports,
-
-
 # Everything the config names, and the report on it. The models are listed because Snakemake does not rebuild a
 # missing intermediate whose results are current.
 rule all:
-    default_target: True
+    # A workflow that takes this one as a module has a target of its own.
+    default_target: OURS
     input:
         rules.report.input,
         rules.datasets.input,

@@ -19,7 +19,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "scripts"))
 
-from moult.config.entries.datasets import LABELS  # noqa: E402
+from moult.config.entries.datasets import load_label_set  # noqa: E402
 from moult.data.prompts import label_messages, load_template  # noqa: E402
 from moult.inference.engines.loading import load_engine  # noqa: E402
 from moult.inference.requests import LabelRequest  # noqa: E402
@@ -30,9 +30,7 @@ NEW_TOKENS = 12
 
 def requests_of(data, rows):
     """Return one LabelRequest per row of MELD's dev file."""
-    import yaml
-
-    label_set = yaml.safe_load((LABELS / "MELD.yaml").read_text(encoding="utf-8"))
+    label_set = load_label_set("MELD")
     with open(data / "MELD" / "dev.tsv", encoding="utf-8", newline="") as handle:
         found = list(csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE))[:rows]
     asked = [label_messages(load_template("mmla/text"), row, label_set) for row in found]

@@ -96,9 +96,9 @@ def start(kind, work, lean):
     from moult.base import lean_imports
 
     if not lean:
-        lean_imports.without = lambda *_: nullcontext()
-        lean_imports.without_compiler = nullcontext
-        lean_imports.without_deepspeed = lambda: None
+        lean_imports.hide_packages = lambda *_: nullcontext()
+        lean_imports.hide_compiler = nullcontext
+        lean_imports.hide_deepspeed = lambda: None
     logging.basicConfig(level=logging.INFO, handlers=[UntilReady()])
     with suppress(Ready):
         JOBS[kind](work)

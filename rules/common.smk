@@ -1,19 +1,53 @@
 # Adaptors between Snakemake and the stages: which files, which settings, how much. No rules here, and no logic that a
 # test of its own could reach: what there is to know of a rule is in its stage (`moult.stages`).
 
+import contextlib
+import io
+import os
+import subprocess
 import sys
+import tarfile
+import tempfile
 from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
+
+def checkout():
+    """Return Moult's folder: that of this file, since `workflow.basedir` is that of the workflow Moult is a module of.
+
+    Of a module from a hosting service (`github(...)`) Snakemake has single files, and a clone without a work tree: the
+    whole commit is unpacked beside that clone, once.
+    """
+    here = workflow.included_stack[-1]
+    if not hasattr(here, "hosted_repo"):
+        return Path(workflow.snakefile).resolve().parents[1]
+    commit = here.hosted_repo.repo.commit(here.ref).hexsha
+    folder = here.cache_path / f"moult-{commit}"
+    if not folder.exists():
+        with tempfile.TemporaryDirectory(dir=here.cache_path) as unpacked:
+            command = ["git", "-C", here.hosted_repo.repo_clone, "archive", commit]
+            packed = subprocess.run(command, capture_output=True, check=True).stdout
+            with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+                archive.extractall(unpacked, filter="data")
+            # Another process may have been faster.
+            with contextlib.suppress(OSError):
+                os.rename(unpacked, folder)
+    # A job's script stands alone in Snakemake's cache.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder / "scripts"), os.environ.get("PYTHONPATH")]))
+    return folder
+
+
+HOME = checkout()
+sys.path.insert(0, str(HOME / "scripts"))
 
 from moult.base.errors import UserError
 from moult.base.stage import Local, Ref
 from moult.config.expansion import one_of
 from moult.jobs.gpus import visible_devices
+from moult.jobs.interpreter import as_one_word
 from moult.jobs.locks import clear_stale_locks
 from moult.jobs.slurm import cancel_leftovers, keep_to_squeue
 from moult.planning import start
@@ -31,12 +65,18 @@ def or_stop(check, *arguments):
         raise WorkflowError(str(error)) from None
 
 
-SOURCE = ", ".join(str(path) for path in workflow.configfiles) or "config"
-cfg = or_stop(start.checked_config, config, SOURCE, logger.warning, workflow.is_main_process)
+sys.executable = as_one_word(sys.executable, Path(".snakemake"))
+# Whether Snakemake was started for this workflow. Locks, the cluster and the scheduler of another one are left alone.
+OURS = Path(workflow.main_snakefile).resolve() in {HOME / "Snakefile", HOME / "workflow" / "Snakefile"}
+SOURCE = ", ".join(str(path) for path in workflow.configfiles) if OURS else f"the config of module {__name__}"
+cfg = or_stop(start.checked_config, config, SOURCE or "config", logger.warning, workflow.is_main_process)
+# It is only ever raised.
 sys.setrecursionlimit(max(sys.getrecursionlimit(), start.depth_of(cfg)))
 CLUSTER = None
 
 if workflow.is_main_process:
+    or_stop(check_rounds_of, cfg)
+if workflow.is_main_process and OURS:
     if not workflow.dryrun:
         scheduler_lock = clear_stale_locks(".snakemake")
     account = workflow.resource_settings._parsed_default_resources.get("slurm_account")
@@ -44,7 +84,6 @@ if workflow.is_main_process:
     if CLUSTER is None and "gpu" not in workflow.global_resources:
         # One job a GPU; on a machine without, one job that would rather have had one. `--resources gpu=2` says otherwise.
         workflow.register_resource("gpu", max(1, len(visible_devices())))
-    or_stop(check_rounds_of, cfg)
 
 
 # Not in a dry run, which has no start.
@@ -109,9 +148,11 @@ def params_of(rule):
 
     params = {"doing": not_compared(lambda cfg, *names: stage.doing.format(**dict(zip(stage.wildcards, names))))}
     params |= {"run": not_compared(lambda cfg, *names: stage.run)}
+    # In a workflow that takes this one as a module, Snakemake's name of the rule has a prefix.
+    params |= {"rule": not_compared(lambda cfg, *names: rule)}
     params |= {"recipe": compared(stage.recipe)} if stage.recipe else {}
     params |= {"client": not_compared(stage.client)} if stage.client else {}
-    return params | {name: compared(build) for name, build in stage.told.items()}
+    return params | {name: compared(build) for name, build in stage.params.items()}
 
 
 def needs_of(rule):

@@ -10,6 +10,9 @@ from openai_server import OpenAIServer
 from pico import build_pico_model
 from pico_build import write_inputs
 
+# Tests fetch what they test the fetching of, and leave nothing in the user's cache.
+os.environ["MOULT_CACHE"] = ""
+
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory):

@@ -167,11 +167,11 @@ def completion(body, text, finish_reason="stop", **message):
                 "message": {"role": "assistant", "content": text} | message,
             }
         ],
-        "usage": usage_of(body, str(text or "")),
+        "usage": counted_tokens(body, str(text or "")),
     }
 
 
-def usage_of(body, text):
+def counted_tokens(body, text):
     """Count words as tokens."""
     asked, said = len(str(body["messages"]).split()), len(text.split())
     return {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}

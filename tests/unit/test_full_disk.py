@@ -54,7 +54,8 @@ def originals(tmp_path_factory):
 class Snakemake:
     """What a script is given, of Snakemake's own types."""
 
-    rule, input, params, wildcards, resources = "write", InputFiles(), Params(), Wildcards(["it"]), ResourceList()
+    input, params, wildcards = InputFiles(), Params(fromdict={"rule": "write"}), Wildcards(["it"])
+    resources, threads = ResourceList(), 1
     threads = 1
 
     def __init__(self, log, **output):

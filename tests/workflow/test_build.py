@@ -136,7 +136,7 @@ def test_an_absent_file_is_named_before_anything_runs(unbuilt):
     (unbuilt.path / "data" / "cv.tsv").unlink()
     run = unbuilt.snakemake("--dry-run")
     assert run.returncode != 0
-    assert "dataset questions: data/cv.tsv does not exist" in run.stdout + run.stderr
+    assert "dataset questions: data/cv.tsv does not exist (looked in " in run.stdout + run.stderr
 
 
 def test_a_bad_row_is_told_by_the_rule_that_reads_it(unbuilt):

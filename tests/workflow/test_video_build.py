@@ -129,4 +129,5 @@ def test_an_absent_folder_of_videos_stops_before_the_graph(filmed, tmp_path):
         os.symlink(filmed.path / name, tmp_path / name)
     write_config(tmp_path / "pico.yaml", config)
     run = Folder(tmp_path, None).snakemake("-n")
-    assert run.returncode != 0 and "the folder elsewhere of its videos does not exist; put it there" in run.stdout
+    told = f"its videos' folder elsewhere does not exist (looked in {tmp_path}); put it there"
+    assert run.returncode != 0 and told in run.stdout + run.stderr

@@ -126,7 +126,7 @@ def _sync(path):
 
 @contextlib.contextmanager
 def _naming(path, partial):
-    """Let sentences speak of `path`, not of unfinished work on it; a full disk, whoever met it, becomes one."""
+    """Name `path` in every UserError, not the unfinished file; turn any exception of a full disk into a UserError."""
     try:
         yield
     except UserError as error:
@@ -159,7 +159,7 @@ def read_json(path: str | Path, remedy: str = "delete it and run again") -> Any:
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line, keys in their given order."""
+    """Write one JSON object per line, keys in their given order."""
     with whole_file(path) as handle:
         for row in rows:
             handle.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""Importing libraries without what a job never uses: start-up is what small jobs wait for."""
+"""Import libraries without the parts that a job never uses, because small jobs wait mostly for imports."""
 
 import contextlib
 import importlib.util
@@ -10,7 +10,7 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def without(*packages: str) -> Iterator[None]:
+def hide_packages(*packages: str) -> Iterator[None]:
     """Let transformers believe, while it is imported, that these optional packages are not installed.
 
     `scipy` serves the losses of its detection models, `datasets` (and pandas behind it) a type check in the Trainer:
@@ -32,7 +32,7 @@ def without(*packages: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def without_compiler() -> Iterator[None]:
+def hide_compiler() -> Iterator[None]:
     """Keep torch's compiler (torch._dynamo, sympy behind it) out while transformers is imported and a model loaded.
 
     transformers only marks functions for it: what is imported here must not be given to `torch.compile`. Afterwards
@@ -59,7 +59,7 @@ def _unmarked(function=None, *_, **__):
     return _unmarked if function is None else function
 
 
-def without_deepspeed() -> None:
+def hide_deepspeed() -> None:
     """Keep accelerate, in a process of its own, from importing deepspeed to ask whether a model is one of its engines.
 
     It asks whenever a model is saved or handed to the Trainer. A process that was launched as one of several is left

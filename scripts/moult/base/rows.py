@@ -280,7 +280,8 @@ class StoredAnswer(TypedDict):
 class Usage(TypedDict):
     """What answers took. `<artefact>.usage.json`; written by those who ask endpoints.
 
-    cost_usd: None where the price is not known, 0 where a model of the build answers; parts: of answerer and judge.
+    cost_usd: None where the price is not known, 0 where a model of the build answers; parts: of answerer and
+    judge; assumed: answers that are counted at their worst case.
     """
 
     endpoint: str
@@ -290,6 +291,7 @@ class Usage(TypedDict):
     prompt_tokens: int
     completion_tokens: int
     cost_usd: float | None
+    assumed: NotRequired[int]
     parts: NotRequired[dict[str, "Usage"]]
 
 

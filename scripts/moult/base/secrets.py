@@ -1,4 +1,4 @@
-"""Keys: read from environment variables when they are used, and hidden in every message that sends them back."""
+"""Keys: read from environment variables when they are used, and redacted in every message that sends them back."""
 
 import base64
 import functools
@@ -41,7 +41,7 @@ def variables_in(params: Any) -> Iterator[str]:
         yield from variables_in(value)
 
 
-def hidden(text, *variables):
+def redacted(text: str, *variables: str | None) -> str:
     """Return a message with the name of each variable where its value stood, however JSON, a URL or base64 spell it.
 
     It is for messages: in an answer a value such as `none` is a word like any other.
@@ -53,13 +53,13 @@ def hidden(text, *variables):
     return text
 
 
-def hidden_in(value, *variables):
+def redacted_in(value: Any, *variables: str | None) -> Any:
     """Return plain data with every text in it, keys of objects too, as `hidden` returns it."""
     if isinstance(value, str):
-        return hidden(value, *variables)
+        return redacted(value, *variables)
     if isinstance(value, dict):
-        return {hidden(key, *variables): hidden_in(item, *variables) for key, item in value.items()}
-    return [hidden_in(item, *variables) for item in value] if isinstance(value, list) else value
+        return {redacted(key, *variables): redacted_in(item, *variables) for key, item in value.items()}
+    return [redacted_in(item, *variables) for item in value] if isinstance(value, list) else value
 
 
 @functools.lru_cache(maxsize=16)

@@ -1,4 +1,4 @@
-"""What a file plainly is by its first bytes, when it is not what its name says."""
+"""Recognise files by their first bytes, where the name says something else."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """The stage: one rule, what it makes out of what, by which recipe, and the function that does it.
 
-Everybody who has to know something of a rule (the rule files, what jobs need, where they run, the estimate, the report)
-asks its stage. Stages are plain values in a plain tuple, `moult.stages.STAGES`.
+Rule files, needs, partitions, estimate and report read everything that they know about a rule from its stage. Stages
+are plain values in a plain tuple, `moult.stages.STAGES`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +11,8 @@ from typing import Any, Literal, Protocol
 
 from moult.base.rows import Facts, Recipe
 
-# How the files of a kind of artefact end; all others are folders.
-ENDINGS = {kind: ".jsonl" for kind in ("corpora", "predictions", "answers", "judgements")}
+# How an artefact's name ends where it is no file of rows: folders have no ending.
+ENDINGS = dict.fromkeys(("raw", "videos", "datasets", "models", "students", "adapters", "exports"), "")
 ENDINGS |= {"scores": ".csv", "leakage": ".csv", "plots": ".svg"}
 
 
@@ -93,7 +93,7 @@ class Ref:
     @property
     def path(self) -> str:
         """The artefact's path below the results."""
-        return f"{self.kind}/{self.name}{ENDINGS.get(self.kind.split('/')[0], '')}"
+        return f"{self.kind}/{self.name}{ENDINGS.get(self.kind.split('/')[0], '.jsonl')}"
 
     @property
     def manifest(self) -> str:
@@ -130,7 +130,7 @@ class Stage:
     for the terminal; it may name wildcards. run: `module:function`, imported by the job alone; it takes the job.
     wildcards: what a job is named by. names: the names that there are, as tuples in the order of the wildcards.
     wanted: those that a whole build makes, where they are fewer. recipe: what decides the bytes; compared by
-    Snakemake. told: further params that are compared, by name. client: how it is run; never compared. inputs: key → a
+    Snakemake. params: further ones that are compared, by name. client: how it is run; never compared. inputs: key → a
     reference, or a list of them. model: the model of this build that the job loads, None without one. needs: the
     hardware that it asks for, by a name of `planning.needs`. workload: what that depends on beside the model. threads:
     CPU threads; by default those of the model. words: (recipe, facts) → (short, long), for a picture and a table. asks:
@@ -145,7 +145,7 @@ class Stage:
     names: Callable[[Any], Sequence[tuple[str, ...]]] = lambda cfg: [()]
     wanted: Callable[[Any], Sequence[tuple[str, ...]]] | None = None
     recipe: Callable[..., dict] | None = None
-    told: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    params: dict[str, Callable[..., Any]] = field(default_factory=dict)
     client: Callable[..., Any] | None = None
     inputs: Callable[..., dict] = nothing
     model: Callable[..., str | None] = none

@@ -1,4 +1,4 @@
-"""What pydantic cannot see: names that no entry has, names twice, cycles, secrets. Each mistake is one sentence."""
+"""Checks across entries, beyond pydantic: unknown and repeated names, cycles, secrets. Each mistake is one sentence."""
 
 import re
 from collections import Counter
@@ -53,7 +53,7 @@ def unknown_names(cfg: Config) -> Iterator[str]:
             yield from _known("corpora", corpus.name, "guidelines", corpus.guidelines, guidelines)
         if getattr(corpus, "corpus", None):
             yield from _known("corpora", corpus.name, "corpus", corpus.corpus, corpora)
-    unanswered = {entry.name for entry in cfg.datasets if entry.answers == "none"}
+    unanswered = {entry.name for entry in cfg.datasets if entry.answered_rows == "none"}
     trainable = datasets - unanswered | answers
     for entry in cfg.rounds:
         yield from _known("rounds", entry.name, "base", entry.base, models)
@@ -161,14 +161,14 @@ def _repeated(values):
     return sorted(value for value, count in Counter(values).items() if count > 1)
 
 
-def remote_endpoints(cfg):
+def remote_endpoints(cfg: Any) -> list[Any]:
     """Return the remote endpoints that a corpus or a judge asks."""
     asking = [*cfg.corpora, *(suite.settings for suite in cfg.suites)]
     names = dict.fromkeys(name for one in asking for name in one.endpoints.values())
     return [endpoint for endpoint in (cfg.find("endpoints", name) for name in names) if endpoint.url]
 
 
-def budget_without_price(cfg):
+def budget_without_price(cfg: Any) -> Iterator[str]:
     """Yield a sentence for every remote endpoint whose answers a budget could not count."""
     if cfg.budget is None:
         return

@@ -7,13 +7,14 @@ from typing import Any
 
 from moult.base.errors import UserError
 from moult.config.entries.corpora import INTERVAL
+from moult.config.retired import KEYS
 from moult.corpora.refined import Refining
 
 # What `rounds` is written out into.
 WRITTEN = ("endpoints", "corpora", "models")
 LISTS = ("datasets", *WRITTEN, "suites", "evaluations", "rounds")
 # What of an entry of `rounds` its corpora take over.
-REFINING = {"dataset", "judge", *Refining.model_fields}
+REFINING = {"dataset", "judge", *Refining.model_fields, *KEYS}
 
 
 def _substitute(value, axes):

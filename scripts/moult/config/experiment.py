@@ -19,19 +19,38 @@ from moult.config.expansion import LISTS
 class Config(Section):
     """One experiment."""
 
-    name: Name = Field(description="The experiment; its results go to results/<name>/.")
-    title: str | None = Field(None, description="Heading of the report.")
-    seed: int = 0
-    limit: int | None = Field(None, ge=1, description="Rows per split, for a smoke run; every table says so.")
-    budget: float | None = Field(None, ge=0, description="US dollars for all remote answers of all runs together.")
-    compute: Compute = Compute()
-    datasets: list[Dataset] = []
-    endpoints: list[Endpoint] = []
-    corpora: list[Corpus] = []
-    models: list[Model] = []
-    suites: list[Suite] = []
-    evaluations: list[Evaluation] = []
-    rounds: list[Rounds] = Field([], description="Written out into endpoints, corpora and models.")
+    name: Name = Field(description="Name of the experiment; its results go to results/<name>/.")
+    title: str | None = Field(None, description="Heading of the report; null: the experiment's name.")
+    seed: int = Field(0, description="Seed from which every job and every row derives a seed of its own.")
+    limit: int | None = Field(
+        None, ge=1, description="Rows per split for a smoke run, which every table then mentions; null: all rows."
+    )
+    budget: float | None = Field(
+        None,
+        ge=0,
+        description=(
+            "Limit in US dollars on all remote answers of all runs of the experiment together; null: no limit."
+        ),
+    )
+    compute: Compute = Field(
+        Compute(), description="Engine, dtype, batch size and threads of every model that has no `compute` of its own."
+    )
+    datasets: list[Dataset] = Field(
+        [], description="Raw tables that are fetched and prepared as train, dev and test rows."
+    )
+    endpoints: list[Endpoint] = Field([], description="Remote APIs and models of this build that answer chat requests.")
+    corpora: list[Corpus] = Field(
+        [], description="Text that endpoints generate: guidelines, distilled or refined answers, preference pairs."
+    )
+    models: list[Model] = Field([], description="Models that are fetched, fine-tuned, preference-optimised or merged.")
+    suites: list[Suite] = Field([], description="Ways to measure: label classification, or comparison by a judge.")
+    evaluations: list[Evaluation] = Field([], description="Which models, settings or corpora each suite measures.")
+    rounds: list[Rounds] = Field(
+        [],
+        description=(
+            "Iterative training; each entry is written out into endpoints, corpora and models, one of each per round."
+        ),
+    )
 
     def __hash__(self):
         """A config is one object for a whole process: what follows from it may be kept by it."""
@@ -55,7 +74,7 @@ class Config(Section):
     def measured(self) -> dict[tuple[str, str], dict[str, str]]:
         """What is scored by labels: (suite, model or setting) → dataset → the model that answers for it there."""
         found = {}
-        for entry in self._under("labels"):
+        for entry in self.under("labels"):
             datasets = self.find("suites", entry.suite).labels.datasets
             for name in entry.models:
                 found[entry.suite, name] = dict.fromkeys(datasets, name)
@@ -66,14 +85,15 @@ class Config(Section):
     @cached_property
     def judged(self) -> dict[tuple[str, str], str]:
         """What a judge compares: (suite, model or corpus) → the one that it is compared with, itself among them."""
-        return {(entry.suite, name): entry.against[0] for entry in self._under("judge") for name in entry.measured}
+        return {(entry.suite, name): entry.against[0] for entry in self.under("judge") for name in entry.measured}
 
     @cached_property
     def answered(self) -> list[tuple[str, str]]:
         """Whose answers a judge is shown and are yet to be asked for, as (suite, model)."""
-        return list(dict.fromkeys((entry.suite, name) for entry in self._under("judge") for name in entry.models))
+        return list(dict.fromkeys((entry.suite, name) for entry in self.under("judge") for name in entry.models))
 
-    def _under(self, kind):
+    def under(self, kind: str) -> list[Evaluation]:
+        """Return the evaluations by suites of a kind, by its key in the config, e.g. `under("judge")`."""
         return [entry for entry in self.evaluations if getattr(self.find("suites", entry.suite), kind)]
 
     @cached_property
@@ -108,8 +128,8 @@ class Config(Section):
         return {}
 
     def inherited(self, name: str, field: str) -> Any:
-        """Return a model's field, or its nearest ancestor's that has it. What a long chain of models is asked one by
-        one is looked up once for each."""
+        """Return a model's field, or its nearest ancestor's that has it. Every (model, field) is looked up once,
+        however long the chain of models."""
         known, passed = self._inherited, []
         while (name, field) not in known:
             passed.append(name)

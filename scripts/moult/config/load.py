@@ -1,6 +1,6 @@
 """A raw mapping into a checked Config, or a sentence per mistake."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,21 +8,26 @@ import yaml
 from pydantic import ValidationError
 
 from moult.base.errors import UserError
-from moult.config import checks, pins, presets
+from moult.config import checks, pins, presets, retired
 from moult.config.expansion import WRITTEN, expand
 from moult.config.experiment import Config
 from moult.config.messages import sentence
 
 
-def load(raw: Mapping[str, Any], source: str = "config") -> Config:
-    """Return the Config of a raw mapping; UserError with a sentence per mistake, each naming entry and field."""
+def load(raw: Mapping[str, Any], source: str = "config", warn: Callable[[str], None] = lambda sentence: None) -> Config:
+    """Return the Config of a raw mapping; UserError with a sentence per mistake, each naming entry and field.
+
+    warn: is given a sentence for each retired word, which is read as the one that replaced it.
+    """
     if secrets := list(checks.secrets(raw)):
         raise UserError(_listed(source, secrets))
     try:
-        expanded = expand(raw)
+        expanded, sentences = retired.in_todays_words(expand(raw))
         presets.fill(expanded)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
+    for one in sentences:
+        warn(f"{source}: {one}")
     pins.fill(expanded)
     try:
         cfg = Config.model_validate(expanded)

@@ -15,14 +15,16 @@ def schema() -> dict[str, Any]:
         document["$defs"][name]["properties"]["for"] = {
             "type": "object",
             "additionalProperties": {"type": "array"},
-            "description": "One entry per combination; write {axis} where its value goes.",
+            "description": "Axis → list of values. The entry is written out once per combination of values, {axis} "
+            "standing for the value.",
         }
     # A dataset_info.json may say the rest.
     document["$defs"]["Dataset"]["required"] = ["name"]
-    preset = {"enum": presets.preset_names(), "description": "Settings of resources/presets; keys beside it win."}
+    told = "Named training settings of resources/presets; keys that stand beside `preset` win."
+    preset = {"enum": presets.preset_names(), "description": told}
     for name in ("Finetune", "Optimise"):
         document["$defs"][name]["properties"]["preset"] = preset
-    document["properties"]["$schema"] = {"type": "string"}
+    document["properties"]["$schema"] = {"type": "string", "description": "Where an editor finds this schema."}
     return document
 
 

@@ -1,4 +1,4 @@
-"""Preference pairs that a model makes itself: an answer that took much computing against one that took little.
+"""Preference pairs that a model makes itself: the chosen answer took more computing than the rejected one.
 
 Each pair is one record: `uid`, `split`, `prompt` (chat messages), `chosen` and `rejected` (a list of one answer each:
 `role`, `content`, `model`, `decoding`, `tokens`, `reward`), `rm` (what the rewards are, null where there are none),
@@ -31,28 +31,49 @@ VERSION = 1
 logger = logging.getLogger(__name__)
 
 
-class Costly(Section):
+class Chosen(Section):
     """How the chosen answer of a pair is decoded, with more computing than the rejected one."""
 
-    method: Literal["beam", "consistency"] = Field("beam", description="consistency: the sample closest to the others.")
-    beams: int = Field(10, ge=2, description="Of beam search.")
-    length_penalty: float = Field(1.0, description="Of beam search: log-likelihood / tokens ** length_penalty.")
-    samples: int = Field(8, ge=2, description="Of consistency, and how each of them is drawn:")
-    temperature: float = Field(0.7, gt=0)
-    top_p: float = Field(0.9, gt=0, le=1)
-    top_k: int = Field(0, ge=0, description="0: off.")
+    method: Literal["beam", "minimum_bayes_risk"] = Field(
+        "beam",
+        description="How the chosen answer is found: `beam`, the best beam of a beam search; `minimum_bayes_risk`, of "
+        "several samples the one that is most like all others (mean chrF).",
+    )
+    beams: int = Field(10, ge=2, description="Number of beams; for `method: beam` only.")
+    length_penalty: float = Field(
+        1.0,
+        description="Exponent of an answer's length: beams are ranked by log-likelihood / tokens ** length_penalty; "
+        "for `method: beam` only.",
+    )
+    samples: int = Field(8, ge=2, description="Number of sampled answers; for `method: minimum_bayes_risk` only.")
+    temperature: float = Field(
+        0.7, gt=0, description="Sampling temperature of each sample; for `method: minimum_bayes_risk` only."
+    )
+    top_p: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="Nucleus of each sample: tokens are drawn from the likeliest ones whose probabilities sum to "
+        "`top_p`; for `method: minimum_bayes_risk` only.",
+    )
+    top_k: int = Field(
+        0,
+        ge=0,
+        description="Tokens are drawn from so many of the likeliest ones; 0: no such limit; for `method: "
+        "minimum_bayes_risk` only.",
+    )
 
     @model_validator(mode="after")
     def settings_fit_method(self) -> Self:
-        of = {"beam": {"beams", "length_penalty"}, "consistency": {"samples", "temperature", "top_p", "top_k"}}
-        strange = sorted(self.model_fields_set - of[self.method] - {"method"})
-        if strange:
-            known = ", ".join(sorted(of[self.method]))
+        settings = {"beam": {"beams", "length_penalty"}}
+        settings["minimum_bayes_risk"] = {"samples", "temperature", "top_p", "top_k"}
+        if strange := sorted(self.model_fields_set - settings[self.method] - {"method"}):
+            known = ", ".join(sorted(settings[self.method]))
             raise ValueError(f"{strange[0]} is no setting of method {self.method}; it has {known}")
         return self
 
     def recipe(self) -> Recipe:
-        """Return the method and its own settings."""
+        """Return the method and its own settings; recipes and pairs call minimum Bayes risk `consistency`."""
         of_beam = {"method": "beam", "beams": self.beams, "length_penalty": self.length_penalty}
         drawn = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
         return of_beam if self.method == "beam" else {"method": "consistency", "samples": self.samples} | drawn
@@ -61,30 +82,56 @@ class Costly(Section):
 class Gate(Section):
     """Which pairs are worth learning from; both answers must have ended by themselves."""
 
-    min_characters: int = Field(20, ge=1, description="Of the chosen answer.")
-    max_repetition: float = Field(0.2, ge=0, le=1, description="Share of the chosen answer's word 4-grams said before.")
-    max_length_ratio: float = Field(2.0, ge=1, description="Of the longer answer to the shorter, in characters.")
-    max_similarity: float = Field(0.95, gt=0, le=1, description="chrF of the two answers, 0 to 1.")
+    min_characters: int = Field(20, ge=1, description="Smallest length of the chosen answer, in characters.")
+    max_repetition: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="Largest share of the chosen answer's word 4-grams that repeat an earlier one, 0 to 1.",
+    )
+    max_length_ratio: float = Field(
+        2.0, ge=1, description="Largest ratio of the longer answer's length to the shorter answer's, in characters."
+    )
+    max_similarity: float = Field(
+        0.95, gt=0, le=1, description="Largest similarity (chrF) of the two answers, above 0 to 1."
+    )
 
 
 class Contrasts(Generated):
-    """METEOR stage 3: preference pairs that a model makes itself, costly decoding against cheap."""
+    """METEOR stage 3: preference pairs that a model makes itself; the chosen answer is decoded with more computing."""
 
     rule: ClassVar = "contrast_answers"
     doing: ClassVar = "contrasting answers for the pairs {corpus}"
     run: ClassVar = "moult.corpora.contrasts:run"
     writes: ClassVar = "pairs"
 
-    kind: Literal["contrasts"]
-    name: Name
-    dataset: str | None = Field(None, description="Ask the questions of a dataset,")
-    corpus: str | None = Field(None, description="or those of a corpus.")
-    splits: list[Split] = ["train", "dev"]
-    endpoint: str
-    prompt: Prompt | None = Field(None, description="Default: the one that the questions' dataset trains with.")
-    decoding: Decoding = Field(Decoding(max_tokens=512), description="Of the rejected answer; max_tokens is of both.")
-    chosen: Costly = Costly()
-    gate: Gate = Gate()
+    kind: Literal["contrasts"] = Field(description="Kind of corpus: preference pairs that a model makes itself.")
+    name: Name = Field(
+        description=(
+            "Name of the corpus, by which other entries refer to it; letters, digits, `_`, `.` and `-`. It is"
+            " part of paths."
+        )
+    )
+    dataset: str | None = Field(
+        None, description="Dataset whose questions are asked; write either `dataset` or `corpus`."
+    )
+    corpus: str | None = Field(
+        None, description="Corpus whose questions are asked; write either `dataset` or `corpus`."
+    )
+    splits: list[Split] = Field(["train", "dev"], description="Splits whose rows are asked.")
+    endpoint: str = Field(description="Endpoint that writes both answers of a pair.")
+    prompt: Prompt | None = Field(
+        None,
+        description=(
+            "Template of resources/prompts for the questions; null: the one that the questions' dataset trains with."
+        ),
+    )
+    decoding: Decoding = Field(
+        Decoding(max_tokens=512),
+        description="How the rejected answer is decoded; its `max_tokens` limits the chosen answer too.",
+    )
+    chosen: Chosen = Field(Chosen(), description="How the chosen answer is decoded.")
+    gate: Gate = Field(Gate(), description="Limits that a pair has to keep; other pairs are rejected with the reason.")
 
     @model_validator(mode="after")
     def one_source(self) -> Self:
@@ -128,7 +175,7 @@ class Contrasts(Generated):
         if self.chosen.method == "beam" and engines["endpoint"] != "transformers":
             yield (
                 f"corpora {self.name!r}, chosen: beam search needs an endpoint that serves a model by engine "
-                "transformers; write `method: consistency`"
+                "transformers; write `method: minimum_bayes_risk`"
             )
 
     def plans(self, recipe: Recipe, rows: Sequence[Any]) -> dict[str, Plan]:
@@ -148,15 +195,15 @@ def contrast_answers(recipe: Recipe, rows: Sequence[Any], asker: Asker, outputs:
 
 def samplings(recipe: Recipe) -> list[Sampling]:
     """Return how the answers to a row are decoded, as Samplings: the rejected one, then each candidate for chosen."""
-    cheap, costly = recipe["rejected"], recipe["chosen"]
-    room = {"max_tokens": cheap["max_tokens"]}
-    if costly["method"] == "beam":
+    rejected, chosen = recipe["rejected"], recipe["chosen"]
+    length = {"max_tokens": rejected["max_tokens"]}
+    if chosen["method"] == "beam":
         return [
-            Sampling(**cheap),
-            Sampling(beams=costly["beams"], length_penalty=costly["length_penalty"], **room),
+            Sampling(**rejected),
+            Sampling(beams=chosen["beams"], length_penalty=chosen["length_penalty"], **length),
         ]
-    drawn = {key: costly[key] for key in ("temperature", "top_p", "top_k")}
-    return [Sampling(**cheap), *[Sampling(**drawn, **room)] * costly["samples"]]
+    drawn = {key: chosen[key] for key in ("temperature", "top_p", "top_k")}
+    return [Sampling(**rejected), *[Sampling(**drawn, **length)] * chosen["samples"]]
 
 
 def pair_requests(recipe: Recipe, rows: Sequence[Any]) -> list[ChatRequest]:
@@ -181,9 +228,9 @@ def pairs_of(
     kept: list[PreferencePair] = []
     rejects: list[Reject] = []
     for number, row in enumerate(rows):
-        cheap, *costly = values[number * each : (number + 1) * each]
+        other, *candidates = values[number * each : (number + 1) * each]
         (first, *_) = requests[number * each : (number + 1) * each]
-        best, reason = choose(cheap, costly, recipe["gate"], recipe["chosen"]["method"])
+        best, reason = choose(other, candidates, recipe["gate"], recipe["chosen"]["method"])
         if reason:
             rejects.append({"uid": row["uid"], "reason": reason, "text": best["text"]})
             continue
@@ -192,7 +239,7 @@ def pairs_of(
         rejected, chosen = (
             {"role": "assistant", "content": answer["text"], "model": by, "decoding": way}
             | {"tokens": answer["completion_tokens"], "reward": reward}
-            for answer, way, reward in ((cheap, named[0], rewards[1]), (best, named[1], rewards[0]))
+            for answer, way, reward in ((other, named[0], rewards[1]), (best, named[1], rewards[0]))
         )
         pair = (
             {key: row[key] for key in ("uid", "dataset", "split", "title", "question")}
@@ -205,39 +252,38 @@ def pairs_of(
 
 
 def choose(
-    cheap: StoredAnswer, costly: Sequence[StoredAnswer], gate: Mapping[str, Any], method: str
+    rejected: StoredAnswer, candidates: Sequence[StoredAnswer], gate: Mapping[str, Any], method: str
 ) -> tuple[Any, str | None]:
-    """Return (answer, None): the candidate to be chosen over `cheap`, with rewards; or (answer at fault, reason).
+    """Return (answer, None): the candidate to be chosen over `rejected`, with rewards; or (answer at fault, reason).
 
-    cheap: a stored answer; costly: the stored candidates, one of beam search or the samples of best of n; gate: see
-    `flaw_of_chosen` and `flaw_of_pair`. Of the samples that the gate lets through, the one wins that is closest to all
-    others: self-consistency (Wang et al. 2023, arXiv 2203.11171), for free text by mean chrF (minimum Bayes risk
-    decoding, Eikema and Aziz 2020, arXiv 2005.10283).
+    rejected: a stored answer. candidates: stored answers, the one of beam search or all samples. gate: see
+    `flaw_of_chosen` and `flaw_of_pair`. method: as in the recipe. Of the samples that the gate lets through, the one
+    wins that is most like all others by mean chrF: minimum Bayes risk decoding (Eikema and Aziz 2020, arXiv
+    2005.10283), which is what self-consistency (Wang et al. 2023, arXiv 2203.11171) becomes for free text.
     """
-    if reason := flaw_of(cheap, "reject"):
-        return cheap, f"rejected answer: {reason}"
+    if reason := flaw_of(rejected, "reject"):
+        return rejected, f"rejected answer: {reason}"
     if method == "beam":
-        (best,) = costly
-        reason = flaw_of_chosen(best, gate) or flaw_of_pair(best["text"], cheap["text"], gate)
+        (best,) = candidates
+        reason = flaw_of_chosen(best, gate) or flaw_of_pair(best["text"], rejected["text"], gate)
         return best | {"reward": None, "reward_of_rejected": None}, reason
-    ended = [answer for answer in costly if not flaw_of(answer, "reject")]
+    ended = [answer for answer in candidates if not flaw_of(answer, "reject")]
     if len(ended) < 2:
-        reason = next((flaw for answer in costly if (flaw := flaw_of(answer, "reject"))), None)
-        return costly[
-            0
-        ], f"chosen answer: {len(ended)} of {len(costly)} samples are whole, the first that is not: {reason}"
+        reason = next((flaw for answer in candidates if (flaw := flaw_of(answer, "reject"))), None)
+        found = f"{len(ended)} of {len(candidates)} samples are whole, the first that is not: {reason}"
+        return candidates[0], f"chosen answer: {found}"
     grams = [ngrams(answer["text"]) for answer in ended]
     rewards = [
         sum(chrf(one, other) for place, other in enumerate(grams) if place != own) / (len(grams) - 1)
         for own, one in enumerate(grams)
     ]
-    of_rejected = sum(chrf(ngrams(cheap["text"]), other) for other in grams) / len(grams)
+    of_rejected = sum(chrf(ngrams(rejected["text"]), other) for other in grams) / len(grams)
     first_flaw: Any = None
     for place in sorted(range(len(ended)), key=lambda place: (-rewards[place], place)):
-        reason = flaw_of_chosen(ended[place], gate) or flaw_of_pair(ended[place]["text"], cheap["text"], gate)
+        reason = flaw_of_chosen(ended[place], gate) or flaw_of_pair(ended[place]["text"], rejected["text"], gate)
         if reason is None:
-            found = {"reward": round(rewards[place], 6), "reward_of_rejected": round(of_rejected, 6)}
-            return ended[place] | found, None
+            told = {"reward": round(rewards[place], 6), "reward_of_rejected": round(of_rejected, 6)}
+            return dict(ended[place]) | told, None
         first_flaw = first_flaw or (ended[place], reason)
     return first_flaw
 

@@ -1,4 +1,4 @@
-"""Guidelines and distilled answers: one text per row that an endpoint generates, rejects with reasons."""
+"""Guidelines and distilled answers: an endpoint generates one text per row; rejects have reasons."""
 
 import logging
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class _OneText(Generated):
     """A text per row, in one request."""
 
     if TYPE_CHECKING:
-        cut: str
+        truncated: str
 
     def recipe(self, cfg: Experiment) -> Recipe:
         return {
@@ -38,7 +38,7 @@ class _OneText(Generated):
             "endpoint": endpoint_recipe(cfg, self.endpoint),
             "prompt": load_template(self.prompt),
             "decoding": decoding_recipe(self.decoding),
-            "cut": self.cut,
+            "cut": self.truncated,
             "seed": derive_seed(cfg.seed, self.kind, self.name),
             "version": VERSION,
         }
@@ -58,14 +58,23 @@ class Guidelines(_OneText):
     run: ClassVar = "moult.corpora.generated:run_guidelines"
     writes: ClassVar = "guidelines"
 
-    kind: Literal["guidelines"]
-    name: Name
-    dataset: str
-    splits: list[Split] = ["train", "dev"]
-    endpoint: str
-    cut: Literal["keep", "reject"] = Field("keep", description="What becomes of a guideline that reached max_tokens.")
-    prompt: Prompt = "meteor/guideline"
-    decoding: Decoding = Decoding(temperature=0.7, top_p=0.95, top_k=50, max_tokens=512)
+    kind: Literal["guidelines"] = Field(description="Kind of corpus: guidelines for answering questions.")
+    name: Name = Field(
+        description=(
+            "Name of the corpus, by which other entries refer to it; letters, digits, `_`, `.` and `-`. It is"
+            " part of paths."
+        )
+    )
+    dataset: str = Field(description="Dataset whose questions are asked.")
+    splits: list[Split] = Field(["train", "dev"], description="Splits whose rows are asked.")
+    endpoint: str = Field(description="Endpoint that writes the guidelines.")
+    truncated: Literal["keep", "reject"] = Field(
+        "keep", description="What becomes of a guideline that was truncated at `decoding.max_tokens`."
+    )
+    prompt: Prompt = Field("meteor/guideline", description="Template of resources/prompts that asks for a guideline.")
+    decoding: Decoding = Field(
+        Decoding(temperature=0.7, top_p=0.95, top_k=50, max_tokens=512), description="How guidelines are decoded."
+    )
 
 
 class Distilled(_OneText):
@@ -77,15 +86,31 @@ class Distilled(_OneText):
     writes: ClassVar = "answers"
     judged: ClassVar = True
 
-    kind: Literal["distilled"]
-    name: Name
-    guidelines: str | None = Field(None, description="A corpus of guidelines; its questions are asked.")
-    dataset: str | None = Field(None, description="Ask the questions of a dataset, without guidelines.")
-    splits: list[Split] = ["train", "dev"]
-    endpoint: str
-    cut: Literal["keep", "reject"] = Field("reject", description="What becomes of an answer that reached max_tokens.")
-    prompt: Prompt = "meteor/distill"
-    decoding: Decoding = Decoding(temperature=0.7, max_tokens=1024)
+    kind: Literal["distilled"] = Field(description="Kind of corpus: answers of a stronger model.")
+    name: Name = Field(
+        description=(
+            "Name of the corpus, by which other entries refer to it; letters, digits, `_`, `.` and `-`. It is"
+            " part of paths."
+        )
+    )
+    guidelines: str | None = Field(
+        None,
+        description=(
+            "Corpus of guidelines whose questions are asked, each with its guideline; write either "
+            "`guidelines` or `dataset`."
+        ),
+    )
+    dataset: str | None = Field(
+        None,
+        description="Dataset whose questions are asked, without guidelines; write either `guidelines` or `dataset`.",
+    )
+    splits: list[Split] = Field(["train", "dev"], description="Splits whose rows are asked.")
+    endpoint: str = Field(description="Endpoint that answers.")
+    truncated: Literal["keep", "reject"] = Field(
+        "reject", description="What becomes of an answer that was truncated at `decoding.max_tokens`."
+    )
+    prompt: Prompt = Field("meteor/distill", description="Template of resources/prompts that asks for an answer.")
+    decoding: Decoding = Field(Decoding(temperature=0.7, max_tokens=1024), description="How answers are decoded.")
 
     @model_validator(mode="after")
     def one_source(self) -> Self:

@@ -1,4 +1,4 @@
-"""What all kinds of corpora share: an entry of the config, and what others ask of a kind."""
+"""The base class of all kinds of corpora: an entry of the config, and what other code asks a kind."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -78,5 +78,5 @@ class Generated(Section):
         yield from ()
 
     def plans(self, recipe: Recipe, rows: Sequence[Any]) -> dict[str, Plan]:
-        """Return what is asked about rows by the corpus' recipe: field of `endpoints` → Plan."""
+        """Return the requests about rows, given the corpus' recipe: field of `endpoints` → Plan."""
         return {"endpoint": Plan(corpus_requests(recipe, rows), self.decoding.max_tokens)}

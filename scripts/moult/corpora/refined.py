@@ -40,22 +40,34 @@ logger = logging.getLogger(__name__)
 class Round(Section):
     """Which of several rounds a corpus or a model is of; `rounds` writes it."""
 
-    of: Name
-    number: int = Field(ge=1)
-    count: int = Field(ge=1, description="Rounds that there are, as far as the config knows.")
-    interval: int = Field(ge=1, description="Rows of a round.")
+    of: Name = Field(description="Name of the `rounds` entry.")
+    number: int = Field(ge=1, description="Number of the round, from 1.")
+    count: int = Field(ge=1, description="Number of rounds, as far as the config knows.")
+    interval: int = Field(ge=1, description="Rows per round.")
 
 
 class Refining(Section):
     """How answers are judged and revised, whether of one corpus or round by round."""
 
-    max_iterations: int = Field(3, ge=1, description="Answers to a question at the most.")
-    cut: Literal["keep", "reject"] = Field("reject", description="Whether an answer that reached max_tokens is judged.")
-    prompt: Prompt = "meteor/answer"
-    revise_prompt: Prompt = "meteor/revise"
-    judge_prompt: Prompt = "meteor/judge"
-    decoding: Decoding = Decoding(temperature=0.7, top_p=0.9, max_tokens=512)
-    judge_decoding: Decoding = Decoding(temperature=0.0, max_tokens=512)
+    max_iterations: int = Field(
+        3, ge=1, description="Largest number of answers per question: the first one and its revisions."
+    )
+    truncated: Literal["keep", "reject"] = Field(
+        "reject",
+        description="Whether an answer that was truncated at `decoding.max_tokens` is judged (`keep`), or revised "
+        "without asking the judge (`reject`).",
+    )
+    prompt: Prompt = Field("meteor/answer", description="Template of resources/prompts that asks for the first answer.")
+    revise_prompt: Prompt = Field(
+        "meteor/revise", description="Template of resources/prompts that asks for a revision."
+    )
+    judge_prompt: Prompt = Field("meteor/judge", description="Template of resources/prompts that asks the judge.")
+    decoding: Decoding = Field(
+        Decoding(temperature=0.7, top_p=0.9, max_tokens=512), description="How answers and revisions are decoded."
+    )
+    judge_decoding: Decoding = Field(
+        Decoding(temperature=0.0, max_tokens=512), description="How the judge's reply is decoded."
+    )
 
 
 class Refined(Generated, Refining):
@@ -66,17 +78,32 @@ class Refined(Generated, Refining):
     run: ClassVar = "moult.corpora.refined:run"
     writes: ClassVar = "answers"
 
-    kind: Literal["refined"]
-    name: Name
-    dataset: str | None = Field(None, description="Ask the questions of a dataset.")
-    corpus: str | None = Field(None, description="Ask the questions of a corpus.")
-    splits: list[Split] = ["train", "dev"]
-    slice: tuple[Annotated[int, Field(ge=0)], int | None] | None = Field(
-        None, description="[start, stop]: only these of its rows, by position; stop null is to the end."
+    kind: Literal["refined"] = Field(
+        description="Kind of corpus: answers that a judge accepted, at once or after revision."
     )
-    endpoint: str = Field(description="Who answers and revises.")
-    judge: str = Field(description="The endpoint that judges.")
-    round: Round | None = None
+    name: Name = Field(
+        description=(
+            "Name of the corpus, by which other entries refer to it; letters, digits, `_`, `.` and `-`. It is"
+            " part of paths."
+        )
+    )
+    dataset: str | None = Field(
+        None, description="Dataset whose questions are asked; write either `dataset` or `corpus`."
+    )
+    corpus: str | None = Field(
+        None, description="Corpus whose questions are asked; write either `dataset` or `corpus`."
+    )
+    splits: list[Split] = Field(["train", "dev"], description="Splits whose rows are asked.")
+    slice: tuple[Annotated[int, Field(ge=0)], int | None] | None = Field(
+        None,
+        description=(
+            "[start, stop]: only the rows at these positions are asked, stop excluded; stop null: to the end."
+            " Null: all rows."
+        ),
+    )
+    endpoint: str = Field(description="Endpoint that answers and revises.")
+    judge: str = Field(description="Endpoint that judges the answers.")
+    round: Round | None = Field(None, description="Round of `rounds` that the corpus belongs to; written by `rounds`.")
 
     @model_validator(mode="after")
     def one_source(self) -> Self:
@@ -99,7 +126,7 @@ class Refined(Generated, Refining):
             "decoding": decoding_recipe(self.decoding),
             "judge_decoding": decoding_recipe(self.judge_decoding),
             "max_iterations": self.max_iterations,
-            "cut": self.cut,
+            "cut": self.truncated,
             "may_be_empty": self.round is not None,
             "seed": derive_seed(cfg.seed, "refined", self.name),
             "version": VERSION,
@@ -149,7 +176,7 @@ def refine_answers(
 
     recipe: judge (its recipe), prompt, revise_prompt, judge_prompt (templates), decoding, judge_decoding,
     max_iterations, cut ("reject": what reached max_tokens is not judged), seed. asker: who answers and revises.
-    judge: the Asker that judges, in the same room.
+    judge: the Asker that judges; it shares the pool of `asker`.
 
     Returns (rows with `answer`, rejects, usage). A row that was accepted at once has `status` ok, else revised; every
     row and reject has its `history`, one {iteration, answer, verdict, feedback, hints} per answer. The verdict of an
@@ -181,11 +208,11 @@ def refine_answers(
         told = {"answer": history[-1]["answer"], "answer_by": asker.author}
         told |= {"status": "ok" if len(history) == 1 else "revised", "iterations": len(history), "history": history}
         corpus.append(row | told)
-    return corpus, rejects, usage_of_both({"endpoint": asker, "judge": judge})
+    return corpus, rejects, usage_by_part({"endpoint": asker, "judge": judge})
 
 
-def usage_of_both(askers: Mapping[str, Asker]) -> Usage:
-    """Return the sums of what two askers took, and, as `parts`, what each of them took; askers: part → Asker."""
+def usage_by_part(askers: Mapping[str, Asker]) -> Usage:
+    """Return the summed usage of two askers, with `parts`, the usage of each; askers: part → Asker."""
     parts = {part: asker.usage() for part, asker in askers.items()}
     both: list[Any] = list(parts.values())
     totals = {name: sum(one[name] for one in both) for name in COUNTS}
@@ -247,7 +274,7 @@ def _request(seed, template, fields, decoding, schema=None):
 
 
 def row_digest(row: Any) -> str:
-    """Return what tells a question from another, in 16 hexadecimal digits."""
+    """Return a digest of a question, 16 hexadecimal digits."""
     return digest(row)[:16]
 
 
@@ -306,7 +333,7 @@ def run(job: Job) -> None:
     if job.client["round"]:
         check_rounds(job.client["round"], len(rows), inputs.get("questions") or inputs.asked)
     rows = slice_of(rows, recipe)
-    with asker_of(job, inputs) as asker, asker_of(job, inputs, "judge", asker.room) as judge:
+    with asker_of(job, inputs) as asker, asker_of(job, inputs, "judge", asker.pool) as judge:
         result = refine_answers(recipe, rows, asker, judge)
     outputs = (job.outputs.corpus, job.outputs.rejects, job.outputs.usage)
     job.facts = write_refined(*outputs, result, may_be_empty=recipe["may_be_empty"])

@@ -1,4 +1,4 @@
-"""Training examples out of datasets and corpora, in the words that inference will use too."""
+"""Training examples out of datasets and corpora, with the prompts that inference uses too."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

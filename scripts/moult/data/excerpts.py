@@ -1,4 +1,4 @@
-"""What is shown of a raw row to whoever looks for what is wrong with it."""
+"""Excerpts of raw rows, for rejects and messages."""
 
 import json
 from collections.abc import Mapping

@@ -1,6 +1,5 @@
 """Types of the config that speak of data: splits, prompts, how answers are decoded."""
 
-from functools import cache
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
@@ -13,20 +12,26 @@ Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
-@cache
-def _shipped_prompt(name):
+def _known_prompt(name):
     if name not in template_names():
-        raise ValueError(f"prompt {name!r} is not in resources/prompts/{nearest(name, template_names())}")
+        raise ValueError(f"prompt {name!r} is not in resources/prompts/ or prompts/{nearest(name, template_names())}")
     return name
 
 
-Prompt = Annotated[str, BeforeValidator(_shipped_prompt)]
+Prompt = Annotated[str, BeforeValidator(_known_prompt)]
 
 
 class Decoding(Section):
     """How answers are decoded. Temperature 0 is greedy."""
 
-    temperature: float = Field(0.0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0, description="0: off.")
-    max_tokens: int = Field(256, ge=1)
+    temperature: float = Field(0.0, ge=0, description="Sampling temperature; 0: greedy decoding.")
+    top_p: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description=(
+            "Nucleus: tokens are drawn from the likeliest ones whose probabilities sum to `top_p`; 1: from all."
+        ),
+    )
+    top_k: int = Field(0, ge=0, description="Tokens are drawn from so many of the likeliest ones; 0: no such limit.")
+    max_tokens: int = Field(256, ge=1, description="Largest length of an answer, in tokens.")

@@ -68,9 +68,9 @@ def prepare_dataset(
     recipe: name, format, columns, files (split → categories of its files), label_set, task, dev_fraction, limit, seed;
     `test_fraction` where a test split is drawn from train too; `videos` where rows have some: how they are sampled.
     Then `videos` is their folder, `scratch` where frames are kept until all are decoded, by `workers` processes;
-    frames/, videos.jsonl (what each file is) and frames.jpg (some of the frames, to be looked at) are written too.
-    Rows in = rows out + rejects + what `limit` leaves out, which is counted, not rejected. Texts lose the blanks around
-    them; what stands in them otherwise is the row's own affair.
+    frames/, videos.jsonl (what each file is) and frames.jpg (some of the frames, to be looked at) are written too. Rows
+    in = rows out + rejects + what `limit` leaves out, which is counted, not rejected. Texts lose the blanks around them
+    and are not changed otherwise.
     """
     splits, rejects, rows_in, unused, paths = {}, [], {}, {}, {}
     for split in recipe["files"]:

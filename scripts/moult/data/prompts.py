@@ -1,4 +1,7 @@
-"""Prompts: templates in `resources/prompts/`, and their tokens. The same code serves training and inference."""
+"""Prompts: templates in `resources/prompts/` or a study's `prompts/`, and their tokens.
+
+The same code serves training and inference.
+"""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,10 +11,9 @@ from typing import Any
 
 from moult.base.errors import UserError
 from moult.base.files import digest
-from moult.base.paths import RESOURCES
+from moult.base.paths import named_files
 from moult.base.rows import CanonicalRow, LabelSet, Message, Template
 
-PROMPTS = RESOURCES / "prompts"
 # How chat templates spell the turns of a conversation, as far as no text about code needs it so.
 CONTROL = re.compile(r"<(?=\|[\w ]{1,40}\|>|/?(?:start|end)_of_turn>|<SYS>>|</SYS>>)|\[(?=/?INST\])")
 
@@ -26,22 +28,25 @@ class Example:
 
 
 def template_names() -> list[str]:
-    """Return the names of the shipped prompt templates, e.g. `mmla/text`."""
-    return sorted(path.relative_to(PROMPTS).with_suffix("").as_posix() for path in PROMPTS.rglob("*.yaml"))
+    """Return the names of the prompt templates, the study's own and the shipped ones, e.g. `mmla/text`."""
+    return list(named_files("prompts"))
 
 
-@cache
 def load_template(name: str) -> Template:
     """Return a prompt template as a plain dict of `system`, `user` and `answer` to Jinja text.
 
     It goes into the recipe of the job whole, so that an edited prompt rebuilds what was made with it.
     """
+    if name not in named_files("prompts"):
+        raise UserError(f"prompt {name!r} is not in resources/prompts/ or prompts/; write one of {template_names()}.")
+    return _read_template(named_files("prompts")[name])
+
+
+@cache
+def _read_template(path):
     import yaml
 
-    try:
-        return yaml.safe_load((PROMPTS / f"{name}.yaml").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"prompt {name!r} is not in resources/prompts/; write one of {template_names()}.") from None
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 @cache

@@ -4,9 +4,9 @@ Each yields (number, row, reason) for every row of a file: `number` is the line 
 in parquet the entry), `row` a dict of column → cell, `reason` None or why the row cannot be used. Nothing but UserError
 is raised.
 
-The csv module, pandas and pyarrow read what spreadsheets write, but let an opening quote that never closes swallow
-the rows behind it, and drop quotes that belong to the text; strict, they stop at either. None says on which line a row
-began. Utterances begin with quotes, so the cells are told apart here.
+The csv module, pandas and pyarrow read what spreadsheets write, but let an opening quote that never closes swallow the
+rows behind it, and drop quotes that belong to the text; strict, they stop at either. None of them says on which line a
+row began. Utterances begin with quotes, so the cells are told apart here.
 """
 
 import codecs

@@ -22,33 +22,45 @@ SAMPLES = 3
 class Answering(Section):
     """How the models of a judged evaluation are asked; the defaults are METEOR's."""
 
-    prompt: Prompt | None = Field(None, description="Default: the dataset's, so that it is the one of training.")
-    decoding: Decoding = Decoding(temperature=0.7, top_p=0.9, max_tokens=1024)
+    prompt: Prompt | None = Field(
+        None, description="Template of resources/prompts for the questions; null: the one that the dataset trains with."
+    )
+    decoding: Decoding = Field(
+        Decoding(temperature=0.7, top_p=0.9, max_tokens=1024), description="How the models' answers are decoded."
+    )
 
 
 class Repeats(Section):
-    """Pairs that the judge is shown again, each time with another seed: does it say the same?"""
+    """Pairs that the judge is shown again, each time with another seed, to measure how far it agrees with itself."""
 
-    questions: int = Field(20, ge=0, description="At most so many of them; 0: none.")
-    times: int = Field(1, ge=1)
+    questions: int = Field(
+        20, ge=0, description="Largest number of questions whose pairs the judge is shown again; 0: none."
+    )
+    times: int = Field(1, ge=1, description="How often each of these pairs is shown again.")
 
 
 class JudgeSuite(Settings):
     """Answers to questions, compared in pairs by a judge that sees each pair in both orders."""
 
     datasets: list[str] = Field(min_length=1, description="Datasets whose rows are questions.")
-    split: Split = "test"
-    sample: int | None = Field(100, ge=1, description="At most so many questions, drawn with the seed; null: all.")
+    split: Split = Field("test", description="Split whose questions are asked.")
+    sample: int | None = Field(
+        100, ge=1, description="Largest number of questions, drawn with the experiment's seed; null: all."
+    )
     criteria: list[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]] = Field(
         ["accuracy", "completeness", "relevance", "coherence", "reliability"],
         min_length=1,
-        description="Scored from 1 to 10, and `overall` beside them.",
+        description="Criteria that the judge scores from 1 to 10; `overall` is always scored too.",
     )
-    answers: Answering = Answering()
-    endpoint: str = Field(description="The judge.")
-    prompt: Prompt = "judge/pair"
-    decoding: Decoding = Decoding(max_tokens=1500)
-    repeats: Repeats = Repeats()
+    answers: Answering = Field(Answering(), description="How the compared models answer the questions.")
+    endpoint: str = Field(description="Endpoint that judges.")
+    prompt: Prompt = Field(
+        "judge/pair", description="Template of resources/prompts that asks the judge to compare two answers."
+    )
+    decoding: Decoding = Field(Decoding(max_tokens=1500), description="How the judge's reply is decoded.")
+    repeats: Repeats = Field(
+        Repeats(), description="Which pairs the judge is shown again, to measure how far it agrees with itself."
+    )
 
     @model_validator(mode="after")
     def criteria_are_distinct(self) -> Self:
@@ -112,7 +124,8 @@ def _judge_answers(cfg, suite, measured):
 
 
 def _score_judgements(cfg, suite, measured):
-    """What is made of the judgements of a model, or, of the one that is compared with, of those of all others."""
+    """How the judgements of a model are scored; of the model that all others are compared with, the judgements of all
+    others."""
     judge = cfg.find("suites", suite).judge
     reference = cfg.evaluation_of[suite, measured].reference
     return {
@@ -153,7 +166,7 @@ def _compared(cfg, suite, measured):
 
 
 def _judgements(cfg, suite, measured):
-    """The model's own judgements, or, of the one that others are set against, those of all others."""
+    """The model's own judgements; of the model that all others are compared with, the judgements of all others."""
     pairs = [pair for pair in judged_pairs(cfg) if pair[0] == suite]
     mine = [pair for pair in pairs if pair[1] == measured] or pairs
     return {"judgements": [Ref("judgements", "/".join(pair)) for pair in mine]}

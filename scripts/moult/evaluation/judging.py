@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,10 @@ Answers = Mapping[str, tuple[str | None, str | None]]
 
 
 def sampled_questions(recipe: Recipe, folders: Mapping[str, str | Path]) -> list[Question]:
-    """Return the questions of a judged suite, in the order of its datasets (see `corpora.question_rows`).
+    """Return the questions of a judged suite, in the order of its datasets (see `data.questions.question_rows`).
 
-    recipe: datasets, split, sample (None: all), seed. folders: a prepared dataset's per name. Which are drawn depends
-    on the seed and their names alone: a new row takes the place of one at the most.
+    recipe: datasets, split, sample (None: all), seed. folders: a prepared dataset's per name. Which questions are drawn
+    depends on the seed and their uids alone: a new row displaces at most one question.
     """
     rows = [row for name in recipe["datasets"] for row in question_rows(folders[name], [recipe["split"]])]
     if not rows:
@@ -47,7 +47,7 @@ def drawn(recipe: Recipe, rows: Sequence[Question]) -> list[Question]:
 
 
 def answer_requests(recipe: Recipe, rows: Sequence[Question]) -> list[ChatRequest]:
-    """Return what a model is asked, a request per question."""
+    """Return the requests to a model, one per question."""
     requests = []
     for row in rows:
         asked = {"prompt": recipe["prompts"][row["dataset"]], "decoding": recipe["decoding"]}
@@ -112,7 +112,7 @@ def pair_request(recipe: Recipe, row: Question, shown: Sequence[str], repeat: in
     )
 
 
-def answers_of(rows):
+def answers_of(rows: Iterable[Any]) -> Answers:
     """Return {uid: (answer, None) or (None, why there is none)} of the rows of an answers file, or of a corpus."""
     return {
         row["uid"]: (None, row["reason"]) if row.get("status", "ok") != "ok" else (row["answer"], None) for row in rows
@@ -171,7 +171,7 @@ def judge_answers(
 
 
 def judgement(recipe: Recipe, row: Question, order: str, repeat: int, value: StoredAnswer) -> Judgement:
-    """Return one judgement, everything in the item's original order: A is the model, B is `against`.
+    """Return one judgement in the pair's original order: A is the model, B is `against`.
 
     Here, and nowhere else, a swapped reply is turned back. status: ok; unknown, where the reply has not the form that
     was asked for; error, where there is no reply. Only ok has scores (A and B → criterion → 1 to 10) and a winner, A, B
@@ -214,9 +214,8 @@ def run_judgements(job: Job) -> None:
     folders = dict(zip(recipe["questions"]["datasets"], inputs.datasets, strict=True))
     questions = sampled_questions(recipe["questions"], folders)
     with asker_of(job, inputs) as asker:
-        rows, usage = judge_answers(
-            recipe, questions, *(answers_of(read_jsonl(path)) for path in (inputs.ours, inputs.theirs)), asker
-        )
+        ours, theirs = (answers_of(read_jsonl(path)) for path in (inputs.ours, inputs.theirs))
+        rows, usage = judge_answers(recipe, questions, ours, theirs, asker)
     write_json(job.outputs.usage, usage)
     write_jsonl(job.outputs.judgements, rows)
     job.facts = {"rows": len(rows), "status": dict(sorted(Counter(row["status"] for row in rows).items()))}

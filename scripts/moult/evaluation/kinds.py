@@ -1,4 +1,4 @@
-"""What a kind of suite declares, and the units that its scores are told in."""
+"""What a kind of suite declares, and the units in which its scores are shown."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ from moult.base.stage import Experiment, Stage
 
 @dataclass(frozen=True)
 class Unit:
-    """How scores are told: times `factor`, with so many `digits`, a `sign` behind. bounds: (lowest, highest) score that
-    there can be, None where there is no such bound."""
+    """How scores are shown: multiplied by `factor`, with so many `digits` after the point, followed by `sign`. bounds:
+    (lowest, highest) possible score; None where a score has no bounds."""
 
     factor: int
     digits: int

@@ -31,10 +31,17 @@ logger = logging.getLogger(__name__)
 class LabelSuite(Settings):
     """Label classification over datasets, by generation and by exact label log-likelihood."""
 
-    datasets: list[str] = Field(min_length=1)
-    split: Split = "test"
-    methods: list[Literal["generate", "likelihood"]] = Field(["generate", "likelihood"], min_length=1)
-    max_tokens: int = Field(16, ge=1, description="Of a generated answer.")
+    datasets: list[str] = Field(min_length=1, description="Datasets whose rows are labelled.")
+    split: Split = Field("test", description="Split that is measured.")
+    methods: list[Literal["generate", "likelihood"]] = Field(
+        ["generate", "likelihood"],
+        min_length=1,
+        description=(
+            "How a label is predicted: read from a generated answer (`generate`), or the label whose text is "
+            "likeliest (`likelihood`)."
+        ),
+    )
+    max_tokens: int = Field(16, ge=1, description="Largest length of a generated answer, in tokens.")
 
 
 def predict_labels(recipe: Recipe, folders: Mapping[str, str | Path], asker: Asker) -> list[Prediction]:

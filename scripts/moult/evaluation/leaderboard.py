@@ -1,4 +1,4 @@
-"""Leaderboards: score tables as a reader wants them: models by datasets, who leads, and whether that is clear."""
+"""Leaderboards: models by datasets, who leads, and whether the lead is clear."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,8 +11,8 @@ MEANS = ("mean", "weighted_mean")
 
 
 def estimate_of(row: Mapping[str, str]) -> dict[str, Any]:
-    """Return a row of summary.csv as numbers: value, low, high, n, and what each source published instead, as source,
-    value, and what ours is more."""
+    """Return a row of summary.csv as numbers: value, low, high, n, and `published`, a (source, value, difference) per
+    source: the published value, and ours minus it."""
     estimate = {"value": float(row["value"]), "low": float(row["ci_low"]), "high": float(row["ci_high"])}
     published = [(source, float(row[source]), float(row[f"{source}_delta"])) for source in SOURCES if row[source]]
     return estimate | {"n": int(row["n"]), "published": published}

@@ -1,4 +1,4 @@
-"""Verdicts: what a judge's judgements come to, with intervals, and how far the judge itself can be trusted."""
+"""Scores of judged pairs: win shares with intervals, and how far the judge can be trusted."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ def outcome(scores: Mapping[str, Mapping[str, int]], mine: str, theirs: str, cri
 def whole_pairs(judgements: Sequence[Judgement]) -> dict[tuple[str, str], dict[str, Any]]:
     """Return (model, uid) → {order: scores} of the pairs that could be read in both orders; repeats left out.
 
-    With one order alone, whichever answer stood first would have the judge's liking for the first to itself.
+    With one order alone, a judge's preference for the first answer would count as skill.
     """
     pairs = {}
     for row in judgements:
@@ -46,7 +46,7 @@ def whole_pairs(judgements: Sequence[Judgement]) -> dict[tuple[str, str], dict[s
 
 
 def score_judgements(recipe: Recipe, judgements: Sequence[Judgement]) -> list[Score]:
-    """Return score rows (see labelling.COLUMNS) of a model, or of the one that all others are compared with.
+    """Return score rows (see scores.COLUMNS) of a model, or of the model that all others are compared with.
 
     `task` is the criterion, or overall. Per dataset, then as the plain mean over datasets and weighted by n: `score`
     (1 to 10, mean of both orders), `win_share` (ties count half, each order half), `tie_rate`, `order_consistency` (the
@@ -158,8 +158,8 @@ def published_values(recipe: Recipe) -> dict[tuple[str, str], dict[str, float]]:
 def differences(recipe: Recipe, judgements: Mapping[tuple[str, ...], str | Path]) -> list[Difference]:
     """Return how the models of judged suites fare against the one they are compared with: wins minus losses.
 
-    recipe: pairs [suite, model, against], seed. judgements: (suite, model) → path. Columns: labelling.DIFFERENCES.
-    A pair is won where the overall win share of both orders together is above one half; p is the sign test.
+    recipe: pairs [suite, model, against], seed. judgements: (suite, model) → path. Columns: scores.DIFFERENCES. A pair
+    is won where the overall win share of both orders together is above one half; p is the sign test.
     """
     rows: list[Difference] = []
     for suite, model, against in recipe["pairs"]:
@@ -182,12 +182,12 @@ def differences(recipe: Recipe, judgements: Mapping[tuple[str, ...], str | Path]
 def suite_tables(
     kind: SuiteKind, rows: Sequence[dict[str, str]], differences: Sequence[dict[str, str]]
 ) -> list[dict[str, Any]]:
-    """Return for each judged suite of summary.csv its name, tables, trust, verdicts, differences and published sources;
-    leaders and unread are empty: the verdicts and the trust tell.
+    """Return a dict per judged suite of summary.csv: name, tables, trust, win_shares, differences, sources (of the
+    published values), and `leaders` and `unread`, which are empty: win_shares and trust say as much.
 
-    A table has dataset, criteria (overall last) and rows (model, per criterion a cell of win_share and score, or None).
-    trust: per model and dataset, the metrics that tell of the judge rather than of the answers. verdicts: of each model
-    that was set against another, its overall win share over the suite.
+    tables: {dataset, criteria (overall last), rows}; a row has model and, per criterion, a cell of win_share and score
+    or None. trust: per model and dataset, the metrics that tell of the judge rather than of the answers. win_shares:
+    {model, against, share}, the overall win share of each compared model over the suite.
     """
     found = {}
     for row in rows:
@@ -206,7 +206,7 @@ def suite_tables(
             if criterion == "overall" and dataset not in MEANS and model not in compared_with
         ]
         tables = {"name": name, "tables": _tables(suite["cells"]), "trust": trust, "leaders": [], "unread": []}
-        tables |= {"verdicts": _verdicts(suite["cells"], mine), "differences": difference_lines(HEADLINE, mine)}
+        tables |= {"win_shares": _win_shares(suite["cells"], mine), "differences": difference_lines(HEADLINE, mine)}
         suites.append(tables | {"sources": sorted(suite["sources"])})
     return suites
 
@@ -229,12 +229,12 @@ def _tables(cells):
     return tables
 
 
-def _verdicts(cells, differences):
-    verdicts = []
+def _win_shares(cells, differences):
+    win_shares = []
     for model, against in dict.fromkeys((row["model"], row["against"]) for row in differences):
         share = cells.get(("weighted_mean", model, "overall"), {}).get("win_share")
-        verdicts += [{"model": model, "against": against, "share": share}] if share else []
-    return verdicts
+        win_shares += [{"model": model, "against": against, "share": share}] if share else []
+    return win_shares
 
 
 def panels(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:

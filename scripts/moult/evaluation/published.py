@@ -1,4 +1,4 @@
-"""Values that others published, to be set beside ours."""
+"""Values that others published, shown beside ours."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ class Published:
     """The published values of one model and setting, by source: read per dataset, means over the very same datasets."""
 
     def __init__(self, reference: Mapping[str, str] | None) -> None:
-        """Read the table of a `config.Reference`, as a dict; None is a table without rows."""
+        """Read the table that an evaluation's `reference` names, given as a dict; None is a table without rows."""
         rows, named = [], reference or {}
         if reference:
             with open(REFERENCE / f"{reference['table']}.csv", encoding="utf-8", newline="") as handle:
@@ -39,7 +39,8 @@ class Published:
     def mean(self, source: str, mean: str, metric: str, datasets: Sequence[str]) -> float | None:
         """Return a source's `mean` or `weighted_mean` over these datasets, None where it lacks one of them.
 
-        As printed, where it was printed over as many test rows as these datasets have; else computed from its values.
+        It is the published mean where that was taken over as many test rows as these datasets have; else it is computed
+        from the source's values.
         """
         import numpy as np
 

@@ -17,7 +17,7 @@ from moult.inference.journal import Journal
 from moult.inference.remote.batch import BatchEndpoint
 from moult.inference.remote.endpoint import RemoteEndpoint
 from moult.inference.requests import Answer, ChatRequest, LabelRequest, Request, author, request_key
-from moult.inference.spending import Budget, usage_of
+from moult.inference.spending import Budget, summed_usage
 
 if TYPE_CHECKING:
     from moult.inference.engines.base import Engine
@@ -38,10 +38,10 @@ def ask_all(
     """Return one stored value per request (see `as_stored`), asking only for what the journal lacks.
 
     requests: objects with `as_dict()`. identity: plain JSON that says who answers; with the request it makes the key.
-    open_answerer: called once, and only if something is missing; what it returns has `method(requests, missing)`,
-    which yields lists of (index, value) as they are done. Each list is on disk before the next one is awaited.
-    What failed and cost nothing is returned but not kept: a later run asks again. What failed and was paid for (a
-    refusal, a cut answer) is kept with its reason: asking again would pay again for the same.
+    open_answerer: called once, and only if something is missing; what it returns has `method(requests, missing)`, which
+    yields lists of (index, value) as they are done. Each list is on disk before the next one is awaited. What failed
+    and cost nothing is returned but not kept: a later run asks again. What failed and was paid for (a refusal, a
+    truncated answer) is kept with its reason: asking again would pay again for the same.
     """
     keys = [request_key(request, identity) for request in requests]
     stored = journal.known(keys)
@@ -79,7 +79,7 @@ class Progress:
         self.told = 0
 
     def add(self, values: Sequence[Any]) -> None:
-        """Count stored values, and tell where it is time to."""
+        """Count stored values, and log a line where one is due."""
         self.done += len(values)
         for value in values:
             if isinstance(value, dict):
@@ -115,10 +115,10 @@ def identity_of(endpoint: Mapping[str, Any], manifest: str | Path | None = None)
     return {"content": read_json(cast(Path, manifest))["content"], **compute, "version": base.VERSION}
 
 
-class Room:
-    """What the askers of one job share: a journal, and memory for one model.
+class EnginePool:
+    """What the askers of one job share: the job's journal, and at most one loaded engine.
 
-    Equal weights are loaded once, whichever asker needs them first. Before other weights are loaded, the model that
+    Equal weights are loaded once, whichever asker needs them first. Before other weights are loaded, the engine that
     is there is closed: two models are never in memory together.
     """
 
@@ -153,13 +153,14 @@ class Asker:
     """Who answers the requests of a job: a remote endpoint, or a model of this build that the job loads itself.
 
     A model is loaded, a remote endpoint is opened, only when the journal lacks an answer; a model stays for the next
-    call. Every answer is on disk before the next one is awaited. A context manager: leaving it closes its own room.
+    call. Every answer is on disk before the next one is awaited. Use it as a context manager: leaving the block closes
+    the pool, unless another asker owns it.
     """
 
     def __init__(
         self,
         endpoint: dict[str, Any],
-        room: Room | Path,
+        pool: EnginePool | Path,
         client: dict[str, Any] | None = None,
         model: str | Path | None = None,
         manifest: str | Path | None = None,
@@ -167,14 +168,14 @@ class Asker:
     ) -> None:
         """endpoint: {name, url, model} of a remote one, {name, serve, compute} of a model of this build.
 
-        room: the path of the job's journal, or the `room` of another asker of the same job. client: how a remote
-        endpoint is dealt with (see `recipes.client`). model, manifest: folder and manifest of a model of this build.
+        pool: the path of the job's journal, or the `pool` of another asker of the same job. client: how a remote
+        endpoint is dealt with (see `recipes.client_of`). model, manifest: folder and manifest of a model of this build.
         frames: `Frames` with the videos that requests show.
         """
         self.endpoint, self.client = endpoint, client or {}
         self.model, self.manifest, self.frames = model, manifest, frames
-        self.shares = isinstance(room, Room)
-        self.room = room if isinstance(room, Room) else Room(room)
+        self.shares = isinstance(pool, EnginePool)
+        self.pool = pool if isinstance(pool, EnginePool) else EnginePool(pool)
         self.values = []
 
     def __enter__(self) -> Self:
@@ -182,7 +183,7 @@ class Asker:
 
     def __exit__(self, *_: object) -> None:
         if not self.shares:
-            self.room.close()
+            self.pool.close()
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -205,28 +206,28 @@ class Asker:
         return self._ask(requests, "label_logprobs")
 
     def usage(self) -> Usage:
-        """Return calls, tokens and US dollars of what `ask` has returned so far; see `usage_of`."""
-        return usage_of(self.values, self.endpoint | self.client)
+        """Return calls, tokens and US dollars of what `ask` has returned so far; see `summed_usage`."""
+        return summed_usage(self.values, self.endpoint | self.client)
 
     def _ask(self, requests, method):
         if not requests:
             return []
-        asked = {"identity": self.identity, "open_answerer": self._open, "journal": self.room.journal}
+        asked = {"identity": self.identity, "open_answerer": self._open, "journal": self.pool.journal}
         return ask_all(requests, method=method, **asked)
 
     def _open(self):
-        """Return what answers, loaded or opened. A remote endpoint is opened for each call: what the job has spent so
-        far is read from the file that another asker may have written to."""
+        """Return the loaded engine or the opened remote endpoint. A remote endpoint is opened per call, because it
+        reads what the job has spent so far from a file that another asker may have written to."""
         if "url" in self.endpoint:
             return self._remote()
         from moult.inference.engines import loading
 
         compute = self.endpoint["compute"]
         key = (digest([self.identity, compute]), self.frames)
-        return self.room.load(key, lambda: loading.load_engine(Path(self.model), **compute, frames=self.frames))
+        return self.pool.load(key, lambda: loading.load_engine(Path(self.model), **compute, frames=self.frames))
 
     def _remote(self):
-        settings, journal = self.endpoint | self.client, self.room.journal
+        settings, journal = self.endpoint | self.client, self.pool.journal
         budget = Budget.of(self.client, journal.path)
         if self.client.get("mode") == "batch":
             return BatchEndpoint(settings, budget, journal, self.identity)
@@ -236,12 +237,12 @@ class Asker:
 
 
 def asker_of(
-    running: Job, inputs: Any, part: str = "endpoint", room: Room | None = None, frames: Frames | None = None
+    running: Job, inputs: Any, part: str = "endpoint", pool: EnginePool | None = None, frames: Frames | None = None
 ) -> Asker:
     """Return the Asker of one part of a job: `endpoint`, `judge`, or `model` (the model that the recipe is about).
 
     running: the Job; its client is that of the part, or has one per part. inputs: the job's inputs by name, among them
-    served (of `endpoint`), judge or model, each with its manifest, where it is a model of this build. room: of another
+    served (of `endpoint`), judge or model, each with its manifest, where it is a model of this build. pool: of another
     asker of this job. frames: see `Asker`.
     """
     recipe, client = running.recipe, running.client or {}
@@ -249,15 +250,15 @@ def asker_of(
     if part == "model":
         endpoint = {"name": recipe["model"], "serve": recipe["model"], "compute": recipe["compute"]}
     served = inputs.get(weights), inputs.get(f"{weights}_manifest")
-    return Asker(endpoint, room or running.journal, client.get(part, client), *served, frames)
+    return Asker(endpoint, pool or running.journal, client.get(part, client), *served, frames)
 
 
-def flaw_of(value: StoredAnswer, cut: str) -> str | None:
-    """Return why a stored answer is none, or None; one that reached max_tokens where `cut` is "reject"."""
+def flaw_of(value: StoredAnswer, truncated: str) -> str | None:
+    """Return why a stored answer cannot be used, or None; one that reached max_tokens where `truncated` is "reject"."""
     if value["finish_reason"] == "error":
         return f"error: {value['error']}"
     if not value["text"]:
         return "empty answer"
-    if value["finish_reason"] == "length" and cut == "reject":
+    if value["finish_reason"] == "length" and truncated == "reject":
         return "cut: reached max_tokens"
     return None

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from moult.base.errors import UserError
 from moult.base.failures import is_disk_full
@@ -29,7 +30,7 @@ LOCKED_BYTE = 0x40000002
 logger = logging.getLogger(__name__)
 TABLES = (
     "answers (key TEXT PRIMARY KEY, request TEXT, answer TEXT)",
-    # What the Batch API was sent, and which batch each unanswered request is in: in one at most (see batch_api.py).
+    # What the Batch API was sent, and which batch each unanswered request is in: in one at most (see remote/batch.py).
     "batches (tag TEXT PRIMARY KEY, experiment TEXT, file TEXT, batch TEXT, dollars REAL)",
     "in_batch (key TEXT PRIMARY KEY, tag TEXT)",
 )
@@ -38,9 +39,9 @@ TABLES = (
 class Journal:
     """Every answer for ever, one SQLite file per job: key → request and answer. One writer.
 
-    A write-ahead log makes keeping an answer cost a write, not a wait for the disk: what `keep` has returned from
-    outlives the process, what is a second old outlives the machine. With the exclusive lock the log needs no shared
-    memory, so that shared disks serve; when the journal is closed, it is one plain file again.
+    With a write-ahead log, keeping an answer costs a write and no wait for the disk. An answer survives a kill of the
+    process once `keep` has returned, and a power failure a second later. With the exclusive lock the log needs no
+    shared memory, so that shared disks serve; when the journal is closed, it is one plain file again.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -75,7 +76,7 @@ class Journal:
         self.connection.execute("PRAGMA journal_mode=DELETE")
         self.connection.close()
 
-    def known(self, keys):
+    def known(self, keys: Sequence[str]) -> dict[str, Any]:
         """Return the answers that are there, as key → stored value: cleaned of what older code kept as it came."""
         found, unreadable = {}, 0
         for start in range(0, len(keys), 500):
@@ -83,7 +84,7 @@ class Journal:
             query = f"SELECT key, answer FROM answers WHERE key IN ({','.join('?' * len(part))})"
             for key, answer in self.connection.execute(query, part):
                 try:
-                    found[key] = mended(parse_json(answer), lambda key=key: self._request(key))
+                    found[key] = mended(parse_json(answer), functools.partial(self._request, key))
                 except (Unreadable, TypeError):
                     unreadable += 1
         if unreadable:
@@ -94,7 +95,7 @@ class Journal:
         (request,) = self.connection.execute("SELECT request FROM answers WHERE key = ?", (key,)).fetchone()
         return parse_json(request)
 
-    def keep(self, entries):
+    def keep(self, entries: Iterable[tuple[str, Any, Any]]) -> None:
         """Store (key, request, answer) triples of plain JSON; a kill after this returns cannot lose them."""
         rows = [(key, json.dumps(request, ensure_ascii=False), json.dumps(answer)) for key, request, answer in entries]
         with self.writing() as connection:

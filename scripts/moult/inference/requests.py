@@ -1,4 +1,4 @@
-"""Chat requests and answers, and what an answer is kept under."""
+"""Chat requests, answers, and the keys under which the journal keeps answers."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -86,13 +86,13 @@ class Answer:
     assumed: bool = False
     raw: str | None = None
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         """Return the answer as plain JSON, what the journal keeps; `assumed` and `raw` only where they are set."""
         return {key: value for key, value in vars(self).items() if value or key not in ("assumed", "raw")}
 
 
 def request_key(request: Request, identity: Mapping[str, Any]) -> str:
-    """Return what an answer is kept under: the hash of the request and of who answers."""
+    """Return the journal's key of an answer: the hash of the request and of who answers."""
     return digest({"request": request.as_dict(), "identity": identity})
 
 
@@ -102,7 +102,7 @@ def author(endpoint: Mapping[str, Any]) -> str:
 
 
 def corpus_requests(recipe: Recipe, rows: Iterable[Any]) -> list[ChatRequest]:
-    """Return what a corpus asks, a request per row, each with a seed of its own."""
+    """Return the requests of a corpus, one per row, each with a seed of its own."""
     sampling, requests = Sampling(**recipe["decoding"]), []
     for row in rows:
         messages = tuple(render(recipe["prompt"], **({"guideline": ""} | row)))

@@ -4,12 +4,13 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Self
 
 from moult.base.errors import UserError
+from moult.base.rows import Usage
 from moult.inference.requests import Answer, author
 from moult.jobs.locks import only_writer
 
@@ -21,8 +22,9 @@ def cost_of(price: Mapping[str, float], prompt_tokens: float, completion_tokens:
     return (prompt_tokens * price["input"] + completion_tokens * price["output"]) / 1e6
 
 
-def usage_of(values, settings):
-    """Return calls, tokens and cost of stored answers; cost is null where the price is unknown, 0 where we serve.
+def summed_usage(values: Sequence[Any], settings: Mapping[str, Any]) -> Usage:
+    """Return calls, tokens and cost of stored answers; cost is None where the price is unknown, 0 for a model of this
+    build.
 
     `assumed`, where there are any: how many answers are counted at their worst case, for want of counts of tokens.
     """
@@ -31,7 +33,7 @@ def usage_of(values, settings):
     cost = None if settings.get("url") else 0.0
     if settings.get("price"):
         cost = round(cost_of(settings["price"], **totals), 6)
-    return {
+    usage: Usage = {
         "endpoint": settings["name"],
         "model": author(settings),
         "calls": len(values),
@@ -39,7 +41,10 @@ def usage_of(values, settings):
         "prompt_tokens": totals["prompt_tokens"],
         "completion_tokens": totals["completion_tokens"],
         "cost_usd": cost,
-    } | ({"assumed": assumed} if assumed else {})
+    }
+    if assumed:
+        usage["assumed"] = assumed
+    return usage
 
 
 def spending_in(folder: str | Path) -> float:
@@ -75,8 +80,8 @@ class Budget:
     """What an experiment may cost over all its jobs, runs and machines, and what one of its jobs has spent.
 
     Each job writes its own total into a file of its own and reads those of the others before it asks: no lock, no
-    server. What was written outlives a killed process. The files are opened anew each time, which is what makes a
-    network disk show them to other machines.
+    server. What was written survives a kill. The files are opened anew each time, because only then a network disk
+    shows them to other machines.
     """
 
     def __init__(
@@ -94,7 +99,7 @@ class Budget:
 
     @classmethod
     def of(cls, client: Mapping[str, Any], journal: str | Path) -> Self:
-        """Return the budget of the job whose answers are kept in `journal`; client: see `recipes.client`."""
+        """Return the budget of the job whose answers are kept in `journal`; client: see `recipes.client_of`."""
         folder = client.get("spending")
         name = ".".join(Path(journal).with_suffix("").parts[1:])
         return cls(client.get("budget"), client.get("price"), folder and Path(folder, name))
@@ -128,7 +133,7 @@ class Budget:
         )
 
     def add(self, answer: Answer) -> None:
-        """Count an answer's tokens; what this has returned from outlives the process."""
+        """Count an answer's tokens; the count survives a kill of the process once this has returned."""
         self.calls += self.cost(answer.prompt_tokens, answer.completion_tokens)
         self._write()
 

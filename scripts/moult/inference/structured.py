@@ -13,7 +13,7 @@ def parse_label(text: str, labels: Iterable[str]) -> tuple[str | None, str]:
 
     A label counts where it stands as whole words, whatever its case; underscores are spaces. No label is `unknown`,
     more than one is `multi`; both are wrong, neither is a class. A label inside a longer label that stands there too
-    ("inform" in "inform friend") is not a hit of its own. The rule of MMLA's evaluation, made exact.
+    ("inform" in "inform friend") is not a hit of its own. This is the rule of MMLA's evaluation, made exact.
     """
     folded = _folded(text)
     spans = []
@@ -62,7 +62,8 @@ def parse_verdict(text: str) -> tuple[dict[str, str], None] | tuple[None, str]:
 
 
 def parse_pair(text: str, criteria: Sequence[str]) -> dict[str, Any] | None:
-    """Return the reply of a judge that compared two answers: {justification, answer_1, answer_2}, None if it is none.
+    """Return the reply of a judge that compared two answers: {justification, answer_1, answer_2}; None where it is not
+    in that form.
 
     answer_1 and answer_2 hold an integer from 1 to 10 for each of the criteria, in their order. A missing or further
     criterion, a number in words or out of range, or text around the JSON is not guessed at.

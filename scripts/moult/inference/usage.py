@@ -9,9 +9,22 @@ MOST = 10_000_000
 # No text has more bytes per token, on average; and so many have one where an answer is longer than max_tokens allow.
 BYTES_PER_TOKEN, USUAL_BYTES_PER_TOKEN = 100, 4
 # The names of each count at OpenAI, Anthropic, Google, Amazon, llama.cpp and Ollama.
-PROMPT = ("prompt_tokens", "input_tokens", "promptTokenCount", "prompt_token_count", "inputTokens", "promptTokens")
+PROMPT: tuple[str, ...] = (
+    "prompt_tokens",
+    "input_tokens",
+    "promptTokenCount",
+    "prompt_token_count",
+    "inputTokens",
+    "promptTokens",
+)
 PROMPT += ("prompt_eval_count", "prompt_n", "tokens_evaluated")
-ANSWER = ("completion_tokens", "output_tokens", "candidatesTokenCount", "candidates_token_count", "outputTokens")
+ANSWER: tuple[str, ...] = (
+    "completion_tokens",
+    "output_tokens",
+    "candidatesTokenCount",
+    "candidates_token_count",
+    "outputTokens",
+)
 ANSWER += ("completionTokens", "generated_tokens", "eval_count", "predicted_n", "tokens_predicted")
 TOTAL = ("total_tokens", "totalTokenCount", "total_token_count", "totalTokens")
 # Tokens that are counted beside those of the prompt, under Anthropic's names.
@@ -32,7 +45,7 @@ def worst_case(request: dict, said: int = 0) -> dict:
     }
 
 
-def usage_of(reply: object, request: dict, said: int = 0, paid: bool = True) -> tuple[dict, bool]:
+def reported_tokens(reply: object, request: dict, said: int = 0, paid: bool = True) -> tuple[dict, bool]:
     """Return ({prompt_tokens, completion_tokens}, whether they are assumed) of a reply, which may be any JSON.
 
     A count that is missing, misspelt, negative or implausible is taken at its worst case. paid: whether a reply

@@ -27,7 +27,7 @@ VISION_TOWER = "visual"
 
 
 class Vision:
-    """The eyes of one model folder on the frames of some datasets (see `videos.Frames`)."""
+    """Turns the frames of some datasets (see `videos.frames.Frames`) into what the model of a folder takes."""
 
     def __init__(self, folder: str | Path, frames: Frames) -> None:
         """UserError when the model takes no videos, or is of a kind that is not supported."""
@@ -75,7 +75,7 @@ class Vision:
         return expanded
 
     def collapse(self, ids: list[int]) -> list[int]:
-        """Return prompt tokens with one placeholder a video again, as vLLM takes them."""
+        """Return prompt tokens with one placeholder per video again, as vLLM takes them."""
         return [token for place, token in enumerate(ids) if token != self.token or ids[place - 1] != self.token]
 
     def patches(self, seen: str) -> np.ndarray:

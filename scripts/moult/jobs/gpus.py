@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from moult.base.errors import UserError
@@ -24,7 +25,7 @@ PRETENDED = "MOULT_PRETENDED_GPUS"
 LOCKS: list[int] = []
 
 
-def visible_devices(proc=PROC, dev="/dev"):
+def visible_devices(proc: str | Path = PROC, dev: str | Path = "/dev") -> dict[str, str]:
     """Return {name: what CUDA_VISIBLE_DEVICES calls it} of the GPUs that this process may use.
 
     CUDA_VISIBLE_DEVICES limits them, to numbers or names (`GPU-…`, `MIG-…`). Else they are all that have a device file,
@@ -37,24 +38,24 @@ def visible_devices(proc=PROC, dev="/dev"):
         named = (part.strip() for part in limited.split(","))
         return {device: device for device in named if device not in ("", "-1")}
     files = [name.removeprefix("nvidia") for name in os.listdir(dev) if re.fullmatch(r"nvidia\d+", name)]
-    told = {}
+    told: dict[str | None, str | None] = {}
     for file in sorted(Path(proc, "gpus").glob("*/information")):
         facts = dict(re.findall(r"^(GPU UUID|Device Minor):\s*(\S+)", file.read_text(errors="replace"), re.MULTILINE))
         told[facts.get("Device Minor")] = facts.get("GPU UUID")
     if not set(files) <= told.keys():
-        told = dict.fromkeys(sorted(files, key=int))
-    on_bus = [minor for minor in told if minor in files]
+        told = dict.fromkeys(sorted(files, key=int))  # type: ignore[arg-type]  # names are numbers
+    on_bus = [minor for minor in told if minor is not None and minor in files]
     return {told[minor] or minor: str(number) for number, minor in enumerate(on_bus)}
 
 
 @contextlib.contextmanager
-def leased(count, tell, folder=None):
+def leased(count: int, tell: Callable[[str], None], folder: Path | None = None) -> Iterator[list[str]]:
     """Hold `count` GPUs alone while the block runs: CUDA_VISIBLE_DEVICES has them, and the block gets their names.
 
     Snakemake counts GPUs but hands out no ids. Each device is a lock file in `folder`, which all jobs of the machine
-    share, whoever started them; a lock ends with the last process that holds it, however that ends. While too few are
-    free the job waits, holding none, and `tell` says so once. No GPU on this machine, or a scheduler that has chosen:
-    nothing is held, and the list is empty. UserError when the machine has fewer than `count`.
+    share, whoever started them; a lock ends with the last process that holds it, however the process ends. While too
+    few are free the job waits, holding none, and `tell` says so once. No GPU on this machine, or a scheduler that has
+    chosen: nothing is held, and the list is empty. UserError when the machine has fewer than `count`.
     """
     devices = visible_devices()
     if not count or not devices or allocation():
@@ -87,7 +88,7 @@ def leased(count, tell, folder=None):
             os.environ |= {} if value is None else {name: value}
 
 
-def check_cuda(given, proc=PROC):
+def check_cuda(given: Sequence[str], proc: str | Path = PROC) -> None:
     """Raise a UserError when torch cannot use the GPUs that a job was given: it would take the CPU, in silence.
 
     given: their names, for the sentence. torch is asked in a process of its own, because a process that has called the

@@ -1,4 +1,4 @@
-"""What every script does around its one function: log, check inputs, keep a scratch folder, write the manifest last."""
+"""What happens around the function of every job: log, check of inputs, scratch folder, manifest at the end."""
 
 import contextlib
 import logging
@@ -15,7 +15,7 @@ from moult.base.errors import UserError
 from moult.base.failures import explain
 from moult.base.files import digest
 from moult.base.rows import Facts
-from moult.base.secrets import hidden, variables_in
+from moult.base.secrets import redacted, variables_in
 from moult.jobs.gpus import check_cuda, leased
 from moult.jobs.locks import die_with_scheduler, only_writer
 from moult.jobs.manifest import artefact, check_manifest, installed_versions, write_manifest
@@ -25,7 +25,8 @@ from moult.jobs.slurm import allocation
 class Job:
     """One run of a rule: its recipe, its place for checkpoints, its journal, and the facts for its manifest.
 
-    `client` says how a remote endpoint is to be dealt with; it is no part of the recipe, since it changes no answer.
+    `client` holds rate limits, price, budget and the like of a remote endpoint; it is not in the recipe, since it
+    changes no answer.
     """
 
     def __init__(
@@ -46,13 +47,15 @@ class Job:
         self.parents = {path: check_manifest(path)["content"] for path in parents}
 
     def card(self, facts: Facts) -> Facts:
-        """Return what the card of a model says: what planning knows, `facts`, parents by content hash, versions."""
+        """Return the contents of a model card: what planning knows, `facts`, the parents' content hashes, package
+        versions."""
         parents = [f"{artefact(path)}: {content}" for path, content in sorted(self.parents.items())]
         return self.params["card"] | {"parents": parents, "versions": installed_versions()} | facts
 
     @property
     def scratch(self) -> Path:
-        """A folder named by rule, name, and the digest of recipe and data: the same work resumes, other work never."""
+        """The folder of checkpoints, named by rule, name, and the digest of recipe and data: only the same work resumes
+        in it."""
         return Path("scratch", self.rule, self.name, digest([self.recipe, sorted(self.parents.values())])[:16])
 
     @property
@@ -63,7 +66,7 @@ class Job:
 
 @contextlib.contextmanager
 def job(snakemake: Any) -> Iterator[stage.Job]:
-    """Run the body as one job of `snakemake.rule`; everything printed goes to the rule's log.
+    """Run the body as one job of the rule that `snakemake.params.rule` names; what is printed goes to the rule's log.
 
     Whatever the body raises becomes one sentence on the terminal and in the log, and exit status 1; unless it was a
     UserError, the log has the traceback too. Inputs that are manifests are checked against their files. Unless the
@@ -71,7 +74,7 @@ def job(snakemake: Any) -> Iterator[stage.Job]:
     """
     begun = time.monotonic()
     die_with_scheduler()
-    name = "/".join(snakemake.wildcards) or "all"
+    rule, name = snakemake.params.rule, "/".join(snakemake.wildcards) or "all"
     terminal = os.fdopen(os.dup(2), "w")
 
     variables = list(variables_in(dict(snakemake.params.items())))
@@ -80,12 +83,12 @@ def job(snakemake: Any) -> Iterator[stage.Job]:
         # Where the log's own disk is full, the terminal has the sentence still.
         with contextlib.suppress(OSError):
             logging.info("%s", sentence, exc_info=traceback)
-        print(hidden(f"{snakemake.rule} {name}: {sentence}", *variables), file=terminal, flush=True)
+        print(redacted(f"{rule} {name}: {sentence}", *variables), file=terminal, flush=True)
 
     try:
         _log_to(snakemake.log[0], variables)
-        logging.info("%s %s%s", snakemake.rule, name, f" ({allocation()})" if allocation() else "")
-        lock = Path("scratch", "locks", snakemake.rule, f"{name}.lock")
+        logging.info("%s %s%s", rule, name, f" ({allocation()})" if allocation() else "")
+        lock = Path("scratch", "locks", rule, f"{name}.lock")
         gpus = snakemake.resources.get("gpu", 0)
         with only_writer(lock, tell), leased(gpus, tell) as held:
             given = held or ([os.environ.get("CUDA_VISIBLE_DEVICES") or "by Slurm"] if gpus and allocation() else [])
@@ -94,13 +97,13 @@ def job(snakemake: Any) -> Iterator[stage.Job]:
                 check_cuda(given)
             parents = [path for path in snakemake.input if str(path).endswith(".manifest.json")]
             files = snakemake.input, snakemake.output
-            running = Job(snakemake.rule, name, snakemake.params, parents, *files, snakemake.threads)
+            running = Job(rule, name, snakemake.params, parents, *files, snakemake.threads)
             yield running
             if "manifest" in snakemake.output.keys():
                 others = [path for path in snakemake.output if path != snakemake.output.manifest]
                 write_manifest(
                     snakemake.output.manifest,
-                    rule=snakemake.rule,
+                    rule=rule,
                     outputs=others,
                     parents=parents,
                     recipe=running.recipe,
@@ -115,7 +118,7 @@ def job(snakemake: Any) -> Iterator[stage.Job]:
 
 
 def _log_to(path, variables):
-    """Send logging, standard output and standard error of this process to a file; hide the values of variables."""
+    """Send logging, standard output and standard error of this process to a file; redact the values of variables."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     log = open(path, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 - it stays open as this process's output
     os.dup2(log.fileno(), 1)
@@ -125,7 +128,7 @@ def _log_to(path, variables):
 
 
 class _Strict(logging.StreamHandler):
-    """Fails where a line cannot be written, as on a full disk; logging would go on in silence."""
+    """Raises where a line cannot be written, as on a full disk; logging itself would ignore it."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         if isinstance(sys.exception(), OSError):
@@ -134,7 +137,7 @@ class _Strict(logging.StreamHandler):
 
 
 class _Line(logging.Formatter):
-    """Time, seconds since logging was imported (next to nothing after the process began), message without keys."""
+    """Formats time, seconds since logging was imported (about the start of the process), and the redacted message."""
 
     def __init__(self, variables: list[str]) -> None:
         super().__init__("%(asctime)s +%(since).1f s %(message)s", "%H:%M:%S")
@@ -142,4 +145,4 @@ class _Line(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         record.since = record.relativeCreated / 1000
-        return hidden(super().format(record), *self.variables)
+        return redacted(super().format(record), *self.variables)

@@ -1,4 +1,4 @@
-"""One writer at a time: jobs die with their scheduler, wait for each other, and locks of the dead are cleared."""
+"""One writer per artefact: jobs end with their scheduler and wait for each other; stale locks are cleared."""
 
 import base64
 import contextlib
@@ -21,8 +21,8 @@ from moult.jobs.manifest import check_manifest
 def only_writer(path: str | Path, tell: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock file `path` while the block runs; first wait for a process that holds it, and `tell` of it.
 
-    The lock ends with the process, however that ends. Two machines see each other where the shared disk passes
-    flock on (NFS 4, Lustre with `-o flock`); where a disk knows no locks, the block runs without one.
+    The lock ends with the process, however the process ends. Two machines see each other's locks where the shared disk
+    passes flock on (NFS 4, Lustre with `-o flock`); where a disk knows no locks, the block runs without one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,8 @@ def _scheduler():
 
 
 def clear_stale_locks(home: str | Path) -> TextIO:
-    """Remove Snakemake's locks from `home` (`.snakemake`) if no scheduler is alive there; be seen as one from now on.
+    """Remove Snakemake's locks from `home` (`.snakemake`) if no scheduler is alive there, and hold a lock that marks
+    this process as alive.
 
     Snakemake's own locks outlive a scheduler that was killed, and would keep its successor from going on.
     """
@@ -101,7 +102,7 @@ def clear_stale_locks(home: str | Path) -> TextIO:
 
 
 def forget_finished(markers: Path) -> None:
-    """Remove Snakemake's marks of incomplete files from those that a whole manifest vouches for.
+    """Remove Snakemake's marks of incomplete files from artefacts that have a whole manifest.
 
     On a cluster a job outlives its scheduler, and nobody is there to say that it finished: the next one would make
     again what is made. A manifest is written last, and Snakemake removes the old one before a job begins.

@@ -1,4 +1,4 @@
-"""Manifests: what an artefact consists of, and what it was made of. Written last, so that it vouches for the rest."""
+"""Manifests: the files of an artefact and what it was made from. Written last: an artefact with a manifest is whole."""
 
 import importlib.metadata
 from collections.abc import Iterable
@@ -81,12 +81,12 @@ def write_manifest(
 
 
 def artefact(path: str | Path) -> str:
-    """Return the name of what a manifest vouches for: its path without the ending."""
+    """Return the name of the artefact of a manifest: the manifest's path without its ending."""
     return Path(path).as_posix().removesuffix(".manifest.json")
 
 
 def check_manifest(path: str | Path) -> Manifest:
-    """Return a manifest after comparing its files; UserError when one was cut, changed or removed since.
+    """Return a manifest after comparing its files; UserError when a file was truncated, changed or removed since.
 
     All sizes are compared, and the hashes of files up to `HASHED` bytes.
     """

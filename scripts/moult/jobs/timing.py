@@ -21,7 +21,7 @@ def job_times(log: Path) -> tuple[float, float] | None:
     return None if total is None else (total if ready is None else ready, total)
 
 
-def table(folder: str | Path) -> list[str]:
+def startup_table(folder: str | Path) -> list[str]:
     """Return the lines of a table: rule, jobs, seconds, the share of start-up (imports, loading a model)."""
     times = defaultdict(list)
     for log in sorted(Path(folder).rglob("*.log")):
@@ -38,4 +38,4 @@ def table(folder: str | Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(table(sys.argv[1])))
+    print("\n".join(startup_table(sys.argv[1])))

@@ -26,7 +26,7 @@ class Loss(Section):
     nll_weight: float = Field(
         0.0,
         ge=0,
-        description="Weight of the preferred answers' NLL per token, which is added to the loss; 0 adds nothing.",
+        description="Weight of the chosen answers' mean NLL per token, added to the loss; 0 adds nothing.",
     )
     # Whether `scores` compares with the log-probabilities under the model that training begins with.
     needs_reference: ClassVar[bool] = False

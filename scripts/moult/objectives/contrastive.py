@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 class Contrastive(Loss):
     """The preferred answer is to have the lower NLL per token, by a margin."""
 
-    kind: Literal["contrastive"] = "contrastive"
+    kind: Literal["contrastive"] = Field("contrastive", description="Kind of loss: contrastive.")
     margin: float = Field(
-        0.0, ge=0, description="Gap in NLL per token, in nats, from which on a pair in the right order teaches no more."
+        0.0, ge=0, description="Gap in NLL per token, in nats, above which a rightly ordered pair has no loss."
     )
 
     def words(self) -> str:

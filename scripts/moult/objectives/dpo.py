@@ -15,8 +15,14 @@ if TYPE_CHECKING:
 class DPO(Loss):
     """Direct preference optimisation: likelier than under the frozen reference, which is the base."""
 
-    kind: Literal["dpo"]
-    beta: float = Field(0.1, gt=0, description="How strongly leaving the frozen reference is penalised.")
+    kind: Literal["dpo"] = Field(description="Kind of loss: DPO.")
+    beta: float = Field(
+        0.1,
+        gt=0,
+        description=(
+            "Strength of the penalty for leaving the frozen reference: the scale of the gap in log-probability."
+        ),
+    )
     needs_reference = True
 
     def words(self) -> str:

@@ -15,12 +15,19 @@ if TYPE_CHECKING:
 class IPO(Loss):
     """Identity preference optimisation: likelier than under the frozen reference by a set gap, and not by more."""
 
-    kind: Literal["ipo"]
+    kind: Literal["ipo"] = Field(description="Kind of loss: IPO.")
     beta: float = Field(
-        0.1, gt=0, description="How strongly leaving the frozen reference is penalised: the gap aimed at is 1/(2 beta)."
+        0.1,
+        gt=0,
+        description=(
+            "Strength of the penalty for leaving the frozen reference; the target gap in log-probability is 1/(2 beta)."
+        ),
     )
     sum: bool = Field(
-        False, description="Compare whole answers; false, as the authors mean it, compares means per token."
+        False,
+        description=(
+            "Whether whole answers are compared (sum over tokens); false, as the authors mean it: means per token."
+        ),
     )
     needs_reference = True
 

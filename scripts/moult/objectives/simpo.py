@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 class SimPO(Loss):
     """Simple preference optimisation: likelier per token, by a margin, with no reference."""
 
-    kind: Literal["simpo"]
-    beta: float = Field(10.0, gt=0, description="Scale of the mean log-probability per token; published: 2 to 10.")
+    kind: Literal["simpo"] = Field(description="Kind of loss: SimPO.")
+    beta: float = Field(
+        10.0, gt=0, description="Scale of the mean log-probability per token; published values: 2 to 10."
+    )
     gamma_ratio: float = Field(
-        0.3, ge=0, description="Margin over beta: the gap in mean log-probability per token, in nats, that is aimed at."
+        0.3, ge=0, description="Target margin over beta: the wanted gap in mean log-probability per token, in nats."
     )
 
     def words(self) -> str:

@@ -27,8 +27,9 @@ def used(path: str | Path) -> tuple[float, float, float] | None:
     return seconds / 60, memory, cpu / max(seconds, 1e-9)
 
 
-def table(cfg: Config, folder: str | Path) -> list[list[str]]:
-    """Return lines of cells, one a rule: its jobs, and the most that one used of time, memory and CPUs asked for."""
+def efficiency_table(cfg: Config, folder: str | Path) -> list[list[str]]:
+    """Return one line of cells per rule: the number of its jobs, and the largest share of time, memory and CPUs that a
+    job used of what it had asked for."""
     found = defaultdict(list)
     for path in sorted(Path(folder).rglob("*.tsv")):
         rule, *names = path.relative_to(folder).with_suffix("").parts
@@ -59,7 +60,7 @@ HEADINGS = ["rule", "jobs", "longest", "largest", "of its time", "of its memory"
 def main(config: str | Path) -> None:
     """Print the table of a config's last build."""
     cfg = load_file(config)
-    lines = table(cfg, Path("logs") / cfg.name / "benchmarks")
+    lines = efficiency_table(cfg, Path("logs") / cfg.name / "benchmarks")
     if not lines:
         raise UserError(f"logs/{cfg.name}/benchmarks: nothing has been built of {config} in this folder.")
     widths = [max(map(len, column)) for column in zip(HEADINGS, *lines, strict=True)]

@@ -1,6 +1,6 @@
 """What an experiment would ask and pay: `python -m moult.planning.estimate CONFIG [--json]`.
 
-It asks nobody and changes nothing.
+It sends no request and changes no file.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from typing import Any
 
 from moult.base.errors import UserError
 from moult.base.files import read_jsonl
+from moult.base.stage import Ref
 from moult.config.experiment import Config
 from moult.config.load import load_file
 from moult.inference.asking import identity_of
@@ -35,19 +36,20 @@ COLUMNS = ("corpus", "endpoint", "rows", "answered", "to ask", "prompt tokens", 
 class Known:
     """What there is so far of what a job asks about, and what has to be said of it."""
 
-    def __init__(self, estimator):
-        self.estimator, self.notes = estimator, []
+    def __init__(self, estimator: "Estimator") -> None:
+        self.estimator = estimator
+        self.notes: list[str] = []
 
-    def note(self, sentence):
+    def note(self, sentence: str) -> None:
         """Say something under the line of the job."""
         self.notes.append(sentence)
 
-    def rows(self, reference):
+    def rows(self, reference: Ref) -> list[Any] | None:
         """Return the rows of an artefact, None where it is not written yet."""
         path = self.estimator.results / reference.path
         return read_jsonl(path) if path.exists() else None
 
-    def questions(self, dataset, splits):
+    def questions(self, dataset: str, splits: Sequence[str]) -> list[Any] | None:
         """Return the questions of a dataset's splits; None, and a note, where they cannot be had."""
         try:
             rows, origin = self.estimator.questions(dataset)
@@ -66,7 +68,7 @@ class Estimator:
         self.cfg, self.results = cfg, Path("results", cfg.name)
         self.questions, self.tokenizer = functools.cache(self._questions), functools.cache(self._tokenizer)
 
-    def jobs(self):
+    def jobs(self) -> list[dict[str, Any]]:
         """Return what each job that asks endpoints would ask and cost, as plain JSON; None stands for unknown."""
         return [
             self._job(stage, names) for stage in STAGES if stage.asks is not None for names in stage.planned(self.cfg)
@@ -152,9 +154,9 @@ class Estimator:
             found |= {"dollars_low": 0.0 if journal.exists() else low, "dollars_high": high}
         often = max(plan.times for plan in plans.values())
         notes.append(
-            f"counted with {often} answers and verdicts a row, the most that is asked, whatever is answered yet"
+            f"counted with {often} answers and verdicts per row, the most that is asked, whatever is answered yet"
         )
-        notes.append(f"prompt tokens at about {CHARACTERS_PER_TOKEN} characters a token")
+        notes.append(f"prompt tokens at about {CHARACTERS_PER_TOKEN} characters per token")
         return found
 
     def _questions(self, name):
@@ -196,7 +198,7 @@ class Estimator:
         if "serve" in endpoint and Path(f"{self._served(endpoint)}.manifest.json").exists():
             tokenizer = self.tokenizer(self._served(endpoint))
             return sum(len(prompt_ids(tokenizer, list(request.messages))) for request in requests)
-        notes.append(f"prompt tokens at about {CHARACTERS_PER_TOKEN} characters a token")
+        notes.append(f"prompt tokens at about {CHARACTERS_PER_TOKEN} characters per token")
         return characters_as_tokens(requests)
 
     def _tokenizer(self, folder):
@@ -241,7 +243,7 @@ def _range(low, high, style):
     return f"{high:{style}}" if low == high else f"{low:{style}} to {high:{style}}"
 
 
-def verdict(total: Mapping[str, Any]) -> str:
+def within_budget(total: Mapping[str, Any]) -> str:
     """Return the last line: all that is to be paid, against what is left of the budget."""
     low, high, spent, budget = (total[name] for name in ("dollars_low", "dollars_high", "spent", "budget"))
     cost = "unknown" if low is None else f"${_range(low, high, ',.4f').replace('to ', 'to $')}"
@@ -274,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.json:
         print(json.dumps({"experiment": estimator.cfg.name, "corpora": corpora, "total": total}, indent=2))
     else:
-        print("\n".join([*lines_of(corpora), verdict(total)]))
+        print("\n".join([*lines_of(corpora), within_budget(total)]))
 
 
 if __name__ == "__main__":

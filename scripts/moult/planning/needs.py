@@ -8,7 +8,7 @@ parameters if less.
 
 Training state, bytes per trained parameter (Rajbhandari et al. 2020, arXiv 1910.02054, sections 3.1 and 5): 16, which
 are weight and gradient in 16 bits, and weight and Adam's two moments in 32. Of these a device holds the weights whole
-and 1/n of the rest under ZeRO-2, 1/n of all under ZeRO-3. LoRA trains 20 r h parameters a layer (rank r, all linear
+and 1/n of the rest under ZeRO-2, 1/n of all under ZeRO-3. LoRA trains 20 r h parameters per layer (rank r, all linear
 layers) beside N frozen ones, which are whole on each device, 1/n under ZeRO-3.
 
 Activations of b rows of s tokens: KEPT s b h bytes per layer, all layers kept; with gradient checkpointing 2 s b h per
@@ -20,7 +20,7 @@ value and gradient in 32 bits, and the value in the model's dtype.
 
 Inference: weights; keys and values of all tokens, a quarter of the heads (grouped queries); one layer at work, 34 s b h
 bytes in 16 bits (Korthikanti et al. 2022, arXiv 2205.05198, equation 2, without the attention map); scores of 128
-positions per row (of the labels).
+positions per row (those of the labels).
 
 On top: 15% for the allocator, 1 GB for the driver's context. Memory of the machine, per process: 3 GB for Python and
 torch, and the weights on their way to the GPU, or, without a GPU, what a GPU would hold.
@@ -62,18 +62,18 @@ def needs(
     attempt: int = 1,
     override: Mapping[str, Any] | None = None,
     *,
-    models=1,
-    devices=1,
-    zero=2,
-    rank=16,
-    dropout=0.05,
-    tokens=2048,
-    rows=1,
-    checkpointing=False,
-    threads=1,
-    splits=False,
-    answers=1,
-):
+    models: int = 1,
+    devices: int = 1,
+    zero: int = 2,
+    rank: int = 16,
+    dropout: float = 0.05,
+    tokens: int = 2048,
+    rows: int = 1,
+    checkpointing: bool = False,
+    threads: int = 1,
+    splits: bool = False,
+    answers: int = 1,
+) -> dict[str, Any]:
     """Return what a job of a stage asks for; memory and time grow with each attempt.
 
     stage: inference, lora, full (a model on GPUs, or on a CPU if it is small), weights (fetch, fold, merge: CPU,
@@ -147,7 +147,7 @@ def frame_tokens(videos: Any) -> int:
 
 
 def _shape(billions):
-    """Return layers, width and vocabulary that a model of so many billions of parameters is likely to have."""
+    """Return the likely layers, width and vocabulary of a model of so many billions of parameters."""
     parameters = billions * 1e9
     layers = (parameters / (12 * 128**2)) ** (1 / 3)
     width = 128 * layers

@@ -42,10 +42,10 @@ class Site:
             raise UserError(f"{path}: {unknown[0]} is a GPU model of a partition, but `cards` has no memory for it.")
 
     def place(self, asked: dict[str, Any], what: str = "the job", attempt: int = 1) -> tuple[dict[str, Any], str]:
-        """Return (asked, partition): what `needs` asked for, with the GPU model, cut to what the partition offers.
+        """Return (asked, partition): what `needs` asked for, with the GPU model, limited to what the partition offers.
 
-        The smallest card that holds `gpu_mem_gb` is taken. Time is always cut to the partition's: what is cut short
-        goes on from where it was. What a retry asks beyond the first attempt is cut, too. UserError, naming the job
+        The smallest GPU model that has `gpu_mem_gb` is taken. Time is always limited to the partition's, because a
+        stopped job resumes. What a retry asks beyond the first attempt is limited, too. UserError, naming the job
         `what`, where no partition has what the first attempt needs.
         """
         if asked["gpu"] % asked["nodes"]:
@@ -156,7 +156,7 @@ def jobs_with_models(cfg: Config) -> Iterator[tuple[Stage, tuple[str, ...]]]:
                 yield stage, names
 
 
-def table(cfg: Config, site: Site) -> list[list[str]]:
+def needs_table(cfg: Config, site: Site) -> list[list[str]]:
     """Return what the jobs of a config need and where they would run: lines of cells, equal jobs in one."""
     lines = {}
     for stage, names in jobs_with_models(cfg):
@@ -185,7 +185,7 @@ def main(paths: Iterable[str]) -> None:
 
     site = Site(os.environ.get(VARIABLE, SHIPPED))
     for path in paths:
-        lines = table(load_file(path), site)
+        lines = needs_table(load_file(path), site)
         print(f"{path}\n")
         widths = [max(map(len, column)) for column in zip(HEADINGS, *lines, strict=True)]
         for line in [HEADINGS, ["-" * width for width in widths], *lines]:

@@ -1,10 +1,11 @@
-"""What a build looks at before there is a graph: the config, the files that it names, and the cluster."""
+"""Checks before there is a DAG: the config, the files that it names, and the cluster."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from moult.base.errors import UserError
+from moult.base.paths import own_in_place_of_shipped
 from moult.config.checks import remote_endpoints
 from moult.config.experiment import Config
 from moult.config.load import load
@@ -15,7 +16,9 @@ from moult.weights.agreement import check_parts
 
 
 def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: bool) -> Config:
-    """Return the typed config; tell by `warn` what is not pinned yet, and, where it `speaks`, what will be fetched.
+    """Return the typed config; tell by `warn` what is not pinned yet, and, where it `speaks`, what will be
+    fetched, which words of the config are retired, and which shipped prompts and label sets the study's own stand in
+    place of.
 
     A process that runs a single job of a build does not speak: the first one did.
 
@@ -23,7 +26,7 @@ def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: 
         UserError: a sentence for each mistake, for each local file or folder that is not there, and for a proxy of the
             environment by which an endpoint cannot be asked.
     """
-    cfg = load(raw, source)
+    cfg = load(raw, source, warn if speaks else lambda sentence: None)
     if absent := list(absent_files(cfg)):
         raise UserError("\n".join(f"{source}: {line}; put it there or correct the path." for line in absent))
     for endpoint in remote_endpoints(cfg):
@@ -41,6 +44,9 @@ def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: 
             raise UserError("\n".join(f"{source}: {line}" for line in contradictions))
         for line in cfg.hub_needs(made):
             warn(f"{line}.")
+        for kind in ("prompts", "labels"):
+            for name in own_in_place_of_shipped(kind):
+                warn(f"{kind}/{name}.yaml: stands in place of the file of this name that comes with Moult.")
     for place in cfg.unpinned():
         warn(f"{place}: no revision or checksum yet; run `make pin` before you build.")
     return cfg
@@ -51,16 +57,21 @@ def absent_files(cfg: Config) -> Iterator[str]:
     for dataset in cfg.datasets:
         for _, _, source in raw_sources(dataset):
             if source.path and not Path(source.path).exists():
-                yield f"dataset {dataset.name}: {source.path} does not exist"
+                yield f"dataset {dataset.name}: {_absent(source.path)}"
     for model in cfg.models:
         if model.fetch and model.fetch.path and not Path(model.fetch.path).is_dir():
-            yield f"model {model.name}: the folder {model.fetch.path} does not exist"
+            yield f"model {model.name}: the folder {_absent(model.fetch.path)}"
     for dataset in cfg.datasets:
         if dataset.videos and dataset.videos.path and not Path(dataset.videos.path).is_dir():
-            yield f"dataset {dataset.name}: the folder {dataset.videos.path} of its videos does not exist"
+            yield f"dataset {dataset.name}: its videos' folder {_absent(dataset.videos.path)}"
 
 
-def contradicting_folders(cfg: Config, made: Callable[[str, str], bool]):
+def _absent(path):
+    looked = "" if Path(path).is_absolute() else f" (looked in {Path.cwd()})"
+    return f"{path} does not exist{looked}"
+
+
+def contradicting_folders(cfg: Config, made: Callable[[str, str], bool]) -> Iterator[str]:
     """Yield a sentence for each local model, not fetched yet, whose folder is no whole model, or is two."""
     for model in cfg.models:
         if model.fetch and model.fetch.path and not made("models", model.name):
@@ -78,9 +89,9 @@ def depth_of(cfg: Config) -> int:
 def cluster(cfg: Config, account: str | None, environment: Mapping[str, str] = os.environ) -> Site | None:
     """Return the cluster that jobs go to, or None where they stay on this machine.
 
-    account: `slurm_account` of the default resources as the profile writes it. The slurm profile names one: that is
-    what a cluster is known by. Which partitions it has is not said in the profile, because there a path is one of the
-    working directory; VARIABLE says it, for the executor plugin too.
+    account: `slurm_account` of the default resources as the profile writes it. Only the slurm profile names one, so an
+    account means a cluster. The partitions are in the file that VARIABLE names, for the executor plugin too: the
+    profile cannot name that file, because paths in a profile are relative to the working directory.
 
     Raises:
         UserError: the account is that of a variable which is not set; a job fits nowhere on the cluster.

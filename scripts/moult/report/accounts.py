@@ -1,4 +1,4 @@
-"""What became of rows, what was paid, how training went."""
+"""Entries of the report: where every row went, what answers cost, how training went."""
 
 import base64
 from collections import Counter
@@ -43,7 +43,7 @@ def corpus_entry(one: Artefact, root: Path) -> dict[str, Any]:
 
 
 def asking_cost(one: Artefact, root: Path) -> dict[str, Any]:
-    """Return what a measurement that asks took, as a corpus' entry says it."""
+    """Return the usage of a measurement that asks an endpoint, in the form of a corpus' entry."""
     url = one["recipe"]["endpoint"].get("url")
     return {"name": one["name"], "key": one["key"], "url": url, "usage": read_json(root / f"{one['key']}.usage.json")}
 
@@ -54,7 +54,7 @@ def _answers_of(row):
 
 
 def loss_entry(one: Artefact, root: Path) -> dict[str, Any]:
-    """Return what training an adapter or a model came to, with the picture of its losses."""
+    """Return the report of training an adapter or a model, with the picture of its losses."""
     rows = read_csv(root / one["key"] / "loss.csv")
     picture = plots.draw_losses(rows, one["facts"]["best_step"])
     ends = [float(row["loss"]) for row in rows if row["split"] == "train"]

@@ -1,4 +1,4 @@
-"""What was built from what, out of manifests, in words and as a picture."""
+"""Lineage: what was built from what, read from manifests, in words and as a picture."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -19,7 +19,7 @@ from moult.report.svg import inline_svg
 
 # Raise when the template, the style or the pictures change: it rewrites reports.
 VERSION = 3
-LOOKS = RESOURCES / "report"
+TEMPLATES = RESOURCES / "report"
 WORDS = {
     "weighted_mean": "weighted mean",
     "datasets": "dataset",
@@ -107,7 +107,7 @@ def render(page: Mapping[str, Any]) -> str:
 
     words = WORDS | {method: told for section in page["measured"] for method, told in section["kind"].methods.items()}
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(LOOKS),
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -127,7 +127,7 @@ def render(page: Mapping[str, Any]) -> str:
         "breakable": lambda name: Markup("<wbr>").join(re.split(r"(?<=[-_./])", name)),
         "inline": lambda svg, prefix, label: Markup(inline_svg(svg, prefix, label)),
     }
-    style = Markup((LOOKS / "style.css").read_text(encoding="utf-8"))
+    style = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
     return environment.get_template("report.html.j2").render(**page, style=style, draw_key=graphs.draw_key)
 
 

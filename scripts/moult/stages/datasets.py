@@ -146,7 +146,7 @@ def exportable(cfg: Config) -> list[tuple[str]]:
 
 def _exported(cfg):
     """Rows that surely have answers; questions that may have some are exported when asked for by name."""
-    unsure = {one.name for one in cfg.datasets if one.answers != "all"}
+    unsure = {one.name for one in cfg.datasets if one.answered_rows != "all"}
     return [(name,) for (name,) in exportable(cfg) if name not in unsure]
 
 

@@ -1,4 +1,4 @@
-"""What a build will find, before it is built: the questions of a dataset that is not prepared yet."""
+"""Questions of a dataset at planning time, before the dataset is prepared."""
 
 import contextlib
 import json

@@ -240,7 +240,7 @@ def _training_threads(cfg, name):
     return cfg.compute_of(name).threads * cfg.find("models", name).training.devices
 
 
-def _training_stage(rule, makes, doing, names, recipe, needs, told=None):
+def _training_stage(rule, makes, doing, names, recipe, needs, params=None):
     """Return the stage of one way to train."""
     return Stage(
         rule=rule,
@@ -250,7 +250,7 @@ def _training_stage(rule, makes, doing, names, recipe, needs, told=None):
         wildcards=("model",),
         names=names,
         recipe=recipe,
-        told=told or {},
+        params=params or {},
         inputs=_trained_on,
         model=_itself,
         needs=needs,
@@ -270,7 +270,7 @@ STAGES = (
         wildcards=("model",),
         names=lambda cfg: [(name,) for name in cfg.names("models", "fetch")],
         recipe=fetch_model,
-        told={"card": card},
+        params={"card": card},
         inputs=_fetched_from,
         model=_itself,
         needs="weights",
@@ -317,7 +317,7 @@ STAGES = (
         names=adapters,
         wanted=_kept,
         recipe=fold_adapter,
-        told={"card": card},
+        params={"card": card},
         inputs=_folded_from,
         model=_itself,
         needs="weights",
@@ -331,7 +331,7 @@ STAGES = (
         wildcards=("model",),
         names=lambda cfg: [(name,) for name in cfg.names("models", "merge")],
         recipe=merge,
-        told={"names": lambda cfg, name: cfg.find("models", name).parents, "card": card},
+        params={"names": lambda cfg, name: cfg.find("models", name).parents, "card": card},
         inputs=lambda cfg, name: {"models": [Ref("models", one) for one in cfg.find("models", name).parents]},
         model=_itself,
         needs="weights",

@@ -2,7 +2,7 @@
 
 from moult.base.files import derive_seed
 from moult.base.rows import Recipe
-from moult.base.stage import ENDINGS, Job, Ref, Stage
+from moult.base.stage import Job, Ref, Stage
 from moult.config.experiment import Config
 from moult.evaluation import scores as label_scores
 from moult.evaluation.judge_suite import judged_pairs
@@ -63,7 +63,8 @@ def told_of(cfg: Config) -> list[Ref]:
     made += [("corpora", name) for name in cfg.names("corpora")]
     made += [("adapters", name) for (name,) in adapters(cfg)]
     made += [("models", name) for name in cfg.kept_models]
-    rows = _made_by_kinds(cfg, lambda kind, stage: stage.makes in ENDINGS and stage.makes != "scores", "manifest")
+    # Pictures have no manifest, scores come last.
+    rows = _made_by_kinds(cfg, lambda kind, stage: stage.makes.split("/")[0] not in ("scores", "plots"), "manifest")
     found = [one for manifests in rows.values() for one in manifests]
     return [*(Ref(kind, name, "manifest") for kind, name in made), *found, *_scores(cfg, "manifest")]
 
@@ -88,7 +89,7 @@ STAGES = (
         run="moult.evaluation.suites:run",
         recipe=tabulate_scores,
         # They stand in the inputs, too; results of before have them among what is compared.
-        told={"predicted": lambda cfg: list(cfg.predicted), "judged": judged_pairs},
+        params={"predicted": lambda cfg: list(cfg.predicted), "judged": judged_pairs},
         inputs=_all_scores,
     ),
     Stage(

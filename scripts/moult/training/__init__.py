@@ -1,1 +1,1 @@
-"""Training on examples and on preference pairs."""
+"""Training on examples and on preference pairs, by LoRA or of all weights."""

@@ -1,4 +1,4 @@
-"""Checkpoints that a kill cannot break: one counts only if the marker that lists its files, written last, agrees."""
+"""Checkpoints that survive a kill: one counts only if its marker, written last, agrees with its files."""
 
 import logging
 import shutil
@@ -21,7 +21,7 @@ def mark_whole(checkpoint: Path) -> None:
 def last_whole(scratch: Path) -> Path | None:
     """Delete checkpoints that were not saved whole, or whose best one is gone; return the last, None if none is left.
 
-    A kill during a save leaves a directory that looks like a checkpoint; only its marker, written last, tells.
+    A kill during a save leaves a directory that looks like a checkpoint, but has no marker that agrees with its files.
     """
     whole = {}
     for path in sorted(scratch.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])):

@@ -1,4 +1,4 @@
-"""Rows of tokens: examples encoded and padded into batches, and what a model says of their answers."""
+"""Examples and pairs encoded as rows of tokens and padded into batches; log-probabilities of their answers."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 class Encoded(TypedDict, total=False):
-    """A row of tokens: of an example input_ids and start, of a preference answers and preferred.
+    """A row of tokens: of an example input_ids and start, of a preference completions and preferred.
 
     input_ids: prompt, answer, end of turn; start: index of the answer's first token; videos: digests of the frames of
-    those that it shows. answers: a row each, those to prefer first; preferred: how many these are; reference:
+    those that it shows. completions: a row each, those to prefer first; preferred: how many these are; reference:
     log-probability of each answer under the frozen reference, in nats.
     """
 
     input_ids: list[int]
     start: int
     videos: list[str]
-    answers: list[Encoded]
+    completions: list[Encoded]
     preferred: int
     reference: list[float]
 
@@ -43,8 +43,8 @@ def encode_examples(
 
     A row has `input_ids` (prompt, answer, end of turn), `start`, the index of the answer's first token, and `videos`
     where it has some. A prompt that is too long loses its oldest tokens, save a leading BOS that many models lean on,
-    and all up to its last video; an answer is never cut: one that leaves no room for a token of prompt is dropped as
-    {uid, reason}.
+    and all up to its last video; an answer is never truncated: a row whose answer leaves no room for a token of prompt
+    is dropped as {uid, reason}.
     """
     end = end_of_turn_id(tokenizer)
     rows: list[Encoded] = []
@@ -80,8 +80,8 @@ def encode_pairs(
 ) -> tuple[list[Encoded], int, list[Dropped]]:
     """Return (rows, number of truncated prompts, dropped) for preference pairs, as `encode_examples` does.
 
-    A row has `answers`, each a row as those of examples, the chosen ones first, and in `preferred` the number of these.
-    All have the same prompt: the longest answer says what is left of it.
+    A row has `completions`, one row as `encode_examples` makes it per answer, the chosen answers first, and
+    `preferred`, the number of chosen answers. All have the same prompt, truncated to fit the longest answer.
     """
     end = end_of_turn_id(tokenizer)
     rows: list[Encoded] = []
@@ -100,7 +100,7 @@ def encode_pairs(
         truncated += len(prompt) > room
         prompt = _last(prompt, room, head)
         encoded: list[Encoded] = [{"input_ids": prompt + answer, "start": len(prompt)} for answer in answers]
-        rows.append({"answers": encoded, "preferred": len(pair.chosen)})
+        rows.append({"completions": encoded, "preferred": len(pair.chosen)})
     return rows, truncated, dropped
 
 
@@ -110,26 +110,26 @@ def _answer_ids(tokenizer, text, end):
 
 
 def _last(prompt, room, head):
-    """Return the last tokens of a prompt that has no room as a whole, with `head` before them."""
+    """Return a prompt that fits into `room` tokens: the whole, or `head` and its last tokens."""
     return prompt if len(prompt) <= room else head + prompt[len(prompt) - room + len(head) :]
 
 
 def length_of(row: Encoded) -> int:
     """Return the tokens of a row, or of the longest answer of a preference with its prompt."""
-    return max(len(one["input_ids"]) for one in row.get("answers", [row]))
+    return max(len(one["input_ids"]) for one in row.get("completions", [row]))
 
 
 def collate_pairs(rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
     """Return a batch of preferences: `collate` of all first answers, then of all second ones, and so on.
 
-    Rows are made up with blank answers to the most that one of them has, two at least, below called `answers`.
-    `targets` (answers × rows, longest answer) are the tokens to be predicted; `labels` (rows) counts the rows: one that
-    is blank is -100; `preferred` (rows) is how many answers, the first ones, are. `reference` (rows, answers), where
-    rows have it, is what the frozen reference gives their answers.
+    Below, `answers` is the largest number of answers that a row has, at least two; rows with fewer are padded with
+    blank answers. `targets` (answers × rows, longest answer) are the tokens to be predicted. `labels` (rows) is -100 of
+    a blank row, else 0. `preferred` (rows) is the number of chosen answers, which come first. `reference` (rows,
+    answers), where rows have it, holds the answers' log-probabilities under the frozen reference, in nats.
     """
     import torch
 
-    held = [row.get("answers", []) for row in rows]
+    held = [row.get("completions", []) for row in rows]
     most = max(2, *map(len, held))
     batch = collate([(answers + [BLANK] * most)[place] for place in range(most) for answers in held])
     counted = torch.tensor([0 if answers else -100 for answers in held])

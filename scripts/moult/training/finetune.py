@@ -1,4 +1,4 @@
-"""Training, LoRA or full, on examples or on preference pairs, that may be killed at any moment and then goes on."""
+"""Train an adapter or all weights, on examples or preference pairs; a killed training resumes."""
 
 import csv
 import logging
@@ -41,8 +41,8 @@ def finetune_lora(
 
     The best checkpoint on `dev` is kept, or the last one where `dev` is empty. Checkpoints live in `scratch`, which
     must belong to this recipe and these rows alone; a second call with it goes on from the last whole one. Examples
-    that show videos find their frames in the prepared datasets `data`; what sees in the model stays as it is. Without
-    a row, where the recipe says `may_be_empty`, the adapter is one that changes nothing: its B is 0, as at every start.
+    that show videos find their frames in the prepared datasets `data`; the vision tower stays frozen. Where there is no
+    row and the recipe says `may_be_empty`, the adapter changes nothing: its B is 0, as before the first step.
 
     Raises:
         UserError: no row of a split fits `max_length`, `lora.targets` names no layer, the loss is not finite, or the

@@ -21,18 +21,19 @@ SETTINGS = RESOURCES / "deepspeed"
 
 
 def deepspeed_settings(zero: int) -> dict[str, Any]:
-    """Return DeepSpeed's settings of a ZeRO stage (2 or 3); what the recipe says too is `auto` there."""
+    """Return DeepSpeed's settings of a ZeRO stage (2 or 3); settings that the recipe holds too are `auto` there."""
     return json.loads((SETTINGS / f"zero{zero}.json").read_text(encoding="utf-8"))
 
 
 def train_together(devices: int, work: Mapping[str, Any], folder: Path) -> None:
     """Run `trainer.run_trainer` on `work`, its arguments, in `devices` processes; if one ends badly, all are ended.
 
-    In place of the task, `work` has what it shows: each process makes its own.
+    `work` has, in place of the task, the datasets whose videos it shows: each process makes its own task.
 
     They are processes of this machine, or of all nodes of the Slurm job that this one belongs to, where it has several.
     They print where this process prints. `folder` is where they find their work, and where a UserError of one of them
-    comes back as its sentence. UserError too when there are fewer GPUs (a machine without any trains on its CPU).
+    comes back as its sentence. UserError too when there are fewer GPUs than `devices` (a machine without GPUs trains on
+    its CPU).
     """
     import torch
     from torch.distributed import TCPStore

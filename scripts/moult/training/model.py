@@ -31,7 +31,7 @@ def _base(recipe, base):
 
 
 def reference_model(recipe: Recipe, base: str | Path) -> PreTrainedModel:
-    """Return the base as the function of inputs that training begins with, its products in the same dtype."""
+    """Return the base, ready to be called, with the arithmetic that training begins with."""
     import torch
 
     torch.set_num_threads(recipe["threads"])

@@ -15,7 +15,7 @@ class GroupedRows:
     def __init__(
         self, rows: Sequence[Encoded], batch: int, accumulation: int, seed: int, devices: int = 1, mixed: bool = False
     ) -> None:
-        """Take the rows of one optimiser step, over all devices, as the group that is put together and shuffled.
+        """A group, whose rows are put together and shuffled, is the rows of one optimiser step on all devices.
 
         mixed: the rows come from several datasets. What tells their lengths apart is then their dataset, its list of
         labels above all, and groups of like length would each teach one task: a group is drawn from all rows alike.
@@ -48,7 +48,7 @@ class GroupedRows:
         self.order = [index for group in groups for index in group]
 
     def __len__(self) -> int:
-        """Rows of an epoch; several devices get equal shares, which the loader would make up with rows seen already."""
+        """Return the number of rows of an epoch, which devices share equally; else the loader would repeat rows."""
         share = self.batch * self.devices if self.devices > 1 else 1
         return -(-len(self.rows) // share) * share
 

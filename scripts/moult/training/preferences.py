@@ -1,4 +1,4 @@
-"""The task of learning to prefer: all answers to a prompt are one row until the collator puts them into one batch, so
+"""The task of learning preferences. All answers to a prompt are one row until the collator puts them into one batch, so
 that no shuffle can part them."""
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 # Evaluations of a run, where the recipe does not say how often: what collapses is to be seen in time.
-LOOKS = 10
+EVALUATIONS = 10
 # What a batch holds for the loss alone.
 NOT_THE_MODELS = ("labels", "shift_labels", "targets", "preferred", "reference")
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Preferences:
         recipe = self.recipe
         each = recipe["batch_size"] * recipe["accumulation"] * recipe.get("devices", 1)
         steps = recipe["max_steps"] or math.ceil((recipe["epochs"] or 1) * math.ceil(rows / each))
-        return recipe["evaluate_every"] or max(1, steps // LOOKS)
+        return recipe["evaluate_every"] or max(1, steps // EVALUATIONS)
 
     def collate(self, rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
         return collate_pairs(rows)
@@ -70,8 +70,8 @@ class Preferences:
         return preference_trainer(self.loss)
 
     def metrics(self, scores: np.ndarray) -> dict[str, float]:
-        """Return what dev rows come to, out of (rows, 4) of the trainer: mean loss, mean NLL of a token of the chosen
-        answers, share of pairs in order, and the number by which checkpoints compete."""
+        """Return the metrics of dev rows out of the trainer's (rows, 4): mean loss, mean NLL per token of the chosen
+        answers, share of pairs in order, and the metric by which checkpoints are selected."""
         loss, nll, tokens, ordered = scores.astype("float64").sum(axis=0)
         loss, accuracy = loss / len(scores), ordered / len(scores)
         # Of two checkpoints with as many pairs in order the one with the lower loss wins.
@@ -181,7 +181,7 @@ def _logps(model, rows, batch_size, split):
         with torch.inference_mode():
             logps, _ = answer_logps(model(**inputs).logits, targets)
         for place, *values in zip(places, *logps.view(-1, len(places)).tolist(), strict=True):
-            found[place] = values[: len(rows[place]["answers"])]
+            found[place] = values[: len(rows[place]["completions"])]
         if start % (64 * batch_size) == 0:
             logger.info("reference: %d of %d %s pairs", start + len(places), len(rows), split)
     return found

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Supervised:
     """Training on examples: what the trainer and its report ask a task for.
 
-    `columns` are those of loss.csv; `measured` is the metric that stands in its `loss` at an evaluation.
+    `columns`: those of loss.csv. `measured`: the metric that an evaluation writes into the column `loss`.
     """
 
     columns = ("step", "split", "loss", "accuracy", "learning_rate")
@@ -77,7 +77,8 @@ class Supervised:
         return torch.stack([-logps, tokens, right], dim=-1)
 
     def metrics(self, scores: np.ndarray) -> dict[str, float]:
-        """Return mean NLL per answer token, accuracy of whole answers, and the number by which checkpoints compete."""
+        """Return mean NLL per answer token, accuracy of whole answers, and the metric by which checkpoints are
+        selected."""
         losses, tokens, right = scores.astype("float64").sum(axis=0)
         nll = losses / tokens
         # Of two checkpoints with as many right answers the likelier one wins: the fraction stays below one answer.

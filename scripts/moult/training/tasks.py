@@ -1,4 +1,4 @@
-"""Which task a recipe sets. Nothing else asks for it."""
+"""The task of a recipe. Other modules ask the task, never the recipe, what is trained on."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,5 +18,5 @@ def read_rows(recipe: Recipe, paths: Sequence[str | Path]) -> tuple[list[Any], l
 
 
 def task_of(recipe: Recipe, base: str | Path, shown: Sequence[str | Path] = ()) -> Task:
-    """Return the task of a recipe: with a `loss` it is to prefer, else to answer. `shown`: see `Supervised`."""
+    """Return the task of a recipe: preferences where it has a `loss`, else examples. `shown`: see `Supervised`."""
     return Preferences(recipe, base) if "loss" in recipe else Supervised(recipe, base, shown)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moult.base.errors import UserError
-from moult.base.lean_imports import without, without_deepspeed
+from moult.base.lean_imports import hide_deepspeed, hide_packages
 from moult.base.rows import Recipe
 from moult.training import launcher
 from moult.training.checkpoints import mark_whole
@@ -32,13 +32,13 @@ def run_trainer(
     `rows` are encoded by the task (see `tasks.task_of`), by split. All other arguments are plain JSON: several
     processes may run this together.
     """
-    with without("datasets", "scipy"):
+    with hide_packages("datasets", "scipy"):
         import transformers.trainer  # noqa: F401
     import torch
     from transformers import PrinterCallback, set_seed
     from transformers.utils.logging import disable_progress_bar
 
-    without_deepspeed()
+    hide_deepspeed()
     disable_progress_bar()
     torch.set_num_threads(recipe["threads"])
     arguments = _arguments(recipe, scratch, selecting=bool(rows["dev"]), starting=checkpoint is None)
@@ -111,7 +111,7 @@ def _arguments(recipe, scratch, selecting, starting):
         disable_tqdm=True,
         report_to=[],
     )
-    # Else one process spreads its batches over all GPUs that it sees: more rows a step than the recipe says.
+    # Else one process spreads its batches over all GPUs that it sees: more rows per step than the recipe says.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
 

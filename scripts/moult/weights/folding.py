@@ -158,7 +158,7 @@ def _shapes(config, held):
     return embedding, {HEAD: shapes[embedding]} | shapes
 
 
-def check_foldable(settings, adapter, base):
+def check_foldable(settings: Mapping[str, Any], adapter: Mapping[str, Any], base: str | Path) -> None:
     """Raise a UserError when an adapter with these peft settings and tensors could not be folded into a base.
 
     adapter: {name as peft saves it: shape}. base: the folder of the model.
@@ -169,7 +169,7 @@ def check_foldable(settings, adapter, base):
     _fit(adapter, "peft", base, shapes, config, settings)
 
 
-def refuse_settings(settings, path):
+def refuse_settings(settings: Mapping[str, Any], path: str | Path) -> None:
     """Raise a UserError when folding would not give the model that an adapter was trained as."""
     if settings.get("peft_type") != "LORA":
         raise UserError(f"{path}: peft_type {settings.get('peft_type')} cannot be folded; only LORA can.")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from moult.base.errors import UserError
-from moult.base.lean_imports import without_deepspeed
+from moult.base.lean_imports import hide_deepspeed
 
 
 def convert_gguf(gguf: Path, folder: Path, dtype: str) -> str | None:
@@ -13,7 +13,7 @@ def convert_gguf(gguf: Path, folder: Path, dtype: str) -> str | None:
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
     from transformers.integrations.gguf.reader import read_gguf_metadata
 
-    without_deepspeed()
+    hide_deepspeed()
     transformers.logging.disable_progress_bar()
     metadata, _ = read_gguf_metadata(str(gguf))
     place = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}

@@ -1,4 +1,4 @@
-"""Weight files: what the folder of a model or an adapter must hold, checked before anything else reads it."""
+"""Checks of a model's or an adapter's folder by the headers of its weight files, before anything else reads it."""
 
 from __future__ import annotations
 
@@ -71,13 +71,14 @@ def check_model_folder(folder: str | Path) -> None:
     _refuse_missing_layer(folder, settings[0], held)
 
 
-def left_over(folder):
+def left_over(folder: str | Path) -> list[Path]:
     """Return the safetensors files of a model's folder that nothing reads; reads only headers.
 
     UserError when the folder holds two sets of weights, of which one program would take the one, another the other:
     a single file or a shard beside those of the index, a second index, a file that holds tensors of the model again,
     another file that config.json names.
     """
+    folder = Path(folder)
     used, index = _weight_files(folder), folder / INDEX
     names = [file.name for file in used]
     source = INDEX if index.exists() else names[0]
@@ -124,7 +125,7 @@ def _refuse_missing_layer(folder, config, held):
 
 
 def _refuse_wrong_file(file):
-    """Raise a UserError for what is no file at all, or plainly another one than its name says."""
+    """Raise a UserError for a missing file, or one whose first bytes contradict its name."""
     if file.is_symlink():
         _refuse_link(file)
     if file.suffix in (".safetensors", ".json") and not file.is_file():

@@ -9,7 +9,7 @@ from typing import Any
 from moult.base.errors import UserError
 from moult.base.failures import is_disk_full, is_memory_short
 from moult.base.files import read_json, whole_directory, write_json, write_text_atomic
-from moult.base.lean_imports import without, without_compiler
+from moult.base.lean_imports import hide_compiler, hide_packages
 from moult.base.rows import Facts, Recipe
 from moult.base.stage import Job
 from moult.weights.card import write_model_card
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 def mergekit_config(recipe: Recipe, folder_of: Callable[[str], str]) -> dict[str, Any]:
     """Return mergekit's own configuration for a recipe, as plain data; `folder_of` gives a model's folder.
 
-    UserError for what its method does not take.
+    UserError for a setting that the method does not take.
     """
     method, base = recipe["method"], recipe.get("base")
     if found := list(refusals(recipe)):
@@ -92,8 +92,8 @@ def _mergekit_path(folder):
 
 
 def _run_mergekit(config, folder, seed):
-    """Write the merged weights to a folder; what mergekit makes of a configuration it refuses is a UserError."""
-    with without("scipy", "torch_distributed"), without_compiler():
+    """Write the merged weights to a folder; UserError where mergekit refuses its configuration."""
+    with hide_packages("scipy", "torch_distributed"), hide_compiler():
         from mergekit.config import MergeConfiguration
         from mergekit.io.tasks import LoaderCache
         from mergekit.merge import run_merge

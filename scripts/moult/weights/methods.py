@@ -1,4 +1,4 @@
-"""The methods of a merge: what each takes, and the sentences that refuse what it does not take.
+"""Merge methods: the settings that each takes, and the sentences that refuse all others.
 
 Config and job read this table, schema and config/README.md quote it. Names and meanings are mergekit's. What mergekit
 would refuse in the job, after all parents are trained, is refused here, without mergekit.
@@ -32,7 +32,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class MergeMethod:
-    """A method, in words and with its paper; its base is none, one of its parents, or a model other than they."""
+    """A merge method: `words` describe it and name its paper; `base` is none, one of the parents, or another model."""
 
     words: str
     base: Literal["none", "a parent", "no parent"]

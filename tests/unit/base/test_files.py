@@ -14,7 +14,7 @@ from moult.base.errors import UserError
 from moult.base.files import derive_seed, digest, read_jsonl, whole_directory, whole_file, write_json, write_jsonl
 from moult.jobs.job import Job
 from moult.jobs.manifest import check_manifest, write_manifest
-from moult.jobs.timing import table
+from moult.jobs.timing import startup_table
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -172,7 +172,7 @@ def test_timing_reads_the_logs(tmp_path):
     text = "10:00:00 +0.1 s train x\n10:00:05 +5.0 s ready: go\n10:00:20 +20.0 s done in 19.9 s\n"
     (tmp_path / "train" / "x.log").write_text(text)
     (tmp_path / "train" / "killed.log").write_text("10:00:00 +0.1 s train y\n")
-    assert table(tmp_path)[1].split() == ["train", "1", "20.0", "25%"]
+    assert startup_table(tmp_path)[1].split() == ["train", "1", "20.0", "25%"]
 
 
 def test_json_is_sorted(tmp_path):

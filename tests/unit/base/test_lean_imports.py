@@ -47,10 +47,10 @@ def test_an_engine_answers_and_scores_without_the_compiler_and_torch_has_it_afte
 def test_nothing_stays_replaced_when_an_import_fails():
     (told,) = python(
         "import sys, torch, transformers.utils, transformers.utils.import_utils as more",
-        "from moult.base.lean_imports import without, without_compiler",
+        "from moult.base.lean_imports import hide_packages, hide_compiler",
         "before = (transformers.utils.is_scipy_available, more.is_scipy_available)",
         "try:",
-        "    with without('scipy', 'torch_distributed'), without_compiler():",
+        "    with hide_packages('scipy', 'torch_distributed'), hide_compiler():",
         "        assert not transformers.utils.is_scipy_available() and not more.is_torch_distributed_available()",
         "        raise ImportError",
         "except ImportError:",
@@ -66,8 +66,8 @@ def test_deepspeed_is_asked_for_only_in_one_process_of_several(rank, asked):
     (told,) = python(
         "import os",
         f"os.environ.update({ {'LOCAL_RANK': rank} if rank else {} })",
-        "from moult.base.lean_imports import without_deepspeed",
-        "without_deepspeed()",
+        "from moult.base.lean_imports import hide_deepspeed",
+        "hide_deepspeed()",
         "import importlib.util, accelerate.utils.other as other",
         "print(other.is_deepspeed_available() == (importlib.util.find_spec('deepspeed') is not None))",
     )

@@ -34,7 +34,7 @@ def rounds(**more):
 
 
 def test_rounds_are_written_out_into_endpoints_corpora_and_models():
-    written = expand(rounds(cut="keep", finetune={"epochs": 1}))
+    written = expand(rounds(truncated="keep", finetune={"epochs": 1}))
     assert [entry["name"] for entry in written["models"]] == ["base", "m-r1", "m-r2", "m-r3"]
     assert written["endpoints"][1:] == [
         {"name": "m-r1-student", "serve": "base"},
@@ -50,7 +50,7 @@ def test_rounds_are_written_out_into_endpoints_corpora_and_models():
         "dataset": "q",
         "splits": ["train"],
         "slice": [4, 8],
-        "cut": "keep",
+        "truncated": "keep",
         "round": second,
     }
     tuned = {"epochs": 1, "base": "m-r1", "data": ["m-r2"]}

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 from moult.base.errors import UserError
 from moult.config import pins
 from moult.config.entries import datasets
@@ -101,7 +100,11 @@ def change(raw, where, value):
             },
             "models 'tuned': float16 would need loss scaling",
         ),
-        (["corpora", 0, "cutt"], "x", "corpora, entry 1 (guidelines), cutt: unknown key; did you mean 'cut'?"),
+        (
+            ["corpora", 0, "truncate"],
+            "x",
+            "corpora, entry 1 (guidelines), truncate: unknown key; did you mean 'truncated'?",
+        ),
         (["corpora", 0, "gate"], {}, "corpora, entry 1 (guidelines): gate is no setting of guidelines; leave it out"),
         (["corpora", 0, "kind"], "guideline", "entry 1 (guidelines), kind: 'guideline' is no kind; did you mean"),
         (["corpora", 0], {"name": "x"}, "corpora, entry 1 (x), kind: is missing; there is contrasts, distilled,"),
@@ -133,7 +136,11 @@ def change(raw, where, value):
             "suites 'labels', datasets: the rows of 'questions' are questions, not labelled; there is moods",
         ),
         (["corpora", 0, "prompt"], "meteor/guidline", "did you mean 'meteor/guideline'?"),
-        (["datasets", 1, "labels"], "MOSY", "labels: 'MOSY' is not in resources/labels/; did you mean 'MOSI'?"),
+        (
+            ["datasets", 1, "labels"],
+            "MOSY",
+            "labels: 'MOSY' is not in resources/labels/ or labels/; did you mean 'MOSI'?",
+        ),
         (["datasets", 1, "columns"], {"txt": "t"}, "columns: 'txt' is not a field of mmla; did you mean 'text'?"),
         (
             ["datasets", 1, "files"],
@@ -352,8 +359,8 @@ def test_a_file_that_is_no_yaml_is_told(tmp_path):
 
 
 def test_labels_of_every_shipped_set_are_distinct_and_lower_case():
-    for name in datasets.shipped_labels():
-        labels = yaml.safe_load((datasets.LABELS / f"{name}.yaml").read_text())
+    for name in datasets.label_sets():
+        labels = datasets.load_label_set(name)
         assert set(labels) == {"dataset", "task", "task_words", "language", "labels"}, name
         assert all(isinstance(one, str) and one == one.lower() for one in labels["labels"]), name
         assert len(set(labels["labels"])) == len(labels["labels"]), name
@@ -472,7 +479,7 @@ def test_rounds_become_corpora_and_models_with_all_that_these_have(raw):
         ),
         ({"base": "bsae"}, "rounds 'm', base: 'bsae' is not there; did you mean 'base'?"),
         ({"max_iterations": 0}, "rounds, entry 1 (m), max_iterations: Input should be greater than or equal to 1"),
-        ({"prompt": "meteor/anser"}, "prompt 'meteor/anser' is not in resources/prompts/; did you mean"),
+        ({"prompt": "meteor/anser"}, "prompt 'meteor/anser' is not in resources/prompts/ or prompts/; did you mean"),
     ],
 )
 def test_a_mistake_in_rounds_is_told_once(raw, more, sentence):

@@ -2,7 +2,7 @@
 
 import pytest
 from moult.base.errors import UserError
-from moult.config.entries.datasets import shipped_labels
+from moult.config.entries.datasets import label_sets
 from moult.config.entries.models import Finetune, Optimise
 from moult.config.load import load
 from moult.config.presets import fill, load_preset, preset_names
@@ -35,7 +35,7 @@ def test_a_preference_optimisation_has_presets_too():
 
 
 def test_those_per_dataset_have_every_dataset_of_the_study():
-    tasks = {name for name in shipped_labels() if not name.startswith("demo")}
+    tasks = {name for name in label_sets() if not name.startswith("demo")}
     assert len(tasks) == 12
     for file in ("paper-mllm-sft", "paper-mllm-72b-sft", "reproduction-mllm-sft"):
         assert {name.split("/")[2] for name in preset_names() if name.startswith(f"mmla/{file}/")} == tasks

@@ -33,8 +33,8 @@ FILES = ("corpus", "rejects", "usage")
 
 
 def recipe(endpoint, chosen, **more):
-    cheap = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_tokens": 12}
-    plain = {"endpoint": endpoint, "prompt": load_template("meteor/answer"), "rejected": cheap, "chosen": chosen}
+    rejected = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_tokens": 12}
+    plain = {"endpoint": endpoint, "prompt": load_template("meteor/answer"), "rejected": rejected, "chosen": chosen}
     return plain | {"gate": GATE, "seed": 5} | more
 
 
@@ -77,8 +77,8 @@ def test_the_sample_closest_to_the_others_is_chosen():
     means = [sum(chrf(ngrams(one), ngrams(other)) for other in texts if other is not one) / 3 for one in texts]
     assert reason is None and best["text"] == texts[means.index(max(means))]
     assert best["reward"] == pytest.approx(max(means), abs=1e-6)
-    cheap = sum(chrf(ngrams("my reply: red"), ngrams(other)) for other in texts) / 4
-    assert best["reward_of_rejected"] == pytest.approx(cheap, abs=1e-6)
+    expected = sum(chrf(ngrams("my reply: red"), ngrams(other)) for other in texts) / 4
+    assert best["reward_of_rejected"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_sample_that_the_gate_takes_may_vote_but_not_win():
@@ -88,7 +88,7 @@ def test_a_sample_that_the_gate_takes_may_vote_but_not_win():
 
 
 @pytest.mark.parametrize(
-    ("cheap", "costly", "reason"),
+    ("rejected", "candidate", "reason"),
     [
         (answer("a reply", "length"), answer("another answer"), "rejected answer: cut: reached max_tokens"),
         (answer("", "error", "too long"), answer("another answer"), "rejected answer: error: too long"),
@@ -103,10 +103,10 @@ def test_a_sample_that_the_gate_takes_may_vote_but_not_win():
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
-def test_a_pair_that_teaches_nothing_has_its_reason(cheap, costly, reason):
-    assert choose(cheap, [costly], GATE, "beam")[1].startswith(reason)
-    if costly["finish_reason"] == "stop":
-        assert choose(cheap, [costly, costly], GATE, "consistency")[1].startswith(reason)
+def test_a_pair_that_teaches_nothing_has_its_reason(rejected, candidate, reason):
+    assert choose(rejected, [candidate], GATE, "beam")[1].startswith(reason)
+    if candidate["finish_reason"] == "stop":
+        assert choose(rejected, [candidate, candidate], GATE, "consistency")[1].startswith(reason)
 
 
 def test_one_whole_sample_is_close_to_nothing():

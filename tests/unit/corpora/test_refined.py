@@ -66,7 +66,7 @@ def recipe(server, **more):
 def refine(server, tmp_path, rows=ROWS, clients=None, **more):
     clients, told = clients or {"endpoint": CLIENT, "judge": CLIENT}, recipe(server, **more)
     with Asker(told["endpoint"], tmp_path / "journal" / "j.sqlite", clients["endpoint"]) as asker:
-        return refine_answers(told, rows, asker, Asker(told["judge"], asker.room, clients["judge"]))
+        return refine_answers(told, rows, asker, Asker(told["judge"], asker.pool, clients["judge"]))
 
 
 def asked_of(server, part):
@@ -238,7 +238,7 @@ def test_a_model_that_judges_itself_is_loaded_once(tmp_path, monkeypatch):
     told["decoding"] = told["judge_decoding"] = DECODING | {"temperature": 1.0, "max_tokens": 12}
     told = recipe(type("Nobody", (), {"url": ""}), **told)
     with Asker(told["endpoint"], tmp_path / "j.sqlite", **served) as asker:
-        kept, rejects, usage = refine_answers(told, ROWS, asker, Asker(told["judge"], asker.room, **served))
+        kept, rejects, usage = refine_answers(told, ROWS, asker, Asker(told["judge"], asker.pool, **served))
     assert len(loads) == 1 and len(kept) + len(rejects) == 4 and usage["cost_usd"] == 0
     assert all(reject["reason"].startswith(("judge: the reply is not the JSON", "not acc")) for reject in rejects)
 

@@ -18,7 +18,7 @@ from moult.evaluation.published import REFERENCE
 from moult.evaluation.scores import COLUMNS, DIFFERENCES
 from moult.evaluation.suites import KINDS
 from moult.jobs.manifest import write_manifest
-from moult.report.page import LOOKS, write_report
+from moult.report.page import TEMPLATES, write_report
 from moult.report.plots import draw_scores
 from moult.stages import STAGES
 
@@ -202,6 +202,6 @@ def test_what_kinds_name_is_there():
     assert set(MEASURED) <= set(Evaluation.model_fields)
     for kind in KINDS:
         assert set(kind.measures) < set(MEASURED)
-        assert (LOOKS / kind.template).exists()
+        assert (TEMPLATES / kind.template).exists()
     for table in chain.from_iterable(kind.published for kind in KINDS):
         assert (REFERENCE / f"{table}.csv").exists()

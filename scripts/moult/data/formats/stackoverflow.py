@@ -23,7 +23,7 @@ class StackOverflow(TextFormat):
     needed = ("title", "question_content")
     fields = (*needed, "id", "answer", "tags")
     lists = ("tags",)
-    answers = "some"
+    answered_rows = "some"
     prompt = "meteor/answer"
     task = "question_answering"
     language = "en"

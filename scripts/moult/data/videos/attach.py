@@ -9,7 +9,7 @@ from typing import Any
 
 from moult.base.files import digest, sha256_file, whole_file
 from moult.data.videos.decoder import Decoder, not_a_video
-from moult.data.videos.frames import table_of
+from moult.data.videos.frames import arrow_table
 
 logger = logging.getLogger(__name__)
 # Raise when the same file would now give other frames.
@@ -87,7 +87,7 @@ def attach_videos(
                     file.parent.mkdir(parents=True, exist_ok=True)
                     _write_chunk(file, list(pool.map(decoded, part)))
                 files.append(file)
-                found = table_of(file).drop_columns(["jpeg"]).to_pylist()
+                found = arrow_table(file).drop_columns(["jpeg"]).to_pylist()
                 for row, facts in zip(part, found, strict=True):
                     listed.append({key: value for key, value in facts.items() if value is not None})
                     if facts["reason"]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def table_of(path: str | Path) -> pa.Table:
+def arrow_table(path: str | Path) -> pa.Table:
     """Return an Arrow file as a table that stays on disk: what is read of it comes through the page cache."""
     import pyarrow as pa
 
@@ -32,7 +32,7 @@ class Frames:
     def places(self) -> dict[str, tuple[pa.Table, int]]:
         """Digest → (table, row)."""
         found = {}
-        for table in map(table_of, self.files):
+        for table in map(arrow_table, self.files):
             found |= {key: (table, row) for row, key in enumerate(table["digest"].to_pylist()) if key}
         return found
 

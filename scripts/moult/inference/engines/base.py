@@ -1,10 +1,11 @@
-"""What the engines share: the batch plan, prompts as tokens, answers out of tokens."""
+"""The base class of engines: it plans batches, and turns prompts into tokens and tokens into answers."""
 
 import gc
 import logging
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from moult.base.files import digest, read_json
 from moult.data.prompts import videos_of
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class Engine:
-    """What the engines share: prompts' tokens, the batch plan, and the form of what they yield.
+    """An engine: it plans batches over prompts and yields answers.
 
     An engine has `tokenizer`, `limit` (tokens of prompt and answer together), `batch_size`, and two methods that
     take one batch: `_complete(prompts, requests)` → per row (new token ids, None or why it failed), and
@@ -27,7 +28,7 @@ class Engine:
     requests may show videos. `pads`: a batch of prompts may differ in length.
     """
 
-    vision = None
+    vision: Any = None
     pads = True
 
     def __init__(self, folder: str | Path) -> None:

@@ -34,6 +34,7 @@ def load_engine(
     safetensors, or vLLM is wanted and not installed.
     """
     vision = Vision(model, frames) if frames and frames.files else None
+    loaded: Engine
     loaded = VllmEngine(model, dtype) if engine == "vllm" else TransformersEngine(model, dtype, batch_size, threads)
     loaded.vision = vision
     logger.info("ready: %s is loaded", model)

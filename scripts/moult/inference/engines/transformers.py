@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from moult.base.errors import UserError
-from moult.base.lean_imports import without, without_compiler
+from moult.base.lean_imports import hide_compiler, hide_packages
 from moult.data.prompts import videos_of
 from moult.inference.engines.base import Engine
 from moult.inference.engines.sampling import TokenChooser
@@ -21,7 +21,7 @@ class TransformersEngine(Engine):
     def __init__(self, folder: str | Path, dtype: str, batch_size: int, threads: int) -> None:
         import torch
 
-        with without("scipy", "torch_distributed"), without_compiler():
+        with hide_packages("scipy", "torch_distributed"), hide_compiler():
             import transformers.masking_utils
             import transformers.modeling_utils
         from transformers import GenerationConfig
@@ -29,7 +29,7 @@ class TransformersEngine(Engine):
         super().__init__(folder)
         torch.set_num_threads(threads)
         transformers.logging.disable_progress_bar()
-        with without_compiler():
+        with hide_compiler():
             model = auto_class(folder).from_pretrained(
                 folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True
             )
@@ -185,7 +185,7 @@ class TransformersEngine(Engine):
         return [[next(left) for _ in row] for row in labels]
 
     @functools.cached_property
-    def pads(self):
+    def pads(self) -> bool:  # type: ignore[override]
         """Whether the model may see padding before a prompt: it goes by masks and positions as transformers makes them.
 
         Others count from the first token, padding or not (BART), or let it into their state (RWKV).
@@ -193,7 +193,7 @@ class TransformersEngine(Engine):
         return hasattr(self._module, "create_causal_mask") and "position_ids" in self._takes
 
     @functools.cached_property
-    def takes_tree(self):
+    def takes_tree(self) -> bool:
         """Whether all labels may stand in one sequence, by a mask of four dimensions and positions of our own.
 
         Not where a layer is recurrent, where a bias grows with the distance in the sequence (ALiBi), and where a model

@@ -56,7 +56,7 @@ class VllmEngine(Engine):
             structure = StructuredOutputsParams(json=request.schema)
         sampling = request.sampling
         if sampling.beams > 1:
-            raise UserError("beam search needs engine transformers; with vllm choose by consistency.")
+            raise UserError("beam search needs engine transformers; with vllm choose by minimum Bayes risk.")
         return SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,

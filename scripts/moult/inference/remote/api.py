@@ -2,11 +2,13 @@
 
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import IO
 from urllib.parse import quote
 
 from moult.base.outside import TooMuch, Unreadable, decoded, one_line, parse_json
-from moult.base.secrets import hidden, hidden_in, key_of
+from moult.base.secrets import key_of, redacted, redacted_in
 from moult.inference.remote.connection import Body, bearer, client_options
 from moult.inference.remote.errors import Problem, problem_of
 from moult.inference.remote.rate_limit import retry_after
@@ -56,7 +58,9 @@ class Batch:
         """Return the batch that a reply shows; Lost where it shows none."""
         if not isinstance(reply, dict) or not _is_name(reply.get("id")) or not isinstance(reply.get("status"), str):
             raise Lost("a reply that shows no batch")
-        files = [reply[name] if _is_name(reply.get(name)) else None for name in ("output_file_id", "error_file_id")]
+        output, errors_in = (
+            reply[name] if _is_name(reply.get(name)) else None for name in ("output_file_id", "error_file_id")
+        )
         metadata, counts, errors = (reply.get(name) for name in ("metadata", "request_counts", "errors"))
         errors = errors.get("data") if isinstance(errors, dict) else None
         told = ""
@@ -66,7 +70,8 @@ class Batch:
         return cls(
             reply["id"],
             one_line(reply["status"], 40),
-            *files,
+            output,
+            errors_in,
             metadata if isinstance(metadata, dict) else {},
             told,
             [error for error in errors if isinstance(error, dict)] if isinstance(errors, list) else [],
@@ -111,7 +116,7 @@ class Api:
         """Return a batch as it is now."""
         return Batch.of(self._call("GET", f"batches/{quote(name, safe='')}"))
 
-    def batches(self):
+    def batches(self) -> Iterator[Batch]:
         """Yield all batches of the account, the newest first."""
         after = {}
         for _ in range(MAX_PAGES):
@@ -127,7 +132,7 @@ class Api:
             if not entries or not page.get("has_more"):
                 return
 
-    def download(self, name: str, file) -> None:
+    def download(self, name: str, file: IO[bytes]) -> None:
         """Write the content of a file into an open one."""
         self._call("GET", f"files/{quote(name, safe='')}/content", into=file)
 
@@ -169,11 +174,11 @@ class Api:
         except TooMuch as error:
             raise Refusal(413, Problem(None, None, f"a reply {error}")) from None
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, ValueError) as error:
-            raise Lost(one_line(hidden(str(error), key)) or type(error).__name__) from None
+            raise Lost(one_line(redacted(str(error), key)) or type(error).__name__) from None
         try:
-            problem = problem_of(hidden_in(parse_json(data), key))
+            problem = problem_of(redacted_in(parse_json(data), key))
         except Unreadable:
-            problem = problem_of(hidden(decoded(data), key))
+            problem = problem_of(redacted(decoded(data), key))
         raise Refusal(response.status_code, problem, retry_after(response.headers) or problem.wait)
 
 

@@ -1,8 +1,8 @@
 """The Batch API: requests go up as a file, answers come down as a file within a day, at half the price.
 
-What is under way is in the journal, so that a run which was killed at any moment finds its batches again. The order
-that makes it true: the journal notes a tag and the requests under it, then the file is uploaded, then the batch is
-created with the tag in its metadata, then its id is noted. A tag without an id is looked for at the API.
+Batches under way are in the journal, so that a run that was killed at any moment finds them again. The order ensures
+it: the journal notes a tag and the requests under it, then the file is uploaded, then the batch is created with the tag
+in its metadata, then its id is noted. A tag without an id is looked for at the API.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from typing import Any
 
 from moult.base.errors import UserError
 from moult.base.outside import Unreadable, parse_json
-from moult.base.secrets import hidden_in
+from moult.base.secrets import redacted_in
 from moult.inference.journal import Journal
 from moult.inference.remote.api import Api, Lost, Refusal
 from moult.inference.remote.connection import MAX_REPLY
@@ -27,7 +27,7 @@ from moult.inference.remote.underway import Underway
 from moult.inference.remote.wire import answer_of, failure, guarded, raw_of
 from moult.inference.requests import Answer, ChatRequest, request_key
 from moult.inference.spending import Budget
-from moult.inference.usage import usage_of, worst_case
+from moult.inference.usage import reported_tokens, worst_case
 
 # Limits of the API for one batch; a line is never cut, so that the file stays under its 200 MB.
 MAX_ROWS = 50_000
@@ -58,7 +58,8 @@ class BatchEndpoint:
         self.spelt, self.told = {}, False
 
     def answer(self, requests: Sequence[ChatRequest], missing: Sequence[int]) -> Iterator[list[tuple[int, Answer]]]:
-        """Yield lists of (index, Answer), a batch at a time. What cannot go on is a UserError; nothing is lost by it.
+        """Yield lists of (index, Answer), a batch at a time. UserError where the API refuses to go on; no answer is
+        lost by it.
 
         Requests that a batch left unanswered (it expired, or was cancelled) go into the next one.
         """
@@ -267,7 +268,7 @@ class BatchEndpoint:
     def _refused(self, tag, batch):
         """Say why a batch was refused as a whole; UserError unless it was too much at a time, or can be spelt in
         another way."""
-        problems = [(error.get("line"), problem_of(hidden_in(error, self.settings["key"]))) for error in batch.errors]
+        problems = [(error.get("line"), problem_of(redacted_in(error, self.settings["key"]))) for error in batch.errors]
         told = "; ".join(f"line {line}: {one.message}" if line else one.message for line, one in problems[:3])
         if any(one.code == QUEUE_FULL for _, one in problems):
             self._hold(tag, len(self.underway.keys(tag)), told)
@@ -306,7 +307,7 @@ class BatchEndpoint:
                 if answer:
                     dollars += self.budget.cost(answer.prompt_tokens, answer.completion_tokens)
                 continue
-            counts, assumed = usage_of(body, NOTHING, paid="choices" in _object(body))
+            counts, assumed = reported_tokens(body, NOTHING, paid="choices" in _object(body))
             if assumed:
                 # Without the request nobody knows what the line may have cost: what was promised stands for all.
                 least = self.underway.promised(tag)
@@ -357,22 +358,22 @@ class BatchEndpoint:
     def _answer_to(self, request, entry, tag):
         """Return the Answer to a request in a line of an output or error file, None where the request may go into the
         next batch: it was not put to the model, or is spelt in another way from now on."""
-        raw = raw_of(hidden_in(entry, self.settings["key"])) or ""
+        raw = raw_of(redacted_in(entry, self.settings["key"])) or ""
         return guarded(lambda: self._judged(request, entry, tag), request, raw)
 
     def _judged(self, request, entry, tag):
         response, key = _object(entry.get("response")), self.settings["key"]
         body, status = response.get("body"), response.get("status_code")
         if entry.get("error"):
-            problem = problem_of(hidden_in(entry, key))
+            problem = problem_of(redacted_in(entry, key))
             if problem.code in UNANSWERED:
                 return None
-            return failure(hidden_in(body, key), request, f"{problem.code}: {problem.message}")
+            return failure(redacted_in(body, key), request, f"{problem.code}: {problem.message}")
         well = status == 200
         if well and not problem_in(body):
             answer = answer_of(body, request)
-            return answer_of(hidden_in(body, key), request) if answer.error else answer
-        body = hidden_in(body, key)
+            return answer_of(redacted_in(body, key), request) if answer.error else answer
+        body = redacted_in(body, key)
         problem = problem_in(body) if well else problem_of(body)
         if self._respelt(problem.meant if well else status, problem, request, tag):
             return None

@@ -5,8 +5,9 @@ import ipaddress
 import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from moult.base.errors import UserError
@@ -147,6 +148,7 @@ def client_options(settings: Mapping) -> tuple[dict, Proxy | None]:
     """
     import httpx2
 
+    proxy = None
     try:
         proxy = proxy_of(settings["url"], keyed=bool(settings["key"]))
         if proxy:
@@ -154,7 +156,8 @@ def client_options(settings: Mapping) -> tuple[dict, Proxy | None]:
     except UserError as error:
         raise UserError(f"endpoint {settings['name']} ({settings['url']}): {error}.") from None
     except (ValueError, httpx2.InvalidURL):
-        raise UserError(f"the environment variable {proxy.variable} holds no URL of a proxy; correct it.") from None
+        variable = proxy.variable if proxy else "of the proxy"
+        raise UserError(f"the environment variable {variable} holds no URL of a proxy; correct it.") from None
     options = {"proxy": proxy.url if proxy else None, "trust_env": False, "follow_redirects": False}
     options["verify"] = httpx2.create_ssl_context()  # with the certificates that SSL_CERT_FILE names, if it is set
     return options | {"headers": {"Accept-Encoding": "identity"}}, proxy
@@ -173,7 +176,7 @@ class Body:
         Unreadable: the bytes are packed in a way that nobody asked for, or damaged.
     """
 
-    def __init__(self, encoding: str, write, limit: int = MAX_REPLY):
+    def __init__(self, encoding: str, write: Callable[[bytes], Any], limit: int = MAX_REPLY) -> None:
         encoding = encoding.strip().lower()
         if encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
             raise Unreadable(f"packed by {encoding[:40]!r}")

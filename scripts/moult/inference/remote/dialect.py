@@ -7,6 +7,7 @@ import re
 
 from moult.inference.remote.errors import Problem
 from moult.inference.remote.wire import chat_body
+from moult.inference.requests import ChatRequest
 
 # The two names that APIs have for the most tokens of an answer.
 NAMES = ("max_tokens", "max_completion_tokens")
@@ -50,7 +51,7 @@ class Dialect:
         now.untried, now.left_out = list(self.untried), set(self.left_out)
         return now
 
-    def body(self, request) -> dict:
+    def body(self, request: ChatRequest) -> dict:
         """Return the body of a chat completions call as plain JSON."""
         body = chat_body(request, self.settings | {"max_tokens_as": self.max_tokens_as})
         return {name: value for name, value in body.items() if name not in self.left_out}

@@ -11,7 +11,7 @@ from typing import Any
 
 from moult.base.errors import UserError
 from moult.base.outside import TooMuch, Unreadable, decoded, one_line, parse_json
-from moult.base.secrets import hidden, hidden_in, key_of
+from moult.base.secrets import key_of, redacted, redacted_in
 from moult.inference.remote.connection import Body, bearer, client_options
 from moult.inference.remote.dialect import Dialect
 from moult.inference.remote.errors import UNKNOWN, problem_in, problem_of
@@ -26,9 +26,9 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 LONGEST_PAUSE = 600.0
 CONNECT_TIMEOUT = 3.0
 # So long is a host tried that has never answered; so long is waited for what is under way when a run is given up.
-UNREACHED, PARTING = 1.5, 3.0
+CONNECT_PATIENCE, DRAIN = 1.5, 3.0
 # So many requests in a row without an answer mean that the endpoint, not the request, is at fault.
-HOPELESS = 50
+MOST_FAILURES = 50
 # So many refusals (403, 404) before any answer mean the same; after an answer a refusal is the row's own.
 REFUSALS = 5
 # So many paid replies in a row that are unusable for one reason end the run.
@@ -36,7 +36,7 @@ USELESS = 20
 logger = logging.getLogger(__name__)
 
 
-class Again(Exception):
+class Transient(Exception):
     """A failure that another try may mend; `wait` is the seconds that the server asks for. `paid`: the Answer that
     counts what it may have cost nevertheless."""
 
@@ -49,8 +49,8 @@ class Respelt(Exception):
     """The endpoint takes the same request in another spelling."""
 
 
-class Fault(UserError):
-    """What every request to an endpoint would meet: a wrong key, url or model, no quota, no server."""
+class EndpointError(UserError):
+    """A failure that every request to the endpoint would meet: a wrong key, url or model, no quota, no server."""
 
 
 class Useless(UserError):
@@ -60,10 +60,11 @@ class Useless(UserError):
 class Streak:
     """Counts paid replies in a row that are unusable for one reason."""
 
-    def __init__(self):
-        self.kind, self.count = None, 0
+    def __init__(self) -> None:
+        self.kind: str | None = None
+        self.count = 0
 
-    def add(self, answer):
+    def add(self, answer: Answer) -> bool:
         """Count an Answer; return whether USELESS of one kind are reached."""
         reason = answer.error or (None if answer.text else "the answer is empty")
         # What stands in a reason beside its kind differs from row to row.
@@ -72,7 +73,7 @@ class Streak:
         self.kind = kind
         return self.count >= USELESS
 
-    def sentence(self, answer):
+    def sentence(self, answer: Answer) -> str:
         """Return why the run ends, `answer` being the last of the streak."""
         reason = answer.error or "the answer is empty"
         return (
@@ -100,7 +101,7 @@ class RemoteEndpoint:
     def answer(self, requests: Sequence[ChatRequest], missing: Sequence[int]) -> Iterator[list[tuple[int, Answer]]]:
         """Yield lists of (index, Answer) as they arrive. No slot asks again before its last answer was taken.
 
-        Raises Fault, and what the budget raises, after it has yielded what was under way and still arrived.
+        Raises EndpointError, and what the budget raises, after it has yielded what was under way and still arrived.
         """
         self.loop = asyncio.new_event_loop()
         self.waiting, self.arrived = list(missing)[::-1], []
@@ -171,15 +172,15 @@ class RemoteEndpoint:
         self.failure = failure
         self.waiting.clear()
         self._cancel(self.slots - self.in_flight)
-        parting = PARTING if isinstance(failure, Fault) else self.settings["timeout"]
+        parting = DRAIN if isinstance(failure, EndpointError) else self.settings["timeout"]
         self.loop.call_later(parting, self._cancel, self.in_flight)
 
     def _cancel(self, slots):
         for slot in slots:
             slot.cancel()
 
-    def _fault(self, problem):
-        return Fault(f"{self.name}: {problem}; what was answered is in the journal, the next run continues.")
+    def _error(self, problem):
+        return EndpointError(f"{self.name}: {problem}; what was answered is in the journal, the next run continues.")
 
     async def _ask(self, client, request):
         """Return the Answer to a request, which is an error after `retries` further tries."""
@@ -190,17 +191,17 @@ class RemoteEndpoint:
                 return self._noted(await self._try(client, request, body))
             except Respelt:
                 continue
-            except Again as again:
-                unreached = again.lost and not self.reached
-                if unreached and time.monotonic() - self.begun > UNREACHED:
+            except Transient as error:
+                unreached = error.lost and not self.reached
+                if unreached and time.monotonic() - self.begun > CONNECT_PATIENCE:
                     by = f" by the proxy of {self.proxy.variable}" if self.proxy else ""
-                    raise self._fault(f"cannot be reached{by} ({again}); check url and network") from None
+                    raise self._error(f"cannot be reached{by} ({error}); check url and network") from None
                 tries += not unreached
                 if tries > self.settings["retries"] or self.failure:
-                    return self._noted(Answer("", "error", error=f"{again}; tries: {tries}"[:300]), in_vain=True)
-                wait = again.wait + self.random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2 ** max(0, tries - 1)))
-                if again.pauses_all:
-                    self.limits.pause(again.wait or wait)
+                    return self._noted(Answer("", "error", error=f"{error}; tries: {tries}"[:300]), in_vain=True)
+                wait = error.wait + self.random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2 ** max(0, tries - 1)))
+                if error.pauses_all:
+                    self.limits.pause(error.wait or wait)
             await asyncio.sleep(wait)
 
     def _noted(self, answer, in_vain=False):
@@ -210,8 +211,8 @@ class RemoteEndpoint:
             self.answered, self.unanswered = True, 0
         elif in_vain or not self.answered:
             self.unanswered += 1
-            if self.unanswered >= HOPELESS:
-                raise self._fault(f"{self.unanswered} requests in a row failed, the last with {answer.error!r}")
+            if self.unanswered >= MOST_FAILURES:
+                raise self._error(f"{self.unanswered} requests in a row failed, the last with {answer.error!r}")
         return answer
 
     def _watch(self, answer):
@@ -228,11 +229,11 @@ class RemoteEndpoint:
             raise Useless(f"{self.name}: {self.streak.sentence(answer)}.")
 
     async def _try(self, client, request, body):
-        """Send a request once; return its Answer, raise Again or Respelt, or UserError where trying is of no use."""
+        """Send a request once; return its Answer; raise Transient or Respelt, or UserError where a try is of no use."""
         import httpx2
 
         data = json.dumps(body).encode()
-        # About four characters a token, and every token that the answer may have: corrected when it is there.
+        # About four characters per token, and every token that the answer may have: corrected when the answer is there.
         reserved = len(data) // 4 + request.sampling.max_tokens
         await self.limits.turn(reserved)
         if self.budget:
@@ -243,16 +244,16 @@ class RemoteEndpoint:
             async with asyncio.timeout(timeout):
                 status, headers, content = await self._exchange(client, data)
         except TimeoutError:
-            raise Again(f"no answer within {timeout:g} s") from None
+            raise Transient(f"no answer within {timeout:g} s") from None
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, ValueError) as error:
-            reason = hidden(str(error), self.settings["key"]) or type(error).__name__
-            raise Again(f"no connection: {one_line(reason)}", lost=True) from None
+            reason = redacted(str(error), self.settings["key"]) or type(error).__name__
+            raise Transient(f"no connection: {one_line(reason)}", lost=True) from None
         finally:
             self.in_flight.discard(slot)
         self.reached = True
         try:
             answer = self._read(status, headers, content, request, body)
-        except Again as again:
+        except Transient as again:
             if again.paid:
                 if self.budget:
                     self.budget.add(again.paid)
@@ -279,17 +280,17 @@ class RemoteEndpoint:
 
     def _read(self, status, headers, content, request, body):
         """Return the Answer that an HTTP response is; see `_try` for what is raised. content: bytes, or Unreadable."""
-        text = "" if isinstance(content, Unreadable) else hidden(decoded(content), self.settings["key"])
+        text = "" if isinstance(content, Unreadable) else redacted(decoded(content), self.settings["key"])
 
         def read():
             return self._judged(status, headers, content, text, request, body)
 
-        return guarded(read, request, text, passing=(Again, Respelt, UserError))
+        return guarded(read, request, text, passing=(Transient, Respelt, UserError))
 
     def _judged(self, status, headers, content, text, request, body):
         """See `_read`; text: the content as text, with the key hidden. What was paid for is never asked again.
 
-        Some servers send the key back in their error messages: whatever is no answer is read with the key hidden.
+        Some servers send the key back in their error messages: whatever is no answer is read with the key redacted.
         """
         key, well = self.settings["key"], 200 <= status < 300
         try:
@@ -305,12 +306,12 @@ class RemoteEndpoint:
                 reason = f"a reply that is not JSON: {one_line(text)!r}"[:300]
                 # A cut JSON may have been paid for.
                 paid = unreadable(text, request, reason) if text.lstrip().startswith(("{", "[")) else None
-                raise Again(reason, retry_after(headers), paid=paid) from None
+                raise Transient(reason, retry_after(headers), paid=paid) from None
             reply = text
         if well and not problem_in(reply):
             answer = answer_of(reply, request)
-            return answer_of(hidden_in(reply, key), request) if answer.error else answer
-        reply = hidden_in(reply, key)
+            return answer_of(redacted_in(reply, key), request) if answer.error else answer
+        reply = redacted_in(reply, key)
         return self._failed(status, headers, reply, problem_in(reply) if well else problem_of(reply), request, body)
 
     def _failed(self, status, headers, reply, problem, request, body):
@@ -322,10 +323,10 @@ class RemoteEndpoint:
         if answer.prompt_tokens or answer.completion_tokens:
             return answer
         if meant == 402 or problem.no_quota:
-            raise self._fault(f"the account has no quota left ({reason})")
+            raise self._error(f"the account has no quota left ({reason})")
         if meant in (401, 403, 404) or 300 <= meant < 400:
             said = problem.message[:200] or ("a redirect, which is not followed" if meant < 400 else "without a reason")
-            refused = self._fault(f"refused ({meant}): {said}; check key, url and model")
+            refused = self._error(f"refused ({meant}): {said}; check key, url and model")
             self.refusals += 1
             if meant not in (403, 404) or (not self.answered and self.refusals >= REFUSALS):
                 raise refused
@@ -342,5 +343,5 @@ class RemoteEndpoint:
             return answer
         wait = retry_after(headers) or problem.wait
         if wait > LONGEST_PAUSE:
-            raise self._fault(f"asks to wait {wait:.0f} s ({reason}); run again then")
-        raise Again(reason, wait, meant == 429)
+            raise self._error(f"asks to wait {wait:.0f} s ({reason}); run again then")
+        raise Transient(reason, wait, meant == 429)

@@ -1,13 +1,13 @@
 """OpenAI's chat completions: a request as its JSON, a reply's JSON as an answer or as the reason why it is none."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from moult.base.outside import Unreadable, clean_text, one_line, parse_json
 from moult.inference.remote.errors import problem_of
 from moult.inference.requests import Answer, ChatRequest
-from moult.inference.usage import usage_of, worst_case
+from moult.inference.usage import reported_tokens, worst_case
 
 # What a form that is asked for is called.
 FUNCTION = "answer"
@@ -82,7 +82,9 @@ def _schema_of_choices(choices):
     }
 
 
-def guarded(read, request, raw, passing=()):
+def guarded(
+    read: Callable[[], Any], request: ChatRequest, raw: str, passing: tuple[type[BaseException], ...] = ()
+) -> Any:
     """Return what `read()` returns: the Answer to a request. Whatever it raises, but for `passing`, becomes an Answer
     with an error: nothing that a server sends ends a job that has paid for other rows.
 
@@ -90,31 +92,31 @@ def guarded(read, request, raw, passing=()):
     """
     try:
         return read()
-    except (*passing, KeyboardInterrupt, SystemExit, GeneratorExit):
+    except (*passing, KeyboardInterrupt, SystemExit, GeneratorExit):  # type: ignore[misc]  # all are exceptions
         raise
     except BaseException as error:  # a Rust library's panic is no Exception
         return unreadable(raw, request, f"the reply cannot be read ({type(error).__name__}: {one_line(error, 200)})")
 
 
-def unreadable(text, request, why):
+def unreadable(text: str, request: ChatRequest, why: str) -> Answer:
     """Return the Answer to a request whose reply was paid for but cannot be read; `text` is what there is of it."""
     counts = worst_case(request.as_dict())
     return Answer("", "error", error=one_line(why), assumed=True, raw=clean_text(text[:LONGEST_RAW]), **counts)
 
 
-def failure(reply, request, reason):
+def failure(reply: object, request: ChatRequest, reason: str) -> Answer:
     """Return the Answer to a request that a reply (any JSON or text) says has failed: with the counts of tokens and
     the reply itself where it reports tokens, or has some text, and so was paid for."""
     choice = _first(reply)
     message = choice.get("message") if choice else None
     said = _text_in(message.get("content")) if isinstance(message, dict) else None
     size = len(said.encode(errors="replace")) if isinstance(said, str) else 0
-    counts, assumed = usage_of(reply, request.as_dict(), size, paid=size > 0)
+    counts, assumed = reported_tokens(reply, request.as_dict(), size, paid=size > 0)
     raw = raw_of(reply) if any(counts.values()) else None
     return Answer("", "error", error=one_line(reason), assumed=assumed, raw=raw, **counts)
 
 
-def raw_of(reply):
+def raw_of(reply: object) -> str | None:
     """Return a reply as the JSON text that is kept of it."""
     try:
         return clean_text(json.dumps(reply, ensure_ascii=False))[:LONGEST_RAW]
@@ -122,7 +124,7 @@ def raw_of(reply):
         return None
 
 
-def answer_of(reply, request):
+def answer_of(reply: object, request: ChatRequest) -> Answer:
     """Return the Answer of a reply (any JSON) to a request: its text, or finish_reason error and why.
 
     The tokens that the reply reports are in either: they were paid for. A reply that is no usable answer is kept
@@ -139,7 +141,9 @@ def answer_of(reply, request):
         said = json.dumps(said, ensure_ascii=False)
     # Without counts of tokens the bytes of what was said stand for them.
     size = len(said.encode(errors="replace")) if isinstance(said, str) else 0
-    counts, assumed = usage_of(reply, request.as_dict(), size, paid=isinstance(reply, dict) and "choices" in reply)
+    counts, assumed = reported_tokens(
+        reply, request.as_dict(), size, paid=isinstance(reply, dict) and "choices" in reply
+    )
 
     def failed(reason):
         return Answer("", "error", error=one_line(reason), assumed=assumed, raw=raw_of(reply), **counts)

@@ -10,16 +10,16 @@ import sqlite3
 import pytest
 from moult.base.errors import UserError
 from moult.base.outside import MAX_DEPTH, TooMuch, Unreadable, clean_text, parse_json
-from moult.base.secrets import hidden
+from moult.base.secrets import redacted
 from moult.inference import structured
 from moult.inference.asking import ask_all
 from moult.inference.journal import Journal
 from moult.inference.remote import batch, endpoint
-from moult.inference.remote.endpoint import Again, RemoteEndpoint, Respelt
+from moult.inference.remote.endpoint import RemoteEndpoint, Respelt, Transient
 from moult.inference.remote.errors import problem_in, problem_of
 from moult.inference.remote.wire import answer_of
 from moult.inference.requests import Answer, ChatRequest, Sampling, request_key
-from moult.inference.spending import Budget, usage_of
+from moult.inference.spending import Budget, reported_tokens
 from moult.inference.usage import MOST
 from openai_batches import BatchServer
 from openai_server import OpenAIServer, Reply, completion, error
@@ -372,9 +372,9 @@ def test_assumed_counts_are_said_once_charged_and_told_in_the_usage(tmp_path, ca
     with OpenAIServer(lambda body: Reply(completion(body, "fine") | {"usage": None})) as server:
         values, budget = ask(server, tmp_path / "j", [request(str(n)) for n in range(9)])
     assert caplog.text.count("no counts of tokens that can be true") == 1
-    total = usage_of(values, settings())
+    total = reported_tokens(values, settings())
     assert total["assumed"] == 9 and budget.calls == pytest.approx(total["cost_usd"]) and budget.calls > 0
-    assert "assumed" not in usage_of([Answer("w", prompt_tokens=1).as_dict()], settings())
+    assert "assumed" not in reported_tokens([Answer("w", prompt_tokens=1).as_dict()], settings())
 
 
 def test_a_cut_json_is_charged_and_many_of_them_end_the_run(quick, tmp_path):
@@ -555,7 +555,7 @@ def test_a_key_is_hidden_in_messages_and_never_in_an_answer(tmp_path, monkeypatc
         with OpenAIServer(lambda body, sent=sent: sent) as server:
             value = ask(server, tmp_path / f"l{sent.status}", [request()], key="LOCAL_KEY")[0][0]
         assert value["error"] and "canary" not in str(value)
-    assert hidden("1 of 1: a", "LOCAL_KEY") == "1 of 1: a"
+    assert redacted("1 of 1: a", "LOCAL_KEY") == "1 of 1: a"
 
 
 # ---- 5,000 mutated replies
@@ -669,13 +669,13 @@ def test_mutated_replies_are_answers_or_have_their_reason():
         client.answered = bool(seed % 2)
         try:
             answer = client._read(status, {}, mutated(seed), asked, client.dialect.body(asked))
-        except (Again, Respelt, UserError) as raised:
+        except (Transient, Respelt, UserError) as raised:
             kinds.add(type(raised))
             str(raised).encode()
             continue
         check(answer)
         kinds.add(answer.finish_reason)
-    assert {"stop", "error", Again} <= kinds
+    assert {"stop", "error", Transient} <= kinds
 
 
 def test_mutated_replies_over_http_end_no_job(tmp_path):
