@@ -2,6 +2,7 @@
 #   make demo            build the demo: tables → data → adapters → models → scores → report
 #   make demo NAME=x     build config/demo/x.yaml
 #   make test            all tests that need no GPU and no network (a small build on a Slurm of our own where it can be had: root, Debian)
+#   make test-fast       the tests of single modules that take less than three seconds each: under two minutes on two idle cores
 #   make test-server     the client against llama.cpp's server with a real model; fetches the model once (93 MB)
 #   make test-cluster    a Slurm of our own on loopback (root, Debian), a whole build and every fault on it (half an hour)
 #   make test-soak       fifty builds, each killed at a seeded moment and run again; 50,000 mutated replies; fifty architectures (over an hour)
@@ -32,7 +33,7 @@ CONFIGFILE := $(if $(NAME),--configfile config/demo/$(NAME).yaml)
 IN := $(if $(STUDY),cd "$(STUDY)" && )PYTHONPATH="$(CURDIR)/scripts"
 RESULTS := results/demo$(if $(NAME),-$(NAME))
 
-.PHONY: demo new test test-cluster test-server test-soak check dag estimate needs efficiency pin schema clean
+.PHONY: demo new test test-fast test-cluster test-server test-soak check dag estimate needs efficiency pin schema clean
 
 # torch first, on its own: with it there, nothing asks for a build with CUDA where a CPU build is offered.
 .venv/ready: requirements.lock
@@ -51,6 +52,9 @@ new: .venv/ready
 
 test: .venv/ready
 	python -m pytest -n 2 --dist worksteal
+
+test-fast: .venv/ready
+	python -m pytest -n 2 --dist worksteal -m "not slow" tests/unit
 
 test-server: .venv/ready
 	MOULT_TEST_CACHE=$${MOULT_TEST_CACHE:-scratch/models} python -m pytest tests/server

@@ -22,6 +22,7 @@ def python(*lines):
     return run.stdout.split("\n")[:-1]
 
 
+@pytest.mark.slow
 def test_an_engine_answers_and_scores_without_the_compiler_and_torch_has_it_afterwards(pico_model):
     *_, unused, compiled = python(
         "from moult.inference.requests import ChatRequest, LabelRequest, Sampling",
@@ -42,6 +43,7 @@ def test_an_engine_answers_and_scores_without_the_compiler_and_torch_has_it_afte
     assert compiled == "[2.0, 2.0]"
 
 
+@pytest.mark.slow
 def test_nothing_stays_replaced_when_an_import_fails():
     (told,) = python(
         "import sys, torch, transformers.utils, transformers.utils.import_utils as more",

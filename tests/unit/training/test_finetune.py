@@ -185,6 +185,7 @@ else:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_a_killed_run_ends_in_the_same_bytes(finetune, pico_model, tmp_path, caplog, method):
     recipe = {"lora": RECIPE, "full": FULL}[method]

@@ -50,6 +50,7 @@ def assert_no_tensor_is_empty(folder):
     assert weights and all(weight.numel() for weight in weights.values())
 
 
+@pytest.mark.slow
 def test_zero2_has_the_losses_of_one_process(finetune, undisturbed):
     """Every dev row counts once, too: five rows over two processes leave a process one short."""
     alone, _ = finetune("alone", LORA | ALONE)
@@ -59,6 +60,7 @@ def test_zero2_has_the_losses_of_one_process(finetune, undisturbed):
     assert_no_tensor_is_empty(adapter)
 
 
+@pytest.mark.slow
 def test_zero3_trains_all_weights_as_one_process_does(finetune):
     alone, _ = finetune("alone_full", FULL | PLAN | ALONE)
     together, model = finetune("zero3", FULL | PLAN | TOGETHER | {"zero": 3})
@@ -84,6 +86,7 @@ def running(process):
         return False
 
 
+@pytest.mark.slow
 def test_a_killed_job_takes_its_processes_along_and_ends_in_the_same_bytes(finetune, undisturbed, pico_model, tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}
     job = subprocess.Popen([sys.executable, "-c", CHILD, pico_model, tmp_path], env=environment)
@@ -104,6 +107,7 @@ def test_a_killed_job_takes_its_processes_along_and_ends_in_the_same_bytes(finet
     assert content(resumed) == content(undisturbed[1])
 
 
+@pytest.mark.slow
 def test_the_sentence_of_a_process_is_the_job_s(finetune):
     with pytest.raises(UserError, match="lora.targets .* do not fit pico"):
         finetune("targets", LORA | TOGETHER | {"zero": 2, "lora": LORA["lora"] | {"targets": ["no_such_layer"]}})

@@ -354,6 +354,7 @@ def test_the_reference_is_computed_once_and_kept(optimise, tmp_path, monkeypatch
     assert (made / "adapter_model.safetensors").read_bytes() == expected
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_losses_of_one(optimise):
     """Nine pairs, four a step: in the last step one process has a pair, the other one a blank."""
     plan = {"loss": DPO, "epochs": 2, "evaluate_every": 2, "accumulation": 2}

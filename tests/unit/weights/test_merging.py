@@ -429,6 +429,7 @@ def test_mergekit_can_repeat_the_merge_from_the_kept_configuration(project, fami
     assert again == merged
 
 
+@pytest.mark.slow
 def test_della_gives_the_bytes_of_mergekit_yaml(project, tmp_path):
     left, right = {"model": "left", "weight": 0.3, "density": 0.5}, {"model": "right", "weight": [0.4, 0.6]}
     parameters = {"epsilon": 0.2, "lambda": 1.1, "normalize": False, "int8_mask": True}

@@ -136,6 +136,7 @@ def written(rows, style, ascii_only, lines, final):
     return (text + final).encode()
 
 
+@pytest.mark.slow
 @QUICK
 @given(
     st.lists(sharegpt_rows(), min_size=1, max_size=4), STYLES, st.booleans(), st.booleans(), st.sampled_from(["", "\n"])
@@ -150,6 +151,7 @@ def test_a_sharegpt_file_comes_out_byte_for_byte(tmp_path_factory, rows, style, 
     assert len({example.uid for example in found}) == len(found)
 
 
+@pytest.mark.slow
 @QUICK
 @given(
     st.lists(alpaca_rows(), min_size=1, max_size=4), STYLES, st.booleans(), st.booleans(), st.sampled_from(["", "\n"])
@@ -163,6 +165,7 @@ def test_an_alpaca_file_comes_out_byte_for_byte(tmp_path_factory, rows, style, a
     assert [example.answer for example in found] == answers and dropped == []
 
 
+@pytest.mark.slow
 @QUICK
 @given(st.lists(VALUES | st.fixed_dictionaries({"conversations": VALUES, "videos": VALUES}), max_size=4), st.booleans())
 def test_any_json_is_a_row_or_a_reject(tmp_path_factory, values, lines):
