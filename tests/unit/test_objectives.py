@@ -147,10 +147,10 @@ from pathlib import Path
 import test_preference as t
 from moult.config.entries.models import Optimise
 from moult.config.schema import schema
-from moult.report.lineage import _loss
+from moult.objectives import loss_of
 
 loss = Optimise(base="base", data=["pairs"], loss={"kind": "telling"}).loss.model_dump()
-assert "Telling" in schema()["$defs"] and _loss({"loss": loss}) == "nothing, "
+assert "Telling" in schema()["$defs"] and loss_of(loss).words() == "nothing"
 folder = Path(sys.argv[1])
 recipe = t.RECIPE | {"loss": loss, "batch_size": 1, "devices": 2, "zero": 2, "evaluate_every": 3}
 t.finetune_lora(recipe, folder / "base", t.TRAIN[:9], t.DEV[:3], folder / "scratch", folder / "made")
