@@ -10,17 +10,17 @@ from pico_build import Folder
 def build_once(once):
     """Return a function that returns a whole build in a folder of this process's own.
 
-    `build_once(name, write, server)`: what `write(folder)` puts into an empty folder is built there, once for all
-    processes; whatever else is asked in the folder afterwards goes to `server`.
+    `build_once(name, write, server, kind)`: what `write(folder)` puts into an empty folder is built there, once for all
+    processes, by `kind(folder, server)`; whatever is asked in the copy goes to the `server` of this process.
     """
 
-    def build(name, write, server):
+    def build(name, write, server, kind=Folder):
         def make(folder):
             write(folder)
-            run = Folder(folder, server).snakemake()
+            run = kind(folder, server).snakemake()
             assert run.returncode == 0, run.stdout + run.stderr
 
-        return Folder(once(name, make), server)
+        return kind(once(name, make), server)
 
     return build
 

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -101,9 +102,9 @@ class Extended(Folder):
         return [mine.get(word, word) for word in super().command(*arguments)]
 
 
-def config_of(url):
+def extended_config():
     """The least that uses each example but the loss: two adapters, on the new corpus and on data of the new format."""
-    pico = pico_config(url)
+    pico = pico_config()
     small = {"max_steps": 3, "batch_size": 2, "evaluate_every": 3, "max_length": 256, "lora": {"rank": 2, "alpha": 4}}
     claims = {"name": "claims", "format": "nli", "files": {"train": "claims.csv"}, "labels": ["yes", "no"]}
     shortest = {"name": "brief", "kind": "shortest", "dataset": "questions", "endpoint": "teacher", "samples": 3}
@@ -130,16 +131,22 @@ def config_of(url):
     }
 
 
-@pytest.fixture(scope="module")
-def build(extended, tmp_path_factory, inputs, server):
-    """A build with the additions, by real Snakemake, up to its report."""
-    folder = Extended(shutil.copytree(inputs, tmp_path_factory.mktemp("build") / "work"), server, extended)
-    folder.config = config_of(server.url)
+def write_claims(folder):
+    """Write the config of the build, and data of the new format."""
+    write_config(folder / "pico.yaml", extended_config())
     claims = [f"The sky is {colour}.,It has a colour.,{'yes' if n % 2 else 'no'}" for n, colour in enumerate(COLOURS)]
-    (folder.path / "claims.csv").write_text("\n".join(["premise,hypothesis,label", *claims]) + "\n")
-    run = folder.snakemake()
-    assert run.returncode == 0, run.stdout + run.stderr
-    return folder
+    (folder / "claims.csv").write_text("\n".join(["premise,hypothesis,label", *claims]) + "\n")
+
+
+@pytest.fixture(scope="module")
+def build(build_once, extended, inputs, server):
+    """A build with the additions, by real Snakemake, up to its report."""
+
+    def write(folder):
+        shutil.copytree(inputs, folder, dirs_exist_ok=True)
+        write_claims(folder)
+
+    return build_once("extended", write, server, partial(Extended, checkout=extended))
 
 
 COLOURS = "red green blue grey white black pink brown".split()
@@ -191,20 +198,21 @@ def test_nothing_is_left_to_do(build):
 PROGRAM = """
 import sys
 from pathlib import Path
-import test_preference as t
+import preference_tuning as t
 from moult.config.entries.models import Optimise
+from moult.training.finetune import finetune_lora
 
 loss = Optimise(base="base", data=["pairs"], loss={"kind": "hinge"}).loss.model_dump()
 folder = Path(sys.argv[1])
 recipe = t.RECIPE | {"loss": loss, "epochs": None, "max_steps": 1}
-t.finetune_lora(recipe, folder / "base", t.TRAIN[:4], t.DEV[:2], folder / "scratch", folder / "adapter")
+finetune_lora(recipe, folder / "base", t.TRAIN[:4], t.DEV[:2], folder / "scratch", folder / "adapter")
 """
 
 
 def test_the_new_loss_trains(extended, inputs, tmp_path):
     """Where nothing is learnt yet, no answer has gained anything on the reference: each pair costs 1."""
     shutil.copytree(inputs / "models" / "base", tmp_path / "base")
-    paths = [extended / "scripts", ROOT / "tests", ROOT / "tests" / "unit"]
+    paths = [extended / "scripts", ROOT / "tests"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
     command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -225,7 +233,7 @@ def test_the_new_loss_trains(extended, inputs, tmp_path):
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
 def test_a_wrong_setting_of_an_addition_is_refused_before_anything_is_built(extended, tmp_path, place, changes, said):
-    config = config_of("http://127.0.0.1/v1")
+    config = extended_config()
     entry = functools.reduce(operator.getitem, place, config)
     entry |= changes
     write_config(tmp_path / "wrong.yaml", config)

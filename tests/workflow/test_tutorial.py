@@ -22,14 +22,14 @@ INSTALLING, *FOLLOWED = BLOCKS
 FETCHED = re.compile(r"    fetch:\n(?:      .*\n)+    parameters: 0.135\n")
 
 
-@pytest.fixture(scope="module")
-def followed(tmp_path_factory, inputs):
-    """The folder of the tutorial after its last command, and what the commands said, block by block."""
-    home = tmp_path_factory.mktemp("tutorial")
+MARK = "--- next block ---"
+
+
+def follow(home, inputs):
+    """Run the blocks of the tutorial in a folder; what they said is in the file `said`."""
     (home / "moult").symlink_to(ROOT)
     shutil.copytree(inputs / "models" / "base", home / "pico")
-    mark = "--- next block ---"
-    script = f"\necho '{mark}'\n".join(FOLLOWED)
+    script = f"\necho '{MARK}'\n".join(FOLLOWED)
     script, changed = FETCHED.subn("    fetch: {path: ../pico}\n    parameters: 0.001\n", script)
     assert changed == 1
     # What the pico model says is noise: shorter is as good.
@@ -46,7 +46,14 @@ def followed(tmp_path_factory, inputs):
         check=False,
     )
     assert run.returncode == 0, run.stdout
-    return home / "mailbox", run.stdout.split(mark)
+    (home / "said").write_text(run.stdout)
+
+
+@pytest.fixture(scope="module")
+def followed(once, inputs):
+    """The folder of the tutorial after its last command, and what the commands said, block by block."""
+    home = once("tutorial", lambda home: follow(home, inputs))
+    return home / "mailbox", (home / "said").read_text().split(MARK)
 
 
 def test_getting_moult_is_what_the_makefile_does():
