@@ -36,7 +36,8 @@ def checkout():
             with contextlib.suppress(OSError):
                 os.rename(unpacked, folder)
     # A job's script stands alone in Snakemake's cache.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder / "scripts"), os.environ.get("PYTHONPATH")]))
+    paths = [str(folder / "scripts"), dict(os.environ).get("PYTHONPATH")]
+    os.environ |= {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     return folder
 
 

@@ -71,7 +71,7 @@ def refined(tmp_path, **prompts):
         recipe |= {"prompt": load_template("meteor/answer"), "decoding": DECODING, "judge_decoding": DECODING}
         recipe |= {"endpoint": endpoint, "judge": endpoint, "max_iterations": 2, "cut": "reject", "seed": 1} | prompts
         with Asker(endpoint, tmp_path / "j.sqlite", CLIENT) as asker:
-            refine_answers(recipe, [ROW], asker, Asker(endpoint, asker.room, CLIENT))
+            refine_answers(recipe, [ROW], asker, Asker(endpoint, asker.pool, CLIENT))
     assert len(asked["student"]) == len(asked["judge"]) == 2
     return asked
 

@@ -22,13 +22,15 @@ SHELL = ("", "bash", "sh", "console")
 # builds among what that prints are run with -n), `run`, or, in words, why it is not run here.
 HOW = {
     r"snakemake .*--sdm (conda|apptainer)": "needs conda or apptainer; test_style.py tells what is planned without",
+    r"snakemake -s path/to/moult": "needs a study; test_study_folder.py makes one",
     r"snakemake ": "dry",
+    r"make new\b": "make",
     r"make (needs|estimate|schema)\b": "run",
     r"make efficiency\b": "needs the logs of a build; test_efficiency.py has some",
     r"make (demo|test|test-server|test-soak|test-cluster|check|dag|pin|clean|\.venv/ready)\b": "make",
     r"(cp|export) ": "run",
     r"(git clone|cd) ": "needs a network",
-    r"source \.venv/bin/activate": "these tests have a Python of their own",
+    r"source (\.\./moult/)?\.venv/bin/activate": "these tests have a Python of their own",
     r"(sacctmgr|sinfo|squeue) ": "needs a cluster; tests/cluster has one",
     r"apptainer ": "needs apptainer",
     r"(Snakefile|\w+/) ": "a list of files, no command",

@@ -267,7 +267,8 @@ class Difference(TypedDict):
 class StoredAnswer(TypedDict):
     """What came back for a chat request, as the journal keeps it. `journal/<rule>/<name>.sqlite`, table answers.
 
-    finish_reason: stop, length, or error; then `error` says why and `text` is empty.
+    finish_reason: stop, length, or error; then `error` says why and `text` is empty. assumed: the tokens are counted at
+    their worst case; raw: a reply that could not be read, as it came.
     """
 
     text: str
@@ -275,6 +276,8 @@ class StoredAnswer(TypedDict):
     prompt_tokens: int
     completion_tokens: int
     error: str | None
+    assumed: NotRequired[bool]
+    raw: NotRequired[str | None]
 
 
 class Usage(TypedDict):

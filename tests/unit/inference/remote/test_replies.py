@@ -19,7 +19,7 @@ from moult.inference.remote.endpoint import RemoteEndpoint, Respelt, Transient
 from moult.inference.remote.errors import problem_in, problem_of
 from moult.inference.remote.wire import answer_of
 from moult.inference.requests import Answer, ChatRequest, Sampling, request_key
-from moult.inference.spending import Budget, reported_tokens
+from moult.inference.spending import Budget, summed_usage
 from moult.inference.usage import MOST
 from openai_batches import BatchServer
 from openai_server import OpenAIServer, Reply, completion, error
@@ -372,9 +372,9 @@ def test_assumed_counts_are_said_once_charged_and_told_in_the_usage(tmp_path, ca
     with OpenAIServer(lambda body: Reply(completion(body, "fine") | {"usage": None})) as server:
         values, budget = ask(server, tmp_path / "j", [request(str(n)) for n in range(9)])
     assert caplog.text.count("no counts of tokens that can be true") == 1
-    total = reported_tokens(values, settings())
+    total = summed_usage(values, settings())
     assert total["assumed"] == 9 and budget.calls == pytest.approx(total["cost_usd"]) and budget.calls > 0
-    assert "assumed" not in reported_tokens([Answer("w", prompt_tokens=1).as_dict()], settings())
+    assert "assumed" not in summed_usage([Answer("w", prompt_tokens=1).as_dict()], settings())
 
 
 def test_a_cut_json_is_charged_and_many_of_them_end_the_run(quick, tmp_path):
