@@ -27,7 +27,7 @@ def run(*command, **variables):
 CHECKS = re.search(r"^check:.*\n((?:\t.+\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].splitlines()
 
 
-@pytest.mark.parametrize("command", map(str.strip, CHECKS))
+@pytest.mark.parametrize("command", [line.strip() for line in CHECKS])
 def test_make_check(command):
     found = run("bash", "-c", command, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert found.returncode == 0, found.stdout + found.stderr

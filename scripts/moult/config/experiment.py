@@ -92,7 +92,7 @@ class Config(Section):
         """Whose answers a judge is shown and are yet to be asked for, as (suite, model)."""
         return list(dict.fromkeys((entry.suite, name) for entry in self.under("judge") for name in entry.models))
 
-    def under(self, kind: str) -> list[Evaluation]:
+    def under(self, kind: str) -> list[Any]:
         """Return the evaluations by suites of a kind, by its key in the config, e.g. `under("judge")`."""
         return [entry for entry in self.evaluations if getattr(self.find("suites", entry.suite), kind)]
 

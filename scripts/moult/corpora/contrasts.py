@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, Self, cast
 from pydantic import Field, model_validator
 
 from moult.base.files import derive_seed
-from moult.base.rows import Facts, PreferencePair, Recipe, Reject, StoredAnswer
+from moult.base.rows import CorpusRow, Facts, PreferencePair, Recipe, Reject, StoredAnswer
 from moult.base.section import Name, Section, exactly_one
 from moult.base.stage import Experiment, Job
 from moult.corpora.generated import check_rows, write_corpus
@@ -178,11 +178,11 @@ class Contrasts(Generated):
                 "transformers; write `method: minimum_bayes_risk`"
             )
 
-    def plans(self, recipe: Recipe, rows: Sequence[Any]) -> dict[str, Plan]:
+    def plans(self, recipe: Recipe, rows: Sequence[CorpusRow]) -> dict[str, Plan]:
         return {"endpoint": Plan(pair_requests(recipe, rows), self.decoding.max_tokens)}
 
 
-def contrast_answers(recipe: Recipe, rows: Sequence[Any], asker: Asker, outputs: Any) -> Facts:
+def contrast_answers(recipe: Recipe, rows: Sequence[CorpusRow], asker: Asker, outputs: Any) -> Facts:
     """Make the pairs of a job and write its corpus, rejects and usage; return the counts for the manifest."""
     check_rows(rows)
     requests = pair_requests(recipe, rows)
@@ -206,7 +206,7 @@ def samplings(recipe: Recipe) -> list[Sampling]:
     return [Sampling(**rejected), *[Sampling(**drawn, **length)] * chosen["samples"]]
 
 
-def pair_requests(recipe: Recipe, rows: Sequence[Any]) -> list[ChatRequest]:
+def pair_requests(recipe: Recipe, rows: Sequence[CorpusRow]) -> list[ChatRequest]:
     """Return what is asked for the pairs of all rows: for each row, one request for each of `samplings`, in order.
 
     A request's seed comes from its own words and its place, so that neither order nor neighbours change its answer.
@@ -221,7 +221,7 @@ def pair_requests(recipe: Recipe, rows: Sequence[Any]) -> list[ChatRequest]:
 
 
 def pairs_of(
-    recipe: Recipe, rows: Sequence[Any], requests: Sequence[ChatRequest], values: Sequence[StoredAnswer], by: str
+    recipe: Recipe, rows: Sequence[CorpusRow], requests: Sequence[ChatRequest], values: Sequence[StoredAnswer], by: str
 ) -> tuple[list[PreferencePair], list[Reject]]:
     """Return (pairs, rejects with reasons) of the stored answers to `pair_requests`; by: name of who answered."""
     each = len(samplings(recipe))

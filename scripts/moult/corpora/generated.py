@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
@@ -118,14 +118,14 @@ class Distilled(_OneText):
         return self
 
 
-def make_corpus(recipe: Recipe, rows: Sequence[Any], field: str, asker: Asker, outputs: Any) -> Facts:
+def make_corpus(recipe: Recipe, rows: Sequence[CorpusRow], field: str, asker: Asker, outputs: Any) -> Facts:
     """Generate a corpus and write its three files, the outputs of a job; return the counts."""
     result = generate_corpus(recipe, rows, field, asker)
     return write_corpus(outputs.corpus, outputs.rejects, outputs.usage, result)
 
 
 def generate_corpus(
-    recipe: Recipe, rows: Sequence[Any], field: str, asker: Asker
+    recipe: Recipe, rows: Sequence[CorpusRow], field: str, asker: Asker
 ) -> tuple[list[CorpusRow], list[Reject], Usage]:
     """Ask for one text per row; return (rows with `field`, rejects, usage).
 
@@ -141,12 +141,12 @@ def generate_corpus(
         if reason:
             rejects.append({"uid": row["uid"], "reason": reason, "text": value["text"]})
         else:
-            kept.append(row | {field: value["text"], f"{field}_by": asker.author})
+            kept.append(cast(CorpusRow, row | {field: value["text"], f"{field}_by": asker.author}))
     logger.info("%d rows in, %d out, %d rejected", len(rows), len(kept), len(rejects))
     return kept, rejects, asker.usage()
 
 
-def check_rows(rows: Sequence[Any]) -> None:
+def check_rows(rows: Sequence[CorpusRow]) -> None:
     """UserError where a corpus has nothing to ask about."""
     if not rows:
         raise UserError("the corpus has no rows to ask about: the stage before it rejected all of them.")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from moult.base.rows import Facts, Recipe
+from moult.base.rows import CorpusRow, Facts, Recipe
 from moult.base.section import Section
 from moult.base.stage import Experiment
 from moult.data.fields import Decoding
@@ -77,6 +77,6 @@ class Generated(Section):
         the served model, None of a remote endpoint."""
         yield from ()
 
-    def plans(self, recipe: Recipe, rows: Sequence[Any]) -> dict[str, Plan]:
+    def plans(self, recipe: Recipe, rows: Sequence[CorpusRow]) -> dict[str, Plan]:
         """Return the requests about rows, given the corpus' recipe: field of `endpoints` → Plan."""
         return {"endpoint": Plan(corpus_requests(recipe, rows), self.decoding.max_tokens)}

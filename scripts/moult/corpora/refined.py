@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from moult.base.errors import UserError
 from moult.base.files import derive_seed, digest, write_json, write_jsonl
-from moult.base.rows import Facts, Recipe, RefinedRow, Reject, Usage
+from moult.base.rows import CorpusRow, Facts, Recipe, RefinedRow, Reject, Usage
 from moult.base.section import Name, Section, exactly_one
 from moult.base.stage import Experiment, Job
 from moult.corpora.generated import check_rows
@@ -155,7 +155,7 @@ class Refined(Generated, Refining):
         # A revision sees the answer before it, and what was said of that.
         return 2 * self.decoding.max_tokens + self.judge_decoding.max_tokens
 
-    def plans(self, recipe: Recipe, rows: Sequence[Any]) -> dict[str, Plan]:
+    def plans(self, recipe: Recipe, rows: Sequence[CorpusRow]) -> dict[str, Plan]:
         often, longest = self.max_iterations, self.decoding.max_tokens
         both = longest + self.judge_decoding.max_tokens
         rows = rows[slice(*self.slice)] if self.slice else rows
@@ -170,7 +170,7 @@ class Refined(Generated, Refining):
 
 
 def refine_answers(
-    recipe: Recipe, rows: Sequence[Any], asker: Asker, judge: Asker
+    recipe: Recipe, rows: Sequence[CorpusRow], asker: Asker, judge: Asker
 ) -> tuple[list[RefinedRow], list[Reject], Usage]:
     """Answer, judge and revise until each row is accepted or has had `max_iterations` answers.
 
@@ -207,7 +207,7 @@ def refine_answers(
             continue
         told = {"answer": history[-1]["answer"], "answer_by": asker.author}
         told |= {"status": "ok" if len(history) == 1 else "revised", "iterations": len(history), "history": history}
-        corpus.append(row | told)
+        corpus.append(cast(RefinedRow, row | told))
     return corpus, rejects, usage_by_part({"endpoint": asker, "judge": judge})
 
 
@@ -262,9 +262,9 @@ def _judge(judge, recipe, answered, histories, iteration, failed):
             entry |= verdict
 
 
-def shown_to_judge(row: dict[str, Any], answer: str) -> dict[str, Any]:
+def shown_to_judge(row: CorpusRow, answer: str) -> dict[str, Any]:
     """Return the fields of the judge's template for a row and an answer to it."""
-    return row | as_material({"title": row["title"] or "", "question": row["question"], "answer": answer})
+    return dict(row) | as_material({"title": row["title"] or "", "question": row["question"], "answer": answer})
 
 
 def _request(seed, template, fields, decoding, schema=None):
@@ -278,7 +278,7 @@ def row_digest(row: Any) -> str:
     return digest(row)[:16]
 
 
-def slice_of(rows: list[Any], recipe: Recipe) -> list[Any]:
+def slice_of(rows: list[CorpusRow], recipe: Recipe) -> list[CorpusRow]:
     """Return the rows of a corpus' slice, by position; UserError where it has none, or where the rows are not those
     that this job was planned for."""
     start, stop = recipe["slice"] or (0, None)

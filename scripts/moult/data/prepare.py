@@ -7,7 +7,7 @@ from pathlib import Path
 
 from moult.base.errors import UserError
 from moult.base.files import derive_seed, digest, whole_directory, write_json, write_jsonl
-from moult.base.rows import Facts, Recipe
+from moult.base.rows import Facts, RawReject, Recipe
 from moult.base.stage import Job
 from moult.data.excerpts import excerpt
 from moult.data.formats import BY_NAME
@@ -72,7 +72,8 @@ def prepare_dataset(
     in = rows out + rejects + what `limit` leaves out, which is counted, not rejected. Texts lose the blanks around them
     and are not changed otherwise.
     """
-    splits, rejects, rows_in, unused, paths = {}, [], {}, {}, {}
+    splits, rows_in, unused, paths = {}, {}, {}, {}
+    rejects: list[RawReject] = []
     for split in recipe["files"]:
         paths[split] = sorted((Path(raw) / split).iterdir(), key=lambda path: int(path.name.split("-")[0]))
         splits[split], rejected, rows_in[split] = _read_split(split, paths[split], recipe)
