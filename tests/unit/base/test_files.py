@@ -1,7 +1,6 @@
-"""Whole files or none; manifests that vouch for files; jobs that tell their mistakes in one sentence."""
+"""Whole files or none; sentences that name what was to be made; text that survives."""
 
 import contextlib
-import json
 import os
 import signal
 import stat
@@ -12,9 +11,6 @@ from pathlib import Path
 import pytest
 from moult.base.errors import UserError
 from moult.base.files import derive_seed, digest, read_jsonl, whole_directory, whole_file, write_json, write_jsonl
-from moult.jobs.job import Job
-from moult.jobs.manifest import check_manifest, write_manifest
-from moult.jobs.timing import startup_table
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -113,66 +109,6 @@ def test_digests_and_seeds_do_not_depend_on_the_order_of_keys():
     assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1}) != digest({"a": 1, "b": [2, 1]})
     assert derive_seed(1, "x") == derive_seed(1, "x") != derive_seed(2, "x")
     assert 0 <= derive_seed(10**9, "x") < 2**31
-
-
-def manifest(folder, text="abc"):
-    (folder / "m").mkdir(exist_ok=True)
-    (folder / "m" / "weights").write_text(text)
-    (folder / "m" / ".snakemake_timestamp").write_text(str(os.urandom(4)))
-    path = folder / "m.manifest.json"
-    write_manifest(path, rule="r", outputs=[folder / "m"], parents=[], recipe={"a": 1}, facts={"rows": 3})
-    return path
-
-
-def test_a_manifest_is_the_same_for_the_same_work(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    documents = [json.loads(manifest(tmp_path / name).read_text()) for name in "ab"]
-    assert documents[0]["content"] == documents[1]["content"]
-    assert list(documents[0]["files"]) == ["m/weights"]
-
-
-def test_a_manifest_knows_a_cut_and_a_missing_file(tmp_path):
-    path = manifest(tmp_path)
-    assert check_manifest(path)["facts"] == {"rows": 3}
-    (tmp_path / "m" / "weights").write_text("ab")
-    with pytest.raises(UserError, match="weights: has 2 bytes, .* says 3"):
-        check_manifest(path)
-    (tmp_path / "m" / "weights").unlink()
-    with pytest.raises(UserError, match="weights: is missing"):
-        check_manifest(path)
-    path.write_text("{")
-    with pytest.raises(UserError, match="cannot be read as JSON"):
-        check_manifest(path)
-
-
-def test_a_manifest_knows_other_bytes_of_equal_size_in_small_files(tmp_path, monkeypatch):
-    path = manifest(tmp_path)
-    (tmp_path / "m" / "weights").write_text("abd")
-    with pytest.raises(UserError, match="weights: has other bytes than"):
-        check_manifest(path)
-    monkeypatch.setattr("moult.jobs.manifest.HASHED", 2)
-    check_manifest(path)
-
-
-def test_scratch_is_named_by_recipe_and_data(tmp_path):
-    path = manifest(tmp_path)
-    places = {
-        Job("train", "x", {"recipe": {"lr": 1}}, [path]).scratch,
-        Job("train", "x", {"recipe": {"lr": 2}}, [path]).scratch,
-    }
-    manifest(tmp_path, "other data")
-    places.add(Job("train", "x", {"recipe": {"lr": 1}}, [path]).scratch)
-    assert len(places) == 3
-    assert len({place.parent for place in places}) == 1
-
-
-def test_timing_reads_the_logs(tmp_path):
-    (tmp_path / "train").mkdir()
-    text = "10:00:00 +0.1 s train x\n10:00:05 +5.0 s ready: go\n10:00:20 +20.0 s done in 19.9 s\n"
-    (tmp_path / "train" / "x.log").write_text(text)
-    (tmp_path / "train" / "killed.log").write_text("10:00:00 +0.1 s train y\n")
-    assert startup_table(tmp_path)[1].split() == ["train", "1", "20.0", "25%"]
 
 
 def test_json_is_sorted(tmp_path):

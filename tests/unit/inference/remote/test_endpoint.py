@@ -1,6 +1,5 @@
 """The client against a server that misbehaves: every row ends as an answer or with its reason, and is paid for once."""
 
-import email.utils
 import json
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from moult.base.errors import UserError
 from moult.base.paths import CODE
 from moult.inference.remote import endpoint
 from moult.inference.remote.endpoint import RemoteEndpoint
-from moult.inference.remote.rate_limit import Bucket, retry_after
 from moult.inference.requests import ChatRequest, Sampling
 from openai_server import MISBEHAVIOURS, OpenAIServer, Reply, completion, error, misbehaving
 
@@ -237,15 +235,6 @@ def test_a_wait_of_hours_is_left_to_the_next_run():
         ask_one(lambda body: error(429, "daily limit", retry_after=7200))
 
 
-def test_the_forms_of_retry_after():
-    assert retry_after({"retry-after": "2.5"}) == 2.5
-    assert retry_after({"retry-after-ms": "40", "retry-after": "9"}) == 0.04
-    assert 58 < retry_after({"retry-after": email.utils.formatdate(time.time() + 60, usegmt=True)}) <= 60
-    for value in ("-1", "nan", "inf", "soon", "", email.utils.formatdate(time.time() - 60)):
-        assert retry_after({"retry-after": value}) == 0
-    assert retry_after({}) == 0
-
-
 def test_requests_per_minute_are_kept_to_and_further_tries_count(quick):
     """600 a minute are 10 a second; a second's worth may be saved up. Each of 15 requests is answered when it is asked
     again: 30 tries, of which 20 have to wait for their turn. Requests alone would be through after half a second."""
@@ -264,27 +253,6 @@ def test_requests_per_minute_are_kept_to_and_further_tries_count(quick):
         for last in range(first + 1, len(server.times)):
             # Loopback may deliver two requests closer than they were sent: one more is allowed for.
             assert last - first + 1 <= 10 + (server.times[last] - begun) * 10 + 1
-
-
-def test_tokens_are_reserved_and_then_corrected(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    bucket = Bucket(600)
-    assert bucket.wait(10) == 0
-    bucket.take(10)
-    assert bucket.wait(5) == pytest.approx(0.5)
-    now[0] = 0.5
-    assert bucket.wait(5) == pytest.approx(0)
-    bucket.take(25)  # it cost more than was thought
-    assert bucket.wait(1) == pytest.approx(2.1)
-    bucket.take(-30)  # and less
-    assert bucket.wait(10) == pytest.approx(0)
-    # More than the bucket holds may go when it is full; the next ones wait for it.
-    now[0] = 100
-    assert bucket.wait(1000) == 0
-    bucket.take(1000)
-    assert bucket.wait(1) == pytest.approx(99.1)
-    assert Bucket(None).wait(10**9) == 0
 
 
 def test_tokens_per_minute_are_kept_to():

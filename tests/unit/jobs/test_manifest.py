@@ -1,0 +1,61 @@
+"""Manifests vouch for files, and name the scratch of the jobs that read them."""
+
+import json
+import os
+
+import pytest
+from moult.base.errors import UserError
+from moult.jobs.job import Job
+from moult.jobs.manifest import check_manifest, write_manifest
+
+
+def manifest(folder, text="abc"):
+    (folder / "m").mkdir(exist_ok=True)
+    (folder / "m" / "weights").write_text(text)
+    (folder / "m" / ".snakemake_timestamp").write_text(str(os.urandom(4)))
+    path = folder / "m.manifest.json"
+    write_manifest(path, rule="r", outputs=[folder / "m"], parents=[], recipe={"a": 1}, facts={"rows": 3})
+    return path
+
+
+def test_a_manifest_is_the_same_for_the_same_work(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    documents = [json.loads(manifest(tmp_path / name).read_text()) for name in "ab"]
+    assert documents[0]["content"] == documents[1]["content"]
+    assert list(documents[0]["files"]) == ["m/weights"]
+
+
+def test_a_manifest_knows_a_cut_and_a_missing_file(tmp_path):
+    path = manifest(tmp_path)
+    assert check_manifest(path)["facts"] == {"rows": 3}
+    (tmp_path / "m" / "weights").write_text("ab")
+    with pytest.raises(UserError, match="weights: has 2 bytes, .* says 3"):
+        check_manifest(path)
+    (tmp_path / "m" / "weights").unlink()
+    with pytest.raises(UserError, match="weights: is missing"):
+        check_manifest(path)
+    path.write_text("{")
+    with pytest.raises(UserError, match="cannot be read as JSON"):
+        check_manifest(path)
+
+
+def test_a_manifest_knows_other_bytes_of_equal_size_in_small_files(tmp_path, monkeypatch):
+    path = manifest(tmp_path)
+    (tmp_path / "m" / "weights").write_text("abd")
+    with pytest.raises(UserError, match="weights: has other bytes than"):
+        check_manifest(path)
+    monkeypatch.setattr("moult.jobs.manifest.HASHED", 2)
+    check_manifest(path)
+
+
+def test_scratch_is_named_by_recipe_and_data(tmp_path):
+    path = manifest(tmp_path)
+    places = {
+        Job("train", "x", {"recipe": {"lr": 1}}, [path]).scratch,
+        Job("train", "x", {"recipe": {"lr": 2}}, [path]).scratch,
+    }
+    manifest(tmp_path, "other data")
+    places.add(Job("train", "x", {"recipe": {"lr": 1}}, [path]).scratch)
+    assert len(places) == 3
+    assert len({place.parent for place in places}) == 1
