@@ -338,7 +338,7 @@ class RemoteEndpoint:
             if self.dialect.is_settled(name) or (not self.answered and self.dialect.respell(name, body)):
                 raise Respelt
             if not self.answered and (remedy := self.dialect.remedy(name, body)):
-                raise self._fault(f"{remedy} ({reason})")
+                raise self._error(f"{remedy} ({reason})")
         if meant not in (408, 409, 425, 429) and meant < 500:
             return answer
         wait = retry_after(headers) or problem.wait
