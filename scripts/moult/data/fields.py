@@ -24,7 +24,7 @@ Prompt = Annotated[str, BeforeValidator(_known_prompt)]
 class Decoding(Section):
     """How answers are decoded. Temperature 0 is greedy."""
 
-    temperature: float = Field(0.0, ge=0, description="Sampling temperature; 0: greedy decoding.")
+    temperature: float = Field(0.0, ge=0, le=100, description="Sampling temperature; 0: greedy decoding.")
     top_p: float = Field(
         1.0,
         gt=0,
@@ -34,4 +34,4 @@ class Decoding(Section):
         ),
     )
     top_k: int = Field(0, ge=0, description="Tokens are drawn from so many of the likeliest ones; 0: no such limit.")
-    max_tokens: int = Field(256, ge=1, description="Largest length of an answer, in tokens.")
+    max_tokens: int = Field(256, ge=1, le=10_000_000, description="Largest length of an answer, in tokens.")
