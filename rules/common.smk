@@ -46,7 +46,7 @@ sys.path.insert(0, str(HOME / "scripts"))
 
 from moult.base.stage import Local, Ref
 from moult.config.expansion import one_of
-from moult.config.load import read_config
+from moult.config.reading import read_config
 from moult.jobs.gpus import visible_devices
 from moult.jobs.interpreter import as_one_word
 from moult.jobs.locks import clear_stale_locks

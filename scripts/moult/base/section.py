@@ -1,26 +1,11 @@
 """The base class of config sections, which refuses unknown keys, and types of what becomes a word or part of a path."""
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from moult.base.paths import written_out
-
-# Pattern of a text → what it takes, in words.
-SPELT: dict[str, str] = {}
-
-
-def spelt(pattern: str, words: str) -> str:
-    """Return a pattern, and remember in which words a text that does not fit it is told."""
-    SPELT[pattern] = words
-    return pattern
-
-
-def fits(pattern: str, text: str) -> bool:
-    """Whether a whole text fits a pattern."""
-    return re.fullmatch(pattern.removeprefix("^").removesuffix("$"), text) is not None
-
+from moult.base.spelling import PACKAGE, RELEASE, spelt
 
 # A name is a wildcard, a path and a target.
 NAME = spelt(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", "letters, digits, `_`, `.` and `-`, the first one a letter or a digit")
@@ -38,11 +23,6 @@ Variable = Annotated[
         description="Name of an environment variable.",
     ),
 ]
-# Words of pip's command line: no option, no address, no file.
-PACKAGE = spelt(
-    r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$", "the name of a package: letters, digits, `_`, `.` and `-`"
-)
-RELEASE = spelt(r"^[A-Za-z0-9][A-Za-z0-9.+!_-]*$", "a version such as 1.2.0")
 # Owner and name of a repository, and a place in it: parts of paths and of addresses.
 HUB = spelt(
     r"^[A-Za-z0-9_][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]*$", "owner/name, in letters, digits, `_`, `.` and `-`"

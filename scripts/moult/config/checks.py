@@ -38,7 +38,10 @@ def unknown_names(cfg: Config) -> Iterator[str]:
     places: dict[str, list[str]] = {}
     for sentence in _unknown_names(cfg):
         place, _, told = sentence.partition(": ")
-        places.setdefault(told, []).append(place)
+        if "is not there" in told:
+            places.setdefault(told, []).append(place)
+        else:
+            yield sentence
     for told, (first, *others) in places.items():
         also = f" (also in {others[0]}{f' and {len(others) - 1} more' if len(others) > 1 else ''})" if others else ""
         yield f"{first}{also}: {told}"

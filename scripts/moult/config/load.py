@@ -7,14 +7,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from moult.base.errors import UserError
-from moult.base.yaml_files import check_size, read_yaml
+from moult.base.yaml_files import check_size
 from moult.config import checks, pins, presets, retired
 from moult.config.expansion import written_out
 from moult.config.experiment import Config
 from moult.config.messages import sentences
+from moult.config.prompts import prompts
+from moult.config.reading import read_config
 
 # Checks of a config whose names are known and stand in no cycle.
-CHECKS = (checks.evaluations, checks.budget_without_price, checks.precision, checks.corpora)
+CHECKS = (checks.evaluations, checks.budget_without_price, checks.precision, checks.corpora, prompts)
 
 
 def load(raw: Mapping[str, Any], source: str = "config", warn: Callable[[str], None] = lambda sentence: None) -> Config:
@@ -58,14 +60,3 @@ def _listed(source, problems):
 def load_file(path: str | Path) -> Config:
     """Return the Config of one YAML file."""
     return load(read_config(path), str(path))
-
-
-def read_config(path: str | Path) -> dict[str, Any]:
-    """Return the raw mapping of one YAML file; UserError where it holds anything but a mapping of plain values."""
-    raw = read_yaml(path)
-    if raw is not None and not isinstance(raw, dict):
-        kind = "a list" if isinstance(raw, list) else "one value"
-        raise UserError(f"{path}: holds {kind}, not `key: value` lines; see config/README.md for what a config has.")
-    if odd := next((key for key in raw or {} if not isinstance(key, str)), None):
-        raise UserError(f"{path}: the key {odd!r} is no word; correct it.")
-    return raw or {}

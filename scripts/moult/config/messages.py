@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from moult.base.errors import nearest
 from moult.base.outside import one_line
-from moult.base.section import SPELT, Section
+from moult.base.section import Section
+from moult.base.spelling import SPELT
 from moult.config.entries.models import Finetune, Optimise
 from moult.config.expansion import LISTS, Origins
 from moult.config.experiment import Config

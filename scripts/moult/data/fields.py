@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from moult.base.errors import nearest
+from moult.base.errors import UserError, nearest
 from moult.base.section import Section
-from moult.data.prompts import template_names
+from moult.data.prompts import load_template, template_names
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -15,6 +15,10 @@ SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 def _known_prompt(name):
     if name not in template_names():
         raise ValueError(f"prompt {name!r} is not in resources/prompts/ or prompts/{nearest(name, template_names())}")
+    try:
+        load_template(name)
+    except UserError as error:
+        raise ValueError(str(error)) from None
     return name
 
 

@@ -20,7 +20,7 @@ from moult.base.failures import is_disk_full, no_space
 from moult.base.files import read_json, whole_directory
 from moult.base.rows import Facts
 from moult.base.secrets import key_of
-from moult.base.section import PACKAGE, RELEASE, fits
+from moult.base.spelling import PACKAGE, RELEASE, fits
 from moult.base.stage import Job
 from moult.weights.agreement import check_architecture, check_parts
 from moult.weights.card import write_model_card

@@ -23,8 +23,8 @@ from moult.base.section import (
     Sha256,
     Variable,
     exactly_one,
-    fits,
 )
+from moult.base.spelling import fits
 from moult.base.yaml_files import read_yaml
 from moult.data.fields import Prompt, Split
 from moult.data.formats import BY_NAME, FORMATS

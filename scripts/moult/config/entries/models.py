@@ -19,8 +19,8 @@ from moult.base.section import (
     Sha256,
     Variable,
     exactly_one,
-    spelt,
 )
+from moult.base.spelling import spelt
 from moult.corpora.refined import Round
 from moult.objectives import LOSSES
 from moult.weights.methods import METHODS, description, refusals
