@@ -30,7 +30,7 @@ HUB = spelt(
 _PART = r"[^/\\\x00-\x1f\x7f*?\[\]~.-][^/\\\x00-\x1f\x7f*?\[\]]*"
 INSIDE = spelt(
     rf"^{_PART}(/{_PART})*/?$",
-    "a path inside of it, e.g. data/train.tsv: no `..`, no `*`, no `/` or `-` at its beginning",
+    "a path in the repository, e.g. data/train.tsv, without `..`, `*`, and `/` or `-` before it",
 )
 Package = Annotated[str, Field(pattern=PACKAGE, max_length=100)]
 Release = Annotated[str, Field(pattern=RELEASE, max_length=100)]

@@ -27,10 +27,10 @@ REMEDIES = {
     "float_type": "a number",
     "float_parsing": "a number",
     "finite_number": "a finite number",
-    "greater_than": "a number above {gt:g}",
-    "greater_than_equal": "a number from {ge:g} on",
-    "less_than": "a number below {lt:g}",
-    "less_than_equal": "a number up to {le:g}",
+    "greater_than": "a number above {gt:.16g}",
+    "greater_than_equal": "a number from {ge:.16g} on",
+    "less_than": "a number below {lt:.16g}",
+    "less_than_equal": "a number up to {le:.16g}",
     "list_type": "a list, e.g. [a, b]",
     "tuple_type": "a list, e.g. [0, 10]",
     "dict_type": "keys with values",
@@ -63,7 +63,8 @@ def sentences(
     expanded, origins: see `written_out`. An entry is called as it stands in `raw`, so that what `for` and `rounds`
     write out is told once.
     """
-    errors = error.errors()
+    # A default that follows from a wrong value is no mistake of its own.
+    errors = [one for one in error.errors() if one["type"] != "default_factory_not_called"]
     # What rounds are written out into only repeats what is wrong with an entry of `rounds`.
     wrong = [_origin(one["loc"], origins) for one in errors if one["loc"][0] == "rounds" and len(one["loc"]) > 1]
     errors = [one for one in errors if one["loc"][0] == "rounds" or _origin(one["loc"], origins) not in wrong]

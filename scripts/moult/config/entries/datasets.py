@@ -330,9 +330,7 @@ def _flaw_of_labels(labels):
             return f"label {number} ({label!r}) has no letter or digit by which an answer could name it; rename it"
         key = label_key(label)
         if key in seen:
-            same = (
-                "stands twice" if seen[key] == label else f"and {seen[key]!r} are one label, whatever case and blanks"
-            )
+            same = "stands twice" if seen[key] == label else f"and {seen[key]!r} are one label but for case and blanks"
             return f"{label!r} {same}; leave one out"
         seen[key] = label
     return None
