@@ -92,7 +92,8 @@ def _unknown_names(cfg):
             wrong = list(_of_shape(cfg, "suites", suite.name, "datasets", name, kind.shape))
             yield from wrong
             if not wrong and settings.split not in _splits(cfg.find("datasets", name), kind):
-                yield f"suites {suite.name!r}, split: dataset {name!r} has no file for {settings.split!r}"
+                told = f"dataset {name!r} has no file for {settings.split!r}; name one, or another split"
+                yield f"suites {suite.name!r}, split: {told}"
         for name in settings.endpoints.values():
             yield from _known("suites", suite.name, "endpoint", name, endpoints)
     judged = {corpus.name for corpus in cfg.corpora if corpus.judged}
@@ -165,8 +166,8 @@ def repeated_names(cfg: Config) -> Iterator[str]:
             if others == [name]:
                 yield f"{' and '.join(kinds)}: the name {name!r} stands twice; a name is a path, give each its own"
             else:
-                told = " and ".join(map(repr, [name, *others]))
-                yield f"{' and '.join(kinds)}: the names {told} differ in case alone; on some disks they are one path"
+                told = f"the names {' and '.join(map(repr, [name, *others]))} differ in case alone"
+                yield f"{' and '.join(kinds)}: {told}; on some disks they are one path, so rename one"
         for name in dict.fromkeys(names):
             yield from _reserved(f"{kinds[0]} {name!r}", name)
     for entry in cfg.evaluations:
@@ -241,7 +242,8 @@ def cycle(cfg: Config) -> Iterator[str]:
             f"corpus {name}" for name in data if f"corpus {name}" in edges
         ]
     if found := _cycle_in(edges):
-        yield f"a cycle, nothing could be built first: {' ← '.join(found)}"
+        told = " ← ".join(found)
+        yield f"a cycle, nothing could be built first: {told}; let one of them name something else"
 
 
 def _cycle_in(edges):

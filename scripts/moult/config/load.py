@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from moult.base.errors import UserError
+from moult.base.errors import UserError, ended
 from moult.base.yaml_files import check_size
 from moult.config import checks, pins, presets, retired
 from moult.config.expansion import written_out
@@ -52,9 +52,7 @@ def load(raw: Mapping[str, Any], source: str = "config", warn: Callable[[str], N
 
 
 def _listed(source, problems):
-    return "\n".join(
-        f"{source}: {problem.rstrip('.')}{'' if problem.endswith('?') else '.'}" for problem in dict.fromkeys(problems)
-    )
+    return "\n".join(ended(f"{source}: {problem}") for problem in dict.fromkeys(problems))
 
 
 def load_file(path: str | Path) -> Config:

@@ -3,7 +3,7 @@
 import datetime
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -27,10 +27,10 @@ REMEDIES = {
     "float_type": "a number",
     "float_parsing": "a number",
     "finite_number": "a finite number",
-    "greater_than": "a number above {gt:.16g}",
-    "greater_than_equal": "a number from {ge:.16g} on",
-    "less_than": "a number below {lt:.16g}",
-    "less_than_equal": "a number up to {le:.16g}",
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "a number from {ge} on",
+    "less_than": "a number below {lt}",
+    "less_than_equal": "a number up to {le}",
     "list_type": "a list, e.g. [a, b]",
     "tuple_type": "a list, e.g. [0, 10]",
     "dict_type": "keys with values",
@@ -92,16 +92,18 @@ def _origin(loc, origins):
 def _place_of(loc: Sequence[Any], expanded: Any, raw: Any, origins: Origins) -> Place:
     path: list[Any] = []
     words: list[str] = []
-    node, union = expanded, None
+    node, union, mapped = expanded, None, False
     sections, holders, kind, others = [Config], [], None, {}
     for part in loc:
         if isinstance(part, int):
-            node = node[part] if isinstance(node, list | tuple) and part < len(node) else None
+            listed_here = isinstance(node, list | tuple)
+            # One value may stand where a list of one is meant.
+            node = (node[part] if part < len(node) else None) if listed_here else node
             if len(path) == 1 and path[0] in LISTS:
                 listed, position = _origin(loc, origins)
                 words[:] = [listed]
                 words.append(f"entry {position + 1}" + _called(raw[listed][position]))
-            else:
+            elif listed_here:
                 words.append(f"entry {part + 1}" + _called(node))
             path.append(part)
         elif part == "[key]":
@@ -115,7 +117,11 @@ def _place_of(loc: Sequence[Any], expanded: Any, raw: Any, origins: Origins) -> 
             path.append(part)
             node = node.get(part) if isinstance(node, dict) else None
             fields = [section.model_fields[part].annotation for section in sections if part in section.model_fields]
-            holders, sections = sections, [found for annotation in fields for found in _sections_in(annotation)]
+            holders = sections
+            # The keys of a mapping are no fields; what stands behind them is of the mapping's sections.
+            if fields or not mapped:
+                sections = [found for annotation in fields for found in _sections_in(annotation)]
+            mapped = any(get_origin(annotation) is dict for annotation in fields)
         else:
             # pydantic names the type that it tried.
             union = tuple(path)
@@ -157,7 +163,8 @@ def _sentence(group):
     if kind in ("string_too_long", "too_long"):
         return f"{where}: is longer than {error['ctx']['max_length']}; shorten it"
     if kind in ("string_too_short", "too_short"):
-        return f"{where}: is empty; write at least {error['ctx']['min_length']}"
+        there = error["ctx"].get("actual_length", len(given))
+        return f"{where}: {f'has {there}' if there else 'is empty'}; write at least {error['ctx']['min_length']}"
     if kind == "string_type" and alone and not isinstance(given, dict | list | None):
         return f"{where}: is {_spelt(given)}; write it in quotes"
     remedies = [_remedy(one) for one, _ in group]
@@ -170,7 +177,12 @@ def _remedy(error):
     if error["type"] == "literal_error":
         return error["ctx"]["expected"]
     remedy = REMEDIES.get(error["type"])
-    return remedy and remedy.format(**error.get("ctx", {}))
+    return remedy and remedy.format(**{name: _number(one) for name, one in error.get("ctx", {}).items()})
+
+
+def _number(value):
+    """Return a bound as people write it: whole where it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _spelt(value):
@@ -195,7 +207,7 @@ def _meaning(place):
     if choices := [choice for choice in get_args(fields[0].annotation) if isinstance(choice, str)]:
         return f"; write one of {', '.join(choices)}"
     told = (fields[0].description or "").rstrip(".")
-    return f"; write `{place.path[-1]}: ...`" + (f" ({told[:1].lower()}{told[1:]})" if told else "")
+    return f"; write `{place.path[-1]}: ...`" + (f" ({told})" if told else "")
 
 
 def _by_kind(sections):

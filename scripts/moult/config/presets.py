@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from moult.base.errors import UserError, nearest
+from moult.base.errors import UserError, ended, nearest
 from moult.base.paths import RESOURCES
 from moult.base.yaml_files import read_yaml
 
@@ -60,7 +60,7 @@ def fill(raw: Mapping[str, Any]) -> None:
             try:
                 model[way] = laid_over(load_preset(name), own)
             except UserError as error:
-                raise UserError(f"models {model.get('name', '')!r}, {error}.") from None
+                raise UserError(ended(f"models {model.get('name', '')!r}, {error}")) from None
 
 
 @cache

@@ -52,7 +52,8 @@ def _tried(place, name, flaw_of):
         with _no_longer_than(PATIENCE):
             flaw = flaw_of(load_template(name))
     except UserError as error:
-        flaw = f"cannot be filled: {str(error).removeprefix('prompt template: ').rstrip('.')}"
+        told = str(error).removeprefix("prompt template: ").rstrip(".")
+        flaw = told if told.startswith("cannot be filled") else f"cannot be filled: {told}"
     except TimeoutError:
         flaw = f"is not filled after {PATIENCE} seconds; write it without such loops"
     if flaw:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from moult.base.errors import UserError, nearest
+from moult.base.errors import UserError, ended, nearest
 from moult.base.files import digest
 from moult.base.outside import one_line
 from moult.base.paths import named_files
@@ -57,14 +57,16 @@ def _read_template(path):
         raise UserError(f"{path}: needs `user:`, the text that is put to a model.")
     for role, text in found.items():
         if role not in ROLES:
-            raise UserError(f"{path}: unknown key {role!r}{nearest(role, ROLES)}.")
+            raise UserError(ended(f"{path}: unknown key {role!r}{nearest(role, ROLES)}"))
         if not isinstance(text, str):
             raise UserError(f"{path}: {role} is no text; write `{role}: |-` and the text below it.")
         try:
             _compiled(text)
         except jinja2.TemplateError as error:
             line = getattr(error, "lineno", 1)
-            raise UserError(f"{path}, {role}, line {line} of its text: no Jinja template ({error}); mend it.") from None
+            raise UserError(
+                f"{path}, {role}, line {line} of its text: no Jinja template ({str(error).rstrip('.')}); mend it."
+            ) from None
     return found
 
 
@@ -85,7 +87,7 @@ def _fill(text, fields):
     except jinja2.UndefinedError as error:
         raise UserError(f"prompt template: {error.message}; the row has {sorted(fields)}.") from error
     except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
-        raise UserError(f"prompt template: cannot be filled ({one_line(error)}); correct it.") from error
+        raise UserError(f"prompt template: cannot be filled ({one_line(error).rstrip('.')}); correct it.") from error
 
 
 def render(template: Template, **fields: Any) -> list[Message]:

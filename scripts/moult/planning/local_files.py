@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from moult.base.errors import UserError
+from moult.base.errors import UserError, ended
 from moult.base.rows import Recipe
 from moult.config.experiment import Config
 from moult.data.excerpts import printable
@@ -40,24 +40,28 @@ def flaws_of_tables(cfg: Config) -> Iterator[str]:
     labels are spelt otherwise than those of the config."""
     for dataset in cfg.datasets:
         recipe, looks = prepare_dataset(cfg, dataset.name), {}
+        # What is said → the files that it is said of: one mistake may show in several.
+        told: dict[str, list[str]] = {}
         for split, index, source in raw_sources(dataset):
             if source.path is None:
                 continue
-            place = f"datasets {dataset.name!r}, files, {split}: {source.path}"
+            place = f"{split}: {source.path}"
             try:
-                looks[source.path] = _look(Path(source.path), recipe, recipe["files"][split][index])
+                look = looks[source.path] = _look(Path(source.path), recipe, recipe["files"][split][index])
             except UserError as error:
-                told = str(error).removeprefix(f"{source.path}: ").removeprefix(f"{Path(source.path).name}, ")
-                yield f"{place}: {told}"
+                flaw = str(error).removeprefix(source.path).removeprefix(Path(source.path).name).lstrip(",: ")
+                told.setdefault(flaw, []).append(place)
                 continue
-            look = looks[source.path]
             if look.rows == 0:
-                yield f"{place}: has no row, or a header only; name a file with rows."
+                told.setdefault("has no row, or a header only; name a file with rows.", []).append(place)
             elif look.reasons.total() == look.rows:
                 reason, count = look.reasons.most_common(1)[0]
-                told = f"none of its {look.rows} rows is usable, {count} of them for: {reason}"
-                yield f"{place}: {told}; correct the file or this entry."
-        if recipe["label_set"] and looks and all(look.whole for look in looks.values()):
+                flaw = f"none of its {look.rows} rows is usable, {count} of them for: {reason}"
+                told.setdefault(f"{flaw}; correct the file or this entry.", []).append(place)
+        for flaw, (first, *others) in told.items():
+            also = f" (also {', '.join(others[:2])}{' and more' if len(others) > 2 else ''})" if others else ""
+            yield f"datasets {dataset.name!r}, files, {first}{also}: {flaw}"
+        if recipe["label_set"] and looks and not told and all(look.whole for look in looks.values()):
             yield from _misspelt(dataset.name, recipe["label_set"]["labels"], looks)
 
 
@@ -110,7 +114,7 @@ def _rows_of(path, recipe, category, whole):
             break
     # Where each row names its columns, a row may lack one, but not every row.
     if rows and absent:
-        raise UserError(f"{no_column(absent, there)}.")
+        raise UserError(ended(no_column(absent, there)))
     return Look(rows, reasons, labels, whole)
 
 

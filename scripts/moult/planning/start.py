@@ -44,8 +44,11 @@ def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: 
 
         if flaws := [*contradicting_folders(cfg, made), *flaws_of_tables(cfg), *flaws_of_merges(cfg)]:
             raise UserError("\n".join(f"{source}: {line}" for line in flaws))
-        for line in absent_keys(cfg, made):
-            warn(f"{source}: {line}")
+        try:
+            for line in absent_keys(cfg, made):
+                warn(f"{source}: {line}")
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
         for line in cfg.hub_needs(made):
             warn(f"{line}.")
         for kind in ("prompts", "labels"):
@@ -91,7 +94,10 @@ def absent_keys(cfg: Config, made: Callable[[str, str], bool]) -> Iterator[str]:
             if not os.environ.get(endpoint.key, "").strip():
                 yield f"{place}: the variable {endpoint.key} is not set; export it before you build."
             else:
-                key_of(endpoint.key, place)
+                try:
+                    key_of(endpoint.key, place)
+                except UserError as error:
+                    raise UserError(f"{str(error).rstrip('.')}; export the key itself.") from None
 
 
 def contradicting_folders(cfg: Config, made: Callable[[str, str], bool]) -> Iterator[str]:

@@ -155,7 +155,11 @@ def change(raw, where, value):
         (["evaluations", 0, "models"], ["base", "base"], "model or setting 'base' stands twice under suite 'labels'"),
         (["models", 2, "merge", "base"], "other", "other is base and parent: its task vector is zero"),
         (["models", 2, "merge", "method"], "linear", "linear takes no `base`"),
-        (["models", 2, "merge", "method"], "tease", "method: 'tease' is none of what may stand here; did you mean 'ties'?"),
+        (
+            ["models", 2, "merge", "method"],
+            "tease",
+            "method: 'tease' is none of what may stand here; did you mean 'ties'?",
+        ),
         (
             ["models", 1, "merge"],
             {"method": "linear", "parents": [{"model": "a", "weight": 1}, {"model": "b", "weight": 1}]},

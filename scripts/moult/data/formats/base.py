@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from moult.base.errors import UserError, nearest
+from moult.base.errors import UserError, ended, nearest
 from moult.base.rows import Recipe, Template
 from moult.data.excerpts import printable
 from moult.data.prompts import Example
@@ -65,7 +65,7 @@ class Format:
             if reason is None:
                 absent = {field: column for field, column in columns.items() if column not in row}
                 if absent and path.suffix.lower() not in WITHOUT_HEADER:
-                    raise UserError(f"{path.name}, row {number}: {no_column(absent, row)}.")
+                    raise UserError(ended(f"{path.name}, row {number}: {no_column(absent, row)}"))
                 row = row | {field: row[column] for field, column in columns.items() if column in row}
                 if missing := next((field for field in self.needed if field not in row), None):
                     reason = f"no column {columns.get(missing, missing)!r}"
@@ -113,7 +113,7 @@ class Format:
 def no_column(absent: Mapping[str, str], row: Iterable[str]) -> str:
     """Return that a file lacks a column that `columns` names. absent: field → column. row: the columns that it has."""
     field, column = next(iter(absent.items()))
-    near = nearest(column, map(printable, row))
+    near = nearest(column, list(map(printable, row)))
     return f"no column {column!r}, which `columns` names as its {field}{near}"
 
 
