@@ -63,18 +63,18 @@ def absent_files(cfg: Config) -> Iterator[str]:
     """Yield a phrase for each local file or folder that a config names and that is not there."""
     for dataset in cfg.datasets:
         for _, _, source in raw_sources(dataset):
-            if source.path and not Path(source.path).exists():
+            if source.path and not os.path.exists(source.path):
                 yield f"dataset {dataset.name}: {_absent(source.path)}"
     for model in cfg.models:
-        if model.fetch and model.fetch.path and not Path(model.fetch.path).is_dir():
+        if model.fetch and model.fetch.path and not os.path.isdir(model.fetch.path):
             yield f"model {model.name}: the folder {_absent(model.fetch.path)}"
     for dataset in cfg.datasets:
-        if dataset.videos and dataset.videos.path and not Path(dataset.videos.path).is_dir():
+        if dataset.videos and dataset.videos.path and not os.path.isdir(dataset.videos.path):
             yield f"dataset {dataset.name}: its videos' folder {_absent(dataset.videos.path)}"
 
 
 def _absent(path):
-    if Path(path).is_file():
+    if os.path.isfile(path):
         return f"{path} is a file, not a folder"
     looked = "" if Path(path).is_absolute() else f" (looked in {Path.cwd()})"
     return f"{path} does not exist{looked}"
