@@ -17,6 +17,7 @@ from moult.inference.journal import Journal
 from moult.inference.remote.batch import BatchEndpoint
 from moult.inference.remote.endpoint import RemoteEndpoint
 from moult.inference.requests import Answer, ChatRequest, LabelRequest, Request, author, request_key
+from moult.inference.siblings import adopt
 from moult.inference.spending import Budget, summed_usage
 
 if TYPE_CHECKING:
@@ -45,7 +46,14 @@ def ask_all(
     """
     keys = [request_key(request, identity) for request in requests]
     stored = journal.known(keys)
-    first = {key: index for index, key in reversed(list(enumerate(keys)))}
+    first: dict[str, int] = {}
+    for index, key in enumerate(keys):
+        first.setdefault(key, index)
+    if "url" in identity and (lacking := {key: requests[index] for key, index in first.items() if key not in stored}):
+        # Before anything is asked, so that an answer which is another request's stays that one's.
+        journal.taken.update(map(journal.origin, stored))
+        stored |= adopt(journal, lacking, identity)
+        journal.taken.update(first)
     missing = sorted(index for key, index in first.items() if key not in stored)
     logger.info("%d requests, %d of them answered before, %d to ask", len(keys), len(stored), len(missing))
     if not missing:
@@ -54,10 +62,20 @@ def ask_all(
     progress = Progress(len(missing), getattr(answerer, "price", None))
     for answered in getattr(answerer, method)(requests, missing):
         values = [(index, as_stored(value)) for index, value in answered]
-        journal.keep([(keys[index], requests[index].as_dict(), value) for index, value in values if _is_final(value)])
+        final = [(keys[index], requests[index].as_dict(), value) for index, value in values if _is_final(value)]
+        journal.keep(final, _payments(answerer, final))
         stored.update((keys[index], value) for index, value in values)
         progress.add([value for _, value in values])
     return [stored[key] for key in keys]
+
+
+def _payments(answerer, entries):
+    """Return the rows of the table `payments` for answers of a remote endpoint that are to be kept."""
+    if not (dollars := getattr(answerer, "dollars", None)):
+        return []
+    who = answerer.settings.get("spending"), answerer.settings["model"]
+    counted = ((key, value["prompt_tokens"], value["completion_tokens"]) for key, _, value in entries)
+    return [(*who, key, prompt, answer, dollars(prompt, answer)) for key, prompt, answer in counted]
 
 
 def as_stored(value: Any) -> Any:
@@ -228,7 +246,7 @@ class Asker:
 
     def _remote(self):
         settings, journal = self.endpoint | self.client, self.pool.journal
-        budget = Budget.of(self.client, journal.path)
+        budget = Budget.of(self.client, journal)
         if self.client.get("mode") == "batch":
             return BatchEndpoint(settings, budget, journal, self.identity)
         if underway := journal.connection.execute("SELECT COUNT(*) FROM in_batch").fetchone()[0]:

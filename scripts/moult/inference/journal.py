@@ -33,6 +33,10 @@ TABLES = (
     # What the Batch API was sent, and which batch each unanswered request is in: in one at most (see remote/batch.py).
     "batches (tag TEXT PRIMARY KEY, experiment TEXT, file TEXT, batch TEXT, dollars REAL)",
     "in_batch (key TEXT PRIMARY KEY, tag TEXT)",
+    # What each answer cost when it came, those of batches 0 (see batches); without a key: what came and was lost.
+    "payments (experiment TEXT, model TEXT, key TEXT, prompt_tokens INTEGER, completion_tokens INTEGER, dollars REAL)",
+    # Answers that were paid for under another key, here or in another journal: key → that key.
+    "copies (key TEXT PRIMARY KEY, origin TEXT)",
 )
 
 
@@ -44,10 +48,21 @@ class Journal:
     shared memory, so that shared disks serve; when the journal is closed, it is one plain file again.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, only_reads: bool = False) -> None:
+        """only_reads: look into a journal that nobody writes to, and lock out no writer but while a query runs.
+
+        Raises:
+            UserError: somebody else writes to it, or it is no journal.
+            BlockingIOError: in place of that, where it is only read.
+        """
         import sqlite3
 
-        self.path = Path(path)
+        self.path, self.only_reads = Path(path), only_reads
+        # Keys of answers that this job has taken, under whatever key they were paid for.
+        self.taken: set[str] = set()
+        if only_reads:
+            self._look()
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.connection = sqlite3.connect(path, timeout=5)
         try:
@@ -65,6 +80,18 @@ class Journal:
             raise UserError(f"{path}: is not a journal ({error}); move it away and run again.") from error
         self.synced = time.monotonic()
 
+    def _look(self):
+        import sqlite3
+
+        try:
+            self.connection = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=0)
+            tables = {name for (name,) in self.connection.execute("SELECT name FROM sqlite_master")}
+            # Of older code some are missing.
+            for table in (table for table in TABLES if table.split()[0] not in tables):
+                self.connection.execute(f"CREATE TEMP TABLE {table}")
+        except sqlite3.DatabaseError as error:
+            raise BlockingIOError(f"{self.path}: {error}") from None
+
     def __enter__(self) -> Self:
         return self
 
@@ -73,7 +100,8 @@ class Journal:
 
     def close(self) -> None:
         """Leave one plain file, without a log beside it."""
-        self.connection.execute("PRAGMA journal_mode=DELETE")
+        if not self.only_reads:
+            self.connection.execute("PRAGMA journal_mode=DELETE")
         self.connection.close()
 
     def known(self, keys: Sequence[str]) -> dict[str, Any]:
@@ -95,11 +123,34 @@ class Journal:
         (request,) = self.connection.execute("SELECT request FROM answers WHERE key = ?", (key,)).fetchone()
         return parse_json(request)
 
-    def keep(self, entries: Iterable[tuple[str, Any, Any]]) -> None:
-        """Store (key, request, answer) triples of plain JSON; a kill after this returns cannot lose them."""
+    def keep(
+        self,
+        entries: Iterable[tuple[str, Any, Any]],
+        payments: Iterable[tuple] = (),
+        copies: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        """Store (key, request, answer) triples of plain JSON; a kill after this returns cannot lose them.
+
+        payments, copies: rows of these tables that belong to them.
+        """
         rows = [(key, json.dumps(request, ensure_ascii=False), json.dumps(answer)) for key, request, answer in entries]
         with self.writing() as connection:
             connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
+            connection.executemany("INSERT INTO payments VALUES (?, ?, ?, ?, ?, ?)", payments)
+            connection.executemany("INSERT OR REPLACE INTO copies VALUES (?, ?)", copies)
+
+    def origin(self, key: str) -> str:
+        """Return the key under which the answer to a key was paid for."""
+        found = self.connection.execute("SELECT origin FROM copies WHERE key = ?", (key,)).fetchone()
+        return found[0] if found else key
+
+    def spent(self, experiment: str | None) -> tuple[float, float]:
+        """Return the dollars that an experiment has paid for chat requests, and paid or promised for batches."""
+        total = "SELECT TOTAL(dollars) FROM {} WHERE experiment IS ?"
+        return tuple(
+            self.connection.execute(total.format(table), (experiment,)).fetchone()[0]
+            for table in ("payments", "batches")
+        )
 
     @contextlib.contextmanager
     def writing(self, sync: bool = False) -> Iterator[sqlite3.Connection]:
@@ -118,6 +169,30 @@ class Journal:
             raise UserError(
                 f"{self.path}: cannot be written ({error}); what was kept before is safe: mend that and run again."
             ) from error
+
+
+def root_of(path: Path) -> Path:
+    """Return the folder of all journals that a journal is one of."""
+    return path.parent if path.is_absolute() else Path(path.parts[0])
+
+
+def journals(root: str | Path, but: Path | None = None) -> Iterator[Path]:
+    """Yield the paths of all journals below a folder, in order, but for one."""
+    yield from (path for path in sorted(Path(root).rglob("*.sqlite")) if path != but)
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[Journal]:
+    """Yield a Journal to be read; nothing is changed, neither in it nor beside it.
+
+    BlockingIOError while its writer holds it, or where it cannot be read.
+    """
+    if Path(f"{path}-wal").exists():
+        with copy_of(path) as journal:
+            yield journal
+    else:
+        with Journal(path, only_reads=True) as journal:
+            yield journal
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from moult.inference.remote.errors import UNKNOWN, problem_in, problem_of
 from moult.inference.remote.rate_limit import Limits, retry_after
 from moult.inference.remote.wire import answer_of, failure, guarded, unreadable
 from moult.inference.requests import Answer, ChatRequest
-from moult.inference.spending import Budget
+from moult.inference.spending import Budget, cost_of
 
 # Seconds. Before the n-th further try of a request: a random time up to FIRST_WAIT * 2^(n-1), at most LONGEST_WAIT.
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
@@ -120,8 +120,14 @@ class RemoteEndpoint:
             if self.refused and not self.answered:
                 raise self.refused
         finally:
+            if self.budget:
+                self.budget.settle()
             self.loop.run_until_complete(self._close())
             self.loop.close()
+
+    def dollars(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """Return what so many tokens cost, None without a price."""
+        return cost_of(self.price, prompt_tokens, completion_tokens) if self.price else None
 
     async def _open(self, requests):
         import httpx2
