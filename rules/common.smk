@@ -89,6 +89,7 @@ if workflow.is_main_process and OURS:
 
 # Not in a dry run, which has no start.
 onstart:
+    start.keep_config(cfg, config, workflow.configfiles)
     if CLUSTER:
         or_stop(cancel_leftovers, logger.warning)
         or_stop(keep_to_squeue)

@@ -126,7 +126,7 @@ def identity_of(endpoint: Mapping[str, Any], manifest: str | Path | None = None)
     """Return who answers, as plain JSON: a remote model by its address; a model of this build by the hash of its
     weights, engine and dtype, not by its name. manifest: of the model that `endpoint` serves."""
     if "url" in endpoint:
-        return {"url": endpoint["url"], "model": endpoint["model"]}
+        return {name: endpoint[name] for name in ("url", "model", "reasoning_effort") if name in endpoint}
     from moult.inference.engines import base
 
     compute = {key: endpoint["compute"][key] for key in ("engine", "dtype")}

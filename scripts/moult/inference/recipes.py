@@ -23,7 +23,8 @@ def endpoint_recipe(cfg: Experiment, name: str) -> Recipe:
     entry = cfg.find("endpoints", name)
     if entry.serve:
         return {"name": name, "serve": entry.serve, "compute": compute_recipe(cfg, entry.serve)}
-    return {"name": name, "url": entry.url, "model": entry.model}
+    asked = {"name": name, "url": entry.url, "model": entry.model}
+    return asked | ({"reasoning_effort": entry.reasoning_effort} if entry.reasoning_effort else {})
 
 
 def client_of(cfg: Experiment, name: str) -> dict[str, Any] | None:

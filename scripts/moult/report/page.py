@@ -3,12 +3,13 @@
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from moult.base.files import digest, read_csv, write_text_atomic
-from moult.base.paths import RESOURCES
+from moult.base.paths import RESOURCES, ROOT
 from moult.base.rows import Facts, Recipe
 from moult.evaluation.kinds import PERCENT, SuiteKind
 from moult.evaluation.suites import KINDS
@@ -74,6 +75,7 @@ def write_report(
         "experiment": root.name,
         "limit": limit,
         "seed": seed,
+        "again": command_of(root),
         "build": digest({key: one["content"] for key, one in made.items()}),
         "artefacts": made,
         "measured": measured,
@@ -93,6 +95,19 @@ def write_report(
         "stale": stale_parents(made),
     }
     write_text_atomic(target, render(page))
+
+
+def command_of(root: Path, checkout: Path = ROOT) -> str:
+    """Return the command that builds an experiment again, in the folder in which it was built.
+
+    A workflow that has Moult as a module keeps no config beside the results; its own command does it.
+    """
+    if not (root / "config.yaml").exists():
+        return "snakemake --cores all"
+    words = ["snakemake", "--cores", "all", "--configfile", f"{root.as_posix()}/config.yaml"]
+    if Path.cwd() != checkout:
+        words += ["--snakefile", str(checkout / "Snakefile")]
+    return shlex.join(words)
 
 
 def _link(path, page):
