@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 SYNC_EVERY = 1.0
 # What SQLite locks of a file while it writes to it (its file format: PENDING_BYTE + 2).
 LOCKED_BYTE = 0x40000002
+# The folder of all journals, in the working directory.
+JOURNALS = Path("journal")
 logger = logging.getLogger(__name__)
 TABLES = (
     "answers (key TEXT PRIMARY KEY, request TEXT, answer TEXT)",

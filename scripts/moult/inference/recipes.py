@@ -48,13 +48,13 @@ def client_of(cfg: Experiment, name: str) -> dict[str, Any] | None:
         "mode": entry.mode,
         "poll": entry.poll,
         "budget": cfg.budget,
-        "spending": spending_folder(cfg),
+        "spending": spending_folder(cfg.name),
     }
 
 
-def spending_folder(cfg: Experiment) -> str:
+def spending_folder(experiment: str) -> str:
     """Return where the jobs of an experiment count what they spend, beside the journals of what it bought."""
-    return f"journal/spending/{cfg.name}"
+    return f"journal/spending/{experiment}"
 
 
 def decoding_recipe(decoding: Decoding) -> Recipe:

@@ -5,7 +5,8 @@ import json
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from moult.base.files import digest
@@ -19,17 +20,19 @@ _SEED = re.compile(r', "seed": \d+(?=, "schema": )')
 logger = logging.getLogger(__name__)
 
 
-def adopt(journal: Journal, missing: Mapping[str, Request], identity: Mapping[str, Any]) -> dict[str, Any]:
+def adopt(
+    journal: Journal, missing: Mapping[str, Request], identity: Mapping[str, Any], others: Sequence[Path] | None = None
+) -> dict[str, Any]:
     """Copy into a journal what has been paid for under another name or seed; return key → stored value of these.
 
     missing: key → request that the journal has no answer to. An answer to the very request is taken from whatever
     journal has it. A greedy request does not depend on its seed: it takes an answer to the same words by the same
     model, from this journal or another. No answer is taken twice by one job, because requests of a job that differ in
-    their seeds alone are meant to be asked each. Other journals are only read, and left out while somebody writes to
-    them.
+    their seeds alone are meant to be asked each. Other journals (paths; None: all beside this one) are only read, and
+    left out while somebody writes to them.
     """
     found: dict[str, tuple[str, Any]] = {}
-    others = list(journals(root_of(journal.path), but=journal.path))
+    others = list(journals(root_of(journal.path), but=journal.path)) if others is None else others
     for path in others:
         with _passing(), reading(path) as other:
             exact = other.known([key for key in missing if key not in found])

@@ -14,7 +14,15 @@ from moult.base.rows import Facts, Recipe
 from moult.evaluation.kinds import PERCENT, SuiteKind
 from moult.evaluation.suites import KINDS
 from moult.report import graphs
-from moult.report.accounts import asking_cost, corpus_entry, dataset_entry, loss_entry, row_accounts, total_cost
+from moult.report.accounts import (
+    add_payments,
+    asking_cost,
+    corpus_entry,
+    dataset_entry,
+    loss_entry,
+    row_accounts,
+    total_cost,
+)
 from moult.report.lineage import draw_lineage, measurements_of, package_versions, read_manifests, stale_parents
 from moult.report.svg import inline_svg
 
@@ -70,6 +78,7 @@ def write_report(
     verbs = {folder: verb for kind in kinds for folder, verb in kind.paid.items()}
     paid = [one for one in made.values() if one["kind"] in verbs]
     costs = corpora + [asking_cost(one, root) for one in paid]
+    beside = add_payments(costs, root.name)
     page = {
         "title": title,
         "experiment": root.name,
@@ -89,7 +98,7 @@ def write_report(
         "corpora": corpora,
         "paid": {one["kind"]: verbs[one["kind"]] for one in paid},
         "costs": costs,
-        "cost": total_cost(costs),
+        "cost": total_cost(costs, beside),
         "accounts": row_accounts(made, corpora, root, kinds),
         "versions": package_versions(made),
         "stale": stale_parents(made),
