@@ -113,10 +113,10 @@ def command_of(root: Path, checkout: Path = ROOT) -> str:
     """
     if not (root / "config.yaml").exists():
         return "snakemake --cores all"
-    words = ["snakemake", "--cores", "all", "--configfile", f"{root.as_posix()}/config.yaml"]
+    words = ["snakemake", "--configfile", f"{root.as_posix()}/config.yaml"]
     if Path.cwd() != checkout:
         words += ["--snakefile", str(checkout / "Snakefile")]
-    return shlex.join(words)
+    return shlex.join([*words, "--cores", "all"])
 
 
 def _link(path, page):
