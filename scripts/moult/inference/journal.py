@@ -87,12 +87,18 @@ class Journal:
 
         try:
             self.connection = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=0)
-            tables = {name for (name,) in self.connection.execute("SELECT name FROM sqlite_master")}
-            # Of older code some are missing.
-            for table in (table for table in TABLES if table.split()[0] not in tables):
-                self.connection.execute(f"CREATE TEMP TABLE {table}")
+            self.connection.execute("SELECT name FROM sqlite_master LIMIT 1").fetchone()
         except sqlite3.DatabaseError as error:
             raise BlockingIOError(f"{self.path}: {error}") from None
+
+    def is_of_today(self) -> bool:
+        """Whether all tables have the columns that this code knows; opening a journal to write brings that about."""
+        for table in TABLES:
+            name, _, columns = table.partition(" ")
+            there = [column for _, column, *_ in self.connection.execute(f"PRAGMA table_info({name})")]
+            if there != [column.split()[0] for column in columns.strip("()").split(", ")]:
+                return False
+        return True
 
     def __enter__(self) -> Self:
         return self
@@ -102,8 +108,10 @@ class Journal:
 
     def close(self) -> None:
         """Leave one plain file, without a log beside it."""
-        if not self.only_reads:
-            self.connection.execute("PRAGMA journal_mode=DELETE")
+        if self.only_reads:
+            self.connection.close()
+            return
+        self.connection.execute("PRAGMA journal_mode=DELETE")
         self.connection.close()
 
     def known(self, keys: Sequence[str]) -> dict[str, Any]:
@@ -183,18 +191,23 @@ def journals(root: str | Path, but: Path | None = None) -> Iterator[Path]:
     yield from (path for path in sorted(Path(root).rglob("*.sqlite")) if path != but)
 
 
+def passing() -> contextlib.AbstractContextManager:
+    """Go past a journal that somebody writes to, or that is none."""
+    import sqlite3
+
+    return contextlib.suppress(BlockingIOError, FileNotFoundError, sqlite3.DatabaseError, UserError)
+
+
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[Journal]:
     """Yield a Journal to be read; nothing is changed, neither in it nor beside it.
 
     BlockingIOError while its writer holds it, or where it cannot be read.
     """
-    if Path(f"{path}-wal").exists():
-        with copy_of(path) as journal:
-            yield journal
-    else:
-        with Journal(path, only_reads=True) as journal:
-            yield journal
+    with contextlib.ExitStack() as stack:
+        # What a killed build left in the log, and what older code wrote, can be read in a copy only.
+        journal = None if Path(f"{path}-wal").exists() else stack.enter_context(Journal(path, only_reads=True))
+        yield journal if journal and journal.is_of_today() else stack.enter_context(copy_of(path))
 
 
 @contextlib.contextmanager

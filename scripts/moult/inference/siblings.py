@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moult.base.files import digest
-from moult.inference.journal import Journal, journals, reading, root_of
+from moult.inference.journal import Journal, journals, passing, reading, root_of
 from moult.inference.requests import ChatRequest, Request
 
 # Rows that are looked at in one query, so that no writer has to wait for long.
@@ -34,7 +34,7 @@ def adopt(
     found: dict[str, tuple[str, Any]] = {}
     others = list(journals(root_of(journal.path), but=journal.path)) if others is None else others
     for path in others:
-        with _passing(), reading(path) as other:
+        with passing(), reading(path) as other:
             exact = other.known([key for key in missing if key not in found])
             found |= {key: (other.origin(key), value) for key, value in exact.items()}
     journal.taken.update(origin for origin, _ in found.values())
@@ -46,20 +46,13 @@ def adopt(
         found |= _taken_alike(journal, alike, identity, journal.taken)
     for path in others:
         if any(alike.values()):
-            with _passing(), reading(path) as other:
+            with passing(), reading(path) as other:
                 found |= _taken_alike(other, alike, identity, journal.taken)
     if found:
         logger.info("%d of them were answered in other journals, or here under another seed", len(found))
     copies = [(key, origin) for key, (origin, _) in found.items()]
     journal.keep([(key, missing[key].as_dict(), value) for key, (_, value) in found.items()], copies=copies)
     return {key: value for key, (_, value) in found.items()}
-
-
-def _passing():
-    """Go past a journal that somebody writes to, or that is none."""
-    import sqlite3
-
-    return contextlib.suppress(BlockingIOError, FileNotFoundError, sqlite3.DatabaseError)
 
 
 def _words(text):

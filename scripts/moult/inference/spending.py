@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from moult.base.errors import UserError
 from moult.base.rows import Usage
-from moult.inference.journal import Journal, journals, reading, root_of
+from moult.inference.journal import Journal, journals, passing, reading, root_of
 from moult.inference.requests import Answer, author
 from moult.jobs.locks import only_writer
 
@@ -55,11 +55,9 @@ def recount(folder: str | Path, root: Path, but: Path | None = None) -> None:
 
     root: the folder of all journals. but: the journal of the job that is running, which counts for itself.
     """
-    import sqlite3
-
     for path in journals(root, but):
         # One that is written to counts for itself, too.
-        with contextlib.suppress(BlockingIOError, FileNotFoundError, sqlite3.DatabaseError), reading(path) as journal:
+        with passing(), reading(path) as journal:
             Budget(None, {"input": 0, "output": 0}, Path(folder, job_of(path)), journal)
 
 
