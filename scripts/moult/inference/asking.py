@@ -19,6 +19,7 @@ from moult.inference.remote.endpoint import RemoteEndpoint
 from moult.inference.requests import Answer, ChatRequest, LabelRequest, Request, author, request_key
 from moult.inference.siblings import adopt
 from moult.inference.spending import Budget, summed_usage
+from moult.inference.usage import answers_in
 
 if TYPE_CHECKING:
     from moult.inference.engines.base import Engine
@@ -45,7 +46,7 @@ def ask_all(
     truncated answer) is kept with its reason: asking again would pay again for the same.
     """
     keys = [request_key(request, identity) for request in requests]
-    stored = journal.known(keys)
+    stored = answers_in(journal.known(keys), journal.path)
     first: dict[str, int] = {}
     for index, key in enumerate(keys):
         first.setdefault(key, index)
@@ -251,7 +252,7 @@ class Asker:
             return BatchEndpoint(settings, budget, journal, self.identity)
         if underway := journal.connection.execute("SELECT COUNT(*) FROM in_batch").fetchone()[0]:
             logger.warning("%d requests are in batches: in mode chat they are asked, and paid, once more", underway)
-        return RemoteEndpoint(settings, budget)
+        return RemoteEndpoint(settings, budget, journal, self.identity)
 
 
 def asker_of(

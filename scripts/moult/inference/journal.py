@@ -39,6 +39,8 @@ TABLES = (
     "payments (experiment TEXT, model TEXT, key TEXT, prompt_tokens INTEGER, completion_tokens INTEGER, dollars REAL)",
     # Answers that were paid for under another key, here or in another journal: key → that key.
     "copies (key TEXT PRIMARY KEY, origin TEXT)",
+    # Replies that have come and are not interpreted yet, and how often that was begun.
+    "arrived (key TEXT PRIMARY KEY, reply BLOB, tries INTEGER)",
 )
 
 
@@ -148,6 +150,24 @@ class Journal:
             connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
             connection.executemany("INSERT INTO payments VALUES (?, ?, ?, ?, ?, ?)", payments)
             connection.executemany("INSERT OR REPLACE INTO copies VALUES (?, ?)", copies)
+            connection.executemany("DELETE FROM arrived WHERE key = ?", [(key,) for key, *_ in rows])
+
+    def arrive(self, key: str, reply: bytes) -> None:
+        """Store a reply as it came, before anybody looks into it: whatever that leads to, it is not paid again."""
+        with self.writing() as connection:
+            connection.execute("INSERT OR REPLACE INTO arrived VALUES (?, ?, 0)", (key, reply))
+
+    def forget(self, key: str) -> None:
+        """Forget a reply that was for nothing."""
+        with self.writing() as connection:
+            connection.execute("DELETE FROM arrived WHERE key = ?", (key,))
+
+    def left_over(self) -> dict[str, tuple[bytes, int]]:
+        """Return key → (reply, tries) of what a run that was ended has not interpreted; the next try is counted."""
+        with self.writing() as connection:
+            found = {key: (bytes(reply), tries) for key, reply, tries in connection.execute("SELECT * FROM arrived")}
+            connection.execute("UPDATE arrived SET tries = tries + 1")
+        return found
 
     def origin(self, key: str) -> str:
         """Return the key under which the answer to a key was paid for."""

@@ -12,6 +12,7 @@ from typing import Any
 from moult.base.files import digest
 from moult.inference.journal import Journal, journals, passing, reading, root_of
 from moult.inference.requests import ChatRequest, Request
+from moult.inference.usage import answers_in
 
 # Rows that are looked at in one query, so that no writer has to wait for long.
 ROWS = 1000
@@ -35,7 +36,7 @@ def adopt(
     others = list(journals(root_of(journal.path), but=journal.path)) if others is None else others
     for path in others:
         with passing(), reading(path) as other:
-            exact = other.known([key for key in missing if key not in found])
+            exact = answers_in(other.known([key for key in missing if key not in found]), path)
             found |= {key: (other.origin(key), value) for key, value in exact.items()}
     journal.taken.update(origin for origin, _ in found.values())
     alike = defaultdict(list)
@@ -71,7 +72,7 @@ def _taken_alike(journal, alike, identity, taken):
         if alike[words] and origin not in taken and digest({"request": request, "identity": identity}) == key:
             taken.add(origin)
             pairs[key] = alike[words].pop(0), origin
-    known = journal.known(list(pairs))
+    known = answers_in(journal.known(list(pairs)), journal.path)
     return {mine: (origin, known[key]) for key, (mine, origin) in pairs.items() if key in known}
 
 

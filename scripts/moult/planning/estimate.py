@@ -25,7 +25,7 @@ from moult.inference.requests import ChatRequest, request_key
 from moult.inference.siblings import adopt
 from moult.inference.spending import cost_of, counts_in, job_of, recount
 from moult.inference.tokens import prompt_ids
-from moult.inference.usage import worst_case
+from moult.inference.usage import answers_in, worst_case
 from moult.planning.known import QUESTION_TOKENS, USUAL_QUESTION, Artefacts, Known
 from moult.planning.predictions import compared, noted
 from moult.stages import STAGES
@@ -170,7 +170,7 @@ class Estimator:
             return {}
         plans, begun = asking.plans, journal.exists()
         prompts = answers = Range(0, 0, 0)
-        money: dict[str, float] = dict.fromkeys(MONEY, 0.0)
+        money = dict.fromkeys(MONEY, 0.0)
         for part, plan in plans.items():
             count = len(plan.requests)
             once = characters_as_tokens(plan.requests).plus(
@@ -223,7 +223,7 @@ class Estimator:
         """Return what the journals say of the answers to requests (key → request); SoFar."""
         try:
             with _workbench(path) as journal:
-                found = journal.known(list(requests))
+                found = answers_in(journal.known(list(requests)), path)
                 if "url" in endpoint and (lacking := {key: one for key, one in requests.items() if key not in found}):
                     others = list(journals(JOURNALS, but=path))
                     found |= adopt(journal, lacking, identity_of(endpoint), others)
@@ -236,7 +236,7 @@ class Estimator:
         """Return the SoFar of the answers that this experiment has from this model: today's, and those of before."""
         mine = "SELECT key FROM payments WHERE experiment IS ? AND model IS ? AND key IS NOT NULL ORDER BY rowid DESC"
         asked = journal.connection.execute(f"{mine} LIMIT {SAMPLE}", (self.spending, endpoint.get("model")))
-        values = found | journal.known([key for (key,) in asked if key not in found])
+        values = found | answers_in(journal.known([key for (key,) in asked if key not in found]), journal.path)
         whole = {key: value for key, value in values.items() if isinstance(value, dict) and value["prompt_tokens"]}
         if not whole:
             return SoFar(set(found))

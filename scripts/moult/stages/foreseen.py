@@ -31,7 +31,7 @@ def prepared_questions(cfg: Config, name: str, fetched: Path | None = None) -> l
     sources = dataset_stages.fetch_dataset(cfg, name)["sources"]
     remote = [placed(source) for source in sources if source["kind"] != "path"]
     there = Path(fetched or "nowhere")
-    if not all(Path(path).exists() for path in [*paths, *(there / file for file in remote)]):
+    if not all(Path(path).exists() for path in paths) or not all((there / file).exists() for file in remote):
         raise UserError(f"dataset {name} is not fetched")
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder, "raw")

@@ -1,5 +1,6 @@
 """What was paid for is found again under another name or seed, and no answer stands for two requests of one job."""
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -148,3 +149,56 @@ def test_a_reply_that_was_paid_for_and_lost_is_in_the_journal(tmp_path):
         path.parent.mkdir(exist_ok=True)
         assert journal.spent(str(path.parent)) == (3.0, 0.0)
         assert Budget(None, PRICE, path, journal).calls == 3.0
+
+
+# ---- a reply is kept before anybody looks into it
+
+ENDED = """
+import os, sys
+from pathlib import Path
+from moult.inference.remote import endpoint
+from moult.inference.asking import Asker
+from moult.inference.requests import ChatRequest, Sampling
+
+endpoint.answer_of = lambda *_: os._exit(7)
+client = {"key": None, "concurrency": 1, "timeout": 5, "retries": 0, "price": None}
+teacher, journal = {"name": "teacher", "url": sys.argv[1], "model": "m"}, Path("journal/distill_answers/one.sqlite")
+with Asker(teacher, journal, client) as asker:
+    asker.ask([ChatRequest(({"role": "user", "content": "a"},), Sampling(max_tokens=9))])
+"""
+
+
+def test_a_reply_whose_reading_ends_the_run_is_not_paid_again(server):
+    environment = os.environ | {"PYTHONPATH": str(Path(moult.__file__).parents[1])}
+
+    def ended():
+        return subprocess.run([sys.executable, "-c", ENDED, server.url], env=environment, check=False).returncode
+
+    assert ended() == 7 and len(server.paid) == 1
+    # It is read by the next run, which was ended by something else.
+    assert paid_for(server, "one", requests(texts="ab")) == (1, ["answer 0", "answer 1"])
+    with sqlite3.connect("journal/distill_answers/one.sqlite") as journal:
+        journal.execute("DELETE FROM answers")
+        assert journal.execute("SELECT COUNT(*) FROM arrived").fetchone() == (0,)
+    # Where it is the reply itself that ends each run, it becomes a reject that has it.
+    paid = len(server.paid)
+    assert [ended() for _ in range(3)] == [7, 7, 7] and len(server.paid) == paid + 1
+    endpoint = {"name": "teacher", "url": server.url, "model": "m"}
+    with Asker(endpoint, Path("journal/distill_answers/one.sqlite"), CLIENT) as asker:
+        (value,) = asker.ask(requests(texts="a"))
+    assert value["error"] == "reading the reply has ended 3 runs" and "answer 2" in value["raw"]
+    assert len(server.paid) == paid + 1
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [5, None, "x", {}, ["x"], [None], {"text": 1}, {"text": "x", "finish_reason": ["stop"]}, {"text": "x", "error": 5}]
+    + [{"text": "x", "finish_reason": "error", "error": None, "prompt_tokens": 1, "completion_tokens": 1}],
+)
+def test_a_stored_value_that_is_none_is_asked_for_again(server, odd):
+    ask(server, "one", requests(texts="ab"))
+    with Journal("journal/distill_answers/one.sqlite") as journal:
+        key, request = journal.connection.execute("SELECT key, request FROM answers LIMIT 1").fetchone()
+        journal.keep([(key, json.loads(request), odd)])
+    assert paid_for(server, "two", requests(texts="ab"))[0] == 1
+    assert paid_for(server, "one", requests(texts="ab"))[0] == 0
