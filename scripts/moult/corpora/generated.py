@@ -49,6 +49,8 @@ logger = logging.getLogger(__name__)
 class _OneText(Generated):
     """A text per row, in one request."""
 
+    shown: ClassVar = {"prompt": ()}
+
     if TYPE_CHECKING:
         truncated: str
 

@@ -77,6 +77,11 @@ class Refined(Generated, Refining):
     doing: ClassVar = "refining the answers {corpus}"
     run: ClassVar = "moult.corpora.refined:run"
     writes: ClassVar = "answers"
+    shown: ClassVar = {
+        "prompt": (),
+        "revise_prompt": ("previous", "feedback", "hints"),
+        "judge_prompt": ("answer", "fence"),
+    }
 
     kind: Literal["refined"] = Field(
         description="Kind of corpus: answers that a judge accepted, at once or after revision."
