@@ -3,11 +3,13 @@
 import logging
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 from moult.base.errors import UserError
 from moult.base.rows import Facts, Leak, Recipe, columns_of
 from moult.base.stage import Job
+from moult.base.text import marks, nfc
 from moult.data.excerpts import printable
 from moult.data.fields import SPLITS
 from moult.data.parquet import read_rows
@@ -18,8 +20,16 @@ logger = logging.getLogger(__name__)
 
 
 def normalised(text: str) -> str:
-    """Return text lower-cased, punctuation dropped and spaces folded: what counts as the same wording."""
-    return " ".join(re.sub(r"[^\w\s]", " ", text.lower()).split())
+    """Return text lower-cased and composed, punctuation dropped and blanks folded: what counts as the same wording."""
+    if text.isascii():
+        return " ".join(re.sub(r"[^\w\s]", " ", text.lower()).split())
+    return " ".join(_punctuation().sub(" ", nfc(text).lower()).split())
+
+
+@cache
+def _punctuation():
+    # To Python a mark is no part of a word: without its vowel signs, Hindi is other words.
+    return re.compile(rf"[^\w\s{marks()}]")
 
 
 def find_leakage(folder: str | Path, near: float) -> list[tuple[str, str, str, str, str, float]]:

@@ -9,6 +9,7 @@ from moult.base.errors import UserError
 from moult.base.files import derive_seed, digest, whole_directory, write_json, write_jsonl
 from moult.base.rows import Facts, RawReject, Recipe
 from moult.base.stage import Job
+from moult.base.text import count_words
 from moult.data.excerpts import excerpt
 from moult.data.formats import BY_NAME
 from moult.data.leakage import normalised
@@ -196,7 +197,7 @@ def _profile(splits, rejects, rows_in, unused, recipe):
         "splits": {},
     }
     for split, rows in splits.items():
-        words = np.array([len(row["text"].split()) for row in rows])
+        words = np.array([count_words(row["text"]) for row in rows])
         texts = Counter(normalised(row["text"]) for row in rows)
         profile["splits"][split] = {
             "rows": len(rows),
