@@ -1,7 +1,7 @@
 """Prepared rows on disk: a parquet file per split."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +49,20 @@ def write_parquet(path: str | Path, rows: Iterable[dict[str, Any]], recipe: Reci
 
 def read_rows(folder: str | Path, split: str) -> list[CanonicalRow]:
     """Return the rows of one split of a prepared dataset as dicts, `meta` parsed; UserError if it is not there."""
+    rows = _table(folder, split).to_pylist()
+    return [row | {"meta": json.loads(row["meta"])} for row in rows]
+
+
+def read_columns(folder: str | Path, split: str, columns: Sequence[str]) -> list[list[Any]]:
+    """Return some columns of one split of a prepared dataset, each a list; UserError if it is not there."""
+    table = _table(folder, split, list(columns))
+    return [table.column(name).to_pylist() for name in columns]
+
+
+def _table(folder, split, columns=None):
     import pyarrow.parquet as pq
 
     path = Path(folder) / f"{split}.parquet"
     if not path.exists():
         raise UserError(f"{path}: the dataset has no split {split!r}; give it a file under `files:`.")
-    rows = pq.read_table(path).to_pylist()
-    return [row | {"meta": json.loads(row["meta"])} for row in rows]
+    return pq.read_table(path, columns=columns)
