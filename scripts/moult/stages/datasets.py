@@ -8,7 +8,7 @@ from moult.base.stage import Local, Ref, Stage
 from moult.base.text import has_spellings
 from moult.config.entries.datasets import Dataset, Source
 from moult.config.experiment import Config
-from moult.data import exports, fields
+from moult.data import exports, fields, splits
 from moult.data import fetch as raw_files
 from moult.data import leakage as leakage_check
 from moult.data import prepare as preparing
@@ -72,10 +72,17 @@ def prepare_dataset(cfg: Config, name: str) -> Recipe:
         **({"test_fraction": dataset.test_fraction} if dataset.test_fraction else {}),
         "limit": cfg.limit,
         "seed": derive_seed(cfg.seed, "prepare_dataset", name),
+        **({"draws": splits.VERSION} if _is_drawn_from(dataset) else {}),
         **({"labels_folded": True} if any(map(has_spellings, (label_set or {}).get("labels", ()))) else {}),
         "version": preparing.VERSION,
         **(sampled_frames(dataset) if dataset.videos else {}),
     }
+
+
+def _is_drawn_from(dataset):
+    """Whether rows of train become those of a split that has no file."""
+    fractions = {"dev": dataset.dev_fraction, "test": dataset.test_fraction}
+    return "train" in dataset.files and any(fractions[split] for split in fractions.keys() - dataset.files.keys())
 
 
 def export_dataset(cfg: Config, name: str) -> Recipe:
