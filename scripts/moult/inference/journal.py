@@ -18,6 +18,7 @@ from moult.base.errors import UserError
 from moult.base.failures import is_disk_full
 from moult.base.outside import Unreadable, parse_json
 from moult.inference.usage import mended
+from moult.jobs.leases import Lease
 
 if TYPE_CHECKING:
     import sqlite3
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 # Seconds after which what was kept is brought to the disk itself.
 SYNC_EVERY = 1.0
+# Seconds to wait for another process that has the journal open.
+PATIENCE = 600
 # What SQLite locks of a file while it writes to it (its file format: PENDING_BYTE + 2).
 LOCKED_BYTE = 0x40000002
 logger = logging.getLogger(__name__)
@@ -49,6 +52,8 @@ class Journal:
 
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.lease = Lease(f"{path}.lease")
+        self.lease.wait(logger.warning, PATIENCE)
         self.connection = sqlite3.connect(path, timeout=5)
         try:
             self.connection.execute("PRAGMA locking_mode=EXCLUSIVE")
@@ -58,10 +63,12 @@ class Journal:
                 self.connection.execute(f"CREATE TABLE IF NOT EXISTS {table}")
             self.connection.commit()
         except sqlite3.OperationalError as error:
+            self.lease.give_up()
             raise UserError(
                 f"{path}: cannot be written ({error}); is another run writing to it? Wait, then run again."
             ) from error
         except sqlite3.DatabaseError as error:
+            self.lease.give_up()
             raise UserError(f"{path}: is not a journal ({error}); move it away and run again.") from error
         self.synced = time.monotonic()
 
@@ -73,8 +80,11 @@ class Journal:
 
     def close(self) -> None:
         """Leave one plain file, without a log beside it."""
-        self.connection.execute("PRAGMA journal_mode=DELETE")
-        self.connection.close()
+        try:
+            self.connection.execute("PRAGMA journal_mode=DELETE")
+        finally:
+            self.connection.close()
+            self.lease.give_up()
 
     def known(self, keys: Sequence[str]) -> dict[str, Any]:
         """Return the answers that are there, as key → stored value: cleaned of what older code kept as it came."""
