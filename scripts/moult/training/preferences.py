@@ -116,6 +116,13 @@ def preference_trainer(loss: Loss) -> type[Trainer]:
     class PreferenceTrainer(Trainer):
         loss_is_scaled_for_ga = True
 
+        def _prepare_inputs(self, inputs):
+            """Return a batch on the device; its reference stays in float32, where the library, under DeepSpeed, rounds
+            every number of a batch to the dtype of the weights."""
+            reference = inputs.get("reference")
+            prepared = super()._prepare_inputs(inputs)
+            return prepared if reference is None else prepared | {"reference": reference.to(self.args.device)}
+
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             """Return the loss; and as `logits` (rows, 4): loss, NLL of the chosen answers, their tokens, share of pairs
             in order.
