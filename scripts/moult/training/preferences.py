@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from moult.base.errors import UserError
 from moult.base.files import read_json, write_json
 from moult.base.rows import Dropped, Facts, Recipe
+from moult.inference.engines.base import free_memory
 from moult.objectives import loss_of
 from moult.objectives.base import Loss
 from moult.training.encoding import Encoded, answer_logps, collate_pairs, encode_pairs, length_of
@@ -168,6 +169,9 @@ def with_reference(
     if not Path(file).exists():
         model = load()
         write_json(file, {split: _logps(model, many, batch_size, split) for split, many in rows.items()})
+        # The model that trains needs its place, in another process where there are several.
+        del model
+        free_memory()
     known = read_json(file)
     return {
         split: [row | {"reference": values} for row, values in zip(many, known[split], strict=True)]
