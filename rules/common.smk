@@ -89,6 +89,7 @@ if workflow.is_main_process and OURS:
 
 # Not in a dry run, which has no start.
 onstart:
+    start.keep_config(cfg, config, workflow.configfiles)
     if CLUSTER:
         runs = Path(".snakemake", "slurm_runs")
         or_stop(cancel_leftovers, runs, cfg.name, scheduler_lock.alone, logger.warning)

@@ -15,8 +15,11 @@ from typing import IO, Any
 
 from moult.base.errors import UserError
 from moult.base.failures import is_disk_full, no_space
+from moult.base.outside import without_halves
 from moult.base.processes import Process, machine_start
 
+# Bytes of a JSON document: a tokenizer of a million tokens has a fifth of it.
+MOST_JSON = 400_000_000
 # Reading it means setting it: once, before there are threads.
 _UMASK = os.umask(0)
 os.umask(_UMASK)
@@ -168,9 +171,12 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path, remedy: str = "delete it and run again") -> Any:
-    """Read one JSON document; UserError when the file is missing or is not JSON."""
+    """Read one JSON document, halves of surrogate pairs replaced; UserError when the file is missing, is not JSON, or
+    is larger than any such file (MOST_JSON bytes)."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        if (size := os.path.getsize(path)) > MOST_JSON:
+            raise ValueError(f"{size} bytes are more than such a file has")
+        return json.loads(without_halves(Path(path).read_text(encoding="utf-8")))
     # A few thousand brackets in a row are a RecursionError.
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}); {remedy}.") from error

@@ -12,7 +12,7 @@ from moult.base.files import derive_seed, digest, write_json, write_jsonl
 from moult.base.rows import CorpusRow, Facts, Recipe, RefinedRow, Reject, Usage
 from moult.base.section import Name, Section, exactly_one
 from moult.base.stage import Experiment, Job
-from moult.corpora.generated import check_rows
+from moult.corpora.generated import check_rows, left_beside, nothing_kept
 from moult.corpora.kind import Generated
 from moult.data.fields import Decoding, Prompt, Split
 from moult.data.prompts import as_material, load_template, render
@@ -316,7 +316,8 @@ def write_refined(
     """
     kept, rejected, totals = result
     if not kept and not may_be_empty:
-        raise UserError(f"{corpus}: every row was rejected, the first for {rejected[0]['reason']!r}.")
+        raise nothing_kept(corpus, rejected)
+    left_beside(corpus).unlink(missing_ok=True)
     if not kept:
         logger.warning("nothing was accepted: this round trains nothing, its model equals the one before")
     write_jsonl(rejects, rejected)

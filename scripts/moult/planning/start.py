@@ -1,10 +1,15 @@
 """Checks before there is a DAG: the config, the files that it names, and the cluster."""
 
+import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from moult.base.errors import UserError
+from moult.base.files import write_text_atomic
 from moult.base.paths import own_in_place_of_shipped
 from moult.config.checks import remote_endpoints
 from moult.config.experiment import Config
@@ -50,6 +55,18 @@ def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: 
     for place in cfg.unpinned():
         warn(f"{place}: no revision or checksum yet; run `make pin` before you build.")
     return cfg
+
+
+def keep_config(cfg: Config, raw: Mapping[str, Any], files: Sequence[str | Path]) -> None:
+    """Write what is built to `results/<name>/config.yaml`: the config's own text, or all of it written out where it
+    stands in several files or was changed by `--config`."""
+    whole = json.loads(json.dumps(raw, default=str))
+    text = Path(files[0]).read_text(encoding="utf-8") if len(files) == 1 else ""
+    if json.loads(json.dumps(yaml.safe_load(text), default=str)) != whole:
+        text = yaml.safe_dump(whole, sort_keys=False, allow_unicode=True, width=120)
+    kept = Path("results", cfg.name, "config.yaml")
+    if not kept.exists() or kept.read_text(encoding="utf-8") != text:
+        write_text_atomic(kept, text)
 
 
 def absent_files(cfg: Config) -> Iterator[str]:

@@ -18,6 +18,7 @@ from moult.base.downloads import check_hub_file, link
 from moult.base.errors import UserError
 from moult.base.failures import is_disk_full, no_space
 from moult.base.files import read_json, whole_directory
+from moult.base.outside import in_a_sentence, one_line
 from moult.base.rows import Facts
 from moult.base.secrets import key_of
 from moult.base.stage import Job
@@ -33,6 +34,8 @@ VERSION = 1
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt", "README*", "LICENSE*")
 # Copies of the weights for other programs (`original/`, `onnx/`, Mistral's own format).
 OTHER_FORMATS = ("*/*", "consolidated*")
+# Characters of a README in which its front matter ends, and of an entry of it.
+MOST_MATTER, MOST_ENTRY = 100_000, 1000
 # The same weights as programs that we do not use save them.
 WEIGHTS_OF_OTHERS = ("pytorch_model*.bin", "tf_model*.h5", "flax_model*.msgpack")
 logger = logging.getLogger(__name__)
@@ -50,12 +53,13 @@ def fetch_model(source: Mapping[str, Any], target: str | Path, dtype: str | None
         facts = fetch(source, folder, dtype)
         # Of a local folder the user is told which file is to be put right.
         origin = Path(source["path"]) if "path" in source else folder
-        warnings = [*check_parts(origin), *_leave_behind(origin, folder), *_check_documents(origin)]
-        if "package" not in source:  # transformers has just made the others
-            warnings += check_architecture(origin)
-        for warning in warnings:
-            logger.warning(warning)
-        check_finite(origin, "take another revision or another model")
+        with in_a_sentence(origin, "it is no whole model in Hugging Face layout: fetch it again, or take another"):
+            warnings = [*check_parts(origin), *_leave_behind(origin, folder), *_check_documents(origin)]
+            if "package" not in source:  # transformers has just made the others
+                warnings += check_architecture(origin)
+            for warning in warnings:
+                logger.warning(warning)
+            check_finite(origin, "take another revision or another model")
         stated = _stated_license(folder)
         facts = ({"license": stated} if stated else {}) | ({"warnings": warnings} if warnings else {}) | facts
         return {"parameters": parameter_count(folder)} | facts
@@ -228,15 +232,19 @@ def _stated_license(folder):
     import yaml
 
     readme = folder / "README.md"
-    matter = (
-        re.match(r"---\n(.*?)\n---", readme.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
-        if readme.exists()
-        else None
-    )
-    try:
-        return (yaml.safe_load(matter[1]) or {}).get("license") if matter else None
-    except (yaml.YAMLError, AttributeError):
+    if not readme.is_file():
         return None
+    with open(readme, encoding="utf-8", errors="replace") as file:
+        matter = re.match(r"---\n(.*?)\n---", file.read(MOST_MATTER), re.DOTALL)
+    # This entry alone: what aliases and depth stand for elsewhere is nobody's concern.
+    entry = matter and re.search(r"^license:.*(?:\n[ -].*)*", matter[1], re.MULTILINE)
+    try:
+        stated = yaml.safe_load(entry[0][:MOST_ENTRY])["license"] if entry else None
+    except Exception:  # of whatever kind
+        return None
+    # The hub has a list of them for some.
+    stated = ", ".join(map(str, stated)) if isinstance(stated, list) else stated
+    return one_line(stated, 100) if isinstance(stated, str | int | float) and str(stated).strip() else None
 
 
 def run(job: Job) -> None:

@@ -155,6 +155,13 @@ class Dataset(Section):
     files: dict[Split, Annotated[list[Source], BeforeValidator(_as_sources)]] = Field(
         min_length=1, description="Raw files per split (train, dev, test): a path, a source, or a list of them."
     )
+    rows: dict[Split, Annotated[int, Field(ge=1)]] = Field(
+        {},
+        description=(
+            "Rows of the raw files per split, as their publisher says; `make estimate` counts with them until the "
+            "files are fetched."
+        ),
+    )
     columns: dict[str, str] = Field(
         {},
         description=(
