@@ -14,10 +14,11 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from moult.base.errors import UserError
-from moult.base.paths import CODE
+from moult.base.errors import UserError, nearest
+from moult.base.paths import CODE, named_files, written_out
 from moult.base.rows import Message
 from moult.data.prompts import texts_of, with_texts
 
@@ -220,6 +221,16 @@ def _folded(rules, messages):
     texts = texts_of(messages[:1])
     texts[0] = f"{rules}\n\n{texts[0]}"
     return [*with_texts(messages[:1], texts), *messages[1:]]
+
+
+def load_template(name: str) -> str:
+    """Return the text of a chat template: of a file, or of one of the shipped or the study's own, by name."""
+    named = named_files("chat_templates", ".jinja")
+    path = named.get(name, Path(written_out(name)))
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"chat_template {name!r} is no readable file and none by name{nearest(name, named)}") from None
 
 
 def template_variables(special: Mapping[str, Any]) -> dict[str, Any]:
