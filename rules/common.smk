@@ -50,7 +50,7 @@ from moult.config.reading import read_config
 from moult.jobs.gpus import visible_devices
 from moult.jobs.interpreter import as_one_word
 from moult.jobs.locks import clear_stale_locks
-from moult.jobs.slurm import cancel_leftovers, keep_to_squeue
+from moult.jobs.slurm import cancel_leftovers, keep_to_squeue, record_run
 from moult.planning import start
 from moult.planning.needs import job_needs
 from moult.planning.partitions import RESOURCES, as_resources
@@ -88,7 +88,7 @@ if workflow.is_main_process:
     or_stop(check_rounds_of, cfg)
 if workflow.is_main_process and OURS:
     if not workflow.dryrun:
-        scheduler_lock = clear_stale_locks(".snakemake")
+        scheduler_lock = clear_stale_locks(".snakemake", logger.warning)
     account = workflow.resource_settings._parsed_default_resources.get("slurm_account")
     CLUSTER = or_stop(start.cluster, cfg, account and account.raw)
     if CLUSTER is None and "gpu" not in workflow.global_resources:
@@ -98,8 +98,13 @@ if workflow.is_main_process and OURS:
 
 # Not in a dry run, which has no start.
 onstart:
+    start.keep_config(cfg, config, workflow.configfiles)
     if CLUSTER:
-        or_stop(cancel_leftovers, logger.warning)
+        runs = Path(".snakemake", "slurm_runs")
+        or_stop(cancel_leftovers, runs, cfg.name, scheduler_lock.alone, logger.warning)
+        # Other executors, as that of `--touch`, submit nothing.
+        if run := getattr(workflow.scheduler._executor, "run_uuid", None):
+            record_run(runs, cfg.name, run)
         or_stop(keep_to_squeue)
 
 

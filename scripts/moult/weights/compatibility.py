@@ -6,6 +6,7 @@ from typing import Any
 
 from moult.base.errors import UserError
 from moult.base.files import read_json
+from moult.data.chats import default_template
 from moult.weights.headers import HEAD, is_tied, read_tensor, tensor_headers
 
 # What may differ between the configs of models that merge well.
@@ -124,7 +125,7 @@ def chat_template(folder: Path) -> str | None:
     file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     if file.exists():
         return file.read_text(encoding="utf-8")
-    return read_json(config).get("chat_template") if config.exists() else None
+    return default_template(read_json(config).get("chat_template")) if config.exists() else None
 
 
 def _equal_weights(folder, reference):

@@ -37,6 +37,13 @@ class Endpoint(Section):
         description="Base URL of a remote OpenAI-compatible API, e.g. https://api.openai.com/v1",
     )
     model: Line | None = Field(None, description="Name of the model at the remote API.")
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = Field(
+        None,
+        description=(
+            "How long a reasoning model thinks before it answers; many take a temperature only where it is `none`; "
+            "null: as the API does by itself."
+        ),
+    )
     key: Variable | None = Field(None, description="Environment variable with the API key; null: no key is sent.")
     concurrency: int = Field(
         8, ge=1, le=10_000, description="Requests of one job that are in flight at a time, at a remote API."
@@ -89,8 +96,10 @@ class Endpoint(Section):
             raise ValueError("mode: batch belongs to a remote endpoint; a served model always answers in batches")
         if self.url and not self.model:
             raise ValueError("a remote endpoint needs `model`: the name that the API knows it by")
-        if self.serve and (self.model or self.key or self.price):
-            raise ValueError("model, key and price belong to a remote endpoint; `serve` needs none of them")
+        if self.serve and (self.model or self.key or self.price or self.reasoning_effort):
+            raise ValueError(
+                "model, key, price and reasoning_effort belong to a remote endpoint; `serve` needs none of them"
+            )
         if self.serve and (self.requests_per_minute or self.tokens_per_minute):
             raise ValueError("limits per minute belong to a remote endpoint; `serve` needs none")
         if self.url:

@@ -165,6 +165,13 @@ class Dataset(Section):
     files: dict[Split, Annotated[list[Source], BeforeValidator(_as_sources)]] = Field(
         min_length=1, description="Raw files per split (train, dev, test): a path, a source, or a list of them."
     )
+    rows: dict[Split, Annotated[int, Field(ge=1)]] = Field(
+        {},
+        description=(
+            "Rows of the raw files per split, as their publisher says; `make estimate` counts with them until the "
+            "files are fetched."
+        ),
+    )
     columns: dict[str, str] = Field(
         {},
         description=(
@@ -275,6 +282,11 @@ class Dataset(Section):
             "language": "und",
             "labels": self.labels,
         }
+
+    @property
+    def language(self) -> str:
+        """Language of the texts, as ISO 639 has it; `und` where nobody says it."""
+        return self.label_set["language"] if self.label_set else BY_NAME[self.format].language
 
     @property
     def template(self) -> str | None:

@@ -1,10 +1,12 @@
 """Models: fetched, fine-tuned, preference-optimised or merged."""
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self, Union
+import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from moult import objectives
+from moult.base.errors import UserError
 from moult.base.section import (
     DType,
     Hub,
@@ -22,8 +24,21 @@ from moult.base.section import (
 )
 from moult.base.spelling import spelt
 from moult.corpora.refined import Round
+from moult.data.chats import DATE, load_template
 from moult.objectives import LOSSES
 from moult.weights.methods import METHODS, description, refusals
+from moult.weights.template import SETTINGS
+
+
+def _readable_template(name):
+    try:
+        load_template(name)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    return name
+
+
+ChatTemplateName = Annotated[str, AfterValidator(_readable_template)]
 
 
 class Fetch(Section):
@@ -309,6 +324,24 @@ class Model(Section):
     needs: NeedsOverride = Field(
         NeedsOverride(), description="What jobs of this model ask for, where the estimate does not fit."
     )
+    chat_template: ChatTemplateName | None = Field(
+        None,
+        description=(
+            "Chat template that a fetched model gets in place of its own: a Jinja file, or the name of one of "
+            "resources/chat_templates/ or chat_templates/. Null: its own."
+        ),
+    )
+    thinking: bool | None = Field(
+        None,
+        description=(
+            "Whether a fetched model is to think before it answers, where its chat template has a switch for that "
+            "(`enable_thinking`); null: as the template does unasked."
+        ),
+    )
+    date: datetime.date | None = Field(
+        None,
+        description=f"Day that a fetched model is told, where its chat template asks for the date; null: {DATE}.",
+    )
     round: Round | None = Field(None, description="Round of `rounds` that the model belongs to; written by `rounds`.")
 
     @model_validator(mode="after")
@@ -316,9 +349,21 @@ class Model(Section):
         exactly_one(self, "fetch", "finetune", "optimise", "merge")
         if self.round and not (self.finetune and self.finetune.method == "lora"):
             raise ValueError("round: a model of a round is fine-tuned by LoRA")
+        if set_here := [name for name in SETTINGS if getattr(self, name) is not None and not self.fetch]:
+            raise ValueError(f"{set_here[0]}: belongs to the fetched model from which this one is made; write it there")
         if self.fetch and self.parameters is None:
             raise ValueError("parameters: say how many billions a fetched model has, e.g. `parameters: 0.135`")
         return self
+
+    @property
+    def chat(self) -> dict[str, str | bool]:
+        """What its chat template is told or replaced by, as plain data; only what is set."""
+        told: dict[str, Any] = {
+            "chat_template": self.chat_template and load_template(self.chat_template),
+            "thinking": self.thinking,
+            "date": self.date and self.date.isoformat(),
+        }
+        return {key: value for key, value in told.items() if value is not None}
 
     @property
     def training(self) -> Finetune | None:
