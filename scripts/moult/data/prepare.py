@@ -6,13 +6,14 @@ from collections import Counter
 from pathlib import Path
 
 from moult.base.errors import UserError
-from moult.base.files import derive_seed, digest, whole_directory, write_json, write_jsonl
+from moult.base.files import derive_seed, digest, read_jsonl, whole_directory, write_json, write_jsonl
 from moult.base.rows import Facts, RawReject, Recipe
 from moult.base.stage import Job
 from moult.data.excerpts import excerpt
 from moult.data.formats import BY_NAME
 from moult.data.leakage import normalised
 from moult.data.parquet import write_parquet
+from moult.data.videos.attach import looked_for
 from moult.data.videos.frames import Frames, contact_sheet
 
 # Raise when the same raw files would now give other rows.
@@ -214,3 +215,6 @@ def run(job: Job) -> None:
     job.facts = prepare_dataset(
         job.recipe, job.inputs.raw, outputs.dataset, videos=videos, scratch=job.scratch, workers=job.threads
     )
+    if videos and "videos_manifest" not in job.inputs.keys():
+        listed = read_jsonl(Path(outputs.dataset, "videos.jsonl"))
+        job.used = {videos: looked_for(listed, job.recipe["name"])}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from moult.base.errors import UserError
 from moult.base.failures import is_disk_full
+from moult.base.files import digest
 from moult.base.outside import Unreadable, parse_json
 from moult.inference.usage import mended
 
@@ -29,7 +30,8 @@ SYNC_EVERY = 1.0
 LOCKED_BYTE = 0x40000002
 logger = logging.getLogger(__name__)
 TABLES = (
-    "answers (key TEXT PRIMARY KEY, request TEXT, answer TEXT)",
+    # digest: of the other three. Rows of before have none, and are taken as they are.
+    "answers (key TEXT PRIMARY KEY, request TEXT, answer TEXT, digest TEXT)",
     # What the Batch API was sent, and which batch each unanswered request is in: in one at most (see remote/batch.py).
     "batches (tag TEXT PRIMARY KEY, experiment TEXT, file TEXT, batch TEXT, dollars REAL)",
     "in_batch (key TEXT PRIMARY KEY, tag TEXT)",
@@ -56,13 +58,15 @@ class Journal:
             self.connection.execute("PRAGMA synchronous=NORMAL")
             for table in TABLES:
                 self.connection.execute(f"CREATE TABLE IF NOT EXISTS {table}")
+            if "digest" not in [row[1] for row in self.connection.execute("PRAGMA table_info(answers)")]:
+                self.connection.execute("ALTER TABLE answers ADD COLUMN digest TEXT")
             self.connection.commit()
         except sqlite3.OperationalError as error:
             raise UserError(
                 f"{path}: cannot be written ({error}); is another run writing to it? Wait, then run again."
             ) from error
         except sqlite3.DatabaseError as error:
-            raise UserError(f"{path}: is not a journal ({error}); move it away and run again.") from error
+            raise self._damaged(error) from error
         self.synced = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -73,33 +77,55 @@ class Journal:
 
     def close(self) -> None:
         """Leave one plain file, without a log beside it."""
-        self.connection.execute("PRAGMA journal_mode=DELETE")
-        self.connection.close()
+        import sqlite3
+
+        try:
+            self.connection.execute("PRAGMA journal_mode=DELETE")
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(error) from error
+        finally:
+            self.connection.close()
 
     def known(self, keys: Sequence[str]) -> dict[str, Any]:
-        """Return the answers that are there, as key → stored value: cleaned of what older code kept as it came."""
+        """Return the answers that are there, as key → stored value: cleaned of what older code kept as it came.
+
+        A row that disagrees with its digest is as good as none: it is told, and asked for again.
+        """
+        import sqlite3
+
         found, unreadable = {}, 0
         for start in range(0, len(keys), 500):
             part = keys[start : start + 500]
-            query = f"SELECT key, answer FROM answers WHERE key IN ({','.join('?' * len(part))})"
-            for key, answer in self.connection.execute(query, part):
+            # As bytes, which a damaged text is too.
+            columns = ", ".join(f"CAST({name} AS BLOB)" for name in ("key", "request", "answer", "digest"))
+            query = f"SELECT {columns} FROM answers WHERE key IN ({','.join('?' * len(part))})"
+            try:
+                rows = self.connection.execute(query, part).fetchall()
+            except sqlite3.DatabaseError as error:
+                raise self._damaged(error) from error
+            for row in rows:
                 try:
-                    found[key] = mended(parse_json(answer), functools.partial(self._request, key))
-                except (Unreadable, TypeError):
+                    key, request, answer = _whole(*row)
+                    found[key] = mended(parse_json(answer), functools.partial(parse_json, request))
+                except (Unreadable, TypeError, ValueError):
                     unreadable += 1
         if unreadable:
             logger.warning("%s: %d stored answers are damaged; they are asked for again", self.path, unreadable)
         return found
 
-    def _request(self, key):
-        (request,) = self.connection.execute("SELECT request FROM answers WHERE key = ?", (key,)).fetchone()
-        return parse_json(request)
+    def _damaged(self, error):
+        return UserError(f"{self.path}: is no journal, or is damaged ({error}); restore a copy or move it away.")
 
     def keep(self, entries: Iterable[tuple[str, Any, Any]]) -> None:
         """Store (key, request, answer) triples of plain JSON; a kill after this returns cannot lose them."""
         rows = [(key, json.dumps(request, ensure_ascii=False), json.dumps(answer)) for key, request, answer in entries]
+        columns = "(key, request, answer, digest)"
         with self.writing() as connection:
-            connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
+            connection.executemany(
+                f"INSERT OR REPLACE INTO answers {columns} VALUES (?, ?, ?, ?)", [(*row, digest(row)) for row in rows]
+            )
 
     @contextlib.contextmanager
     def writing(self, sync: bool = False) -> Iterator[sqlite3.Connection]:
@@ -118,6 +144,16 @@ class Journal:
             raise UserError(
                 f"{self.path}: cannot be written ({error}); what was kept before is safe: mend that and run again."
             ) from error
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(error) from error
+
+
+def _whole(key, request, answer, sealed):
+    """Return the columns of a row, given as bytes, as text; ValueError where they disagree with their digest."""
+    row = tuple(column.decode() for column in (key, request, answer))
+    if sealed is not None and sealed.decode() != digest(row):
+        raise ValueError("another digest")
+    return row
 
 
 @contextlib.contextmanager
