@@ -11,9 +11,10 @@
 #   make new STUDY=path  a folder for a study of your own: a config to begin with, profiles, a README with its commands
 #   make estimate CONFIG=...  what the remote answers would cost, before anything is spent (or NAME=, as for the demo)
 #   make needs CONFIG=... what each job asks a cluster for, and the partition that has it (default: all shipped configs)
+#   make verify CONFIG=... compare every hash of an experiment's results and journals with the disk
 #   make efficiency CONFIG=... what the jobs of the last build used of what they had asked for
 #   make pin CONFIG=...  look up unknown revisions and checksums, and record them in the config
-#     with STUDY=path, those four look at the config.yaml of a study, in its folder
+#     with STUDY=path, those five look at the config.yaml of a study, in its folder
 #   make schema          the JSON schema of the config, for editors, and docs/defaults.md
 #   make clean           remove results, logs and checkpoints; the journal of paid answers stays
 
@@ -33,7 +34,7 @@ CONFIGFILE := $(if $(NAME),--configfile config/demo/$(NAME).yaml)
 IN := $(if $(STUDY),cd "$(STUDY)" && )PYTHONPATH="$(CURDIR)/scripts"
 RESULTS := results/demo$(if $(NAME),-$(NAME))
 
-.PHONY: demo new test test-fast test-cluster test-server test-soak check dag estimate needs efficiency pin schema clean
+.PHONY: demo new test test-fast test-cluster test-server test-soak check dag estimate needs efficiency verify pin schema clean
 
 # torch first, on its own: with it there, nothing asks for a build with CUDA where a CPU build is offered.
 .venv/ready: requirements.lock
@@ -84,6 +85,9 @@ needs: .venv/ready
 
 efficiency: .venv/ready
 	@$(IN) python -m moult.planning.efficiency $(if $(NAME),config/demo/$(NAME).yaml,$(CONFIG))
+
+verify: .venv/ready
+	@$(IN) python -m moult.planning.verify $(if $(NAME),config/demo/$(NAME).yaml,$(CONFIG))
 
 test-cluster: .venv/ready
 	MOULT_CLUSTER_FAULTS=1 python -m pytest tests/cluster

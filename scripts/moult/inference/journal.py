@@ -93,30 +93,39 @@ class Journal:
 
         A row that disagrees with its digest is as good as none: it is told, and asked for again.
         """
-        import sqlite3
-
         found, unreadable = {}, 0
         for start in range(0, len(keys), 500):
             part = keys[start : start + 500]
-            # As bytes, which a damaged text is too.
-            columns = ", ".join(f"CAST({name} AS BLOB)" for name in ("key", "request", "answer", "digest"))
-            query = f"SELECT {columns} FROM answers WHERE key IN ({','.join('?' * len(part))})"
-            try:
-                rows = self.connection.execute(query, part).fetchall()
-            except sqlite3.DatabaseError as error:
-                raise self._damaged(error) from error
-            for row in rows:
+            for row in self._select(f"WHERE key IN ({','.join('?' * len(part))})", part):
                 try:
                     key, request, answer = _whole(*row)
-                    found[key] = mended(parse_json(answer), functools.partial(parse_json, request))
-                except (Unreadable, TypeError, ValueError):
+                    found[key] = mended(parse_json(answer), functools.partial(json.loads, request))
+                except (Unreadable, TypeError, ValueError, AttributeError):
                     unreadable += 1
         if unreadable:
             logger.warning("%s: %d stored answers are damaged; they are asked for again", self.path, unreadable)
         return found
 
+    def rows(self) -> Iterator[tuple[str, bool]]:
+        """Yield for each row its key, and whether it agrees with its digest."""
+        for row in self._select():
+            try:
+                yield _whole(*row)[0], True
+            except (ValueError, AttributeError):
+                yield str(row[0], errors="replace") if row[0] else "", False
+
+    def _select(self, condition="", values=()):
+        """Yield key, request, answer, digest of rows as bytes, which a damaged text is too."""
+        import sqlite3
+
+        columns = ", ".join(f"CAST({name} AS BLOB)" for name in ("key", "request", "answer", "digest"))
+        try:
+            yield from self.connection.execute(f"SELECT {columns} FROM answers {condition}", values)
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(error) from error
+
     def _damaged(self, error):
-        return UserError(f"{self.path}: is no journal, or is damaged ({error}); restore a copy or move it away.")
+        return UserError(f"{self.path}: is not a journal, or is damaged ({error}); restore a copy or move it away.")
 
     def keep(self, entries: Iterable[tuple[str, Any, Any]]) -> None:
         """Store (key, request, answer) triples of plain JSON; a kill after this returns cannot lose them."""
