@@ -170,7 +170,7 @@ def _folded_from(cfg, name):
 
 def _fetched_from(cfg, name):
     path = cfg.find("models", name).fetch.path
-    return {"local": [Local(path)] if path else []}
+    return {"local": [Local(path, model_files.used_files)] if path else []}
 
 
 def _trained(way, *methods):
