@@ -70,7 +70,7 @@ test-soak: .venv/ready
 	MOULT_SOAK=1 python -m pytest tests/unit/planning/test_mistakes.py tests/unit/planning/test_mutated_configs.py
 
 check: .venv/ready
-	@PYTHONPATH=scripts $(CHECKED) --quiet config/config.yaml
+	PYTHONPATH=scripts python -m moult.planning.check_config --quiet config/config.yaml
 	ruff check scripts tests benchmarks
 	ruff format --check scripts tests benchmarks
 	snakefmt --check Snakefile rules
