@@ -10,6 +10,7 @@ from moult.inference.since import tokens_recipe
 from moult.objectives import loss_of
 from moult.stages.datasets import data_ref, template_of, training_dataset
 from moult.training import finetune as training
+from moult.training.model import is_mixed
 from moult.weights import fetch as model_files
 from moult.weights import folding, merging
 
@@ -38,7 +39,10 @@ def optimise(cfg: Config, name: str) -> Recipe:
     """What the trainer is told of pairs: as for examples, and the loss; prompts stand in the pairs."""
     entry = cfg.find("models", name).optimise
     loss = entry.loss.model_dump()
-    return _training(cfg, name, "optimise", data=list(entry.data), loss=loss, collapse=entry.collapse)
+    recipe = _training(cfg, name, "optimise", data=list(entry.data), loss=loss, collapse=entry.collapse)
+    # DeepSpeed's engine in bfloat16 used to round the reference's log-probabilities, too.
+    rounded = recipe.get("devices", 1) > 1 and is_mixed(recipe) and entry.loss.needs_reference
+    return recipe | ({"reference": "float32"} if rounded else {})
 
 
 def _training(cfg, name, way, **own):
@@ -167,7 +171,7 @@ def _folded_from(cfg, name):
 
 def _fetched_from(cfg, name):
     path = cfg.find("models", name).fetch.path
-    return {"local": [Local(path)] if path else []}
+    return {"local": [Local(path, model_files.used_files)] if path else []}
 
 
 def _trained(way, *methods):
