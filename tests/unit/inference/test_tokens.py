@@ -95,7 +95,8 @@ def test_a_row_is_the_rendered_conversation_with_the_answer_marked(family):
             assert ids.pop() == tokenizer.eos_token_id
         assert ids == whole[: len(ids)]
         assert end_of_turn_id(tokenizer) not in whole[len(ids) :]
-        assert answer in tokenizer.decode(row["input_ids"][start:])
+        # The decoder of Metaspace drops blanks within a first token.
+        assert "".join(answer.split()) in "".join(tokenizer.decode(row["input_ids"][start:]).split())
         if name != "deepseek-r1":
             assert ids[:start] == prompt_ids(tokenizer, messages)
             asked = rendered(tokenizer, shown, prompt=True)
