@@ -16,7 +16,7 @@
 #   make efficiency CONFIG=... what the jobs of the last build used of what they had asked for
 #   make pin CONFIG=...  look up unknown revisions and checksums, and record them in the config
 #     with STUDY=path, those five look at the config.yaml of a study, in its folder
-#   make schema          the JSON schema of the config, for editors, and docs/defaults.md
+#   make schema          the JSON schema of the config, for editors, docs/defaults.md, and what mergekit's methods take
 #   make clean           remove results, logs and checkpoints; the journal of paid answers stays
 
 NAME ?=
@@ -105,6 +105,7 @@ pin: .venv/ready
 	$(IN) python -m moult.config.pins $(CONFIG)
 
 schema: .venv/ready
+	PYTHONPATH=scripts python -m moult.weights.contracts > scripts/moult/weights/contracts.json
 	PYTHONPATH=scripts python -m moult.config.schema > config/schema.json
 	PYTHONPATH=scripts python -m moult.config.defaults > docs/defaults.md
 

@@ -3,7 +3,7 @@
 import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from moult import objectives
 from moult.base.errors import UserError
@@ -23,10 +23,10 @@ from moult.base.section import (
     exactly_one,
 )
 from moult.base.spelling import spelt
+from moult.config.entries.merges import Merge, Mixture
 from moult.corpora.refined import Round
 from moult.data.chats import DATE, load_template
 from moult.objectives import LOSSES
-from moult.weights.methods import METHODS, description, refusals
 from moult.weights.template import SETTINGS
 
 
@@ -205,47 +205,6 @@ class Optimise(Finetune):
     )
 
 
-class Parent(Section):
-    """One model of a merge; a list is a gradient over the layers."""
-
-    model: str = Field(description="Name of the model that is merged.")
-    weight: float | list[float] | None = Field(
-        None, description="Weight of this parent in the merge; a list is a gradient over the layers, first to last."
-    )
-    density: float | list[float] | None = Field(
-        None,
-        description=(
-            "Share of this parent's task vector that is kept, above 0 and at most 1; a list is a gradient "
-            "over the layers."
-        ),
-    )
-
-
-class Merge(Section):
-    """A weight merge by mergekit."""
-
-    # Its method says better which numbers it takes.
-    model_config = ConfigDict(allow_inf_nan=True)
-
-    method: Literal[tuple(METHODS)] = Field(  # type: ignore[valid-type]
-        description=" ".join(map(description, METHODS))
-    )
-    base: str | None = Field(
-        None, description="Model that the merge starts from; which model that may be depends on `method`."
-    )
-    parents: list[Parent] = Field(min_length=2, description="Models that are merged, each with its settings.")
-    parameters: dict[str, float | bool | list] = Field(
-        {}, description="Settings of the whole merge; which there are depends on `method`."
-    )
-    dtype: DType = Field("bfloat16", description="Number format of the merged weights.")
-
-    @model_validator(mode="after")
-    def fits_method(self) -> Self:
-        if found := list(refusals(self.model_dump())):
-            raise ValueError(". ".join(found))
-        return self
-
-
 class Compute(Section):
     """How a model is run; it is part of the recipe, because it may change the last bits."""
 
@@ -296,7 +255,7 @@ class NeedsOverride(Section):
 
 
 class Model(Section):
-    """A model: fetched, fine-tuned, preference-optimised or merged."""
+    """A model: fetched, fine-tuned, preference-optimised, merged or mixed of experts."""
 
     name: Name = Field(
         description=(
@@ -308,6 +267,7 @@ class Model(Section):
     finetune: Finetune | None = Field(None, description="How the model is fine-tuned on examples, if it is.")
     optimise: Optimise | None = Field(None, description="How the model is optimised on preference pairs, if it is.")
     merge: Merge | None = Field(None, description="How the model is merged from others, if it is.")
+    moe: Mixture | None = Field(None, description="How the model is mixed of others as experts, if it is.")
     parameters: float | None = Field(
         None,
         gt=0,
@@ -346,7 +306,7 @@ class Model(Section):
 
     @model_validator(mode="after")
     def one_way(self) -> Self:
-        exactly_one(self, "fetch", "finetune", "optimise", "merge")
+        exactly_one(self, "fetch", "finetune", "optimise", "merge", "moe")
         if self.round and not (self.finetune and self.finetune.method == "lora"):
             raise ValueError("round: a model of a round is fine-tuned by LoRA")
         if set_here := [name for name in SETTINGS if getattr(self, name) is not None and not self.fetch]:
@@ -375,8 +335,6 @@ class Model(Section):
         """Names of the models this one is made of."""
         if self.training:
             return [self.training.base]
-        if self.merge:
-            names = [parent.model for parent in self.merge.parents]
-            base = self.merge.base
-            return names if base is None or base in names else [*names, base]
+        if made := self.merge or self.moe:
+            return made.models
         return []
