@@ -11,6 +11,7 @@ from typing import Any
 
 from moult.base.errors import UserError
 from moult.base.files import digest
+from moult.base.outside import one_line
 from moult.base.paths import named_files
 from moult.base.rows import CanonicalRow, LabelSet, Message, Template
 
@@ -51,9 +52,11 @@ def _read_template(path):
 
 @cache
 def _compiled(text):
-    import jinja2
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    return jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False).from_string(text)
+    # A prompt may come from anybody, too.
+    return ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False).from_string(text)
 
 
 def _fill(text, fields):
@@ -63,6 +66,8 @@ def _fill(text, fields):
         return _compiled(text).render(fields).strip()
     except jinja2.UndefinedError as error:
         raise UserError(f"prompt template: {error.message}; the row has {sorted(fields)}.") from error
+    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        raise UserError(f"prompt template: cannot be filled ({one_line(error).rstrip('.')}); correct it.") from error
 
 
 def render(template: Template, **fields: Any) -> list[Message]:
