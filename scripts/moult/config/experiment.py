@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from moult.base.section import Name, Section
+from moult.base.section import Line, Name, Section
 from moult.config.entries.corpora import Corpus, Endpoint, Rounds
 from moult.config.entries.datasets import Dataset
 from moult.config.entries.evaluations import Evaluation, Suite
@@ -20,14 +20,20 @@ class Config(Section):
     """One experiment."""
 
     name: Name = Field(description="Name of the experiment; its results go to results/<name>/.")
-    title: str | None = Field(None, description="Heading of the report; null: the experiment's name.")
-    seed: int = Field(0, description="Seed from which every job and every row derives a seed of its own.")
+    title: Line | None = Field(None, description="Heading of the report; null: the experiment's name.")
+    seed: int = Field(
+        0, ge=-(2**63), lt=2**63, description="Seed from which every job and every row derives a seed of its own."
+    )
     limit: int | None = Field(
-        None, ge=1, description="Rows per split for a smoke run, which every table then mentions; null: all rows."
+        None,
+        ge=1,
+        lt=2**63,
+        description="Rows per split for a smoke run, which every table then mentions; null: all rows.",
     )
     budget: float | None = Field(
         None,
         ge=0,
+        le=1e9,
         description=(
             "Limit in US dollars on all remote answers of all runs of the experiment together; null: no limit."
         ),

@@ -162,9 +162,11 @@ class EnginePool:
         return self.engine
 
     def close(self) -> None:
-        """Close the journal and forget the model. Its memory is not swept, as what ends here is mostly the process."""
+        """Close the journal and the engine."""
         if opened := vars(self).pop("journal", None):
             opened.close()
+        if self.engine:
+            self.engine.close()
         self.key = self.engine = None
 
 

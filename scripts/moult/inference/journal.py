@@ -18,6 +18,7 @@ from moult.base.errors import UserError
 from moult.base.failures import is_disk_full
 from moult.base.outside import Unreadable, parse_json
 from moult.inference.usage import mended
+from moult.jobs.leases import Lease, holder_of
 
 if TYPE_CHECKING:
     import sqlite3
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 # Seconds after which what was kept is brought to the disk itself.
 SYNC_EVERY = 1.0
+# Seconds to wait for another process that has the journal open.
+PATIENCE = 600
 # What SQLite locks of a file while it writes to it (its file format: PENDING_BYTE + 2).
 LOCKED_BYTE = 0x40000002
 # The folder of all journals, in the working directory.
@@ -68,6 +71,8 @@ class Journal:
             self._look()
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.lease = Lease(f"{path}.lease")
+        self.lease.wait(logger.warning, PATIENCE)
         self.connection = sqlite3.connect(path, timeout=5)
         try:
             self.connection.execute("PRAGMA locking_mode=EXCLUSIVE")
@@ -77,10 +82,12 @@ class Journal:
                 self.connection.execute(f"CREATE TABLE IF NOT EXISTS {table}")
             self.connection.commit()
         except sqlite3.OperationalError as error:
+            self.lease.give_up()
             raise UserError(
                 f"{path}: cannot be written ({error}); is another run writing to it? Wait, then run again."
             ) from error
         except sqlite3.DatabaseError as error:
+            self.lease.give_up()
             raise UserError(f"{path}: is not a journal ({error}); move it away and run again.") from error
         self.synced = time.monotonic()
 
@@ -113,8 +120,11 @@ class Journal:
         if self.only_reads:
             self.connection.close()
             return
-        self.connection.execute("PRAGMA journal_mode=DELETE")
-        self.connection.close()
+        try:
+            self.connection.execute("PRAGMA journal_mode=DELETE")
+        finally:
+            self.connection.close()
+            self.lease.give_up()
 
     def known(self, keys: Sequence[str]) -> dict[str, Any]:
         """Return the answers that are there, as key → stored value: cleaned of what older code kept as it came."""
@@ -224,6 +234,8 @@ def reading(path: Path) -> Iterator[Journal]:
 
     BlockingIOError while its writer holds it, or where it cannot be read.
     """
+    if (holder := holder_of(Path(f"{path}.lease"), time.time())) and holder.alive:
+        raise BlockingIOError(f"{path}: {holder} has it")
     with contextlib.ExitStack() as stack:
         # What a killed build left in the log, and what older code wrote, can be read in a copy only.
         journal = None if Path(f"{path}-wal").exists() else stack.enter_context(Journal(path, only_reads=True))

@@ -9,6 +9,7 @@ from moult.config.experiment import Config
 from moult.objectives import loss_of
 from moult.stages.datasets import data_ref, template_of, training_dataset
 from moult.training import finetune as training
+from moult.training.model import is_mixed
 from moult.weights import fetch as model_files
 from moult.weights import folding, merging
 
@@ -37,7 +38,10 @@ def optimise(cfg: Config, name: str) -> Recipe:
     """What the trainer is told of pairs: as for examples, and the loss; prompts stand in the pairs."""
     entry = cfg.find("models", name).optimise
     loss = entry.loss.model_dump()
-    return _training(cfg, name, "optimise", data=list(entry.data), loss=loss, collapse=entry.collapse)
+    recipe = _training(cfg, name, "optimise", data=list(entry.data), loss=loss, collapse=entry.collapse)
+    # DeepSpeed's engine in bfloat16 used to round the reference's log-probabilities, too.
+    rounded = recipe.get("devices", 1) > 1 and is_mixed(recipe) and entry.loss.needs_reference
+    return recipe | ({"reference": "float32"} if rounded else {})
 
 
 def _training(cfg, name, way, **own):

@@ -30,6 +30,14 @@ def check_compatible(models: Mapping[str, Path], base: str | None) -> list[str]:
     return warnings
 
 
+def check_shapes(models: Mapping[str, Path]) -> None:
+    """Raise a UserError when models cannot be merged for their architecture, vocabulary size or shapes; by config and
+    headers alone. `models` as for `check_compatible`."""
+    for name in list(models)[1:]:
+        first = next(iter(models))
+        _refuse_other_weights(name, models[name], first, models[first])
+
+
 def _refuse_other_weights(name, folder, first, reference):
     """Compare architecture, vocabulary size and the names and shapes of the tensors."""
     pair = f"{name} and {first} cannot be merged"

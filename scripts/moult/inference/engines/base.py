@@ -18,6 +18,14 @@ VERSION = 1
 logger = logging.getLogger(__name__)
 
 
+def free_memory() -> None:
+    """Give back the memory of models that nothing refers to any more, on the GPU too."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
 class Engine:
     """An engine: it plans batches over prompts and yields answers.
 
@@ -45,11 +53,8 @@ class Engine:
 
     def close(self) -> None:
         """Give back the memory of the model, on the GPU too. Nothing can be asked of the engine afterwards."""
-        import torch
-
         self.vision = None
-        gc.collect()
-        torch.cuda.empty_cache()
+        free_memory()
 
     def _prompt(self, request):
         ids, videos = prompt_ids(self.tokenizer, list(request.messages)), videos_of(request.messages)
