@@ -12,10 +12,11 @@
 #   make check-config CONFIG=...  whether a config is right, read as plain data: what to do with a stranger's (or NAME=)
 #   make estimate CONFIG=...  what the remote answers would cost, before anything is spent (or NAME=, as for the demo)
 #   make needs CONFIG=... what each job asks a cluster for, and the partition that has it (default: all shipped configs)
+#   make verify CONFIG=... compare every hash of an experiment's results and journals with the disk
 #   make efficiency CONFIG=... what the jobs of the last build used of what they had asked for
 #   make pin CONFIG=...  look up unknown revisions and checksums, and record them in the config
 #     with STUDY=path, those five look at the config.yaml of a study, in its folder
-#   make schema          the JSON schema of the config, for editors, and docs/defaults.md
+#   make schema          the JSON schema of the config, for editors, docs/defaults.md, and what mergekit's methods take
 #   make clean           remove results, logs and checkpoints; the journal of paid answers stays
 
 NAME ?=
@@ -36,7 +37,7 @@ IN := $(if $(STUDY),cd "$(STUDY)" && )PYTHONPATH="$(CURDIR)/scripts"
 CHECKED := python -m moult.planning.check_config
 RESULTS := results/demo$(if $(NAME),-$(NAME))
 
-.PHONY: demo new test test-fast test-cluster test-server test-soak check check-config dag estimate needs efficiency pin schema clean
+.PHONY: demo new test test-fast test-cluster test-server test-soak check check-config dag estimate needs efficiency verify pin schema clean
 
 # torch first, on its own: with it there, nothing asks for a build with CUDA where a CPU build is offered.
 .venv/ready: requirements.lock
@@ -94,6 +95,9 @@ needs: .venv/ready
 efficiency: .venv/ready
 	@$(IN) python -m moult.planning.efficiency $(if $(NAME),config/demo/$(NAME).yaml,$(CONFIG))
 
+verify: .venv/ready
+	@$(IN) python -m moult.planning.verify $(if $(NAME),config/demo/$(NAME).yaml,$(CONFIG))
+
 test-cluster: .venv/ready
 	MOULT_CLUSTER_FAULTS=1 python -m pytest tests/cluster
 
@@ -101,6 +105,7 @@ pin: .venv/ready
 	$(IN) python -m moult.config.pins $(CONFIG)
 
 schema: .venv/ready
+	PYTHONPATH=scripts python -m moult.weights.contracts > scripts/moult/weights/contracts.json
 	PYTHONPATH=scripts python -m moult.config.schema > config/schema.json
 	PYTHONPATH=scripts python -m moult.config.defaults > docs/defaults.md
 

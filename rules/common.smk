@@ -13,6 +13,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
+from snakemake.settings.types import RerunTrigger
 
 
 def checkout():
@@ -55,6 +56,7 @@ from moult.planning import start
 from moult.planning.needs import job_needs
 from moult.planning.partitions import RESOURCES, as_resources
 from moult.planning.words import OneSentence, said_by
+from moult.planning.standing import Look, Standing
 from moult.stages import BY_RULE
 from moult.stages.corpora import check_rounds_of
 
@@ -83,9 +85,14 @@ cfg = or_stop(start.checked_config, config, SOURCE or "config", logger.warning, 
 # It is only ever raised.
 sys.setrecursionlimit(max(sys.getrecursionlimit(), start.depth_of(cfg)))
 CLUSTER = None
+# What stands already. A process that runs a single job of a build has no say in what is to be made.
+STANDING = None
 
 if workflow.is_main_process:
     or_stop(check_rounds_of, cfg)
+    # Which changes are reasons to rerun is known only when the graph is built.
+    compared = lambda: RerunTrigger.PARAMS in workflow.rerun_triggers
+    STANDING = Standing(cfg, Path("results", cfg.name), logger.warning, compared)
 if workflow.is_main_process and OURS:
     if not workflow.dryrun:
         scheduler_lock = clear_stale_locks(".snakemake", logger.warning)
@@ -121,27 +128,38 @@ def names_of(rule):
 
 
 def inputs_of(rule):
-    """Return the input function of a rule: paths for the references of its stage, manifests beside the artefacts."""
+    """Return the input function of a rule: paths for the references of its stage, manifests beside the artefacts.
+
+    The job is forced where what stands disagrees with its manifest, or that with today's config and files. Of all that
+    Snakemake offers this alone forces one job, no whole rule, and adds no target: the graph is being built from what
+    was asked for when input functions are called, and its reasons to run are looked for afterwards.
+    """
     stage = BY_RULE[rule]
 
     def inputs(wildcards):
+        names = names_in(stage, wildcards)
+        references = or_stop(stage.inputs, cfg, *names)
+        look = STANDING.look(stage, names, references) if STANDING else Look()
+        if look.again:
+            workflow.dag.forcefiles.add(f"{STANDING.results}/{stage.path(*names)}")
         found = {}
-        for key, value in or_stop(stage.inputs, cfg, *names_in(stage, wildcards)).items():
+        for key, value in references.items():
             if not isinstance(value, list):
-                found |= {name: paths[0] for name, paths in files_of(key, [value], "manifest").items()}
+                found |= {name: paths[0] for name, paths in files_of(key, [value], "manifest", look).items()}
             else:
-                found |= files_of(key, value, "manifests")
+                found |= files_of(key, value, "manifests", look)
         return found
 
     return inputs
 
 
-def files_of(key, references, beside):
+def files_of(key, references, beside, look):
     """Return the files of references under `key`, and under `<key>_<beside>` those that vouch for them."""
     found = {key: [], f"{key}_{beside}": []}
     for one in references:
         if isinstance(one, Local):
-            found[key].append(one.path)
+            # What was compared byte by byte may have any time.
+            found[key].append(ancient(one.path) if look.compared else one.path)
             continue
         path, manifest = f"<results>/{one.path}", f"<results>/{one.manifest}"
         # What changes an artefact changes its manifest.

@@ -194,6 +194,13 @@ class Config(Section):
             if not model.round or model.round.number == model.round.count or model.name in needed
         ]
 
+    @cached_property
+    def asked_models(self) -> set[str]:
+        """Names of the models that chats are put to, in training or in inference."""
+        trained = {model.training.base for model in self.models if model.training}
+        served = {endpoint.serve for endpoint in self.endpoints if endpoint.serve}
+        return trained | served | {name for _, name in [*self.predicted, *self.answered]}
+
     def compute_of(self, name: str) -> Compute:
         """Return how a model is run: its own settings, an ancestor's, or the experiment's."""
         return self.inherited(name, "compute") or self.compute

@@ -145,20 +145,22 @@ def _misspelt(name: str, labels: list[str], looks: dict[str, Look]) -> Iterator[
 
 def flaws_of_merges(cfg: Config) -> Iterator[str]:
     """Yield a sentence for each merge of models whose bases, as far as they are on this machine, have other shapes."""
-    checked: dict[tuple[str, ...], str | None] = {}
+    checked: dict[tuple, str | None] = {}
     for model in cfg.models:
-        if not model.merge:
+        if not (model.merge or model.moe):
             continue
         bases: dict[str, Path] = {}
         for parent in model.parents:
             origin = cfg.lineage(parent)[-1]
             if origin.fetch and (folder := _folder_of(cfg, origin)):
                 bases.setdefault(origin.name, folder)
-        key = tuple(bases)
+        merge = model.merge
+        same = {"layers": not merge or bool(merge.parents), "tokens": not (merge and merge.tokenizer)}
+        key = (*bases, *same.items())
         if key not in checked:
             checked[key] = None
             try:
-                check_shapes(bases)
+                check_shapes(bases, **same)
             except UserError as error:
                 checked[key] = str(error)
         if flaw := checked[key]:

@@ -20,6 +20,7 @@ from moult.planning.local_files import flaws_of_merges, flaws_of_tables
 from moult.planning.partitions import SHIPPED, VARIABLE, Site
 from moult.stages.datasets import raw_sources
 from moult.weights.agreement import check_parts
+from moult.weights.template import check_template, template_of
 
 
 def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: bool) -> Config:
@@ -118,11 +119,14 @@ def absent_keys(cfg: Config, made: Callable[[str, str], bool]) -> Iterator[str]:
 
 
 def contradicting_folders(cfg: Config, made: Callable[[str, str], bool]) -> Iterator[str]:
-    """Yield a sentence for each local model, not fetched yet, whose folder is no whole model, or is two."""
+    """Yield a sentence for each local model, not fetched yet, whose folder is no whole model, or is two, or
+    has a chat template by which it cannot be asked as the config wants."""
     for model in cfg.models:
         if model.fetch and model.fetch.path and not made("models", model.name):
             try:
                 check_parts(model.fetch.path)
+                template = template_of(model.fetch.path, model.chat)
+                check_template(template, model.fetch.path, model.name in cfg.asked_models)
             except UserError as error:
                 yield f"model {model.name}: {error}"
 

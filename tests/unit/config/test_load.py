@@ -193,9 +193,9 @@ ENDS = {"model": "base"}, {"model": "other"}
     [
         (merge("linear", "base", TUNED, OTHER), "linear takes no `base`; leave out `base: base`"),
         (merge("ties", None, TUNED, OTHER), "ties needs `base`: the model that the parents were trained from"),
-        (merge("slerp", None, *ENDS, t=0.5), "slerp needs `base`: one of the parents"),
+        (merge("slerp", None, *ENDS, t=0.5), "slerp needs `base`: one of the two models"),
         (merge("slerp", "tuned", *ENDS, t=0.5), "base tuned is not one of the parents base, other, as slerp needs it"),
-        (merge("slerp", "base", *ENDS, {"model": "tuned"}, t=0.5), "slerp takes 2 parents, not 3"),
+        (merge("slerp", "base", *ENDS, {"model": "tuned"}, t=0.5), "slerp takes 2 models, not 3"),
         (merge("linear", None, TUNED, TUNED), "tuned stands twice among the parents; name it once"),
         (merge("slerp", "base", *ENDS), "parameters: t is missing; slerp needs a number from 0 (base) to 1"),
         (merge("slerp", "base", *ENDS, t=1.5), "parameters: t is 1.5; slerp takes a number from 0 (base) to 1"),
@@ -204,7 +204,10 @@ ENDS = {"model": "base"}, {"model": "other"}
         (merge("slerp", "base", *ENDS, t=True), "parameters: t is True; slerp takes a number from 0"),
         (merge("slerp", "base", *ENDS, t=[{"filter": "mlp", "value": [0, 2]}, {"value": 0.5}]), "slerp takes a number"),
         (merge("slerp", "base", *ENDS, t=[{"filtre": "mlp", "value": 0.5}]), "slerp takes a number"),
-        (merge("ties", "base", TUNED, OTHER, t=0.5), "parameters: ties takes no 't'; there is int8_mask, lambda, norm"),
+        (
+            merge("ties", "base", TUNED, OTHER, t=0.5),
+            "parameters: ties takes no 't'; there is density, int8_mask",
+        ),
         (merge("linear", None, TUNED, OTHER, int8_mask=True), "parameters: linear takes no 'int8_mask'; there is norm"),
         (merge("ties", "base", TUNED, OTHER, normalise=True), "takes no 'normalise'; did you mean 'normalize'?"),
         (merge("ties", "base", TUNED, OTHER, normalize=0.5), "normalize is 0.5; ties takes true or false"),

@@ -1,10 +1,12 @@
 """Models: fetched, fine-tuned, preference-optimised or merged."""
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self, Union
+import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from moult import objectives
+from moult.base.errors import UserError
 from moult.base.section import (
     DType,
     Hub,
@@ -21,9 +23,22 @@ from moult.base.section import (
     exactly_one,
 )
 from moult.base.spelling import spelt
+from moult.config.entries.merges import Merge, Mixture
 from moult.corpora.refined import Round
+from moult.data.chats import DATE, load_template
 from moult.objectives import LOSSES
-from moult.weights.methods import METHODS, description, refusals
+from moult.weights.template import SETTINGS
+
+
+def _readable_template(name):
+    try:
+        load_template(name)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    return name
+
+
+ChatTemplateName = Annotated[str, AfterValidator(_readable_template)]
 
 
 class Fetch(Section):
@@ -190,47 +205,6 @@ class Optimise(Finetune):
     )
 
 
-class Parent(Section):
-    """One model of a merge; a list is a gradient over the layers."""
-
-    model: str = Field(description="Name of the model that is merged.")
-    weight: float | list[float] | None = Field(
-        None, description="Weight of this parent in the merge; a list is a gradient over the layers, first to last."
-    )
-    density: float | list[float] | None = Field(
-        None,
-        description=(
-            "Share of this parent's task vector that is kept, above 0 and at most 1; a list is a gradient "
-            "over the layers."
-        ),
-    )
-
-
-class Merge(Section):
-    """A weight merge by mergekit."""
-
-    # Its method says better which numbers it takes.
-    model_config = ConfigDict(allow_inf_nan=True)
-
-    method: Literal[tuple(METHODS)] = Field(  # type: ignore[valid-type]
-        description=" ".join(map(description, METHODS))
-    )
-    base: str | None = Field(
-        None, description="Model that the merge starts from; which model that may be depends on `method`."
-    )
-    parents: list[Parent] = Field(min_length=2, description="Models that are merged, each with its settings.")
-    parameters: dict[str, float | bool | list] = Field(
-        {}, description="Settings of the whole merge; which there are depends on `method`."
-    )
-    dtype: DType = Field("bfloat16", description="Number format of the merged weights.")
-
-    @model_validator(mode="after")
-    def fits_method(self) -> Self:
-        if found := list(refusals(self.model_dump())):
-            raise ValueError(". ".join(found))
-        return self
-
-
 class Compute(Section):
     """How a model is run; it is part of the recipe, because it may change the last bits."""
 
@@ -281,7 +255,7 @@ class NeedsOverride(Section):
 
 
 class Model(Section):
-    """A model: fetched, fine-tuned, preference-optimised or merged."""
+    """A model: fetched, fine-tuned, preference-optimised, merged or mixed of experts."""
 
     name: Name = Field(
         description=(
@@ -293,6 +267,7 @@ class Model(Section):
     finetune: Finetune | None = Field(None, description="How the model is fine-tuned on examples, if it is.")
     optimise: Optimise | None = Field(None, description="How the model is optimised on preference pairs, if it is.")
     merge: Merge | None = Field(None, description="How the model is merged from others, if it is.")
+    moe: Mixture | None = Field(None, description="How the model is mixed of others as experts, if it is.")
     parameters: float | None = Field(
         None,
         gt=0,
@@ -309,16 +284,46 @@ class Model(Section):
     needs: NeedsOverride = Field(
         NeedsOverride(), description="What jobs of this model ask for, where the estimate does not fit."
     )
+    chat_template: ChatTemplateName | None = Field(
+        None,
+        description=(
+            "Chat template that a fetched model gets in place of its own: a Jinja file, or the name of one of "
+            "resources/chat_templates/ or chat_templates/. Null: its own."
+        ),
+    )
+    thinking: bool | None = Field(
+        None,
+        description=(
+            "Whether a fetched model is to think before it answers, where its chat template has a switch for that "
+            "(`enable_thinking`); null: as the template does unasked."
+        ),
+    )
+    date: datetime.date | None = Field(
+        None,
+        description=f"Day that a fetched model is told, where its chat template asks for the date; null: {DATE}.",
+    )
     round: Round | None = Field(None, description="Round of `rounds` that the model belongs to; written by `rounds`.")
 
     @model_validator(mode="after")
     def one_way(self) -> Self:
-        exactly_one(self, "fetch", "finetune", "optimise", "merge")
+        exactly_one(self, "fetch", "finetune", "optimise", "merge", "moe")
         if self.round and not (self.finetune and self.finetune.method == "lora"):
             raise ValueError("round: a model of a round is fine-tuned by LoRA")
+        if set_here := [name for name in SETTINGS if getattr(self, name) is not None and not self.fetch]:
+            raise ValueError(f"{set_here[0]}: belongs to the fetched model from which this one is made; write it there")
         if self.fetch and self.parameters is None:
             raise ValueError("parameters: say how many billions a fetched model has, e.g. `parameters: 0.135`")
         return self
+
+    @property
+    def chat(self) -> dict[str, str | bool]:
+        """What its chat template is told or replaced by, as plain data; only what is set."""
+        told: dict[str, Any] = {
+            "chat_template": self.chat_template and load_template(self.chat_template),
+            "thinking": self.thinking,
+            "date": self.date and self.date.isoformat(),
+        }
+        return {key: value for key, value in told.items() if value is not None}
 
     @property
     def training(self) -> Finetune | None:
@@ -330,8 +335,6 @@ class Model(Section):
         """Names of the models this one is made of."""
         if self.training:
             return [self.training.base]
-        if self.merge:
-            names = [parent.model for parent in self.merge.parents]
-            base = self.merge.base
-            return names if base is None or base in names else [*names, base]
+        if made := self.merge or self.moe:
+            return made.models
         return []
