@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from moult.base.errors import UserError
 from moult.base.files import derive_seed, write_json, write_jsonl
+from moult.base.reasons import in_words
 from moult.base.rows import CorpusRow, Facts, Recipe, Reject, Usage
 from moult.base.section import Name, exactly_one
 from moult.base.stage import Experiment, Job
@@ -48,6 +49,8 @@ logger = logging.getLogger(__name__)
 
 class _OneText(Generated):
     """A text per row, in one request."""
+
+    shown: ClassVar = {"prompt": ()}
 
     if TYPE_CHECKING:
         truncated: str
@@ -199,6 +202,9 @@ def write_corpus(
     if not kept:
         raise nothing_kept(corpus, rejected)
     left_beside(corpus).unlink(missing_ok=True)
+    if rejected:
+        told = "%d of %d rows are left out (rejects.jsonl): %s"
+        logger.warning(told, len(rejected), len(kept) + len(rejected), in_words(row["reason"] for row in rejected))
     write_jsonl(rejects, rejected)
     write_json(usage, totals)
     write_jsonl(corpus, kept)

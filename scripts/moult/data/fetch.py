@@ -81,3 +81,4 @@ def _fetch_hub(source, place):
 def run(job: Job) -> None:
     """Do the job of fetch_dataset."""
     fetch_dataset(job.recipe["sources"], job.inputs.local, job.outputs.raw)
+    job.used = {path: ["."] for path in job.inputs.local}

@@ -1,6 +1,6 @@
 """The kind of suite in which a judge compares answers in pairs: its config, its stages, and how it is shown."""
 
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -41,6 +41,8 @@ class Repeats(Section):
 
 class JudgeSuite(Settings):
     """Answers to questions, compared in pairs by a judge that sees each pair in both orders."""
+
+    shown: ClassVar = {"prompt": ("answer_1", "answer_2", "fence", "criteria")}
 
     datasets: list[str] = Field(min_length=1, description="Datasets whose rows are questions.")
     split: Split = Field("test", description="Split whose questions are asked.")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from moult.base.errors import UserError
 from moult.base.failures import is_disk_full
+from moult.base.files import digest
 from moult.base.outside import Unreadable, parse_json
 from moult.inference.usage import mended
 from moult.jobs.leases import Lease, holder_of
@@ -34,7 +35,8 @@ LOCKED_BYTE = 0x40000002
 JOURNALS = Path("journal")
 logger = logging.getLogger(__name__)
 TABLES = (
-    "answers (key TEXT PRIMARY KEY, request TEXT, answer TEXT)",
+    # digest: of the other three. Rows of before have none, and are taken as they are.
+    "answers (key TEXT PRIMARY KEY, request TEXT, answer TEXT, digest TEXT)",
     # What the Batch API was sent, and which batch each unanswered request is in: in one at most (see remote/batch.py).
     "batches (tag TEXT PRIMARY KEY, experiment TEXT, file TEXT, batch TEXT, dollars REAL)",
     "in_batch (key TEXT PRIMARY KEY, tag TEXT)",
@@ -80,6 +82,8 @@ class Journal:
             self.connection.execute("PRAGMA synchronous=NORMAL")
             for table in TABLES:
                 self.connection.execute(f"CREATE TABLE IF NOT EXISTS {table}")
+            if "digest" not in [row[1] for row in self.connection.execute("PRAGMA table_info(answers)")]:
+                self.connection.execute("ALTER TABLE answers ADD COLUMN digest TEXT")
             self.connection.commit()
         except sqlite3.OperationalError as error:
             self.lease.give_up()
@@ -88,7 +92,7 @@ class Journal:
             ) from error
         except sqlite3.DatabaseError as error:
             self.lease.give_up()
-            raise UserError(f"{path}: is not a journal ({error}); move it away and run again.") from error
+            raise self._damaged(error) from error
         self.synced = time.monotonic()
 
     def _look(self):
@@ -117,33 +121,59 @@ class Journal:
 
     def close(self) -> None:
         """Leave one plain file, without a log beside it."""
+        import sqlite3
+
         if self.only_reads:
             self.connection.close()
             return
         try:
             self.connection.execute("PRAGMA journal_mode=DELETE")
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(error) from error
         finally:
             self.connection.close()
             self.lease.give_up()
 
     def known(self, keys: Sequence[str]) -> dict[str, Any]:
-        """Return the answers that are there, as key → stored value: cleaned of what older code kept as it came."""
+        """Return the answers that are there, as key → stored value: cleaned of what older code kept as it came.
+
+        A row that disagrees with its digest is as good as none: it is told, and asked for again.
+        """
         found, unreadable = {}, 0
         for start in range(0, len(keys), 500):
             part = keys[start : start + 500]
-            query = f"SELECT key, answer FROM answers WHERE key IN ({','.join('?' * len(part))})"
-            for key, answer in self.connection.execute(query, part):
+            for row in self._select(f"WHERE key IN ({','.join('?' * len(part))})", part):
                 try:
-                    found[key] = mended(parse_json(answer), functools.partial(self._request, key))
-                except (Unreadable, TypeError):
+                    key, request, answer = _whole(*row)
+                    found[key] = mended(parse_json(answer), functools.partial(json.loads, request))
+                except (Unreadable, TypeError, ValueError, AttributeError):
                     unreadable += 1
         if unreadable:
             logger.warning("%s: %d stored answers are damaged; they are asked for again", self.path, unreadable)
         return found
 
-    def _request(self, key):
-        (request,) = self.connection.execute("SELECT request FROM answers WHERE key = ?", (key,)).fetchone()
-        return parse_json(request)
+    def rows(self) -> Iterator[tuple[str, bool]]:
+        """Yield for each row its key, and whether it agrees with its digest."""
+        for row in self._select():
+            try:
+                yield _whole(*row)[0], True
+            except (ValueError, AttributeError):
+                yield str(row[0], errors="replace") if row[0] else "", False
+
+    def _select(self, condition="", values=()):
+        """Yield key, request, answer, digest of rows as bytes, which a damaged text is too."""
+        import sqlite3
+
+        columns = ", ".join(f"CAST({name} AS BLOB)" for name in ("key", "request", "answer", "digest"))
+        try:
+            yield from self.connection.execute(f"SELECT {columns} FROM answers {condition}", values)
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error):
+        return UserError(f"{self.path}: is not a journal, or is damaged ({error}); restore a copy or move it away.")
 
     def keep(
         self,
@@ -156,8 +186,11 @@ class Journal:
         payments, copies: rows of these tables that belong to them.
         """
         rows = [(key, json.dumps(request, ensure_ascii=False), json.dumps(answer)) for key, request, answer in entries]
+        columns = "(key, request, answer, digest)"
         with self.writing() as connection:
-            connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
+            connection.executemany(
+                f"INSERT OR REPLACE INTO answers {columns} VALUES (?, ?, ?, ?)", [(*row, digest(row)) for row in rows]
+            )
             connection.executemany("INSERT INTO payments VALUES (?, ?, ?, ?, ?, ?)", payments)
             connection.executemany("INSERT OR REPLACE INTO copies VALUES (?, ?)", copies)
             connection.executemany("DELETE FROM arrived WHERE key = ?", [(key,) for key, *_ in rows])
@@ -209,6 +242,16 @@ class Journal:
             raise UserError(
                 f"{self.path}: cannot be written ({error}); what was kept before is safe: mend that and run again."
             ) from error
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(error) from error
+
+
+def _whole(key, request, answer, sealed):
+    """Return the columns of a row, given as bytes, as text; ValueError where they disagree with their digest."""
+    row = tuple(column.decode() for column in (key, request, answer))
+    if sealed is not None and sealed.decode() != digest(row):
+        raise ValueError("another digest")
+    return row
 
 
 def root_of(path: Path) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from moult.base.files import read_csv, read_json, read_jsonl
+from moult.base.reasons import kinds
 from moult.evaluation.kinds import SuiteKind
 from moult.evaluation.suites import KINDS
 from moult.inference.journal import JOURNALS
@@ -139,4 +140,4 @@ def _account(one, given, kept, reasons, unused=0):
     rejected = sum(reasons.values())
     account = {"key": one["key"], "name": one["name"], "kind": one["kind"], "given": given, "kept": kept}
     account |= {"unused": unused, "rejected": rejected, "missing": given - kept - unused - rejected}
-    return account | {"reasons": sorted(reasons.items(), key=lambda one: -one[1])}
+    return account | {"reasons": list(kinds(reasons.elements()).items())}

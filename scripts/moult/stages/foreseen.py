@@ -75,5 +75,5 @@ def row_digests(cfg: Config, name: str) -> dict[str, list[str]] | None:
 
 
 def _seen(sources):
-    found = [Path(source.path).stat() for source in sources]
-    return [[source.path, one.st_size, one.st_mtime_ns] for source, one in zip(sources, found, strict=True)]
+    found = [(source.path, Path(source.path).stat()) for source in sources]
+    return [[path, one.st_size, one.st_mtime_ns, one.st_ctime_ns] for path, one in found]

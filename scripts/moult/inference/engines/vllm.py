@@ -58,7 +58,7 @@ class VllmEngine(Engine):
 
         structure = None
         if request.choices is not None:
-            structure = StructuredOutputsParams(choice=list(request.choices))
+            structure = StructuredOutputsParams(choice=[self._blanks + one for one in request.choices])
         elif request.schema is not None:
             structure = StructuredOutputsParams(json=request.schema)
         sampling = request.sampling
