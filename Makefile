@@ -5,7 +5,7 @@
 #   make test-fast       the tests of single modules that take less than three seconds each: under two minutes on two idle cores
 #   make test-server     the client against llama.cpp's server with a real model; fetches the model once (93 MB)
 #   make test-cluster    a Slurm of our own on loopback (root, Debian), a whole build and every fault on it (half an hour)
-#   make test-soak       fifty builds, each killed at a seeded moment and run again; 50,000 mutated replies; fifty architectures (over an hour)
+#   make test-soak       fifty builds, each killed at a seeded moment and run again; 50,000 mutated replies; fifty architectures; every result file damaged (over an hour)
 #   make check           formatting and lint
 #   make dag             the rule graph as a picture, docs/rulegraph.svg
 #   make new STUDY=path  a folder for a study of your own: a config to begin with, profiles, a README with its commands
@@ -62,7 +62,8 @@ test-server: .venv/ready
 
 test-soak: .venv/ready
 	PYTHONPATH=scripts python tests/soak/kills.py --csv tests/soak/kills.csv
-	MOULT_SOAK=1 python -m pytest tests/unit/inference/remote/test_replies.py tests/unit/weights/test_agreement.py
+	MOULT_SOAK=1 python -m pytest tests/unit/inference/remote/test_replies.py tests/unit/weights/test_agreement.py \
+		tests/unit/inference/test_journal.py tests/workflow/test_standing.py
 
 check: .venv/ready
 	ruff check scripts tests benchmarks
