@@ -162,8 +162,10 @@ def files_of(key, references, beside, look):
             found[key].append(ancient(one.path) if look.compared else one.path)
             continue
         path, manifest = f"<results>/{one.path}", f"<results>/{one.manifest}"
-        # What changes an artefact changes its manifest.
-        found[key].append({"file": path, "manifest": manifest}.get(one.form, ancient(path)))
+        # What changes an artefact changes its manifest. Behind a job that will run Snakemake looks for no reasons, but
+        # follows inputs that are not ancient: those of a job that is to run are none.
+        settled = (lambda path: path) if look.again else ancient
+        found[key].append({"file": path, "manifest": manifest}.get(one.form, settled(path)))
         if one.form in ("artefact", "settled"):
             found[f"{key}_{beside}"].append(ancient(manifest) if one.form == "settled" else manifest)
     return {name: paths for name, paths in found.items() if paths or name == key}
