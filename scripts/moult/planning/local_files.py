@@ -154,8 +154,8 @@ def flaws_of_merges(cfg: Config) -> Iterator[str]:
             origin = cfg.lineage(parent)[-1]
             if origin.fetch and (folder := _folder_of(cfg, origin)):
                 bases.setdefault(origin.name, folder)
-        whole = model.moe or model.merge.parents
-        same = {"layers": bool(whole), "tokens": not (model.merge and model.merge.tokenizer)}
+        merge = model.merge
+        same = {"layers": not merge or bool(merge.parents), "tokens": not (merge and merge.tokenizer)}
         key = (*bases, *same.items())
         if key not in checked:
             checked[key] = None

@@ -48,7 +48,7 @@ class Parent(Section):
     )
 
 
-class Source(Parent):
+class Layers(Parent):
     """Layers of one model, with settings of their own; which there are depends on `method`."""
 
     layer_range: tuple[int, int] = Field(description="First layer, and the one behind the last.")
@@ -63,7 +63,7 @@ class Source(Parent):
 class Slice(Section):
     """Layers of the merged model: of one source, or merged of equally many layers of several."""
 
-    sources: list[Source] = Field(min_length=1, description="Layers that are taken, or merged with each other.")
+    sources: list[Layers] = Field(min_length=1, description="Layers that are taken, or merged with each other.")
     base: str | None = Field(None, description="Model that this slice starts from; null: the base of the merge.")
     parameters: dict[str, Value] = Field({}, description="Settings of this slice, before those of the whole merge.")
 
