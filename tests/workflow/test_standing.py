@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 from contextlib import chdir
 from pathlib import Path
 
@@ -146,17 +147,19 @@ def test_results_of_before_there_were_seals_and_digests_are_current(copied):
 
 def test_verify_compares_what_no_time_tells_of(copied):
     path = copied.path / "results" / "pico" / "models" / "merged" / "model.safetensors"
-    command = ["make", "-s", "-f", ROOT / "Makefile", "-C", ROOT, "verify", f"STUDY={copied.path}", "CONFIG=pico.yaml"]
-    assert run_of(command).returncode == 0
+    assert verified(copied).returncode == 0
     data = bytearray(path.read_bytes())
     data[-40] ^= 1
     path.write_bytes(data)
-    run = run_of(command)
+    run = verified(copied)
     assert run.returncode != 0 and "merged/model.safetensors: has other bytes than" in run.stdout
 
 
-def run_of(command):
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def verified(folder):
+    """Run what `make verify` runs."""
+    command = [sys.executable, "-m", "moult.planning.verify", "pico.yaml"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "scripts")}
+    return subprocess.run(command, cwd=folder.path, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_what_is_gone_as_a_whole_waits_until_it_is_needed(copied: Folder):

@@ -102,7 +102,7 @@ def write_manifest(
 
 def _digests(place, names, seen, since):
     """Return name → BLAKE3 of the local files that were read, None where there is none; note when they were seen."""
-    found: dict[str, str | None] = {}
+    found = {}
     for name in names:
         file = Path(place, name)
         try:
