@@ -110,7 +110,7 @@ class Side:
                 for split in ("train", "dev", "test"):
                     path = self.folder / "data" / f"{kind}-{n}" / f"{split}.tsv"
                     path.parent.mkdir(exist_ok=True)
-                    path.write_text("id\ttext\tlabel\n")
+                    path.write_text("title\tquestion_content\tid\ttext\tlabel\nwhy\thow\t1\thow\tneutral\n")
 
     def snakemake(self, *arguments):
         """Run Snakemake; return CPU seconds, wall seconds and what it printed."""

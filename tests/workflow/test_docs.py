@@ -28,6 +28,7 @@ HOW = {
     r"make check-config CONFIG=path": "a stranger's config; test_mistakes.py has some",
     r"make (check-config|needs|estimate|schema)\b": "run",
     r"make efficiency\b": "needs the logs of a build; test_efficiency.py has some",
+    r"make verify\b": "needs a build; test_standing.py has one",
     r"make (demo|test|test-server|test-soak|test-cluster|check|dag|pin|clean|\.venv/ready)\b": "make",
     r"(cp|export) ": "run",
     r"(git clone|cd) ": "needs a network",

@@ -102,7 +102,7 @@ def write_manifest(
 
 def _digests(place, names, seen, since):
     """Return name → BLAKE3 of the local files that were read, None where there is none; note when they were seen."""
-    found: dict[str, str | None] = {}
+    found = {}
     for name in names:
         file = Path(place, name)
         try:
@@ -163,7 +163,8 @@ def check_manifest(path: str | Path) -> Manifest:
     for name, expected in manifest["files"].items():
         file = Path(path).parent / name
         if wrong := flaw_of(file, expected, path, lambda stat: stat.st_size <= HASHED):
-            raise UserError(f"{wrong}; delete {file} and run again, it will be made again.")
+            remedy = f"delete {file} and run again" if file.exists() else "run again"
+            raise UserError(f"{wrong}; {remedy}, it will be made again.")
     return manifest
 
 
@@ -192,7 +193,8 @@ class Seen:
     """
 
     def __init__(self, manifest: str | Path) -> None:
-        self.kept = Path("scratch", "seen", *Path(manifest).parts[Path(manifest).is_absolute() :])
+        # Of results elsewhere nothing is kept here.
+        self.kept = Path("/dev/null") if Path(manifest).is_absolute() else Path("scratch", "seen", manifest)
         self.files: dict[str, list[Any]] = {}
         self.moved = False
         with contextlib.suppress(OSError, ValueError):
@@ -218,7 +220,7 @@ class Seen:
 
     def keep(self) -> None:
         """Write down what was noted, if anything was."""
-        if self.moved:
+        if self.moved and not self.kept.is_absolute():
             with contextlib.suppress(OSError):
                 self.kept.parent.mkdir(parents=True, exist_ok=True)
                 partial = self.kept.with_name(f"{self.kept.name}.{os.getpid()}")
