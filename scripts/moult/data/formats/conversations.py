@@ -21,7 +21,7 @@ from moult.data.formats.messages import Unusable, text_of
 from moult.data.parquet import read_rows
 from moult.data.prompts import Example
 from moult.data.readers import RawRow, json_frame, read_spelt
-from moult.data.videos.attach import Attached, attach_videos
+from moult.data.videos.attach import Attached, attach_videos, find_video
 
 # The file of a prepared dataset that says how its rows were spelt.
 SPELLING = "conversations.json"
@@ -125,7 +125,7 @@ class Conversations(Format):
         for row in rows:
             for medium in row.get("media", ()):
                 path = Path(medium["path"])
-                inside = not path.is_absolute() and Path(folder, path).is_file()
+                inside = not path.is_absolute() and find_video(folder, [path.as_posix()])[0]
                 shown.append(row | {"meta": {"video": path.as_posix() if inside else path.name}})
         if not shown:
             return rows, [], [], []
