@@ -163,7 +163,7 @@ def _told_apart(records, width, delimiter, path):
     lines are rows by themselves, rows they are. And where the whole has other than `width` fields, it is no row anyway:
     its lines are tried one by one as soon as one of them is a row.
     """
-    mixed = any(record.stray for record in records)
+    mixed, doubtful = any(record.stray for record in records), []
     for line, cells, lines, _ in records[1:]:
         numbered = enumerate(lines, start=line)
         apart = [(number, alone.cells) for number, text in numbered for alone in _records(text, delimiter)]
@@ -173,8 +173,12 @@ def _told_apart(records, width, delimiter, path):
             yield from apart
         else:
             if most:
-                logger.warning("%s, line %d: read as one row for its quotes, its lines look like rows", path, line)
+                doubtful.append(line)
             yield line, cells
+    if doubtful:
+        more = f" (and {len(doubtful) - 1} rows more)" if len(doubtful) > 1 else ""
+        told = "%s, line %d: read as one row for its quotes, its lines look like rows%s"
+        logger.warning(told, path, doubtful[0], more)
 
 
 # ---------------------------------------------------------------- JSON
