@@ -23,7 +23,8 @@ def endpoint_recipe(cfg: Experiment, name: str) -> Recipe:
     entry = cfg.find("endpoints", name)
     if entry.serve:
         return {"name": name, "serve": entry.serve, "compute": compute_recipe(cfg, entry.serve)}
-    return {"name": name, "url": entry.url, "model": entry.model}
+    asked = {"name": name, "url": entry.url, "model": entry.model}
+    return asked | ({"reasoning_effort": entry.reasoning_effort} if entry.reasoning_effort else {})
 
 
 def client_of(cfg: Experiment, name: str) -> dict[str, Any] | None:
@@ -47,13 +48,13 @@ def client_of(cfg: Experiment, name: str) -> dict[str, Any] | None:
         "mode": entry.mode,
         "poll": entry.poll,
         "budget": cfg.budget,
-        "spending": spending_folder(cfg),
+        "spending": spending_folder(cfg.name),
     }
 
 
-def spending_folder(cfg: Experiment) -> str:
+def spending_folder(experiment: str) -> str:
     """Return where the jobs of an experiment count what they spend, beside the journals of what it bought."""
-    return f"journal/spending/{cfg.name}"
+    return f"journal/spending/{experiment}"
 
 
 def decoding_recipe(decoding: Decoding) -> Recipe:

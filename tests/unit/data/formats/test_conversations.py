@@ -310,7 +310,7 @@ def test_questions_without_answers_are_nothing_to_export(tmp_path):
     raw.parent.mkdir(parents=True)
     raw.write_text("title\tquestion_content\na\tb\n")
     prepare_with_manifest(recipe("stackoverflow", files={"train": ["ml"]}), tmp_path / "raw", tmp_path / "data")
-    with pytest.raises(UserError, match="no row has an answer"):
+    with pytest.raises(UserError, match="no row can be trained on: 1 no answer to train on"):
         export_dataset({"name": "d", "template": load_template("meteor/answer")}, tmp_path / "data", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
