@@ -5,7 +5,7 @@
 #   make test-fast       the tests of single modules that take less than three seconds each: under two minutes on two idle cores
 #   make test-server     the client against llama.cpp's server with a real model; fetches the model once (93 MB)
 #   make test-cluster    a Slurm of our own on loopback (root, Debian), a whole build and every fault on it (half an hour)
-#   make test-soak       fifty builds, each killed at a seeded moment and run again; mutated replies, batches and models; fifty architectures (over an hour)
+#   make test-soak       150 builds, each killed at a seeded moment (100 by a power failure) and run again; and the long form of other tests (hours)
 #   make check           formatting and lint
 #   make dag             the rule graph as a picture, docs/rulegraph.svg
 #   make new STUDY=path  a folder for a study of your own: a config to begin with, profiles, a README with its commands
@@ -66,10 +66,11 @@ test-server: .venv/ready
 
 test-soak: .venv/ready
 	PYTHONPATH=scripts python tests/soak/kills.py --csv tests/soak/kills.csv
-	MOULT_SOAK=1 python -m pytest tests/unit/inference/remote/test_replies.py tests/unit/weights/test_agreement.py tests/unit/weights/test_mutated_folders.py
+	PYTHONPATH=scripts python tests/soak/kills.py --power --builds 100 --csv tests/soak/power.csv
+	MOULT_SOAK=1 python -m pytest $$(grep -rlE 'MOULT_SOAK' tests --include='test_*.py')
 
 check: .venv/ready
-	@PYTHONPATH=scripts $(CHECKED) --quiet config/config.yaml
+	PYTHONPATH=scripts python -m moult.planning.check_config --quiet config/config.yaml
 	ruff check scripts tests benchmarks
 	ruff format --check scripts tests benchmarks
 	snakefmt --check Snakefile rules

@@ -20,7 +20,7 @@ HEAD = """# What planning says of a mistake
 
 Made by the test that makes each of these mistakes. `snakemake -n`, a build and `make check-config` say the same: a
 sentence for each mistake, and nothing behind it. Of a file that is no YAML at all Snakemake says so, in its own words,
-before Moult sees it; `make check-config CONFIG=...` then tells line and column.
+before Moult sees it; `make check-config` then tells line and column.
 """
 RIGHT = {
     "name": "tiny",

@@ -59,12 +59,15 @@ def processes_in(folder):
 
 
 def jobs_in(folder):
-    """Return {process id: script name} of the jobs at work: the Python processes, not the shells around them."""
-    scripts = {
-        pid: [word for word in words[1:3] if "/.snakemake/scripts/" in word]
+    """Return {process id: rule} of the jobs at work: the Python processes, not the shells around them; one that has no
+    lock yet is `starting`."""
+    locks = folder / "scratch" / "locks"
+    rules = {path.read_text().partition(" on ")[0]: path.relative_to(locks).parts[0] for path in locks.rglob("*.lock")}
+    return {
+        pid: rules.get(f"process {pid}", "starting")
         for pid, words in processes_in(folder).items()
+        if any("/.snakemake/scripts/" in word for word in words[1:3])
     }
-    return {pid: found[0].rsplit(".", 2)[1] for pid, found in scripts.items() if found}
 
 
 def share_done(log):

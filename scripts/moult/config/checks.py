@@ -52,7 +52,7 @@ def _unknown_names(cfg):
     endpoints, suites = set(cfg.names("endpoints")), set(cfg.names("suites"))
     students = {corpus.endpoint for corpus in cfg.corpora if _is_written_out(cfg, corpus)}
     for endpoint in cfg.endpoints:
-        if endpoint.serve and endpoint.name not in students:
+        if endpoint.serve is not None and endpoint.name not in students:
             yield from _known("endpoints", endpoint.name, "serve", endpoint.serve, models)
     guidelines, answers, pairs = (
         {entry.name for entry in cfg.corpora if entry.writes == what} for what in ("guidelines", "answers", "pairs")
@@ -62,11 +62,12 @@ def _unknown_names(cfg):
             continue
         for field, name in corpus.endpoints.items():
             yield from _known("corpora", corpus.name, field, name, endpoints)
-        if corpus.dataset:
+        # An empty name is none either.
+        if corpus.dataset is not None:
             yield from _of_shape(cfg, "corpora", corpus.name, "dataset", corpus.dataset, "questions")
-        if getattr(corpus, "guidelines", None):
+        if getattr(corpus, "guidelines", None) is not None:
             yield from _known("corpora", corpus.name, "guidelines", corpus.guidelines, guidelines)
-        if getattr(corpus, "corpus", None):
+        if getattr(corpus, "corpus", None) is not None:
             yield from _known("corpora", corpus.name, "corpus", corpus.corpus, corpora)
     unanswered = {entry.name for entry in cfg.datasets if entry.answered_rows == "none"}
     trainable = datasets - unanswered | answers

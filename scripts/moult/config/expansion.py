@@ -109,7 +109,8 @@ def _refuse_floods(raw):
                     raise UserError(f"{place}: `for` maps each axis to a list, e.g. `for: {{dataset: [a, b]}}`.")
                 rest = str({key: value for key, value in entry.items() if key != "for"})
                 if unused := next((axis for axis in axes if f"{{{axis}}}" not in rest), None):
-                    raise UserError(f"{place}: `for` has the axis {unused!r}, but no {{{unused}}} uses it.")
+                    told = f"`for` has the axis {unused!r}, but no {{{unused}}} uses it"
+                    raise UserError(f"{place}: {told}; leave it out, or write it into a text.")
                 count = math.prod(map(len, axes.values()))
             total += count
             if total > MAX_ENTRIES:

@@ -19,7 +19,7 @@ PINS = ROOT / "config" / "pins.json"
 
 def _sources(raw):
     """Yield (key, field, kind, mapping) for every place of a raw config that a pin can fill."""
-    for dataset in raw.get("datasets") or []:
+    for dataset in _listed(raw.get("datasets")):
         files = dataset.get("files") if isinstance(dataset, dict) else None
         for sources in files.values() if isinstance(files, dict) else []:
             for source in sources if isinstance(sources, list) else [sources]:
@@ -27,9 +27,13 @@ def _sources(raw):
                     yield from _pinnable(source, "dataset")
         if isinstance(dataset, dict) and isinstance(dataset.get("videos"), dict):
             yield from _pinnable(dataset["videos"], "dataset")
-    for model in raw.get("models") or []:
+    for model in _listed(raw.get("models")):
         if isinstance(model, dict) and isinstance(model.get("fetch"), dict):
             yield from _pinnable(model["fetch"], "model")
+
+
+def _listed(entries):
+    return entries if isinstance(entries, list) else []
 
 
 def _pinnable(source, kind):

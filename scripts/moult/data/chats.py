@@ -233,7 +233,7 @@ def load_template(name: str) -> str:
         raise UserError(f"chat_template {name!r} is no readable file and none by name{nearest(name, named)}") from None
 
 
-def template_variables(special: Mapping[str, Any]) -> dict[str, Any]:
+def template_variables(special: Mapping[str, Any]) -> dict[str, str]:
     """Return what a template is given of a tokenizer's special tokens (role → token), as plain text."""
     return {role: str(token) for role, token in special.items() if isinstance(token, str) or hasattr(token, "content")}
 

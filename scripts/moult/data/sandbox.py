@@ -44,6 +44,10 @@ class _Namespace(jinja2.utils.Namespace):
         super().__setitem__(name, value)
 
 
+class _Refused(Exception):
+    """What a template asks for and is not given, in words that follow `the template`."""
+
+
 def _raise(message):
     raise jinja2.exceptions.TemplateError(str(message))
 
@@ -74,16 +78,18 @@ def _render(template, date, variables, chat):
     def strftime_now(form):
         asked.append(form)
         if found := _MOMENT.search(form):
-            _raise(f"asks for the seconds of the clock ({found[0]}), and no two runs would be equal")
+            raise _Refused(f"asks for the seconds of the clock ({found[0]}), and no two runs would be equal")
         return datetime.datetime.combine(date, datetime.time()).strftime(form)
 
     known = {"tools": None, "documents": None, "strftime_now": strftime_now} | variables | chat
     try:
         text = _compiled(template).render(known)
+    except _Refused as error:
+        return {"error": str(error)}
     except jinja2.exceptions.TemplateSyntaxError as error:
         return {"error": f"is no Jinja: {error.message}, line {error.lineno}"}
     except jinja2.exceptions.SecurityError as error:
-        return {"error": f"does what no template may ({error})"}
+        return {"error": f"does what no template may ({str(error).rstrip('.')})"}
     except jinja2.exceptions.UndefinedError as error:
         return {"error": f"asks for what is not there ({error.message})"}
     except jinja2.exceptions.TemplateError as error:

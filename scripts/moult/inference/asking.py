@@ -129,9 +129,13 @@ def identity_of(endpoint: Mapping[str, Any], manifest: str | Path | None = None)
     if "url" in endpoint:
         return {name: endpoint[name] for name in ("url", "model", "reasoning_effort") if name in endpoint}
     from moult.inference.engines import base
+    from moult.inference.since import has_other_tokens
 
+    manifest = Path(cast(Path, manifest))
+    folder = manifest.with_name(manifest.name.removesuffix(".manifest.json"))
+    version = base.VERSION + has_other_tokens(folder, asked=True)
     compute = {key: endpoint["compute"][key] for key in ("engine", "dtype")}
-    return {"content": read_json(cast(Path, manifest))["content"], **compute, "version": base.VERSION}
+    return {"content": read_json(manifest)["content"], **compute, "version": version}
 
 
 class EnginePool:
@@ -243,7 +247,7 @@ class Asker:
             return self._remote()
         from moult.inference.engines import loading
 
-        compute = self.endpoint["compute"]
+        compute = {key: value for key, value in self.endpoint["compute"].items() if key != "tokens"}
         key = (digest([self.identity, compute]), self.frames)
         return self.pool.load(key, lambda: loading.load_engine(Path(self.model), **compute, frames=self.frames))
 

@@ -5,6 +5,7 @@ from typing import Any
 from moult.base.rows import Recipe
 from moult.base.stage import Experiment
 from moult.data.fields import Decoding
+from moult.inference.since import tokens_recipe
 
 
 def compute_recipe(cfg: Experiment, model: str) -> Recipe:
@@ -15,7 +16,7 @@ def compute_recipe(cfg: Experiment, model: str) -> Recipe:
         "dtype": settings.dtype,
         "batch_size": settings.batch_size,
         "threads": settings.threads,
-    }
+    } | tokens_recipe(cfg, model, asked=True)
 
 
 def endpoint_recipe(cfg: Experiment, name: str) -> Recipe:

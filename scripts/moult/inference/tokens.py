@@ -54,7 +54,7 @@ class ChatTokens:
     Whatever is asked of it raises a UserError where there is no template, or none that can be used.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: Any) -> None:
         self.source = tokenizer.chat_template
         self.tokenizer = tokenizer
         self._answers: dict[tuple[str, str], list[int]] = {}

@@ -58,7 +58,7 @@ def visible_devices(proc: str | Path = PROC, dev: str | Path = "/dev") -> dict[s
 def _cards(proc, dev):
     """Return {UUID, or number of the device file: model} of the cards that have a device file, by place on the bus."""
     files = [name.removeprefix("nvidia") for name in os.listdir(dev) if re.fullmatch(r"nvidia\d+", name)]
-    told: dict[str, tuple[str, str]] = {}
+    told = {}
     for file in sorted(proc.glob("gpus/*/information")):
         text = file.read_text(errors="replace")
         facts = dict(re.findall(r"^(Model|GPU UUID|Device Minor):\s*(.*\S)", text, re.MULTILINE))

@@ -15,6 +15,7 @@ from moult.base.secrets import key_of
 from moult.config.checks import remote_endpoints
 from moult.config.experiment import Config
 from moult.config.load import load
+from moult.data.chats import ChatTemplate
 from moult.inference.remote.connection import proxy_of
 from moult.planning.local_files import flaws_of_merges, flaws_of_tables
 from moult.planning.partitions import SHIPPED, VARIABLE, Site
@@ -81,18 +82,18 @@ def absent_files(cfg: Config) -> Iterator[str]:
     """Yield a phrase for each local file or folder that a config names and that is not there."""
     for dataset in cfg.datasets:
         for _, _, source in raw_sources(dataset):
-            if source.path and not Path(source.path).exists():
+            if source.path and not os.path.exists(source.path):
                 yield f"dataset {dataset.name}: {_absent(source.path)}"
     for model in cfg.models:
-        if model.fetch and model.fetch.path and not Path(model.fetch.path).is_dir():
+        if model.fetch and model.fetch.path and not os.path.isdir(model.fetch.path):
             yield f"model {model.name}: the folder {_absent(model.fetch.path)}"
     for dataset in cfg.datasets:
-        if dataset.videos and dataset.videos.path and not Path(dataset.videos.path).is_dir():
+        if dataset.videos and dataset.videos.path and not os.path.isdir(dataset.videos.path):
             yield f"dataset {dataset.name}: its videos' folder {_absent(dataset.videos.path)}"
 
 
 def _absent(path):
-    if Path(path).is_file():
+    if os.path.isfile(path):
         return f"{path} is a file, not a folder"
     looked = "" if Path(path).is_absolute() else f" (looked in {Path.cwd()})"
     return f"{path} does not exist{looked}"
@@ -122,11 +123,16 @@ def contradicting_folders(cfg: Config, made: Callable[[str, str], bool]) -> Iter
     """Yield a sentence for each local model, not fetched yet, whose folder is no whole model, or is two, or
     has a chat template by which it cannot be asked as the config wants."""
     for model in cfg.models:
-        if model.fetch and model.fetch.path and not made("models", model.name):
+        if model.fetch and (model.fetch.path or model.chat_template) and not made("models", model.name):
             try:
-                check_parts(model.fetch.path)
-                template = template_of(model.fetch.path, model.chat)
-                check_template(template, model.fetch.path, model.name in cfg.asked_models)
+                if model.fetch.path:
+                    check_parts(model.fetch.path)
+                    template = template_of(model.fetch.path, model.chat)
+                else:
+                    # The model is not here yet, nor are its special tokens.
+                    unseen = {f"{role}_token": f"<{role}>" for role in ("bos", "eos", "unk", "pad")}
+                    template = ChatTemplate(str(model.chat["chat_template"]), unseen)
+                check_template(template, str(model.fetch.path or model.chat_template), model.name in cfg.asked_models)
             except UserError as error:
                 yield f"model {model.name}: {error}"
 

@@ -140,4 +140,4 @@ def _account(one, given, kept, reasons, unused=0):
     rejected = sum(reasons.values())
     account = {"key": one["key"], "name": one["name"], "kind": one["kind"], "given": given, "kept": kept}
     account |= {"unused": unused, "rejected": rejected, "missing": given - kept - unused - rejected}
-    return account | {"reasons": list(kinds(reasons.elements()).items())}
+    return account | {"reasons": list(kinds(Counter(reasons).elements()).items())}

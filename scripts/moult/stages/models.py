@@ -6,6 +6,7 @@ from moult.base.files import derive_seed
 from moult.base.rows import Recipe
 from moult.base.stage import Local, Ref, Stage
 from moult.config.experiment import Config
+from moult.inference.since import tokens_recipe
 from moult.objectives import loss_of
 from moult.stages.datasets import data_ref, template_of, training_dataset
 from moult.training import finetune as training
@@ -82,7 +83,7 @@ def _training(cfg, name, way, **own):
         "gradient_checkpointing": entry.gradient_checkpointing,
         "seed": derive_seed(cfg.seed, way, name),
         "version": training.VERSION,
-    }
+    } | tokens_recipe(cfg, entry.base)
 
 
 def fold_adapter(cfg: Config, name: str) -> Recipe:

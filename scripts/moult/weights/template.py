@@ -51,7 +51,7 @@ def template_of(folder: str | Path, settings: Mapping[str, Any] | None = None) -
     text = settings.get("chat_template", chat_template(folder))
     if text is None:
         return None
-    variables = _special_tokens(folder)
+    variables = special_tokens(folder)
     if "date" in settings:
         text = _dated(datetime.date.fromisoformat(settings["date"])) + text
     if "thinking" in settings:
@@ -101,8 +101,10 @@ def check_template(template: ChatTemplate | None, folder: str | Path, asked: boo
     return warnings
 
 
-def _special_tokens(folder):
-    found = {}
+def special_tokens(folder: str | Path) -> dict[str, str]:
+    """Return role → token of a tokenizer's special tokens, as a chat template is given them."""
+    folder = Path(folder)
+    found: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         settings = read_object(folder / name) if (folder / name).exists() else {}
         for role, token in settings.items():

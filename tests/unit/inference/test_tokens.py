@@ -1,6 +1,7 @@
 """Rows and label scores are the tokens of the conversation that the chat template renders, for those of many models."""
 
 import datetime
+import os
 import random
 import re
 
@@ -28,6 +29,9 @@ WORDS = [
     "{json}",
     "🦊",
 ]
+
+
+CONVERSATIONS = 1500 if os.environ.get("MOULT_SOAK") else 24
 
 
 class Day(datetime.datetime):
@@ -78,7 +82,7 @@ FORGETFUL = {"mistral-v0.3"}
 def test_a_row_is_the_rendered_conversation_with_the_answer_marked(family):
     name, tokenizer = family
     draw = random.Random(name)
-    for number in range(24):
+    for number in range(CONVERSATIONS):
         messages = conversation(draw, rounds=number % 3, system=number % 2)
         if name in FORGETFUL and number % 2:
             continue
@@ -91,7 +95,8 @@ def test_a_row_is_the_rendered_conversation_with_the_answer_marked(family):
             assert ids.pop() == tokenizer.eos_token_id
         assert ids == whole[: len(ids)]
         assert end_of_turn_id(tokenizer) not in whole[len(ids) :]
-        assert answer in tokenizer.decode(row["input_ids"][start:])
+        # The decoder of Metaspace drops blanks within a first token.
+        assert "".join(answer.split()) in "".join(tokenizer.decode(row["input_ids"][start:]).split())
         if name != "deepseek-r1":
             assert ids[:start] == prompt_ids(tokenizer, messages)
             asked = rendered(tokenizer, shown, prompt=True)

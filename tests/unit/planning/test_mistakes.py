@@ -88,4 +88,5 @@ def test_make_runs_no_code_of_a_config(tmp_path):
     for target in re.findall(r"^([a-z-]+):.*\n((?:\t.*\n)+)", makefile, re.MULTILINE):
         name, recipe = target
         if re.search(r"\bsnakemake ", recipe):
-            assert recipe.index("$(CHECKED)") < recipe.index("snakemake"), f"make {name} starts Snakemake unchecked"
+            checked = re.search(r"\$\(CHECKED\)|check_config", recipe)
+            assert checked and checked.start() < recipe.index("snakemake"), f"make {name} starts Snakemake unchecked"

@@ -91,3 +91,38 @@ def test_a_broken_template_stops_the_fetch_and_a_missing_one_where_it_is_asked(p
     fetch_model({"path": str(folder)}, tmp_path / "e", None, given, asked=True)
     assert asked_by(tmp_path / "e")[1].endswith("<|im_start|>assistant\n")
     assert not (folder / "chat_template.jinja").exists()
+
+
+def test_planning_tells_a_template_by_which_a_model_cannot_be_asked(pico_model, tmp_path):
+    from moult.config.load import load
+    from moult.planning.start import contradicting_folders
+
+    def told(**settings):
+        base = {"name": "base", "fetch": {"path": str(folder)}, "parameters": 0.001} | settings
+        raw = {"name": "x", "models": [base], "endpoints": [{"name": "it", "serve": "base"}]}
+        return list(contradicting_folders(load(raw), lambda kind, name: False))
+
+    folder = shutil.copytree(pico_model, tmp_path / "model")
+    assert told() == told(chat_template="plain") == []
+    (switch,) = told(thinking=True)
+    assert "model base: thinking: " in switch and "no switch" in switch
+    (folder / "chat_template.jinja").unlink()
+    (missing,) = told()
+    assert "model base: " in missing and "has no chat template" in missing
+    assert told(chat_template="chatml") == []
+    (tmp_path / "twice.jinja").write_text("{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}")
+    for fetch in ({"path": str(folder)}, {"hub": "a/b", "revision": "0" * 40}):
+        (twice,) = told(chat_template=str(tmp_path / "twice.jinja"), fetch=fetch)
+        assert "says a turn of the user twice" in twice
+
+
+def test_a_template_that_is_nowhere_or_set_where_nothing_is_fetched_is_told():
+    from moult.config.load import load
+
+    base = {"name": "base", "fetch": {"path": "here"}, "parameters": 0.001}
+    with pytest.raises(UserError, match="'chatlm' is no readable file and none by name; did you mean 'chatml'"):
+        load({"name": "x", "models": [base | {"chat_template": "chatlm"}]})
+    data = {"name": "talk", "format": "alpaca", "files": {"train": "talk.json"}}
+    tuned = {"name": "tuned", "finetune": {"base": "base", "data": ["talk"]}, "thinking": False}
+    with pytest.raises(UserError, match="thinking: belongs to the fetched model"):
+        load({"name": "x", "datasets": [data], "models": [base, tuned]})

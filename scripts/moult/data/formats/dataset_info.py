@@ -23,7 +23,7 @@ def dataset_of_info(path: str | Path, entries: Mapping[str, str], files: Mapping
     """
     if not Path(path).is_file():
         raise ValueError(
-            f"dataset_info: {path} is no file (looked in {Path.cwd()}); give the path of a dataset_info.json, relative "
+            f"dataset_info: {path}: cannot be read, it is no file (looked in {Path.cwd()}); give its path, relative "
             "to the working directory"
         )
     try:

@@ -376,7 +376,7 @@ class RemoteEndpoint:
         if meant == 402 or problem.no_quota:
             raise self._error(f"the account has no quota left ({reason})")
         if meant in (401, 403, 404) or 300 <= meant < 400:
-            said = problem.message[:200] or ("a redirect, which is not followed" if meant < 400 else "without a reason")
+            said = "a redirect, which is not followed" if meant < 400 else problem.message[:200] or "without a reason"
             refused = self._error(f"refused ({meant}): {said}; check key, url and model")
             self.refusals += 1
             if meant not in (403, 404) or (not self.answered and self.refusals >= REFUSALS):
