@@ -75,18 +75,21 @@ def _unknown_names(cfg):
         yield from _known("rounds", entry.name, "base", entry.base, models)
         yield from _of_shape(cfg, "rounds", entry.name, "dataset", entry.dataset, "questions")
         yield from _known("rounds", entry.name, "judge", entry.judge, endpoints)
+    pairs |= {entry.name for entry in cfg.datasets if entry.shape == "pairs"}
     for model in cfg.models:
         if _is_written_out(cfg, model):
             continue
         for parent in model.parents:
             yield from _known("models", model.name, "base or parents", parent, models)
         for name in model.finetune.data if model.finetune else []:
-            if name in unanswered:
+            if name in pairs & datasets:
+                yield f"models {model.name!r}, data: the rows of {name!r} are preference pairs; write `optimise`"
+            elif name in unanswered:
                 yield f"models {model.name!r}, data: the rows of {name!r} have no answer to train on; name other data"
             else:
                 yield from _known("models", model.name, "data", name, trainable)
         for name in model.optimise.data if model.optimise else []:
-            yield from _known("models", model.name, "data (corpora of pairs)", name, pairs)
+            yield from _known("models", model.name, "data (preference pairs)", name, pairs)
     for suite in cfg.suites:
         kind, settings = suite.kind, suite.settings
         for name in settings.datasets:

@@ -60,9 +60,9 @@ def closest(earlier: Texts, later: Texts, near: float) -> Iterator[tuple[int, in
     """
     import numpy as np
 
-    a, b = earlier.vectors, later.vectors
-    if not a.nnz or not b.nnz:
+    if not any(earlier.last) or not any(later.last):
         return
+    a, b = earlier.vectors, later.vectors
     # The threshold is that of the rounded cosine; a text that equals an earlier one is looked for among such alone.
     least = np.full(b.shape[0], max(near - 1e-4, 0.0))
     least[[later.texts[place] in earlier.last for place in later.places]] = 1 - 1e-6

@@ -33,7 +33,7 @@ def export_dataset(recipe: Recipe, data: str | Path, target: str | Path) -> Fact
     is sharegpt, with the prompts that training gets. UserError where no row has an answer.
     """
     info, counts, dropped = {}, {}, []
-    whole = Path(data).is_dir() and format_of(data).shape == "conversations"
+    whole = Path(data).is_dir() and format_of(data).tagged
     with whole_directory(target) as folder:
         for split in SPLITS:
             if whole:
@@ -61,7 +61,7 @@ def _spelt(data, split):
     if not (Path(data) / f"{split}.parquet").exists():
         return [], None, None
     spelling = read_json(Path(data) / SPELLING)
-    entry = {key: spelling[key] for key in ("formatting", "columns", "tags") if spelling[key]}
+    entry = {key: spelling[key] for key in ("formatting", "ranking", "columns", "tags") if spelling.get(key)}
     frame = spelling["frames"].get(split) or spelling["frames"].get("train") or FRAME
     return [row["meta"]["spelt"] for row in read_rows(data, split)], frame, entry
 

@@ -16,6 +16,8 @@ from moult.base.stage import Job
 
 # Raise when the same sources would now give other raw files.
 VERSION = 2
+# Bytes of a name; most disks take 255.
+LONGEST = 200
 logger = logging.getLogger(__name__)
 
 
@@ -47,7 +49,12 @@ def fetch_dataset(sources: Sequence[Mapping[str, Any]], local: Iterable[str], ta
 
 def placed(source: Mapping[str, Any]) -> str:
     """Return the path of a raw file below the folder of a dataset's raw files."""
-    return f"{source['split']}/{source['index']:02d}-{source['basename']}"
+    return f"{source['split']}/{source['index']:02d}-{_short(source['basename'])}"
+
+
+def _short(name):
+    """Return a file's name, or its end where a disk would not take it with a number before it."""
+    return name if len(name.encode()) <= LONGEST else name.encode()[-LONGEST:].decode("utf-8", "ignore")
 
 
 def _fetch_url(source, place):

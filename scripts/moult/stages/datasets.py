@@ -60,7 +60,7 @@ def prepare_dataset(cfg: Config, name: str) -> Recipe:
         "name": name,
         "format": dataset.format,
         "columns": dict(sorted(dataset.columns.items())),
-        **({"tags": dict(sorted(dataset.tags.items()))} if form.shape == "conversations" else {}),
+        **({"tags": dict(sorted(dataset.tags.items()))} if form.tagged else {}),
         "files": {
             split: [source.category or source.basename.split(".")[0].removesuffix("_data") for source in sources]
             for split, sources in sorted(dataset.files.items())

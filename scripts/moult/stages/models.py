@@ -33,7 +33,10 @@ def finetune(cfg: Config, name: str) -> Recipe:
     """What the trainer is told, and the prompt template of each data source; `lora` where an adapter is trained."""
     model = cfg.find("models", name)
     data = {one: template_of(training_dataset(cfg, one)) for one in model.finetune.data}
-    return _training(cfg, name, "finetune", data=data, **({"may_be_empty": True} if model.round else {}))
+    sources = [cfg.find("datasets", one) for one in data if one in cfg.by_name["datasets"]]
+    # Conversations that have tools and call none are trained on since.
+    tools = {"tools": "uncalled"} if any(one.tagged and "tools" in one.columns for one in sources) else {}
+    return _training(cfg, name, "finetune", data=data, **tools, **({"may_be_empty": True} if model.round else {}))
 
 
 def optimise(cfg: Config, name: str) -> Recipe:

@@ -45,7 +45,7 @@ class Preferences:
 
     @staticmethod
     def read(recipe: Recipe, paths: Sequence[str | Path]) -> tuple[list[Pair], list[Pair], list[Dropped]]:
-        return *read_pairs(paths, recipe["data"], recipe["seed"]), []
+        return read_pairs(paths, recipe["data"], recipe["seed"])
 
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, pairs: Iterable[Pair]

@@ -231,7 +231,7 @@ class Dataset(Section):
     @model_validator(mode="after")
     def fits_its_format(self) -> Self:
         form = BY_NAME[self.format]
-        if form.shape != "conversations" and (self.tags or (self.entries and not self.dataset_info)):
+        if not form.tagged and (self.tags or (self.entries and not self.dataset_info)):
             raise ValueError("tags and entries belong to the formats of LLaMA-Factory; leave them out")
         if self.prompt and not form.prompt:
             raise ValueError(f"prompt: a row of {self.format} has its own prompt; leave it out")
@@ -261,6 +261,11 @@ class Dataset(Section):
     def shape(self) -> str:
         """What one row is: questions, prompts, labelled, conversations, ...; see `Format`."""
         return BY_NAME[self.format].shape
+
+    @property
+    def tagged(self) -> bool:
+        """Whether messages are spelt by tags, as in LLaMA-Factory."""
+        return BY_NAME[self.format].tagged
 
     @property
     def answered_rows(self) -> str:

@@ -182,7 +182,7 @@ else:
 class Optimise(Finetune):
     """Preference optimisation: the chosen answer of each pair is to be likelier than the rejected one."""
 
-    data: list[str] = Field(min_length=1, description="Corpora of preference pairs that are trained on together.")
+    data: list[str] = Field(min_length=1, description="Corpora and datasets of preference pairs, trained on together.")
     loss: Loss = Field(DEFAULT_LOSS, description="Loss that is minimised over the preference pairs.")
     collapse: float = Field(
         2.0,

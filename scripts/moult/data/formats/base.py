@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from moult.base.errors import UserError, ended, nearest
-from moult.base.rows import Recipe, Template
+from moult.base.rows import Message, Recipe, Template
 from moult.data.excerpts import printable
 from moult.data.prompts import Example
 from moult.data.readers import WITHOUT_HEADER, RawRow, read_raw
@@ -34,6 +34,7 @@ class Format:
     repeated: why a row is rejected whose content an earlier row of the split has; None: such a row is kept.
     answered_rows: whether all, some or none of the rows have an answer to train on.
     prompt, video_prompt: default templates for rows without and with videos; None where a row has its own prompt.
+    tagged: whether the messages of its rows are spelt by `tags`, as in LLaMA-Factory.
     videos: whether rows may have videos. task, language: of the rows, where neither dataset nor labels say it.
     """
 
@@ -47,6 +48,7 @@ class Format:
     prompt: str | None = None
     video_prompt: str | None = None
     videos: bool = False
+    tagged: bool = False
     task: str
     language: str
 
@@ -111,6 +113,12 @@ class Format:
     ) -> tuple[list[Example], list[tuple[str, str]]]:
         """Return (training examples, (uid, reason) of rows that are none) of a split of a prepared dataset."""
         raise UserError(f"{folder}: rows of format {self.name} have no answer to train on.")
+
+    def pairs(
+        self, folder: str | Path, split: str
+    ) -> tuple[list[tuple[str, list[Message], str, str]], list[tuple[str, str]]]:
+        """Return ((uid, prompt, chosen, rejected) of each pair, (uid, reason) of rows that are none) of a split."""
+        raise UserError(f"{folder}: rows of format {self.name} are no preference pairs.")
 
 
 def no_column(absent: Mapping[str, str], row: Iterable[str]) -> str:
