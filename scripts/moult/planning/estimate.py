@@ -15,6 +15,7 @@ from typing import Any
 
 from moult.base.errors import UserError
 from moult.base.files import read_jsonl
+from moult.base.legible import legible
 from moult.base.stage import Ref
 from moult.config.experiment import Config
 from moult.config.load import load_file
@@ -276,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.json:
         print(json.dumps({"experiment": estimator.cfg.name, "corpora": corpora, "total": total}, indent=2))
     else:
-        print("\n".join([*lines_of(corpora), within_budget(total)]))
+        print(legible("\n".join([*lines_of(corpora), within_budget(total)])))
 
 
 if __name__ == "__main__":

@@ -86,13 +86,62 @@ def test_confusion_counts_every_answer_the_unread_ones_too():
     labels = [f"label {i}" for i in range(30)]
     many = {"labels": labels, "counts": [[100 + i] + [0] * 29 + [3] for i in range(30)]}
     few = {"labels": ["yes", "no & <more>"], "counts": [[5, 0, 2], [1, 7, 0]]}
-    tables = [one | {"dataset": name, "method": "generate"} for name, one in (("many", many), ("few", few))]
+    tables = [
+        one | {"dataset": name, "method": "generate", "summed": 0} for name, one in (("many", many), ("few", few))
+    ]
     svg = plots.draw_confusion(tables)
     found = texts(svg)
     assert {"many, generate", "few, generate", "no & <more>", "unread", "label 29", "129", "7"} <= set(found)
     # Cells without answers are empty: 60 and 4 counts stand in 930 and 6 cells.
     assert len([text for text in found if text.isdigit()]) == 64
     assert plots.draw_confusion(tables) == svg
+
+
+def test_a_picture_of_summed_labels_says_so():
+    table = {"dataset": "d", "method": "generate", "labels": ["a", "541 others"], "counts": [[1, 0, 0], [0, 3, 0]]}
+    assert "d, generate: the 1 most confused of 542 labels" in texts(plots.draw_confusion([table | {"summed": 541}]))
+
+
+def test_of_many_models_the_best_are_drawn():
+    rows = score_rows([f"model_{index}" for index in range(500)], ["acts"], ["generate"])
+    rows = [row | {"value": str(int(row["model"][6:]) / 500)} for row in rows]
+    shown = texts(plots.draw_scores(rows))
+    assert "the 60 best of 500 models" in shown and "model_440" in shown and "model_439" not in shown
+
+
+def test_too_few_rows_leave_a_mark_without_an_interval():
+    rows = [row | {"ci_low": "", "ci_high": ""} for row in score_rows(["a"], ["acts"], ["generate"])]
+    assert "a" in texts(plots.draw_scores(rows))
+
+
+NAMES = {
+    "two dollars": ("$50 to $100", "$50 to $100"),
+    "no formula": ("$\\frac$", "$\\frac$"),
+    "escaped": ("\\$5", "\\$5"),
+    "markup": ("</text><script>", "</text><script>"),
+    "escape sequence": ("a\x1b[31mb\x1b]0;t\x07c", "a\ufffdb\ufffdc"),
+    "NUL": ("a\0b", "a\ufffdb"),
+    "direction": ("\u202eevil\u2069", "\ufffdevil\ufffd"),
+    "half a character": ("a\ud83d", "a\ufffd"),
+    "no character": ("a\ufffeb\uffff", "a\ufffdb\ufffd"),
+    "lines": ("a\r\nb\u2028c\td", "a b\ufffdc d"),
+    "emoji": ("\U0001f600", "\U0001f600"),
+    "empty": ("", None),
+}
+
+
+@pytest.mark.parametrize("name", list(NAMES))
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_a_name_of_any_sort_is_text_in_every_picture(name):
+    given, shown = NAMES[name]
+    table = {"dataset": given, "method": "generate", "labels": [given, "b"], "counts": [[1, 2, 0], [3, 4, 1]]}
+    svg = plots.draw_confusion([table | {"summed": 0}])
+    assert ElementTree.fromstring(inline_svg(svg, "p", given).replace("xlink:href", "href")) is not None
+    assert shown is None or shown in texts(svg)
+    svg = plots.draw_scores(score_rows([given], ["acts"], ["generate"]))
+    assert shown is None or shown in texts(svg)
+    nodes = {"a": {"label": given, "detail": given, "title": given, "kind": "models"}, "b": {"label": "b"}}
+    assert shown is None or shown in texts(graphs.draw_graph(nodes, [("a", "b")]))
 
 
 @pytest.mark.parametrize("dev", [(), (2,), (1, 2)])
