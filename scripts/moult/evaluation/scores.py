@@ -21,7 +21,7 @@ COLUMNS = columns_of(Score)
 DIFFERENCES = columns_of(Difference)
 # What scores are made of. A row's `raw` is a number per label: many times the rest.
 NEEDED = ("uid", "dataset", "model", "method", "gold", "pred", "status")
-# Labels of a picture that can be read; the rest of more are summed.
+# Labels of a confusion matrix that can be read; of more, the rest are summed.
 MOST_LABELS = 60
 logger = logging.getLogger(__name__)
 
@@ -112,44 +112,23 @@ def _long(place, result, published):
 def confusion_tables(
     recipe: Recipe, predictions: Iterable[Prediction], labels: Mapping[str, list[str]]
 ) -> list[dict[str, Any]]:
-    """Return {dataset, method, labels, counts, summed} per dataset and method.
+    """Return {dataset, method, labels, counts} per dataset and method.
 
-    counts: [labels, labels + 1] rows by given and predicted label, the last column for answers without one. Of more
-    than MOST_LABELS labels, those stay that are most often confused, then those of most rows; the last line and column
-    are the sum of the other `summed` ones.
+    counts: [labels, labels + 1] rows by given and predicted label, the last column for answers without one.
 
     recipe: datasets (dataset → the model that answers), methods. labels: dataset → its label set.
     """
     answers = answers_of(recipe["datasets"], predictions)
     tables = []
     for dataset, names in labels.items():
+        place = {label: index for index, label in enumerate(names)}
         for method in recipe["methods"]:
-            cells = Counter((row["gold"], row["pred"]) for row in answers[dataset] if row["method"] == method)
-            shown = _most_confused(cells, names)
-            place = {label: index for index, label in enumerate(shown)}
-            others = [f"{len(names) - len(shown)} others"] if len(shown) < len(names) else []
-            size = len(shown) + len(others)
-            counts = [[0] * (size + 1) for _ in range(size)]
-            known = set(names)
-            for (gold, pred), count in cells.items():
-                column = place.get(pred, len(shown)) if pred in known else size
-                counts[place.get(gold, len(shown))][column] += count
-            table = {"dataset": dataset, "method": method, "labels": [*shown, *others], "counts": counts}
-            tables.append(table | {"summed": len(names) - len(shown)})
+            counts = [[0] * (len(names) + 1) for _ in names]
+            for row in answers[dataset]:
+                if row["method"] == method:
+                    counts[place[row["gold"]]][place.get(row["pred"], len(names))] += 1
+            tables.append({"dataset": dataset, "method": method, "labels": names, "counts": counts})
     return tables
-
-
-def _most_confused(cells, names):
-    """Return the labels that a picture shows, in the order of the label set."""
-    if len(names) <= MOST_LABELS:
-        return list(names)
-    wrong, rows = Counter(), Counter()
-    for (gold, pred), count in cells.items():
-        for label in {gold, pred}:
-            rows[label] += count
-            wrong[label] += count * (gold != pred)
-    chosen = sorted(names, key=lambda label: (-wrong[label], -rows[label]))[: MOST_LABELS - 1]
-    return [label for label in names if label in set(chosen)]
 
 
 def differences(recipe: Recipe, predictions: Mapping[tuple[str, ...], str | Path]) -> list[Difference]:

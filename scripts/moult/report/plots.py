@@ -9,7 +9,7 @@ from moult.base.legible import legible
 from moult.base.stage import Job
 from moult.evaluation.kinds import SuiteKind
 from moult.evaluation.leaderboard import MEANS
-from moult.evaluation.scores import confusion_tables, read_predictions
+from moult.evaluation.scores import MOST_LABELS, confusion_tables, read_predictions
 from moult.evaluation.suites import KINDS, kind_of
 from moult.report.svg import PALETTE, shorten
 
@@ -156,14 +156,15 @@ def _finish(figure, axes, models, headline):
 def draw_confusion(tables: Sequence[Mapping[str, Any]]) -> str:
     """Return confusion matrices as SVG, a line of them per dataset, one beside the other per method.
 
-    tables: {dataset, method, labels, counts, summed}, counts [labels, labels + 1] with the unread answers in the last
-    column; `summed` labels are one, see `scores.confusion_tables`. A cell is shaded by its share of its row and holds
-    its count; the diagonal is framed.
+    tables: {dataset, method, labels, counts}, counts [labels, labels + 1] with the unread answers in the last column. A
+    cell is shaded by its share of its row and holds its count; the diagonal is framed. Of more than MOST_LABELS labels,
+    see `_readable`.
     """
     from matplotlib import style
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
 
+    tables = [_readable(table) for table in tables]
     datasets, methods = (list(dict.fromkeys(table[key] for table in tables)) for key in ("dataset", "method"))
     shades = LinearSegmentedColormap.from_list("share", [PALETTE["card"], PALETTE["first"]])
     sizes = {table["dataset"]: len(table["labels"]) for table in tables}
@@ -184,6 +185,30 @@ def draw_confusion(tables: Sequence[Mapping[str, Any]]) -> str:
                 _matrix(axis, table, shades)
             top -= height
         return _svg_of(figure)
+
+
+def _readable(table):
+    """Return a table with how many of its labels are `summed` as its last one: none of at most MOST_LABELS.
+
+    Of more, those stay that are most often taken for another or another for them, then those of most rows.
+    """
+    labels, counts = table["labels"], table["counts"]
+    if len(labels) <= MOST_LABELS:
+        return table | {"summed": 0}
+    guessed = [sum(row[place] for row in counts) for place in range(len(labels))]
+
+    def rank(place):
+        rows = sum(counts[place]) + guessed[place]
+        return 2 * counts[place][place] - rows, -rows
+
+    shown = sorted(sorted(range(len(labels)), key=rank)[: MOST_LABELS - 1])
+    groups = [[place] for place in shown] + [sorted(set(range(len(labels))) - set(shown))]
+    columns = [*groups, [len(labels)]]
+    summed = [
+        [sum(counts[line][place] for line in lines for place in places) for places in columns] for lines in groups
+    ]
+    names = [*(labels[place] for place in shown), f"{len(groups[-1])} others"]
+    return table | {"labels": names, "counts": summed, "summed": len(groups[-1])}
 
 
 def _matrix(axis, table, shades):

@@ -86,9 +86,7 @@ def test_confusion_counts_every_answer_the_unread_ones_too():
     labels = [f"label {i}" for i in range(30)]
     many = {"labels": labels, "counts": [[100 + i] + [0] * 29 + [3] for i in range(30)]}
     few = {"labels": ["yes", "no & <more>"], "counts": [[5, 0, 2], [1, 7, 0]]}
-    tables = [
-        one | {"dataset": name, "method": "generate", "summed": 0} for name, one in (("many", many), ("few", few))
-    ]
+    tables = [one | {"dataset": name, "method": "generate"} for name, one in (("many", many), ("few", few))]
     svg = plots.draw_confusion(tables)
     found = texts(svg)
     assert {"many, generate", "few, generate", "no & <more>", "unread", "label 29", "129", "7"} <= set(found)
@@ -97,9 +95,21 @@ def test_confusion_counts_every_answer_the_unread_ones_too():
     assert plots.draw_confusion(tables) == svg
 
 
-def test_a_picture_of_summed_labels_says_so():
-    table = {"dataset": "d", "method": "generate", "labels": ["a", "541 others"], "counts": [[1, 0, 0], [0, 3, 0]]}
-    assert "d, generate: the 1 most confused of 542 labels" in texts(plots.draw_confusion([table | {"summed": 541}]))
+def test_of_many_labels_the_most_confused_are_drawn_and_the_rest_summed():
+    counts = [[2 * (place == line) for place in range(601)] for line in range(600)]
+    for gold, pred, rows in ((5, 7, 9), (7, 5, 4), (599, 600, 3), (1, 2, 1)):
+        counts[gold][pred] += rows
+    table = {"dataset": "d", "method": "generate", "labels": [f"l{i}" for i in range(600)], "counts": counts}
+    drawn = plots._readable(table)
+    assert len(drawn["labels"]) == 60 and drawn["labels"][-1] == "541 others" and drawn["summed"] == 541
+    assert {"l1", "l2", "l5", "l7", "l599"} < set(drawn["labels"])
+    place = drawn["labels"].index
+    assert drawn["counts"][place("l5")][place("l7")] == 9 and drawn["counts"][place("l599")][-1] == 3
+    assert drawn["counts"][-1][-2] == 2 * 541 and sum(map(sum, drawn["counts"])) == sum(map(sum, counts))
+    svg = plots.draw_confusion([table])
+    assert "d, generate: the 59 most confused of 600 labels" in texts(svg) and len(svg) < 1_000_000
+    few = {key: table[key][:60] for key in ("labels", "counts")}
+    assert plots._readable(table | few)["summed"] == 0
 
 
 def test_of_many_models_the_best_are_drawn():
@@ -135,7 +145,7 @@ NAMES = {
 def test_a_name_of_any_sort_is_text_in_every_picture(name):
     given, shown = NAMES[name]
     table = {"dataset": given, "method": "generate", "labels": [given, "b"], "counts": [[1, 2, 0], [3, 4, 1]]}
-    svg = plots.draw_confusion([table | {"summed": 0}])
+    svg = plots.draw_confusion([table])
     assert ElementTree.fromstring(inline_svg(svg, "p", given).replace("xlink:href", "href")) is not None
     assert shown is None or shown in texts(svg)
     svg = plots.draw_scores(score_rows([given], ["acts"], ["generate"]))
