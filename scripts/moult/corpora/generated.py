@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from moult.base.errors import UserError
 from moult.base.files import derive_seed, write_json, write_jsonl
+from moult.base.reasons import in_words
 from moult.base.rows import CorpusRow, Facts, Recipe, Reject, Usage
 from moult.base.section import Name, exactly_one
 from moult.base.stage import Experiment, Job
@@ -159,6 +160,9 @@ def write_corpus(
     kept, rejected, totals = result
     if not kept:
         raise UserError(f"{corpus}: every row was rejected, the first for {rejected[0]['reason']!r}.")
+    if rejected:
+        told = "%d of %d rows are left out (rejects.jsonl): %s"
+        logger.warning(told, len(rejected), len(kept) + len(rejected), in_words(row["reason"] for row in rejected))
     write_jsonl(rejects, rejected)
     write_json(usage, totals)
     write_jsonl(corpus, kept)

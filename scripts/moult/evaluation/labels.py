@@ -123,6 +123,8 @@ def _predict_labels(cfg, suite, model):
     """What is predicted: every dataset of a suite that the model is needed for, by every method, in one job."""
     entry = cfg.find("suites", suite).labels
     datasets = cfg.predicted[suite, model]
+    labels = [label for name in datasets for label in cfg.find("datasets", name).label_set["labels"]]
+    read = {"words": "unicode"} if "generate" in entry.methods and not all(map(str.isascii, labels)) else {}
     return {
         "suite": suite,
         "model": model,
@@ -131,6 +133,7 @@ def _predict_labels(cfg, suite, model):
         "max_tokens": entry.max_tokens,
         "datasets": {name: load_template(cfg.find("datasets", name).template) for name in datasets},
         "compute": compute_recipe(cfg, model),
+        **read,
         "version": VERSION,
     }
 

@@ -121,7 +121,7 @@ def confusion_tables(
     answers = answers_of(recipe["datasets"], predictions)
     tables = []
     for dataset, names in labels.items():
-        place = {label: index for index, label in enumerate(names)}
+        place: dict[str | None, int] = {label: index for index, label in enumerate(names)}
         for method in recipe["methods"]:
             counts = [[0] * (len(names) + 1) for _ in names]
             for row in answers[dataset]:

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +81,18 @@ def job(snakemake: Any) -> Iterator[stage.Job]:
 
     variables = list(variables_in(dict(snakemake.params.items())))
 
+    def show(sentence):
+        print(legible(redacted(f"{rule} {name}: {sentence}", *variables)), file=terminal, flush=True)
+
     def tell(sentence, traceback=False):
         # Where the log's own disk is full, the terminal has the sentence still.
         with contextlib.suppress(OSError):
             logging.info("%s", sentence, exc_info=traceback)
-        print(legible(redacted(f"{rule} {name}: {sentence}", *variables)), file=terminal, flush=True)
+        show(sentence)
 
     try:
         _log_to(snakemake.log[0], variables)
+        logging.root.addHandler(_Warnings(show))
         logging.info("%s %s%s", rule, name, f" ({allocation()})" if allocation() else "")
         lock = Path("scratch", "locks", rule, f"{name}.lock")
         gpus = snakemake.resources.get("gpu", 0)
@@ -145,6 +149,18 @@ class _Strict(logging.StreamHandler):
         if isinstance(sys.exception(), OSError):
             raise
         super().handleError(record)
+
+
+class _Warnings(logging.Handler):
+    """Shows the warnings of our own modules on the terminal too: what a user should know without opening a log."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self.addFilter(logging.Filter("moult"))
+        self.show = show
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.show(record.getMessage())
 
 
 class _Line(logging.Formatter):

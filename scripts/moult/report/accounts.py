@@ -1,21 +1,19 @@
 """Entries of the report: where every row went, what answers cost, how training went."""
 
 import base64
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from moult.base.files import read_csv, read_json, read_jsonl
+from moult.base.reasons import kinds
 from moult.evaluation.kinds import SuiteKind
 from moult.evaluation.suites import KINDS
 from moult.report import plots
 from moult.report.lineage import Artefact, in_order
 
 SAMPLES = 3
-# What differs between reasons of one kind: numbers, and what is quoted.
-_PARTICULARS = re.compile(r"\d[\d.,]*\d|\d|'[^']*'|\"[^\"]*\"")
 
 
 def dataset_entry(one: Artefact, leaks: Mapping[str, list[dict[str, str]]], root: Path) -> dict[str, Any]:
@@ -116,16 +114,4 @@ def _account(one, given, kept, reasons, unused=0):
     rejected = sum(reasons.values())
     account = {"key": one["key"], "name": one["name"], "kind": one["kind"], "given": given, "kept": kept}
     account |= {"unused": unused, "rejected": rejected, "missing": given - kept - unused - rejected}
-    return account | {"reasons": sorted(_by_kind(reasons).items(), key=lambda one: -one[1])}
-
-
-def _by_kind(reasons):
-    """Return reason → rows, a single reason for those that differ in a number or in what they quote."""
-    kinds = {}
-    for reason, count in reasons.items():
-        kinds.setdefault(_PARTICULARS.sub("…", reason), []).append((reason, count))
-    found = {}
-    for kind, alike in kinds.items():
-        first = max(alike, key=lambda one: one[1])[0]
-        found[first if len(alike) == 1 else f"{kind} (such as: {first})"] = sum(count for _, count in alike)
-    return found
+    return account | {"reasons": list(kinds(reasons.elements()).items())}

@@ -63,7 +63,7 @@ def encode_examples(
             what = "the prompt up to its last video, the answer and its end are"
         room, kept = max_length - len(answer), len(head) if videos else 0
         if room - kept < 1:
-            reason = f"{what} {len(answer) + kept} tokens, max_length is {max_length}"
+            reason = f"{what} too long, max_length is {max_length}"
             dropped.append({"uid": example.uid, "reason": reason})
             continue
         truncated += len(prompt) > room
@@ -94,7 +94,7 @@ def encode_pairs(
         head = [token for token in prompt[:1] if token == tokenizer.bos_token_id]
         room = max_length - longest
         if room < 1:
-            reason = f"the longer answer and its end are {longest} tokens, max_length is {max_length}"
+            reason = f"the longer answer and its end are too long, max_length is {max_length}"
             dropped.append({"uid": pair.uid, "reason": reason})
             continue
         truncated += len(prompt) > room

@@ -265,6 +265,11 @@ class Dataset(Section):
         }
 
     @property
+    def language(self) -> str:
+        """Language of the texts, as ISO 639 has it; `und` where nobody says it."""
+        return self.label_set["language"] if self.label_set else BY_NAME[self.format].language
+
+    @property
     def template(self) -> str | None:
         """Name of the prompt template of this dataset's rows; None where a row has its own prompt."""
         form = BY_NAME[self.format]

@@ -1,6 +1,6 @@
 """What a dataset format declares, and the base class of formats whose fields are texts."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -85,8 +85,11 @@ class Format:
         """Return, as plain JSON, what makes a row the row it is: a hash of it names a row without an id."""
         return [prepared.get("title"), prepared["text"]]
 
-    def another_name(self, uid: str, prepared: Mapping[str, Any], seen: Collection[str]) -> str | None:
-        """Return another name for a row whose id an earlier row has; None where such a row is rejected."""
+    def another_name(self, uid: str, prepared: Mapping[str, Any], seen: dict[str, int]) -> str | None:
+        """Return another name for a row whose id an earlier row has; None where such a row is rejected.
+
+        seen: all names so far, each with the last number that was put behind it; 1: none.
+        """
         return None
 
     def attach(

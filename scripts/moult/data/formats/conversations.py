@@ -8,9 +8,8 @@ a conversation (`mask_history: false`) and on no prompt (`train_on_prompt: false
 A prepared row keeps the conversation, and the row as its file spells it, so that what goes in comes out (`exports.py`).
 """
 
-import itertools
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from moult.data.formats.messages import Unusable, text_of
 from moult.data.parquet import read_rows
 from moult.data.prompts import Example
 from moult.data.readers import RawRow, json_frame, read_spelt
-from moult.data.videos.attach import Attached, attach_videos
+from moult.data.videos.attach import Attached, attach_videos, find_video
 
 # The file of a prepared dataset that says how its rows were spelt.
 SPELLING = "conversations.json"
@@ -106,11 +105,13 @@ class Conversations(Format):
     def content(self, prepared: Mapping[str, Any]) -> Any:
         return prepared["meta"]["messages"]
 
-    def another_name(self, uid: str, prepared: Mapping[str, Any], seen: Collection[str]) -> str | None:
+    def another_name(self, uid: str, prepared: Mapping[str, Any], seen: dict[str, int]) -> str | None:
         """Return a name with a hash of the content: LLaMA-Factory knows no ids, and mixed files repeat them."""
-        named = f"{uid}-{digest(self.content(prepared))[:12]}"
-        names = itertools.chain([named], (f"{named}-{count}" for count in itertools.count(2)))
-        return next(name for name in names if name not in seen)
+        named = name = f"{uid}-{digest(self.content(prepared))[:12]}"
+        while name in seen:
+            seen[named] += 1
+            name = f"{named}-{seen[named]}"
+        return name
 
     def attach(
         self, rows: list[dict[str, Any]], folder: str | Path, recipe: Recipe, scratch: Path, wanted: int, workers: int
@@ -124,7 +125,7 @@ class Conversations(Format):
         for row in rows:
             for medium in row.get("media", ()):
                 path = Path(medium["path"])
-                inside = not path.is_absolute() and Path(folder, path).is_file()
+                inside = not path.is_absolute() and find_video(folder, [path.as_posix()])[0]
                 shown.append(row | {"meta": {"video": path.as_posix() if inside else path.name}})
         if not shown:
             return rows, [], [], []
