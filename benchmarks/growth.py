@@ -251,7 +251,8 @@ MODELS = ("one", "other")
 DATASETS = ("acts", "moods", "topics")
 METRICS = (
     "accuracy macro_f1 macro_f1_occurring macro_precision macro_precision_occurring macro_recall "
-    "macro_recall_occurring weighted_f1 weighted_precision weighted_recall unknown_rate multi_rate error_rate majority_accuracy"
+    "macro_recall_occurring weighted_f1 weighted_precision weighted_recall unknown_rate multi_rate error_rate "
+    "majority_accuracy"
 ).split()
 STEPS = {
     "start": Step(lambda size: None, lambda size: __import__("moult.data.prepare"), (1,)),
