@@ -62,8 +62,7 @@ def label_metrics(
     truth = np.array([place[label] for label in gold], dtype=np.int64)
     guess = np.array([place.get(label, size) for label in pred], dtype=np.int64)
     n = len(truth)
-    cells, cell_of, counts = np.unique(truth * (size + 1) + guess, return_inverse=True, return_counts=True)
-    cell_of = cell_of.astype(np.int32)
+    cells, counts = np.unique(truth * (size + 1) + guess, return_counts=True)
     places = cells // (size + 1), cells % (size + 1)
     seen = _sums(*places, counts, size)
     occurring = (seen["support"] + seen["guessed"]) > 0
@@ -80,7 +79,7 @@ def label_metrics(
         "guessed": seen["guessed"] + UNSEEN * given + exchanged + other,
     }
     middle = _averages(_by_label(expected), expected, occurring)
-    drawn = _resampled(places, cell_of, counts, size, seed)
+    drawn = _resampled(places, counts, size, seed)
     resamples = [_averages(_by_label(sums, by_label), sums, occurring) for sums in drawn]
     result = {}
     for name, value in point.items():
@@ -105,28 +104,30 @@ def _sums(truth, guess, counts, size):
     }
 
 
-def _resampled(places, cell_of, counts, size, seed):
+def _resampled(places, counts, size, seed):
     """Yield the sums (see `_sums`) of RESAMPLES resamples of rows, [resamples, labels], some at a time.
-
-    cell_of: the cell of each row.
 
     A row that was not seen has the label of one that was. It is right; or another label, or none, is read; or it has
     that other label, and its own is read.
     """
     import numpy as np
 
-    random, n = np.random.default_rng(seed), len(cell_of)
-    truth, guess = places
+    random, n = np.random.default_rng(seed), int(counts.sum())
+    # A draw per row is faster than one per cell for cells of few rows: those stand last, and are drawn as one first.
+    order = np.argsort(-counts, kind="stable")
+    (truth, guess), counts = (place[order] for place in places), counts[order]
+    many = int((counts >= 10).sum())
+    few = np.repeat(np.arange(len(counts) - many), counts[many:])
+    chances = np.append(counts[:many], len(few)) / n
+    given = np.bincount(truth, counts, size) / n
     at_once = max(1, AT_ONCE // size)
     for begun in range(0, RESAMPLES, at_once):
         sums = []
         for unseen in random.binomial(n, 2 * UNSEEN / (n + 2 * UNSEEN), size=min(at_once, RESAMPLES - begun)):
-            # Of the same distribution; a draw per row is faster than one per cell where most cells are of few rows.
-            if 10 * len(counts) < n:
-                drawn = random.multinomial(n - unseen, counts / n)
-            else:
-                drawn = np.bincount(cell_of[random.integers(n, size=n - unseen)], minlength=len(counts))
-            labels = truth[cell_of[random.integers(n, size=unseen)]]
+            drawn = random.multinomial(n - unseen, chances)
+            rows = few[random.integers(max(1, len(few)), size=drawn[-1])]
+            drawn = np.append(drawn[:-1], np.bincount(rows, minlength=len(counts) - many))
+            labels = random.choice(size, unseen, p=given)
             others = (labels + 1 + random.integers(size, size=unseen)) % (size + 1)
             others = np.where(random.random(unseen) < 0.5, labels, others)
             exchanged = (random.random(unseen) < 0.5) & (others < size)
