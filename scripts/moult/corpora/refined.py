@@ -13,7 +13,7 @@ from moult.base.reasons import in_words
 from moult.base.rows import CorpusRow, Facts, Recipe, RefinedRow, Reject, Usage
 from moult.base.section import Name, Section, exactly_one
 from moult.base.stage import Experiment, Job
-from moult.corpora.generated import check_rows
+from moult.corpora.generated import check_rows, left_beside, nothing_kept
 from moult.corpora.kind import Generated
 from moult.data.fields import Decoding, Prompt, Split
 from moult.data.prompts import as_material, load_template, render
@@ -78,6 +78,11 @@ class Refined(Generated, Refining):
     doing: ClassVar = "refining the answers {corpus}"
     run: ClassVar = "moult.corpora.refined:run"
     writes: ClassVar = "answers"
+    shown: ClassVar = {
+        "prompt": (),
+        "revise_prompt": ("previous", "feedback", "hints"),
+        "judge_prompt": ("answer", "fence"),
+    }
 
     kind: Literal["refined"] = Field(
         description="Kind of corpus: answers that a judge accepted, at once or after revision."
@@ -317,7 +322,8 @@ def write_refined(
     """
     kept, rejected, totals = result
     if not kept and not may_be_empty:
-        raise UserError(f"{corpus}: every row was rejected, the first for {rejected[0]['reason']!r}.")
+        raise nothing_kept(corpus, rejected)
+    left_beside(corpus).unlink(missing_ok=True)
     if not kept:
         logger.warning("nothing was accepted: this round trains nothing, its model equals the one before")
     if rejected:

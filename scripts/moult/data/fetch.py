@@ -29,7 +29,7 @@ def fetch_dataset(sources: Sequence[Mapping[str, Any]], local: Iterable[str], ta
     local = iter(local)
     with whole_directory(target) as folder:
         for source in sources:
-            place = folder / source["split"] / f"{source['index']:02d}-{_short(source['basename'])}"
+            place = folder / placed(source)
             place.parent.mkdir(parents=True, exist_ok=True)
             if source["kind"] == "path":
                 shutil.copyfile(next(local), place)
@@ -50,6 +50,11 @@ def fetch_dataset(sources: Sequence[Mapping[str, Any]], local: Iterable[str], ta
 def _short(name):
     """Return a file's name, or its end where a disk would not take it with a number before it."""
     return name if len(name.encode()) <= LONGEST else name.encode()[-LONGEST:].decode("utf-8", "ignore")
+
+
+def placed(source: Mapping[str, Any]) -> str:
+    """Return the path of a raw file below the folder of a dataset's raw files."""
+    return f"{source['split']}/{source['index']:02d}-{_short(source['basename'])}"
 
 
 def _fetch_url(source, place):
@@ -83,3 +88,4 @@ def _fetch_hub(source, place):
 def run(job: Job) -> None:
     """Do the job of fetch_dataset."""
     fetch_dataset(job.recipe["sources"], job.inputs.local, job.outputs.raw)
+    job.used = {path: ["."] for path in job.inputs.local}

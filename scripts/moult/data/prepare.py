@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from moult.base.errors import UserError
-from moult.base.files import derive_seed, digest, whole_directory, write_json, write_jsonl
+from moult.base.files import derive_seed, digest, read_jsonl, whole_directory, write_json, write_jsonl
 from moult.base.reasons import in_words, kinds
 from moult.base.rows import Facts, RawReject, Recipe
 from moult.base.stage import Job
@@ -16,6 +16,7 @@ from moult.data.formats import BY_NAME
 from moult.data.leakage import normalised
 from moult.data.parquet import write_parquet
 from moult.data.splits import drawn
+from moult.data.videos.attach import looked_for
 from moult.data.videos.frames import Frames, contact_sheet
 
 # Raise when the same raw files would now give other rows.
@@ -243,3 +244,6 @@ def run(job: Job) -> None:
     job.facts = prepare_dataset(
         job.recipe, job.inputs.raw, outputs.dataset, videos=videos, scratch=job.scratch, workers=job.threads
     )
+    if videos and "videos_manifest" not in job.inputs.keys():
+        listed = read_jsonl(Path(outputs.dataset, "videos.jsonl"))
+        job.used = {videos: looked_for(listed, job.recipe["name"])}

@@ -225,6 +225,7 @@ STAGES = (
         names=lambda cfg: list(cfg.measured),
         recipe=_plot_confusion,
         inputs=lambda cfg, *names: _predictions(cfg, names[0], names[1], "file") | _datasets(cfg.measured[names]),
+        sealed=False,
     ),
 )
 LABELS = SuiteKind(

@@ -86,3 +86,8 @@ def parse_pair(text: str, criteria: Sequence[str]) -> dict[str, Any] | None:
             return None
     scores = {name: {one: reply[name][one] for one in criteria} for name in ("answer_1", "answer_2")}
     return {"justification": reply["justification"], **scores}
+
+
+def label_key(label: str) -> str:
+    """Return what a label is found by in an answer; two labels of one key cannot be told apart."""
+    return _folded(label).strip()

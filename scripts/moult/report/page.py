@@ -3,18 +3,27 @@
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from moult.base.files import digest, read_csv, write_text_atomic
 from moult.base.legible import legible
-from moult.base.paths import RESOURCES
+from moult.base.paths import RESOURCES, ROOT
 from moult.base.rows import Facts, Recipe
 from moult.evaluation.kinds import PERCENT, SuiteKind
 from moult.evaluation.suites import KINDS
 from moult.report import graphs
-from moult.report.accounts import asking_cost, corpus_entry, dataset_entry, loss_entry, row_accounts, total_cost
+from moult.report.accounts import (
+    add_payments,
+    asking_cost,
+    corpus_entry,
+    dataset_entry,
+    loss_entry,
+    row_accounts,
+    total_cost,
+)
 from moult.report.lineage import draw_lineage, measurements_of, package_versions, read_manifests, stale_parents
 from moult.report.svg import inline_svg
 
@@ -72,11 +81,13 @@ def write_report(
     costs = corpora + [asking_cost(one, root) for one in paid]
     accounts = row_accounts(made, corpora, root, kinds)
     lost = [account for account in accounts if account["rejected"]]
+    beside = add_payments(costs, root.name)
     page = {
         "title": title,
         "experiment": root.name,
         "limit": limit,
         "seed": seed,
+        "again": command_of(root),
         "build": digest({key: one["content"] for key, one in made.items()}),
         "artefacts": made,
         "measured": measured,
@@ -90,7 +101,7 @@ def write_report(
         "corpora": corpora,
         "paid": {one["kind"]: verbs[one["kind"]] for one in paid},
         "costs": costs,
-        "cost": total_cost(costs),
+        "cost": total_cost(costs, beside),
         "accounts": accounts,
         "lost": sorted(lost, key=lambda account: -account["rejected"] / max(account["given"], 1)),
         "rejected": {account["key"]: account for account in lost},
@@ -111,6 +122,19 @@ def _spans(columns, most):
     parts = -(-len(columns) // most)
     size = -(-len(columns) // parts) if parts else 1
     return [(begin, min(begin + size, len(columns))) for begin in range(0, len(columns), size)]
+
+
+def command_of(root: Path, checkout: Path = ROOT) -> str:
+    """Return the command that builds an experiment again, in the folder in which it was built.
+
+    A workflow that has Moult as a module keeps no config beside the results; its own command does it.
+    """
+    if not (root / "config.yaml").exists():
+        return "snakemake --cores all"
+    words = ["snakemake", "--configfile", f"{root.as_posix()}/config.yaml"]
+    if Path.cwd() != checkout:
+        words += ["--snakefile", str(checkout / "Snakefile")]
+    return shlex.join([*words, "--cores", "all"])
 
 
 def _link(path, page):

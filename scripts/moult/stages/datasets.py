@@ -213,6 +213,7 @@ STAGES = (
         names=_named,
         recipe=check_leakage,
         inputs=lambda cfg, name: {"dataset": Ref("datasets", name)},
+        sealed=False,
     ),
     Stage(
         rule="export_dataset",
@@ -231,5 +232,7 @@ STAGES = (
         doing="writing one dataset_info.json for all exports",
         run="moult.data.exports:run_index",
         inputs=lambda cfg: {"exports": [Ref("exports", name) for (name,) in _exported(cfg)]},
+        file="exports/dataset_info.json",
+        sealed=False,
     ),
 )

@@ -1,10 +1,10 @@
 """What a dataset format declares, and the base class of formats whose fields are texts."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from moult.base.errors import UserError, nearest
+from moult.base.errors import UserError, ended, nearest
 from moult.base.rows import Recipe, Template
 from moult.data.excerpts import printable
 from moult.data.prompts import Example
@@ -63,12 +63,16 @@ class Format:
         columns = recipe["columns"]
         for number, row, reason in read_raw(path):
             if reason is None:
+                absent = {field: column for field, column in columns.items() if column not in row}
+                if absent and path.suffix.lower() not in WITHOUT_HEADER:
+                    raise UserError(ended(f"{path.name}, row {number}: {no_column(absent, row)}"))
                 row = row | {field: row[column] for field, column in columns.items() if column in row}
                 if missing := next((field for field in self.needed if field not in row), None):
                     reason = f"no column {columns.get(missing, missing)!r}"
                     remedy = f"map it with `columns: {{{missing}: <your column>}}`"
                     if path.suffix.lower() not in WITHOUT_HEADER:
                         there = ", ".join(map(printable, row))
+                        remedy = _other_separator(path, row) or remedy
                         raise UserError(f"{path.name}, row {number}: {reason} (there is {there}); {remedy}.")
                     reason = f"{reason}; {remedy}"
             yield number, row, reason
@@ -107,6 +111,23 @@ class Format:
     ) -> tuple[list[Example], list[tuple[str, str]]]:
         """Return (training examples, (uid, reason) of rows that are none) of a split of a prepared dataset."""
         raise UserError(f"{folder}: rows of format {self.name} have no answer to train on.")
+
+
+def no_column(absent: Mapping[str, str], row: Iterable[str]) -> str:
+    """Return that a file lacks a column that `columns` names. absent: field → column. row: the columns that it has."""
+    field, column = next(iter(absent.items()))
+    near = nearest(column, list(map(printable, row)))
+    return f"no column {column!r}, which `columns` names as its {field}{near}"
+
+
+def _other_separator(path, row):
+    """Return the remedy for a table whose header is one cell, because its cells are told apart by something else."""
+    usual = "," if path.suffix.lower() == ".csv" else "\t"
+    spelt = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
+    found = next((mark for mark in spelt if mark != usual and len(row) == 1 and mark in next(iter(row))), None)
+    if not found:
+        return None
+    return f"its cells are told apart by {spelt[found]}, and by {spelt[usual]} where a file is called so; export it so"
 
 
 class TextFormat(Format):

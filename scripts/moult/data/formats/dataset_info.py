@@ -21,6 +21,11 @@ def dataset_of_info(path: str | Path, entries: Mapping[str, str], files: Mapping
     `files` (split → source) are the user's own, which an entry on a hub needs. ValueError, with what to write instead,
     where an entry is not there, is no data for supervised fine-tuning, or differs from the entries of the other splits.
     """
+    if not Path(path).is_file():
+        raise ValueError(
+            f"dataset_info: {path}: cannot be read, it is no file (looked in {Path.cwd()}); give its path, relative "
+            "to the working directory"
+        )
     try:
         info = read_json(path, "give the path of a dataset_info.json, relative to the working directory")
     except UserError as error:

@@ -35,6 +35,19 @@ def video_names(row: Mapping[str, Any], dataset: str) -> list[str]:
     return [*names, *(name.replace("$_$", "_").replace("/", "_") for name in names)]
 
 
+def looked_for(listed: Iterable[Mapping[str, Any]], dataset: str) -> list[str]:
+    """Return the names under which the videos of rows were found, or would have been; listed: facts per file."""
+    names: set[str] = set()
+    for facts in listed:
+        after_id = video_names({"uid": facts["uid"], "meta": {}}, dataset)
+        names.update(after_id if facts["video"] in after_id else [facts["video"]])
+    return sorted(name for name in names if not _outside(name))
+
+
+def _outside(name):
+    return Path(name).is_absolute() or ".." in Path(name).parts
+
+
 def find_video(folder: str | Path, names: Iterable[str]) -> tuple[Path, None] | tuple[None, str]:
     """Return (path of the first of the names that is there, None), or (None, why there is none).
 
@@ -42,7 +55,7 @@ def find_video(folder: str | Path, names: Iterable[str]) -> tuple[Path, None] | 
     """
     for name in dict.fromkeys(names):
         # By the name alone: the files may well be links.
-        if Path(name).is_absolute() or ".." in Path(name).parts:
+        if _outside(name):
             return None, "the video lies outside of the folder of videos"
         try:
             spellings = dict.fromkeys([name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))])
