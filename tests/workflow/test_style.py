@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from moult.base.stage import nothing
 from moult.config.load import load_file
 from moult.stages import BY_RULE, STAGES
 from packaging.requirements import Requirement
@@ -46,9 +45,9 @@ def test_every_stage_has_its_rule_and_its_function_and_the_reverse():
 def test_every_rule_asks_its_own_stage_for_everything(stage):
     text = RULES[stage.rule]
     asked = re.findall(r'(\w+)_of\("(\w+)"\)', text)
-    adaptors = {"threads", "needs", "params"}
+    # Inputs even where there are none: when they are asked for, what is there is looked at.
+    adaptors = {"threads", "needs", "params", "inputs"}
     adaptors |= {"names"} if stage.wildcards else set()
-    adaptors |= set() if stage.inputs is nothing else {"inputs"}
     assert set(asked) == {(adaptor, stage.rule) for adaptor in adaptors}
     job = "/".join([stage.rule, *(f"{{{name}}}" for name in stage.wildcards)])
     assert f'job="{job}",' in text
