@@ -33,7 +33,7 @@ def _read_split(split, paths, recipe):
             if reason is None:
                 content = digest(form.content(prepared))
                 # A hash of its content names a row without an id, so that reordering a file renames nothing.
-                uid = f"{recipe['name']}:{split}:{_id_of(row, form) or content[:12]}"
+                uid = f"{recipe['name']}:{split}:{form.id_of(row) or content[:12]}"
                 if form.repeated and content in contents:
                     reason = form.repeated
                 elif uid in seen:
@@ -47,12 +47,6 @@ def _read_split(split, paths, recipe):
                 told = {"dataset": recipe["name"], "split": split, "source": source, "reason": reason}
                 rejects.append(told | excerpt(row))
     return rows, rejects, count
-
-
-def _id_of(row, form):
-    """Return the first id that a row has, None where it has none."""
-    texts = (row.get(field) for field in form.ids)
-    return next((text.strip() for text in texts if isinstance(text, str) and text.strip()), None)
 
 
 def prepare_dataset(
@@ -135,12 +129,19 @@ def _by_chance(rows, seed):
 
 
 def _carve(split, splits, recipe):
-    """Draw a split that has no file from train, with the seed; nothing is drawn where train is too small for two."""
+    """Draw a split that has no file from train, with the seed; nothing is drawn where train is too small for two.
+
+    A row brings along those that its format does not part from it.
+    """
     rows, fraction = splits.get("train", ()), recipe.get(f"{split}_fraction")
     if split in splits or not fraction or len(rows) < 2:
         return
     count = min(max(1, round(len(rows) * fraction)), len(rows) - 1)
-    chosen = {row["uid"] for row in _by_chance(rows, derive_seed(recipe["seed"], split))[:count]}
+    together, seed = BY_NAME[recipe["format"]].together, derive_seed(recipe["seed"], split)
+    drawn = {together(row): None for row in _by_chance(rows, seed)[:count]}
+    chosen = {row["uid"] for row in rows if together(row) in drawn}
+    if len(chosen) == len(rows):
+        return
     splits["train"] = [row for row in rows if row["uid"] not in chosen]
     splits[split] = [row | {"split": split} for row in rows if row["uid"] in chosen]
 

@@ -106,8 +106,20 @@ def sampled_frames(dataset: Dataset) -> Recipe:
 
 def check_leakage(cfg: Config, name: str) -> Recipe:
     """What counts as leakage, and what then."""
-    leakage = cfg.find("datasets", name).leakage
-    return {"name": name, "near": leakage.near, "found": leakage.found, "version": leakage_check.VERSION}
+    leakage, beside = cfg.find("datasets", name).leakage, _beside(cfg, name)
+    recipe = {"name": name, "near": leakage.near, "found": leakage.found, "version": leakage_check.VERSION}
+    return recipe | ({"beside": beside} if beside else {})
+
+
+def _beside(cfg, name):
+    """The datasets that may hold a question of this one: judged items, since one question is graded and compared."""
+    judged = [one.name for one in cfg.datasets if one.shape == "judge_items"]
+    return [other for other in judged if other != name] if name in judged else []
+
+
+def _looked_through(cfg, name):
+    beside = [Ref("datasets", other) for other in _beside(cfg, name)]
+    return {"dataset": Ref("datasets", name)} | ({"beside": beside} if beside else {})
 
 
 def training_dataset(cfg: Config, source: str) -> Dataset:
@@ -200,7 +212,7 @@ STAGES = (
         wildcards=("dataset",),
         names=_named,
         recipe=check_leakage,
-        inputs=lambda cfg, name: {"dataset": Ref("datasets", name)},
+        inputs=_looked_through,
     ),
     Stage(
         rule="export_dataset",

@@ -1,10 +1,12 @@
 """What a dataset format declares, and the base class of formats whose fields are texts."""
 
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from moult.base.errors import UserError, nearest
+from moult.base.files import digest
 from moult.base.rows import Recipe, Template
 from moult.data.excerpts import printable
 from moult.data.prompts import Example
@@ -85,9 +87,24 @@ class Format:
         """Return, as plain JSON, what makes a row the row it is: a hash of it names a row without an id."""
         return [prepared.get("title"), prepared["text"]]
 
+    def id_of(self, row: RawRow) -> str | None:
+        """Return the first id that a row has, None where it has none."""
+        texts = (row.get(field) for field in self.ids)
+        return next((text.strip() for text in texts if isinstance(text, str) and text.strip()), None)
+
     def another_name(self, uid: str, prepared: Mapping[str, Any], seen: Collection[str]) -> str | None:
         """Return another name for a row whose id an earlier row has; None where such a row is rejected."""
         return None
+
+    def named_by_content(self, uid: str, prepared: Mapping[str, Any], seen: Collection[str]) -> str:
+        """Return a name that no row has yet, with a hash of the content."""
+        named = f"{uid}-{digest(self.content(prepared))[:12]}"
+        names = itertools.chain([named], (f"{named}-{count}" for count in itertools.count(2)))
+        return next(name for name in names if name not in seen)
+
+    def together(self, row: Mapping[str, Any]) -> str:
+        """Return what names the rows that a split drawn from train takes all or none of: a row is alone."""
+        return row["uid"]
 
     def attach(
         self, rows: list[dict[str, Any]], folder: str | Path, recipe: Recipe, scratch: Path, wanted: int, workers: int

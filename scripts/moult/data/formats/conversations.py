@@ -8,14 +8,13 @@ a conversation (`mask_history: false`) and on no prompt (`train_on_prompt: false
 A prepared row keeps the conversation, and the row as its file spells it, so that what goes in comes out (`exports.py`).
 """
 
-import itertools
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from moult.base.errors import UserError, nearest
-from moult.base.files import digest, write_json
+from moult.base.files import write_json
 from moult.base.rows import Message, Recipe, Template
 from moult.data.formats.base import DatasetEntry, Format
 from moult.data.formats.messages import Unusable, text_of
@@ -107,10 +106,8 @@ class Conversations(Format):
         return prepared["meta"]["messages"]
 
     def another_name(self, uid: str, prepared: Mapping[str, Any], seen: Collection[str]) -> str | None:
-        """Return a name with a hash of the content: LLaMA-Factory knows no ids, and mixed files repeat them."""
-        named = f"{uid}-{digest(self.content(prepared))[:12]}"
-        names = itertools.chain([named], (f"{named}-{count}" for count in itertools.count(2)))
-        return next(name for name in names if name not in seen)
+        """LLaMA-Factory knows no ids, and mixed files repeat them."""
+        return self.named_by_content(uid, prepared, seen)
 
     def attach(
         self, rows: list[dict[str, Any]], folder: str | Path, recipe: Recipe, scratch: Path, wanted: int, workers: int
