@@ -9,6 +9,7 @@ from moult.base.paths import own_in_place_of_shipped
 from moult.config.checks import remote_endpoints
 from moult.config.experiment import Config
 from moult.config.load import load
+from moult.data import rubrics
 from moult.inference.remote.connection import proxy_of
 from moult.planning.partitions import SHIPPED, VARIABLE, Site
 from moult.stages.datasets import raw_sources
@@ -44,7 +45,7 @@ def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: 
             raise UserError("\n".join(f"{source}: {line}" for line in contradictions))
         for line in cfg.hub_needs(made):
             warn(f"{line}.")
-        for kind in ("prompts", "labels"):
+        for kind in ("prompts", "labels", rubrics.KIND):
             for name in own_in_place_of_shipped(kind):
                 warn(f"{kind}/{name}.yaml: stands in place of the file of this name that comes with Moult.")
     for place in cfg.unpinned():
