@@ -257,6 +257,37 @@ class Judgement(TypedDict):
     raw: str | None
 
 
+class Verdict(TypedDict):
+    """What a judge said of an item that people judged. `verdicts/<suite>/<judge>.jsonl`; written by `judge_items`.
+
+    method: compare, grade, or by_grades (two answers, each graded alone); order: original, swapped, or None where
+    nothing was asked; status: ok, unknown, error or unanswered; winner: of a pair, in the item's own order; grade: of
+    one answer; scores: dimension → 1 to 10, of a pair for A and B; rubric: its name; lengths: characters of the
+    answers. The rest is the item's, see `JudgeItem`.
+    """
+
+    uid: str
+    dataset: str
+    judge: str
+    method: Literal["compare", "grade", "by_grades"]
+    order: str | None
+    status: str
+    winner: Literal["A", "B", "Tie"] | None
+    grade: float | None
+    scores: dict[str, Any] | None
+    feedback: str | None
+    raw: str | None
+    rubric: str | None
+    lengths: list[int]
+    human: Any
+    annotators: list[Any] | None
+    category: str | None
+    scenario: str | None
+    tag: str | None
+    labels: NotRequired[list[str]]
+    scale: NotRequired[list[int]]
+
+
 class Score(TypedDict):
     """A metric of a model, setting or corpus. `scores/<suite>/<name>.csv` and `scores/summary.csv`; written by
     `score_labels`, `score_judgements` and `tabulate_scores`. The sources of published values have two columns each:
