@@ -105,8 +105,12 @@ def _means(columns, seed):
 
 
 def _by_label(items, seed):
-    """Precision, recall and F1 over the declared labels in the forward order; Cohen's kappa in each order and both."""
-    labels = list(dict.fromkeys(label for item in items for label in item.row["labels"]))
+    """Precision, recall and F1 in the forward order; Cohen's kappa in each order and both.
+
+    They are over the declared labels that people used: the same for all judges, and a perfect one has 1.
+    """
+    used = {item.human for item in items}
+    labels = [label for label in ("A", "B", "Tie") if label in used]
     said = {order: [item for item in items if order in item.said] for order in ("original", "swapped")}
     found, forward = {}, said["original"]
     if forward:

@@ -50,7 +50,7 @@ class Known:
         return read_jsonl(path) if path.exists() else None
 
     def questions(self, dataset: str, splits: Sequence[str]) -> list[Any] | None:
-        """Return the questions of a dataset's splits; None, and a note, where they cannot be had."""
+        """Return the questions, or judged items, of a dataset's splits; None, and a note, where they cannot be had."""
         try:
             rows, origin = self.estimator.questions(dataset)
         except UserError as error:
@@ -70,13 +70,15 @@ class Estimator:
 
     def jobs(self) -> list[dict[str, Any]]:
         """Return what each job that asks endpoints would ask and cost, as plain JSON; None stands for unknown."""
-        return [
-            self._job(stage, names) for stage in STAGES if stage.asks is not None for names in stage.planned(self.cfg)
-        ]
+        asking = [stage for stage in STAGES if stage.asks is not None]
+        jobs = [self._job(stage, names) for stage in asking for names in stage.planned(self.cfg)]
+        return [job for job in jobs if job]
 
     def _job(self, stage, names):
         known = Known(self)
         asking = stage.asks(self.cfg, known, *names)
+        if asking is None:
+            return None
         clients = {part: client_of(self.cfg, name) for part, name in asking.endpoints.items()}
         found = {"corpus": "/".join(names), "endpoint": " and ".join(asking.endpoints.values())}
         journal = Path("journal", stage.rule, f"{'/'.join(names)}.sqlite")
@@ -163,7 +165,7 @@ class Estimator:
         """Return (all rows of a dataset as prompts need them, a note or None); UserError where they cannot be had."""
         prepared = self.results / "datasets" / name
         if Path(f"{prepared}.manifest.json").exists():
-            return rows_of(prepared), None
+            return rows_of(prepared, self.cfg.find("datasets", name).shape), None
         raw = self.results / "raw" / name
         rows = prepared_questions(self.cfg, name, raw if Path(f"{raw}.manifest.json").exists() else None)
         return rows, f"dataset {name} is not prepared yet, counted from its raw files"

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from moult.base.errors import UserError
 from moult.base.paths import own_in_place_of_shipped
+from moult.base.stage import Local
 from moult.config.checks import remote_endpoints
 from moult.config.experiment import Config
 from moult.config.load import load
 from moult.data import rubrics
+from moult.evaluation.suites import KINDS
 from moult.inference.remote.connection import proxy_of
 from moult.planning.partitions import SHIPPED, VARIABLE, Site
 from moult.stages.datasets import raw_sources
@@ -65,6 +67,12 @@ def absent_files(cfg: Config) -> Iterator[str]:
     for dataset in cfg.datasets:
         if dataset.videos and dataset.videos.path and not Path(dataset.videos.path).is_dir():
             yield f"dataset {dataset.name}: its videos' folder {_absent(dataset.videos.path)}"
+    for stage in (stage for kind in KINDS for stage in kind.stages):
+        for suite, *names in stage.names(cfg):
+            found = [one if isinstance(one, list) else [one] for one in stage.inputs(cfg, suite, *names).values()]
+            for path in (one.path for some in found for one in some if isinstance(one, Local)):
+                if not Path(path).exists():
+                    yield f"suite {suite}, {'/'.join(names)}: {_absent(path)}"
 
 
 def _absent(path):
