@@ -29,13 +29,19 @@ def grades(n=8):
 
 
 def judged_config():
-    enforced = {"datasets": ["pairs"], "sample": 4, "baselines": [], "decoding": {"max_tokens": 1500}}
+    enforced = {
+        "datasets": ["pairs"],
+        "sample": 4,
+        "baselines": [],
+        "decoding": {"max_tokens": 1500},
+    }
     suite = {
         "datasets": ["pairs", "grades"],
         "baselines": ["random", "first"],
         "form": "line",
         "references": True,
         "pairs": ["compare", "grades"],
+        "injections": True,
     }
     return {
         "name": "judged",

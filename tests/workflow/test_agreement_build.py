@@ -15,6 +15,9 @@ from pico import build_pico_model
 from pico_build import Folder
 from processes import kill_group, wait_for
 
+# Pairs in two orders and answer by answer, grades, and four pairs with seven attacks and without, in two orders.
+ASKED = 12 * 4 + 8 + 4 * (7 + 1) * 2
+
 
 @pytest.fixture(scope="module")
 def judge():
@@ -62,7 +65,7 @@ def test_every_judge_has_its_scores(measured):
 
 def test_an_item_without_a_rubric_is_judged_by_the_declared_one_and_counted(measured):
     manifest = json.loads((measured.path / "results/judged/verdicts/people/teacher.manifest.json").read_text())
-    assert manifest["facts"]["rubrics"] == {"default": 4 * 3 + 8, "math": 12, "writing": 12}
+    assert manifest["facts"]["rubrics"] == {"default": 4 * 3 + 8 + 64, "math": 12, "writing": 12}
     wanted = {f"results/judged/datasets/{name}" for name in ("pairs", "grades")}
     assert set(manifest["parents"]) == wanted
 
@@ -87,6 +90,7 @@ def test_the_report_shows_judges_their_bias_and_people(measured):
         "People among themselves",
         "agreement with people by category".replace("agreement", "Agreement"),
         "verdicts were by the rubric default",
+        "How far hidden instructions pull the judge",
         "so it is",
     ):
         assert words.lower() in page.lower(), words
@@ -96,7 +100,7 @@ def test_the_report_shows_judges_their_bias_and_people(measured):
 
 def test_nothing_of_an_item_reached_a_judge_outside_a_fence(measured, judge):
     asked = [body["messages"] for body in judge.asked]
-    assert len({json.dumps(one) for one in asked}) == 12 * 4 + 8
+    assert len({json.dumps(one) for one in asked}) == ASKED
     for system, user in asked:
         (fence,) = set(re.findall(r"mark ([0-9a-f]{12})", system["content"]))
         outside = re.sub(rf"\[{fence} (\w+)\]\n.*?\n\[{fence} end of \1\]", "", user["content"], flags=re.DOTALL)
@@ -116,7 +120,7 @@ def test_another_test_set_asks_for_its_own_items_only(measured, tmp_path, judge)
     assert run.returncode == 0, run.stdout + run.stderr
     # Its grades ask what others asked before: of the three, none is new.
     assert len(judge.asked) == before
-    assert len(read_jsonl(copy.path / "results/judged/verdicts/people/teacher.jsonl")) == 12 * 3 + 8 + 3
+    assert len(read_jsonl(copy.path / "results/judged/verdicts/people/teacher.jsonl")) == 12 * 3 + 8 + 64 + 3
 
 
 def test_a_killed_judge_goes_on_and_asks_nothing_twice(tmp_path):
@@ -134,7 +138,7 @@ def test_a_killed_judge_goes_on_and_asks_nothing_twice(tmp_path):
         run = folder.snakemake(target)
         assert run.returncode == 0, run.stdout + run.stderr
         asked = [str(body) for body in server.asked]
-        assert len(set(asked)) == 12 * 4 + 8
+        assert len(set(asked)) == ASKED
         # Of those in flight when it was killed, at most `concurrency` are asked again.
         assert len(asked) - len(set(asked)) <= 2
     assert {row["status"] for row in read_jsonl(tmp_path / target)} == {"ok"} and len(pairs()) == 12
@@ -144,5 +148,5 @@ def test_the_estimate_knows_every_request(measured, monkeypatch):
     monkeypatch.chdir(measured.path)
     found = {job["corpus"]: job for job in Estimator(load(measured.config)).jobs()}
     assert set(found) == {"people/teacher", "enforced/served"}
-    assert (found["people/teacher"]["rows"], found["people/teacher"]["ask"]) == (12 * 4 + 8, 0)
+    assert (found["people/teacher"]["rows"], found["people/teacher"]["ask"]) == (ASKED, 0)
     assert found["enforced/served"]["rows"] == 8 and found["enforced/served"]["dollars_high"] == 0

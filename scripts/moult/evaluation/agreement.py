@@ -13,10 +13,10 @@ from moult.data.prompts import load_template
 from moult.data.rubrics import load_rubrics, rubric_names
 from moult.evaluation import agreement_scores, item_judging
 from moult.evaluation.agreement_tables import METHODS, panels, samples, suite_tables
-from moult.evaluation.item_judging import BASELINES, shown
+from moult.evaluation.injections import load_injections
+from moult.evaluation.item_judging import BASELINES
 from moult.evaluation.kinds import Headline, Settings, SuiteKind
 from moult.evaluation.published import judged_datasets, published_judges
-from moult.inference.judge_requests import judge_request
 from moult.inference.plans import Asking, Plan
 from moult.inference.recipes import client_of, compute_recipe, decoding_recipe, endpoint_recipe
 
@@ -31,6 +31,9 @@ class Judge(Section):
     name: Name = Field(description="Name under which the judge's scores stand.")
     model: str | None = Field(None, description="Model of this build that judges; null: what `name` names.")
     endpoint: str | None = Field(None, description="Endpoint that judges; null: what `name` names.")
+    reward: str | None = Field(
+        None, description="Reward model of this build: it scores answers alone, and of a pair the higher score wins."
+    )
     files: dict[str, LocalPath] | None = Field(
         None, description="Judgements that somebody else made: dataset → file, in a form that is published."
     )
@@ -40,7 +43,7 @@ class Judge(Section):
 
     @model_validator(mode="after")
     def one_thing(self) -> Self:
-        given = [name for name in ("model", "endpoint", "files") if getattr(self, name) is not None]
+        given = [name for name in ("model", "endpoint", "reward", "files") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"judges {self.name!r}: is {' and '.join(given)}; write one of them")
         if self.files == {}:
@@ -93,6 +96,12 @@ class AgreementSuite(Settings):
             "the constant grade."
         ),
     )
+    injections: bool = Field(
+        False,
+        description=(
+            "Whether judges are also shown pairs in which instructions hide, to measure how far these pull them."
+        ),
+    )
     published: dict[str, str] = Field(
         {}, description="Dataset → its name in resources/reference/judge.csv, for values that others published on it."
     )
@@ -135,7 +144,7 @@ def _at_work(cfg, judge):
     """Return (models or endpoints, name) of what judges; None for files, baselines, and names that nothing has."""
     if isinstance(judge, str) or judge.files:
         return None
-    for kind, name in (("models", judge.model), ("endpoints", judge.endpoint)):
+    for kind, name in (("models", judge.model or judge.reward), ("endpoints", judge.endpoint)):
         if name is not None:
             return kind, name
     return next(((kind, judge.name) for kind in ("models", "endpoints") if judge.name in cfg.names(kind)), None)
@@ -180,13 +189,18 @@ def _judge_items(cfg, suite, judge):
     else:
         kind, name = _at_work(cfg, found)
         endpoint = {"name": name, "serve": name, "compute": compute_recipe(cfg, name)} if kind == "models" else None
+        recipe["endpoint"] = endpoint or endpoint_recipe(cfg, name)
+        if found.reward:
+            recipe["judge"]["reward"] = True
+            return recipe | {"pairs": ["grades"]}
         recipe |= {
-            "endpoint": endpoint or endpoint_recipe(cfg, name),
             "form": settings.form,
             "references": settings.references,
             "prompts": {mode: load_template(getattr(settings, mode)) for mode in ("grade", "compare")},
             "decoding": decoding_recipe(settings.decoding),
         }
+        if settings.injections:
+            recipe["injections"] = load_injections()
     return recipe
 
 
@@ -236,8 +250,7 @@ def _asks(cfg, known, suite, judge):
         if rows is None:
             return Asking({"endpoint": work[1]}, recipe, None)
         items += item_judging.drawn(recipe, rows)
-    served = "serve" in recipe["endpoint"]
-    requests = [judge_request(recipe, item, answers, served) for item, _, _, answers in shown(recipe, items)]
+    requests = item_judging.requests_of(recipe, items)
     return Asking({"endpoint": work[1]}, recipe, {"endpoint": Plan(requests, settings.decoding.max_tokens)})
 
 
@@ -307,7 +320,7 @@ def _wrong(cfg, settings, judge):
         yield f"no model and no endpoint has this name{nearest(judge.name, known)}"
     elif work[1] not in cfg.names(work[0]):
         yield f"{work[0][:-1]}: {work[1]!r} is not there{nearest(work[1], cfg.names(work[0]))}"
-    elif work == ("models", judge.name) and not judge.model and _is_another(cfg, judge.name):
+    elif work == ("models", judge.name) and not (judge.model or judge.reward) and _is_another(cfg, judge.name):
         yield "a model and an endpoint have this name; say which, with `model:` or `endpoint:`"
 
 
@@ -337,7 +350,7 @@ AGREEMENT = SuiteKind(
     own_fields={
         "judges": (
             Annotated[list[Judge], BeforeValidator(_as_judges)],
-            Field([], description="Judges that an agreement suite measures: models, endpoints, files of judgements."),
+            Field([], description="Judges that an agreement suite measures: models, endpoints, reward models, files."),
         )
     },
     beside=lambda settings: settings.baselines,

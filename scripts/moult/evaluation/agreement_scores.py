@@ -4,18 +4,19 @@ Verdicts are in the item's own order. A verdict that could not be read is in no 
 published by another rule, that rule has a name of its own (docs/judges.md defines each metric).
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from moult.base.files import derive_seed, read_jsonl, write_csv
 from moult.base.rows import Difference, Recipe, Score, Verdict
 from moult.base.stage import Job
-from moult.evaluation import association, metrics
+from moult.evaluation import association, injections, metrics
 from moult.evaluation.metrics import Estimate
 from moult.evaluation.published import published_of_judge
 from moult.evaluation.scores import COLUMNS
+from moult.evaluation.verdict_items import SIGN, Item, items_of
+from moult.evaluation.verdict_items import mean as average
 
 # Raise when the same verdicts would now be scored otherwise.
 VERSION = 1
@@ -24,47 +25,6 @@ COMPARE, GRADE, BY_GRADES = "compare", "grade", "by_grades"
 GROUPS = ("category", "scenario", "tag")
 # What is told of the grades of a group of items.
 OF_GROUPS = ("agreement", "pearson")
-SIGN = {"A": 1, "B": -1, "Tie": 0}
-
-
-class Item:
-    """The verdicts of a judge on one pair: `said`, a winner per order that could be read; `orders`, those asked."""
-
-    def __init__(self, rows: Sequence[Verdict]) -> None:
-        self.row = rows[0]
-        self.human = rows[0]["human"]
-        self.orders = [row["order"] for row in rows if row["order"]]
-        self.said = {str(row["order"]): str(row["winner"]) for row in rows if row["status"] == "ok"}
-        self.status = Counter(row["status"] for row in rows)
-
-    @property
-    def whole(self) -> bool:
-        """Whether what was asked was read: with one order alone a liking for the first answer would count as skill."""
-        return bool(self.orders) and len(self.said) == len(self.orders)
-
-    def right(self) -> list[bool]:
-        return [winner == self.human for winner in self.said.values()]
-
-    def vote(self) -> bool:
-        """JudgeBench's rule: each order counts 1 if right, −1 if wrong, 0 for a tie or none; right above 0."""
-        return sum((one == self.human) - (one != self.human and one != "Tie") for one in self.said.values()) > 0
-
-    def first_won(self) -> float:
-        """How often whichever stood first won, ties half."""
-        shown = {"original": 1, "swapped": -1}
-        return _mean(0.5 + 0.5 * SIGN[winner] * shown[order] for order, winner in self.said.items())
-
-    def leaning(self) -> float:
-        """−1 to 1: how far the verdicts lean to A."""
-        return _mean(SIGN[winner] for winner in self.said.values())
-
-
-def items_of(rows: Iterable[Verdict]) -> list[Item]:
-    """Return the pairs of verdict rows, in their order."""
-    found: dict[tuple[str, ...], list[Verdict]] = {}
-    for row in rows:
-        found.setdefault((row["dataset"], row["method"], row["uid"]), []).append(row)
-    return [Item(several) for several in found.values()]
 
 
 def pair_metrics(items: Sequence[Item], seed: int, brief: bool = False) -> dict[str, tuple[int, Estimate]]:
@@ -75,7 +35,7 @@ def pair_metrics(items: Sequence[Item], seed: int, brief: bool = False) -> dict[
         columns[name] = [float(value) for value in values]
 
     asked, whole = ([item for item in items if getattr(item, name)] for name in ("orders", "whole"))
-    mean("agreement", (_mean(item.right()) for item in whole))
+    mean("agreement", (average(item.right()) for item in whole))
     both = [item for item in whole if len(item.orders) == 2]
     mean("agreement_both", (all(item.right()) for item in both))
     mean("consistency", (len(set(item.said.values())) == 1 for item in both))
@@ -154,7 +114,7 @@ def _lengths(whole, mean):
     the verdict with the difference of lengths at equal human verdicts."""
     sized = [(item, item.row["lengths"][0] - item.row["lengths"][1]) for item in whole]
     for name, sign in (("agreement_longer", 1), ("agreement_shorter", -1)):
-        mean(name, (_mean(item.right()) for item, longer in sized if SIGN[item.human] * longer * sign > 0))
+        mean(name, (average(item.right()) for item, longer in sized if SIGN[item.human] * longer * sign > 0))
     leanings, longer = [item.leaning() for item, _ in sized], [length for _, length in sized]
     correlation = association.partial_correlation(leanings, longer, [item.human for item in whole])
     return {"length_correlation": (len(sized), correlation)} if correlation else {}
@@ -165,6 +125,9 @@ def grade_metrics(rows: Sequence[Verdict], seed: int) -> dict[str, tuple[int, Es
     read = [row for row in rows if row["status"] == "ok"]
     given, human = [row["grade"] for row in read], [association.in_scale(row["human"], row["scale"]) for row in read]
     found = association.grade_metrics(cast(list[float], given), human, seed)
+    if not all(0 <= cast(float, grade) <= 10 for grade in given):
+        # The scores of a reward model are on no scale that people have.
+        found = {name: one for name, one in found.items() if name not in ("mean_absolute_error", "quadratic_kappa")}
     told = {name: (len(read), estimate) for name, estimate in found.items()}
     asked = [row for row in rows if row["order"]]
     for status, name in (("unknown", "unread_rate"), ("error", "error_rate")):
@@ -174,11 +137,6 @@ def grade_metrics(rows: Sequence[Verdict], seed: int) -> dict[str, tuple[int, Es
     if correlation := association.partial_correlation(cast(list[float], given), lengths, human):
         told["length_correlation"] = len(read), correlation
     return told
-
-
-def _mean(values):
-    values = list(values)
-    return sum(values) / len(values)
 
 
 def score_verdicts(recipe: Recipe, verdicts: Sequence[Verdict]) -> list[Score]:
@@ -208,6 +166,9 @@ def score_verdicts(recipe: Recipe, verdicts: Sequence[Verdict]) -> list[Score]:
                 means = metrics.mean_of(results, weights)
                 told = {metric: (sum(counts), estimate) for metric, estimate in means.items()}
                 rows += _long(mean, "", method, told, recipe)
+    if any(row["method"] == injections.METHOD for row in verdicts):
+        for attack, found in injections.pulls(recipe, verdicts):
+            rows += _long(injections.DATASET, f"attack: {attack}", injections.METHOD, found, recipe)
     shared = {"model": recipe["model"], "suite": recipe["suite"], "limit": recipe["limit"]}
     return cast(list[Score], [{column: (shared | row).get(column) for column in COLUMNS} for row in rows])
 
@@ -271,7 +232,7 @@ def differences(recipe: Recipe, verdicts: Mapping[tuple[str, ...], str | Path]) 
 def _outcomes(rows):
     """Return (uid, dataset, method) → how wrong a judge was: 0 or 1 of a pair, the absolute error of a grade."""
     rows, found = list(rows), {}
-    for item in items_of(row for row in rows if row["method"] != GRADE):
+    for item in items_of(row for row in rows if row["method"] in (COMPARE, BY_GRADES)):
         if item.whole:
             found[item.row["uid"], item.row["dataset"], item.row["method"]] = float(not all(item.right()))
     for row in rows:

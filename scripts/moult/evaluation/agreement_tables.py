@@ -10,6 +10,7 @@ from moult.evaluation.kinds import NUMBER, PERCENT, SuiteKind, Unit
 from moult.evaluation.leaderboard import MEANS, estimate_of
 
 METHODS = {"compare": "pairs compared", "grade": "answers graded", "by_grades": "pairs by two grades"}
+METHODS |= {"injected": "hidden instructions"}
 CORRELATION = Unit(factor=1, digits=3, sign="", bounds=(-1, 1))
 # Title → (methods, metric → (heading, unit)).
 TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, Unit]]]] = {
@@ -78,7 +79,7 @@ def suite_tables(
 ) -> list[dict[str, Any]]:
     """Return a dict per suite as `leaderboard.suite_tables` does, and beside it `further` and `people`: tables of
     {title, columns (heading, unit), rows (judge, dataset, method, an estimate or None per column)}, and `groups`: a
-    table per dataset, method and kind of group, judges down and groups across."""
+    table per dataset, method and kind of group, judges down and groups across; `pulls`, a line per judge and attack."""
     suites = leaderboard.suite_tables(kind, panels(rows), differences)
     for suite in suites:
         mine = [row for row in rows if row["suite"] == suite["name"]]
@@ -86,6 +87,7 @@ def suite_tables(
         suite["further"] = [table for table in suite["further"] if table["rows"]]
         suite["people"] = _people(mine)
         suite["groups"] = _groups(mine)
+        suite["pulls"] = _pulls(mine)
     return suites
 
 
@@ -116,6 +118,16 @@ def _people(rows):
             found.setdefault(row["dataset"], {})[row["metric"]] = estimate_of(row)
     lines = [{"dataset": dataset, "cells": [line.get(name) for name in PEOPLE]} for dataset, line in found.items()]
     return {"columns": list(PEOPLE.values()), "rows": lines}
+
+
+def _pulls(rows):
+    """How far hidden instructions pull each judge: a line per judge and attack."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        if row["method"] == "injected":
+            attack = row["task"].partition(": ")[2]
+            found.setdefault((row["model"], attack), {})[row["metric"]] = estimate_of(row)
+    return [{"judge": judge, "attack": attack} | cells for (judge, attack), cells in found.items()]
 
 
 def _groups(rows):

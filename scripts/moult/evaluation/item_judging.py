@@ -8,17 +8,20 @@ from typing import Any, cast
 
 from moult.base.errors import UserError
 from moult.base.files import digest, write_json, write_jsonl
-from moult.base.rows import JudgeItem, Recipe, StoredAnswer, Usage, Verdict
+from moult.base.rows import JudgeItem, Recipe, Usage, Verdict
 from moult.base.stage import Job
 from moult.data.questions import judge_items
 from moult.data.rubrics import rubric_of
 from moult.evaluation.agreement_scores import BY_GRADES, COMPARE, GRADE
 from moult.evaluation.foreign_verdicts import read_foreign
+from moult.evaluation.injections import as_injected, attacked_items
 from moult.evaluation.judging import drawn, judgement
-from moult.inference.asking import asker_of
+from moult.inference.asking import Asker, asker_of
 from moult.inference.judge_replies import grade_line, read_grade
 from moult.inference.judge_requests import dimensions_of, judge_request
 from moult.inference.remote.wire import OFF_FORM
+from moult.inference.requests import ChatRequest
+from moult.inference.rewards import ask_rewards, reward_request
 
 # Raise when the same recipe would now ask something else, or read the same reply otherwise.
 VERSION = 1
@@ -67,9 +70,9 @@ def verdicts_of(recipe: Recipe, everything: Sequence[Shown], replies: Sequence[A
     for (item, method, order, answers), value in read:
         dimensions = dimensions_of(recipe, item)
         if method == COMPARE:
-            asked: Recipe = {"model": None, "against": None, "endpoint": {"model": recipe["judge"]["name"]}}
-            asked |= {"form": recipe["form"], "criteria": dimensions}
-            found = judgement(asked, cast(Any, item), order, 0, value)
+            read_as: Recipe = {"model": None, "against": None, "endpoint": {"model": recipe["judge"]["name"]}}
+            read_as |= {"form": recipe["form"], "criteria": dimensions}
+            found = judgement(read_as, cast(Any, item), order, 0, value)
             said = {key: found[key] for key in ("status", "winner", "scores", "raw")}
             rows.append(_row(recipe, item, method, order, answers, said | {"feedback": found["justification"]}))
         elif method == GRADE:
@@ -82,6 +85,8 @@ def verdicts_of(recipe: Recipe, everything: Sequence[Shown], replies: Sequence[A
 
 
 def _graded(recipe, dimensions, value):
+    if isinstance(value, list):
+        return {"status": "ok", "grade": value[0], "scores": None, "raw": None}
     said: dict[str, Any] = {"status": "error", "raw": value["text"] or value["error"]}
     if value["finish_reason"] != "error":
         found = read_grade(recipe["form"], value["text"], dimensions)
@@ -198,13 +203,32 @@ def by_files(recipe: Recipe, items: Sequence[JudgeItem], paths: Mapping[str, str
     return rows
 
 
-def judge_by_asking(recipe: Recipe, items: Sequence[JudgeItem], asker: Any) -> tuple[list[Verdict], Usage]:
-    """Return (verdict rows, usage) of a model or an endpoint that is asked about the items."""
+def asked(recipe: Recipe, items: Sequence[JudgeItem]) -> list[Shown]:
+    """Return everything that a model or an endpoint is asked about: the items, and pairs in which instructions hide."""
     everything = list(shown(recipe, items))
+    if "injections" in recipe:
+        one_way = {"pairs": ["compare"] if "compare" in recipe["pairs"] else ["grades"]}
+        everything += shown(recipe | one_way, attacked_items(recipe["injections"]))
+    return everything
+
+
+def requests_of(recipe: Recipe, items: Sequence[JudgeItem]) -> list[ChatRequest]:
+    """Return the requests to a model or an endpoint, one for each thing that it is asked about."""
     served = "serve" in recipe["endpoint"]
-    requests = [judge_request(recipe, cast(Any, item), answers, served) for item, _, _, answers in everything]
-    values: list[StoredAnswer] = asker.ask(requests)
-    return verdicts_of(recipe, everything, values), asker.usage()
+    return [judge_request(recipe, cast(Any, item), answers, served) for item, _, _, answers in asked(recipe, items)]
+
+
+def judge_by_asking(recipe: Recipe, items: Sequence[JudgeItem], asker: Asker) -> tuple[list[Verdict], Usage]:
+    """Return (verdict rows, usage) of a model or an endpoint that is asked about the items."""
+    values = asker.ask(requests_of(recipe, items))
+    return as_injected(verdicts_of(recipe, asked(recipe, items), values)), asker.usage()
+
+
+def judge_by_rewards(recipe: Recipe, items: Sequence[JudgeItem], asker: Asker) -> list[Verdict]:
+    """Return the verdict rows of a reward model, which scores each answer alone."""
+    everything = list(shown(recipe, items))
+    requests = [reward_request(item["question"], answers[0]) for item, _, _, answers in everything]
+    return verdicts_of(recipe, everything, ask_rewards(asker, requests))
 
 
 def run(job: Job) -> None:
@@ -220,7 +244,10 @@ def run(job: Job) -> None:
         rows = by_files(recipe, items, dict(zip(judge["files"], inputs.files, strict=True)))
     else:
         with asker_of(job, inputs) as asker:
-            rows, usage = judge_by_asking(recipe, items, asker)
+            if "reward" in judge:
+                rows = judge_by_rewards(recipe, items, asker)
+            else:
+                rows, usage = judge_by_asking(recipe, items, asker)
     status = Counter(row["status"] for row in rows)
     logger.info("%d items, verdicts: %s", len(items), dict(status))
     write_json(job.outputs.usage, usage)

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
-    """Return the token ids of a chat that awaits the assistant's answer; a video is the one token of its template.
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], awaits_answer: bool = True
+) -> list[int]:
+    """Return the token ids of a chat that awaits the assistant's answer, or ends with it; a video is the one token of
+    its template.
 
     Control tokens that stand inside a message (`<|im_start|>` in a row) are spelt out as ordinary text: a row
     cannot open a turn of its own.
@@ -23,11 +26,13 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) 
     control = set(tokenizer.all_special_tokens) | {str(token) for token in tokenizer.added_tokens_decoder.values()}
     hostile = any(token in content for content in contents for token in control if token.strip())
     if not hostile:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=awaits_answer)
         return tokenizer(text, add_special_tokens=False)["input_ids"]
     # Blanks that a template takes from around its texts it takes from around a mark, too.
     marks = [f"\v\x02{index}\x03\v" for index in range(len(contents))]
-    text = tokenizer.apply_chat_template(with_texts(messages, marks), tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(
+        with_texts(messages, marks), tokenize=False, add_generation_prompt=awaits_answer
+    )
     ids = []
     for mark, content in zip(marks, contents, strict=True):
         if mark not in text:

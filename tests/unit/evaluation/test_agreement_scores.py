@@ -133,7 +133,7 @@ def judged(items, judge):
             winner = judge(one, order)
             status = "ok" if winner else "unknown"
             row = {"uid": one["uid"], "dataset": "d", "judge": "j", "method": COMPARE, "order": order, "status": status}
-            row |= {"winner": winner, "lengths": [len(one["answer_1"]), len(one["answer_2"])]}
+            row |= {"winner": winner, "scores": None, "lengths": [len(one["answer_1"]), len(one["answer_2"])]}
             rows.append(
                 row | {key: one[key] for key in ("human", "labels", "annotators", "category", "scenario", "tag")}
             )
