@@ -31,17 +31,17 @@ def grades(n=8):
 def judged_config():
     enforced = {
         "datasets": ["pairs"],
-        "sample": 4,
+        "sample": 1,
         "baselines": [],
         "decoding": {"max_tokens": 1500},
     }
+    hidden = {"datasets": ["grades"], "sample": 3, "form": "line", "baselines": [], "injections": True}
     suite = {
         "datasets": ["pairs", "grades"],
         "baselines": ["random", "first"],
         "form": "line",
         "references": True,
         "pairs": ["compare", "grades"],
-        "injections": True,
     }
     return {
         "name": "judged",
@@ -56,8 +56,9 @@ def judged_config():
         ],
         "models": [{"name": "base", "fetch": {"path": "models/base"}, "parameters": 0.001}],
         "suites": [
-            {"name": "people", "agreement": suite | {"decoding": {"max_tokens": 24}}},
+            {"name": "people", "agreement": suite | {"decoding": {"max_tokens": 8}}},
             {"name": "enforced", "agreement": enforced},
+            {"name": "hidden", "agreement": hidden},
         ],
         "evaluations": [
             {
@@ -66,6 +67,7 @@ def judged_config():
                 "against": "random",
             },
             {"suite": "enforced", "judges": ["served"]},
+            {"suite": "hidden", "judges": ["teacher"]},
         ],
     }
 

@@ -15,8 +15,8 @@ from pico import build_pico_model
 from pico_build import Folder
 from processes import kill_group, wait_for
 
-# Pairs in two orders and answer by answer, grades, and four pairs with seven attacks and without, in two orders.
-ASKED = 12 * 4 + 8 + 4 * (7 + 1) * 2
+# Pairs in two orders and answer by answer, and grades; four pairs with seven attacks and without, and three grades.
+ASKED, HIDDEN = 12 * 4 + 8, 4 * (7 + 1) * 2 + 3
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +59,13 @@ def test_every_judge_has_its_scores(measured):
     assert float(found["base", "pairs", "compare", "", "unread_rate"]["value"]) == 1
     assert 0 < float(found["teacher", "pairs", "compare", "", "people_kappa"]["value"]) < 1
     enforced = scores(measured, "enforced")
-    assert enforced["served", "pairs", "compare", "", "agreement"]["n"] == "4"
+    assert enforced["served", "pairs", "compare", "", "agreement"]["n"] == "1"
     assert float(enforced["served", "pairs", "compare", "", "unread_rate"]["value"]) == 0
 
 
 def test_an_item_without_a_rubric_is_judged_by_the_declared_one_and_counted(measured):
     manifest = json.loads((measured.path / "results/judged/verdicts/people/teacher.manifest.json").read_text())
-    assert manifest["facts"]["rubrics"] == {"default": 4 * 3 + 8 + 64, "math": 12, "writing": 12}
+    assert manifest["facts"]["rubrics"] == {"default": 4 * 3 + 8, "math": 12, "writing": 12}
     wanted = {f"results/judged/datasets/{name}" for name in ("pairs", "grades")}
     assert set(manifest["parents"]) == wanted
 
@@ -100,7 +100,7 @@ def test_the_report_shows_judges_their_bias_and_people(measured):
 
 def test_nothing_of_an_item_reached_a_judge_outside_a_fence(measured, judge):
     asked = [body["messages"] for body in judge.asked]
-    assert len({json.dumps(one) for one in asked}) == ASKED
+    assert len({json.dumps(one) for one in asked}) == ASKED + HIDDEN - 3
     for system, user in asked:
         (fence,) = set(re.findall(r"mark ([0-9a-f]{12})", system["content"]))
         outside = re.sub(rf"\[{fence} (\w+)\]\n.*?\n\[{fence} end of \1\]", "", user["content"], flags=re.DOTALL)
@@ -120,7 +120,7 @@ def test_another_test_set_asks_for_its_own_items_only(measured, tmp_path, judge)
     assert run.returncode == 0, run.stdout + run.stderr
     # Its grades ask what others asked before: of the three, none is new.
     assert len(judge.asked) == before
-    assert len(read_jsonl(copy.path / "results/judged/verdicts/people/teacher.jsonl")) == 12 * 3 + 8 + 64 + 3
+    assert len(read_jsonl(copy.path / "results/judged/verdicts/people/teacher.jsonl")) == 12 * 3 + 8 + 3
 
 
 def test_a_killed_judge_goes_on_and_asks_nothing_twice(tmp_path):
@@ -147,6 +147,7 @@ def test_a_killed_judge_goes_on_and_asks_nothing_twice(tmp_path):
 def test_the_estimate_knows_every_request(measured, monkeypatch):
     monkeypatch.chdir(measured.path)
     found = {job["corpus"]: job for job in Estimator(load(measured.config)).jobs()}
-    assert set(found) == {"people/teacher", "enforced/served"}
+    assert set(found) == {"people/teacher", "enforced/served", "hidden/teacher"}
     assert (found["people/teacher"]["rows"], found["people/teacher"]["ask"]) == (ASKED, 0)
-    assert found["enforced/served"]["rows"] == 8 and found["enforced/served"]["dollars_high"] == 0
+    assert found["enforced/served"]["rows"] == 2 and found["enforced/served"]["dollars_high"] == 0
+    assert (found["hidden/teacher"]["rows"], found["hidden/teacher"]["ask"]) == (HIDDEN, 0)

@@ -127,7 +127,8 @@ def _pulls(rows):
         if row["method"] == "injected":
             attack = row["task"].partition(": ")[2]
             found.setdefault((row["model"], attack), {})[row["metric"]] = estimate_of(row)
-    return [{"judge": judge, "attack": attack} | cells for (judge, attack), cells in found.items()]
+    nothing = {"pull": None, "score_shift": None}
+    return [{"judge": judge, "attack": attack} | nothing | cells for (judge, attack), cells in found.items()]
 
 
 def _groups(rows):

@@ -14,25 +14,18 @@ def test_judges_are_models_endpoints_files_and_baselines():
     cfg = load(judged_config())
     stage = BY_RULE["judge_items"]
     recipes = {names: stage.recipe(cfg, *names) for names in stage.names(cfg)}
-    served = {names[1]: recipe["endpoint"].get("serve") for names, recipe in recipes.items()}
-    assert served == {
-        "teacher": None,
-        "base": "base",
-        "somebody": None,
-        "random": None,
-        "first": None,
-        "served": "base",
-    }
+    served = {names: recipe["endpoint"].get("serve") for names, recipe in recipes.items()}
+    others = [("people", name) for name in ("teacher", "somebody", "random", "first")] + [("hidden", "teacher")]
+    ours = [("people", "base"), ("enforced", "served")]
+    assert served == dict.fromkeys(others) | dict.fromkeys(ours, "base")
     assert recipes["people", "somebody"]["judge"] == {"name": "somebody", "files": ["pairs"]}
     assert recipes["people", "random"]["judge"] == {"name": "random", "baseline": "random"}
     # What no judge is asked about is not in the recipe of one that is not asked.
     assert "prompts" not in recipes["people", "random"] and "prompts" in recipes["people", "base"]
-    assert [stage.model(cfg, *names) for names in recipes] == [
-        "base" if one == "base" else None for one in served.values()
-    ]
+    assert [stage.model(cfg, *names) for names in served] == list(served.values())
     assert "base" in cfg.kept_models
-    needs = [stage.needed(cfg, *names) for names in recipes]
-    assert needs == ["inference" if one == "base" else "tables" for one in served.values()]
+    needs = {names: stage.needed(cfg, *names) for names in recipes}
+    assert needs == dict.fromkeys(others, "tables") | dict.fromkeys(ours, "inference")
 
 
 SUITE, EVALUATION = ("suites", 0, "agreement"), ("evaluations", 0)
