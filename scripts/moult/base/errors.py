@@ -8,6 +8,12 @@ class UserError(Exception):
     """Something the user can put right: one sentence that names the file, the row or entry, and the remedy."""
 
 
+def ended(told: str) -> str:
+    """Return a sentence with its point, unless a question ends it."""
+    told = told.rstrip(".")
+    return told if told.endswith("?") else f"{told}."
+
+
 def nearest(word: object, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` or the list of what there is."""
     close = difflib.get_close_matches(str(word), sorted(known), n=1, cutoff=0.5)

@@ -9,10 +9,11 @@ from pydantic import Field, model_validator
 
 from moult.base.errors import UserError
 from moult.base.files import derive_seed, digest, write_json, write_jsonl
+from moult.base.reasons import in_words
 from moult.base.rows import CorpusRow, Facts, Recipe, RefinedRow, Reject, Usage
 from moult.base.section import Name, Section, exactly_one
 from moult.base.stage import Experiment, Job
-from moult.corpora.generated import check_rows
+from moult.corpora.generated import check_rows, left_beside, nothing_kept
 from moult.corpora.kind import Generated
 from moult.data.fields import Decoding, Prompt, Split
 from moult.data.prompts import as_material, load_template, render
@@ -77,6 +78,11 @@ class Refined(Generated, Refining):
     doing: ClassVar = "refining the answers {corpus}"
     run: ClassVar = "moult.corpora.refined:run"
     writes: ClassVar = "answers"
+    shown: ClassVar = {
+        "prompt": (),
+        "revise_prompt": ("previous", "feedback", "hints"),
+        "judge_prompt": ("answer", "fence"),
+    }
 
     kind: Literal["refined"] = Field(
         description="Kind of corpus: answers that a judge accepted, at once or after revision."
@@ -316,9 +322,13 @@ def write_refined(
     """
     kept, rejected, totals = result
     if not kept and not may_be_empty:
-        raise UserError(f"{corpus}: every row was rejected, the first for {rejected[0]['reason']!r}.")
+        raise nothing_kept(corpus, rejected)
+    left_beside(corpus).unlink(missing_ok=True)
     if not kept:
         logger.warning("nothing was accepted: this round trains nothing, its model equals the one before")
+    if rejected:
+        told = "%d of %d rows are left out (rejects.jsonl): %s"
+        logger.warning(told, len(rejected), len(kept) + len(rejected), in_words(row["reason"] for row in rejected))
     write_jsonl(rejects, rejected)
     write_json(usage, totals)
     write_jsonl(corpus, kept)

@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from moult.base.errors import nearest
+from moult.base.errors import UserError, nearest
 from moult.base.section import Section
-from moult.data.prompts import template_names
+from moult.data.prompts import load_template, template_names
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -15,6 +15,10 @@ SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 def _known_prompt(name):
     if name not in template_names():
         raise ValueError(f"prompt {name!r} is not in resources/prompts/ or prompts/{nearest(name, template_names())}")
+    try:
+        load_template(name)
+    except UserError as error:
+        raise ValueError(str(error)) from None
     return name
 
 
@@ -24,7 +28,7 @@ Prompt = Annotated[str, BeforeValidator(_known_prompt)]
 class Decoding(Section):
     """How answers are decoded. Temperature 0 is greedy."""
 
-    temperature: float = Field(0.0, ge=0, description="Sampling temperature; 0: greedy decoding.")
+    temperature: float = Field(0.0, ge=0, le=100, description="Sampling temperature; 0: greedy decoding.")
     top_p: float = Field(
         1.0,
         gt=0,
@@ -34,4 +38,4 @@ class Decoding(Section):
         ),
     )
     top_k: int = Field(0, ge=0, description="Tokens are drawn from so many of the likeliest ones; 0: no such limit.")
-    max_tokens: int = Field(256, ge=1, description="Largest length of an answer, in tokens.")
+    max_tokens: int = Field(256, ge=1, le=10_000_000, description="Largest length of an answer, in tokens.")

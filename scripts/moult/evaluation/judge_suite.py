@@ -1,6 +1,6 @@
 """The kind of suite in which a judge compares answers in pairs: its config, its stages, and how it is shown."""
 
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -41,6 +41,8 @@ class Repeats(Section):
 
 class JudgeSuite(Settings):
     """Answers to questions, compared in pairs by a judge that sees each pair in both orders."""
+
+    shown: ClassVar = {"prompt": ("answer_1", "answer_2", "fence", "criteria")}
 
     datasets: list[str] = Field(min_length=1, description="Datasets whose rows are questions.")
     split: Split = Field("test", description="Split whose questions are asked.")
@@ -191,20 +193,36 @@ def _asks(cfg, known, suite, measured):
     if None in rows:
         return Asking(judge.endpoints, recipe, None)
     questions = judging.drawn(recipe["questions"], [row for part in rows for row in part])
-    sides, missing = [], 0
+    low, high = known.assumed
+    sides, lacking = [], {row["uid"] for row in questions} if high else set()
     for side in ("ours", "theirs"):
         reference = _compared(cfg, suite, measured)[side]
-        if (written := known.rows(reference)) is not None:
-            sides.append(judging.answers_of(written))
-            continue
-        name = reference.name.split("/")[-1]
-        sides.append({row["uid"]: ("", None) for row in questions})
-        asked = judge.answers if reference.kind == "answers" else cfg.find("corpora", name)
-        missing += asked.decoding.max_tokens
-        known.note(f"the answers of {name} are not written yet: counted with 0 to their max_tokens a request")
-    requests = [request for *_, request in judging.planned(recipe, questions, *sides)[0]]
-    plan = Plan(requests, judge.decoding.max_tokens)
-    return Asking(judge.endpoints, recipe, {"endpoint": plan}, exact=not missing, extra=(0, missing))
+        rejected = known.rejected(reference)
+        found = {
+            row["uid"]: row
+            for row in known.rows(reference) or ()
+            if known.is_current(judge.datasets) or "question" in row
+        }
+        answers = judging.answers_of(found.values())
+        missing = [
+            row["uid"]
+            for row in questions
+            if row["uid"] not in rejected
+            and (row["uid"] not in found or found[row["uid"]].get("question", row["question"]) != row["question"])
+        ]
+        sides.append(answers | {uid: ("", None) for uid in missing})
+        if missing:
+            name = reference.name.split("/")[-1]
+            asked = judge.answers if reference.kind == "answers" else cfg.find("corpora", name)
+            high += asked.decoding.max_tokens
+            lacking |= set(missing)
+            known.note(
+                f"{len(missing)} answers of {name} are not written yet: counted with 0 to their max_tokens a request"
+            )
+    asked = judging.planned(recipe, questions, *sides)[0]
+    plan = Plan([request for row, *_, request in asked if row["uid"] not in lacking], judge.decoding.max_tokens)
+    guessed = tuple(request for row, *_, request in asked if row["uid"] in lacking)
+    return Asking(judge.endpoints, recipe, {"endpoint": plan}, guessed, (low, high))
 
 
 def _answers_in_words(recipe, facts):

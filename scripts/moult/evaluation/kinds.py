@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from moult.base.rows import Difference, Recipe
 from moult.base.section import Section
@@ -89,6 +89,9 @@ class Unread:
 
 class Settings(Section):
     """What stands under a suite's kind in the config: how it measures, on which datasets."""
+
+    # Key of each prompt → what its template is shown beside the question. A prompt that is not here is not tried.
+    shown: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     @property
     def endpoints(self) -> dict[str, str]:

@@ -122,6 +122,8 @@ def _predict_labels(cfg, suite, model):
     """What is predicted: every dataset of a suite that the model is needed for, by every method, in one job."""
     entry = cfg.find("suites", suite).labels
     datasets = cfg.predicted[suite, model]
+    labels = [label for name in datasets for label in cfg.find("datasets", name).label_set["labels"]]
+    read = {"words": "unicode"} if "generate" in entry.methods and not all(map(str.isascii, labels)) else {}
     return {
         "suite": suite,
         "model": model,
@@ -130,6 +132,7 @@ def _predict_labels(cfg, suite, model):
         "max_tokens": entry.max_tokens,
         "datasets": {name: load_template(cfg.find("datasets", name).template) for name in datasets},
         "compute": compute_recipe(cfg, model),
+        **read,
         "version": VERSION,
     }
 
@@ -214,6 +217,7 @@ STAGES = (
         names=lambda cfg: list(cfg.measured),
         recipe=_plot_confusion,
         inputs=lambda cfg, *names: _predictions(cfg, names[0], names[1], "file") | _datasets(cfg.measured[names]),
+        sealed=False,
     ),
 )
 LABELS = SuiteKind(

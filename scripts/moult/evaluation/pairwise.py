@@ -11,7 +11,7 @@ from moult.base.stage import Job
 from moult.evaluation import metrics
 from moult.evaluation.kinds import Baseline, Headline, SuiteKind
 from moult.evaluation.leaderboard import MEANS, difference_lines, estimate_of
-from moult.evaluation.published import REFERENCE
+from moult.evaluation.published import REFERENCE, retired_sources
 from moult.evaluation.scores import COLUMNS
 
 # Raise when the same judgements would now be scored otherwise.
@@ -189,11 +189,15 @@ def suite_tables(
     or None. trust: per model and dataset, the metrics that tell of the judge rather than of the answers. win_shares:
     {model, against, share}, the overall win share of each compared model over the suite.
     """
-    found = {}
+    found, retired = {}, retired_sources(kind.published)
     for row in rows:
         suite = found.setdefault(row["suite"], {"cells": {}, "sources": set()})
         cell = suite["cells"].setdefault((row["dataset"], row["model"], row["task"]), {})
-        cell[row["metric"]] = estimate_of(row)
+        cell[row["metric"]] = estimate = estimate_of(row)
+        estimate["published"] = [
+            (f"{source}, judge retired" if source in retired else source, *values)
+            for source, *values in estimate["published"]
+        ]
         suite["sources"] |= {source for source, *_ in cell[row["metric"]]["published"]}
     suites = []
     for name, suite in found.items():

@@ -3,17 +3,26 @@
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from moult.base.files import digest, read_csv, write_text_atomic
-from moult.base.paths import RESOURCES
+from moult.base.paths import RESOURCES, ROOT
 from moult.base.rows import Facts, Recipe
 from moult.evaluation.kinds import PERCENT, SuiteKind
 from moult.evaluation.suites import KINDS
 from moult.report import graphs
-from moult.report.accounts import asking_cost, corpus_entry, dataset_entry, loss_entry, row_accounts, total_cost
+from moult.report.accounts import (
+    add_payments,
+    asking_cost,
+    corpus_entry,
+    dataset_entry,
+    loss_entry,
+    row_accounts,
+    total_cost,
+)
 from moult.report.lineage import draw_lineage, measurements_of, package_versions, read_manifests, stale_parents
 from moult.report.svg import inline_svg
 
@@ -70,11 +79,13 @@ def write_report(
     # A judge that is a file or a rule of thumb asked nobody.
     paid = [one for one in made.values() if one["kind"] in verbs and one["recipe"]["endpoint"]]
     costs = corpora + [asking_cost(one, root) for one in paid]
+    beside = add_payments(costs, root.name)
     page = {
         "title": title,
         "experiment": root.name,
         "limit": limit,
         "seed": seed,
+        "again": command_of(root),
         "build": digest({key: one["content"] for key, one in made.items()}),
         "artefacts": made,
         "measured": measured,
@@ -88,12 +99,25 @@ def write_report(
         "corpora": corpora,
         "paid": {one["kind"]: verbs[one["kind"]] for one in paid},
         "costs": costs,
-        "cost": total_cost(costs),
+        "cost": total_cost(costs, beside),
         "accounts": row_accounts(made, corpora, root, kinds),
         "versions": package_versions(made),
         "stale": stale_parents(made),
     }
     write_text_atomic(target, render(page))
+
+
+def command_of(root: Path, checkout: Path = ROOT) -> str:
+    """Return the command that builds an experiment again, in the folder in which it was built.
+
+    A workflow that has Moult as a module keeps no config beside the results; its own command does it.
+    """
+    if not (root / "config.yaml").exists():
+        return "snakemake --cores all"
+    words = ["snakemake", "--configfile", f"{root.as_posix()}/config.yaml"]
+    if Path.cwd() != checkout:
+        words += ["--snakefile", str(checkout / "Snakefile")]
+    return shlex.join([*words, "--cores", "all"])
 
 
 def _link(path, page):
