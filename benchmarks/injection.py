@@ -21,11 +21,12 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from moult.base.files import write_csv  # noqa: E402
 from moult.data.prompts import load_template  # noqa: E402
-from moult.evaluation.judging import judgement, pair_request, pair_schema  # noqa: E402
+from moult.evaluation.judging import judgement, pair_request  # noqa: E402
 from moult.evaluation.pairwise import outcome  # noqa: E402
 from moult.inference.asking import ask_all  # noqa: E402
 from moult.inference.engines.loading import load_engine  # noqa: E402
 from moult.inference.journal import Journal  # noqa: E402
+from moult.inference.judge_requests import pair_schema  # noqa: E402
 from moult.inference.remote.endpoint import RemoteEndpoint  # noqa: E402
 
 PLAIN = {

@@ -1,5 +1,5 @@
 # One model on one suite: predictions, or answers and judgements of them, once. Scores as often as the scoring changes,
-# of a model, a corpus, or a setting whose models each answer on a dataset of their own.
+# of a model, a corpus, a judge, or a setting whose models each answer on a dataset of their own.
 
 
 use rule on_models as predict_labels with:
@@ -86,6 +86,41 @@ use rule on_tables as score_judgements with:
         **needs_of("score_judgements"),
     params:
         **params_of("score_judgements"),
+
+
+use rule on_models as judge_items with:
+    input:
+        unpack(inputs_of("judge_items")),
+    output:
+        verdicts="<results>/verdicts/{suite}/{judge}.jsonl",
+        usage="<results>/verdicts/{suite}/{judge}.usage.json",
+        manifest="<results>/verdicts/{suite}/{judge}.manifest.json",
+    pathvars:
+        job="judge_items/{suite}/{judge}",
+    wildcard_constraints:
+        **names_of("judge_items"),
+    threads: threads_of("judge_items")
+    resources:
+        **needs_of("judge_items"),
+    params:
+        **params_of("judge_items"),
+
+
+use rule on_tables as score_judges with:
+    input:
+        unpack(inputs_of("score_judges")),
+    output:
+        scores="<results>/scores/{suite}/{judge}.csv",
+        manifest="<results>/scores/{suite}/{judge}.manifest.json",
+    pathvars:
+        job="score_judges/{suite}/{judge}",
+    wildcard_constraints:
+        **names_of("score_judges"),
+    threads: threads_of("score_judges")
+    resources:
+        **needs_of("score_judges"),
+    params:
+        **params_of("score_judges"),
 
 
 rule scores:

@@ -75,9 +75,12 @@ def keys():
     from moult.corpora import contrasts
     from moult.corpora import refined as refining
     from moult.data.prompts import label_messages, load_template
+    from moult.data.rubrics import load_rubrics
     from moult.evaluation import judging
     from moult.inference.asking import identity_of
+    from moult.inference.judge_requests import judge_request
     from moult.inference.requests import ChatRequest, LabelRequest, Sampling, corpus_requests, request_key
+    from moult.inference.rewards import reward_request
     from moult.inference.structured import verdict_schema
 
     row = {"uid": "q:train:0", "dataset": "q", "split": "train", "field": "machine learning"}
@@ -103,6 +106,9 @@ def keys():
     judge = {"endpoint": served, "criteria": ["accuracy"], "questions": {"seed": 3}, "decoding": greedy}
     judge |= {"prompt": load_template("judge/pair")}
     pairs = {"prompt": load_template("meteor/answer"), "rejected": greedy, "seed": 5}
+    prompts = {mode: load_template(f"judge/{mode}") for mode in ("grade", "compare")}
+    items = {"prompts": prompts, "rubrics": load_rubrics(), "rubric": "default", "decoding": greedy, "seed": 3}
+    judged = row | {"category": "math", "reference": "Average precision."}
     beam = {"method": "beam", "beams": 4, "length_penalty": 1.0}
     samples = {"method": "consistency", "samples": 2, "temperature": 0.7, "top_p": 0.9, "top_k": 0}
     asked = {"decoding": drawn, "seed": 7}
@@ -128,6 +134,15 @@ def keys():
         ),
         "pair": (judging.pair_request(judge, row, ("One.", "Two.")), ours),
         "pair, remote": (judging.pair_request(judge | {"endpoint": remote}, row, ("One.", "Two."), 1), theirs),
+        "graded item": (
+            judge_request(items | {"form": "line", "references": True}, judged, ("One.",), True),
+            ours,
+        ),
+        "compared item": (
+            judge_request(items | {"form": "json", "references": False}, judged, ("One.", "Two."), False),
+            theirs,
+        ),
+        "reward": (reward_request("Which metric?", "One."), ours),
         "beam": (contrasts.pair_requests(pairs | {"chosen": beam}, [row])[1], ours),
         "sample": (contrasts.pair_requests(pairs | {"chosen": samples}, [row])[2], ours),
         "label by generation": (ChatRequest(tuple(messages), Sampling(max_tokens=16)), ours),

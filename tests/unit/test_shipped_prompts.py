@@ -1,12 +1,15 @@
 """Every shipped prompt is filled by the code that uses it, from the fields that this code gives it and no others."""
 
+import itertools
 import json
 
 import pytest
 from moult.corpora.refined import refine_answers
 from moult.data.prompts import answered_example, label_messages, load_template, template_names
+from moult.data.rubrics import load_rubrics
 from moult.evaluation.judging import pair_request
 from moult.inference.asking import Asker
+from moult.inference.judge_requests import judge_messages
 from moult.inference.requests import corpus_requests
 from openai_server import OpenAIServer
 
@@ -54,6 +57,15 @@ def compared(template):
     return (messages,)
 
 
+def judging_items(template):
+    """A judge grades an answer or compares two, in each form of reply, with and without a reference."""
+    recipe = {"prompts": {"grade": template, "compare": template}, "rubrics": load_rubrics(), "rubric": "default"}
+    shown = ["One.", "Another."] if "answer_2" in template["user"] else ["One."]
+    row = ROW | {"category": "math", "reference": "The right one."}
+    for form, references in itertools.product(("json", "line", "bracket"), (True, False)):
+        yield judge_messages(recipe | {"form": form, "references": references}, row, shown)
+
+
 def refined(tmp_path, **prompts):
     """Return what the student and what the judge is asked about a row whose first answer is refused."""
     verdicts, answers = iter(["incorrect", "correct"]), iter(["An answer.", "A better answer."])
@@ -92,6 +104,8 @@ def judged(template, tmp_path):
 
 # What uses the templates whose names begin so.
 USES = {
+    "judge/compare": judging_items,
+    "judge/grade": judging_items,
     "judge/pair": compared,
     "meteor/answer": trained,
     "meteor/distill": guided,

@@ -100,6 +100,36 @@ class Question(TypedDict):
     question: str
 
 
+class JudgeItem(TypedDict):
+    """What people judged: an answer with a grade (mode grade), or two with a verdict (mode compare); in no file,
+    `judge_items` makes it of a canonical row.
+
+    human: a grade on `scale` (lowest, highest), or one of `labels` (A, B, Tie) in the item's own order. annotators:
+    what each of several people said. tag: the group by which its publishers report; origin: where they have it from;
+    source: file and row.
+    """
+
+    uid: str
+    dataset: str
+    split: str
+    mode: Literal["grade", "compare"]
+    category: str | None
+    scenario: str | None
+    question: str
+    answer: str | None
+    answer_1: str | None
+    answer_2: str | None
+    reference: str | None
+    human: Any
+    annotators: list[Any] | None
+    tag: str | None
+    origin: str | None
+    feedback: str | None
+    source: str
+    labels: NotRequired[list[str]]
+    scale: NotRequired[list[int]]
+
+
 class CorpusRow(Question):
     """A question and what was generated for it. `corpora/<name>.jsonl`; written by `generate_guidelines` (guideline)
     and `distill_answers` (answer, and the guideline where one was followed). `<key>_by`: the model that wrote it."""
@@ -225,6 +255,37 @@ class Judgement(TypedDict):
     winner: Literal["A", "B", "Tie"] | None
     justification: str | None
     raw: str | None
+
+
+class Verdict(TypedDict):
+    """What a judge said of an item that people judged. `verdicts/<suite>/<judge>.jsonl`; written by `judge_items`.
+
+    method: compare, grade, or by_grades (two answers, each graded alone); order: original, swapped, or None where
+    nothing was asked; status: ok, unknown, error or unanswered; winner: of a pair, in the item's own order; grade: of
+    one answer; scores: dimension → 1 to 10, of a pair for A and B; rubric: its name; lengths: characters of the
+    answers. The rest is the item's, see `JudgeItem`.
+    """
+
+    uid: str
+    dataset: str
+    judge: str
+    method: Literal["compare", "grade", "by_grades"]
+    order: str | None
+    status: str
+    winner: Literal["A", "B", "Tie"] | None
+    grade: float | None
+    scores: dict[str, Any] | None
+    feedback: str | None
+    raw: str | None
+    rubric: str | None
+    lengths: list[int]
+    human: Any
+    annotators: list[Any] | None
+    category: str | None
+    scenario: str | None
+    tag: str | None
+    labels: NotRequired[list[str]]
+    scale: NotRequired[list[int]]
 
 
 class Score(TypedDict):

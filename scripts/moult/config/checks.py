@@ -108,6 +108,9 @@ def _unknown_names(cfg):
         for name in evaluation.corpora:
             yield from _known("evaluations", evaluation.suite, "corpora", name, judged)
         beside = {name for entry in cfg.evaluations if entry.suite == evaluation.suite for name in entry.measured}
+        if evaluation.suite in suites:
+            suite = cfg.find("suites", evaluation.suite)
+            beside |= set(suite.kind.beside(suite.settings))
         for name in evaluation.against:
             if name not in beside:
                 yield (
@@ -217,6 +220,7 @@ def remote_endpoints(cfg: Any) -> list[Any]:
     """Return the remote endpoints that a corpus or a judge asks."""
     asking = [*cfg.corpora, *(suite.settings for suite in cfg.suites)]
     names = dict.fromkeys(name for one in asking for name in one.endpoints.values())
+    names |= {name: None for kind in KINDS for what, name in kind.uses(cfg) if what == "endpoints"}
     return [endpoint for endpoint in (cfg.find("endpoints", name) for name in names) if endpoint.url]
 
 

@@ -14,6 +14,7 @@ from moult.config.entries.datasets import Dataset
 from moult.config.entries.evaluations import Evaluation, Suite
 from moult.config.entries.models import Compute, Model
 from moult.config.expansion import LISTS
+from moult.evaluation.suites import KINDS
 
 
 class Config(Section):
@@ -186,7 +187,10 @@ class Config(Section):
                 served = by_name["endpoints"][endpoint].serve
                 if served and not self.is_within_rounds(served, corpus):
                     needed.add(served)
+        used = [pair for kind in KINDS for pair in kind.uses(self)]
+        needed |= {name for what, name in used if what == "models"}
         asked = [name for suite in self.suites for name in suite.settings.endpoints.values()]
+        asked += [name for what, name in used if what == "endpoints"]
         needed |= {served for name in asked if (served := by_name["endpoints"][name].serve)}
         return [
             model.name

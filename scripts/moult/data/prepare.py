@@ -39,7 +39,7 @@ def _read_split(split, paths, recipe):
             if reason is None:
                 content = digest(form.content(prepared))
                 # A hash of its content names a row without an id, so that reordering a file renames nothing.
-                own = _id_of(row, form)
+                own = form.id_of(row)
                 uid = f"{recipe['name']}:{split}:{own or content[:12]}"
                 if form.repeated and content in contents:
                     reason = form.repeated
@@ -60,12 +60,6 @@ def _repeat(prepared, label):
     """Return why a row without an id, whose text an earlier row has, is rejected; label: that of the earlier row."""
     told = "no id, and the text of an earlier row"
     return told if prepared.get("label") == label else f"{told} with another label; give the rows ids to keep both"
-
-
-def _id_of(row, form):
-    """Return the first id that a row has, None where it has none."""
-    texts = (row.get(field) for field in form.ids)
-    return next((text.strip() for text in texts if isinstance(text, str) and text.strip()), None)
 
 
 def prepare_dataset(

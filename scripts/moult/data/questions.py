@@ -1,11 +1,11 @@
-"""The rows that questions are asked about: of a prepared dataset, or of a corpus."""
+"""The rows that models and judges are asked about: of a prepared dataset, or of a corpus."""
 
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
 from moult.base.files import read_jsonl
-from moult.base.rows import CorpusRow, Question
+from moult.base.rows import CorpusRow, JudgeItem, Question
 from moult.data.parquet import read_rows
 
 
@@ -30,3 +30,13 @@ def asked_rows(inputs: Any, splits: Iterable[str]) -> list[CorpusRow]:
     if "asked" in inputs.keys():
         return [row for row in read_jsonl(inputs.asked) if row["split"] in splits]
     return cast(list[CorpusRow], question_rows(inputs.questions, splits))
+
+
+def judge_items(folder: str | Path, splits: Iterable[str]) -> list[JudgeItem]:
+    """Return the rows of a prepared dataset of judged items as judges need them."""
+    kept = ("uid", "dataset", "split", "source")
+    rows = [row for split in splits for row in read_rows(folder, split)]
+    return [
+        cast(JudgeItem, {key: row[key] for key in kept} | {"question": row["text"]} | row["meta"])  # type: ignore
+        for row in rows
+    ]

@@ -13,15 +13,14 @@ from moult.base.stage import Job
 from moult.data.prompts import as_material, render
 from moult.data.questions import question_rows
 from moult.inference.asking import Asker, asker_of
+from moult.inference.judge_replies import read_pair
+from moult.inference.judge_requests import JUSTIFICATION, pair_schema
 from moult.inference.remote.wire import OFF_FORM
 from moult.inference.requests import ChatRequest, Sampling, author, corpus_requests
-from moult.inference.structured import parse_pair
 
 # Raise when the same recipe would now ask something else, or read the same reply otherwise.
 VERSION = 1
 ORDERS = ("original", "swapped")
-# Longer justifications are cut short by the schema, where the model is ours: a weak one may never end.
-JUSTIFICATION = 240
 logger = logging.getLogger(__name__)
 # uid → (answer, None) or (None, why there is none).
 Answers = Mapping[str, tuple[str | None, str | None]]
@@ -82,20 +81,6 @@ def answer_questions(recipe: Recipe, folders: Mapping[str, str | Path], asker: A
 
 
 # ---------------------------------------------------------------- what the judge is asked
-
-
-def pair_schema(criteria: Sequence[str], longest: int | None = None) -> dict[str, Any]:
-    """Return the JSON schema of a reply: a justification, then for each answer an integer from 1 to 10 per criterion
-    and overall. longest: characters of the justification; None for remote models, of which not all take a limit.
-    """
-    score = {"type": "integer", "enum": list(range(1, 11))}
-    text = {"type": "string"} | ({"maxLength": longest} if longest else {})
-    scores = _closed({name: score for name in (*criteria, "overall")})
-    return _closed({"justification": text, "answer_1": scores, "answer_2": scores})
-
-
-def _closed(properties):
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
 def pair_request(recipe: Recipe, row: Question, shown: Sequence[str], repeat: int = 0) -> ChatRequest:
@@ -173,24 +158,22 @@ def judge_answers(
 def judgement(recipe: Recipe, row: Question, order: str, repeat: int, value: StoredAnswer) -> Judgement:
     """Return one judgement in the pair's original order: A is the model, B is `against`.
 
-    Here, and nowhere else, a swapped reply is turned back. status: ok; unknown, where the reply has not the form that
-    was asked for; error, where there is no reply. Only ok has scores (A and B → criterion → 1 to 10) and a winner, A, B
-    or Tie, by the overall scores.
+    Here, and nowhere else, a swapped reply is turned back. recipe: model, against, endpoint, criteria, and `form` where
+    the reply was not asked for as JSON. status: ok; unknown, where the reply has not the form that was asked for;
+    error, where there is no reply. Only ok has a winner, A, B or Tie, and, as far as the form has them, scores (A and B
+    → criterion → 1 to 10).
     """
-    scores, justification, winner = None, None, None
-    if value["finish_reason"] == "error":
-        status = "unknown" if (value["error"] or "").startswith(OFF_FORM) else "error"
-    else:
-        found = parse_pair(value["text"], (*recipe["criteria"], "overall"))
-        status = "ok" if found else "unknown"
+    said: dict[str, Any] = {"status": "error", "scores": None, "winner": None, "justification": None}
+    if value["finish_reason"] != "error":
+        found = read_pair(recipe.get("form", "json"), value["text"], recipe["criteria"])
+        said["status"] = "ok" if found else "unknown"
         if found:
-            first, second = ("A", "B") if order == "original" else ("B", "A")
-            scores = {first: found["answer_1"], second: found["answer_2"]}
-            scores = {side: scores[side] for side in "AB"}
-            ours, theirs = scores["A"]["overall"], scores["B"]["overall"]
-            winner = "Tie" if ours == theirs else "A" if ours > theirs else "B"
-            justification = found["justification"]
-    said = {"status": status, "scores": scores, "winner": winner, "justification": justification}
+            shown = dict(zip(("first", "second"), "AB" if order == "original" else "BA", strict=True))
+            scores = {side: found[place] for place, side in shown.items()}
+            said["scores"] = {side: scores[side] for side in "AB"} if None not in scores.values() else None
+            said |= {"winner": (shown | {"Tie": "Tie"})[found["winner"]], "justification": found["feedback"]}
+    elif (value["error"] or "").startswith(OFF_FORM):
+        said["status"] = "unknown"
     return _place(recipe, row) | {"order": order, "repeat": repeat} | said | {"raw": value["text"] or value["error"]}
 
 

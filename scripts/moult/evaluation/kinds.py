@@ -137,6 +137,13 @@ class SuiteKind:
     # The section of the report: id, heading, and the file in resources/report that shows it.
     section: tuple[str, str]
     template: str = "scores.html.j2"
+    # Fields that an evaluation has for this kind alone: name → (type, Field), as pydantic's `create_model` takes them.
+    # They name what is measured: each entry is a name, or has one.
+    own_fields: dict[str, Any] = field(default_factory=dict)
+    # The section of the config → names that are measured in each of its suites, whatever an evaluation says.
+    beside: Callable[[Any], Iterable[str]] = lambda settings: ()
+    # Config → (models or endpoints, name) of what its own fields put to work.
+    uses: Callable[[Experiment], Iterable[tuple[str, str]]] = lambda cfg: ()
     # Metrics beside the headline → heading; the first of them stands below each score, too.
     metrics: dict[str, str] = field(default_factory=dict)
     unread: Unread | None = None

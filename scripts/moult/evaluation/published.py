@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Any
 
 from moult.base.paths import RESOURCES
 
@@ -16,6 +17,35 @@ def published_models(table: str) -> list[tuple[str, str]]:
     """Return the (model, setting) pairs that a table of resources/reference has values of."""
     with open(REFERENCE / f"{table}.csv", encoding="utf-8", newline="") as handle:
         return sorted({(row["model"], row["setting"]) for row in csv.DictReader(handle)})
+
+
+def published_of_judge(named: Mapping[str, Any], dataset: str, task: str, metric: str, n: int) -> float | None:
+    """Return what was published of a judge (resources/reference/judge.csv), None unless it is of the same dataset,
+    group, measure and number of items.
+
+    named: judge, and datasets: ours → the published one. task: `tag: <group>`, or nothing for all of a dataset.
+    """
+    asked = (named["judge"], named["datasets"].get(dataset), task.removeprefix("tag: "), metric, n)
+    return _judges().get(asked) if ":" not in asked[2] else None
+
+
+@cache
+def _judges():
+    with open(REFERENCE / "judge.csv", encoding="utf-8", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    return {
+        (row["judge"], row["dataset"], row["group"], row["metric"], int(row["n"])): float(row["value"]) for row in rows
+    }
+
+
+def published_judges() -> list[str]:
+    """Return the judges that resources/reference/judge.csv has values of."""
+    return sorted({name for name, *_ in _judges()})
+
+
+def judged_datasets() -> list[str]:
+    """Return the datasets that resources/reference/judge.csv has values on."""
+    return sorted({name for _, name, *_ in _judges()})
 
 
 @cache

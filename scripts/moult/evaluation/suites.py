@@ -6,13 +6,14 @@ from pathlib import Path
 from moult.base.files import read_csv, write_csv
 from moult.base.rows import Difference
 from moult.base.stage import Job
+from moult.evaluation.agreement import AGREEMENT
 from moult.evaluation.judge_suite import JUDGE
 from moult.evaluation.kinds import SuiteKind
 from moult.evaluation.labels import LABELS
 from moult.evaluation.leaderboard import leading_pairs
 from moult.evaluation.scores import COLUMNS, DIFFERENCES
 
-KINDS = (LABELS, JUDGE)
+KINDS = (LABELS, JUDGE, AGREEMENT)
 
 
 def kind_of(rows: Sequence[Mapping[str, str]], kinds: Iterable[SuiteKind]) -> SuiteKind | None:

@@ -67,7 +67,18 @@ class LabelRequest:
         return {"messages": self.messages, "labels": self.labels}
 
 
-Request = ChatRequest | LabelRequest
+@dataclass(frozen=True)
+class RewardRequest:
+    """An answer to be scored: the chat up to it, and the answer as its last message."""
+
+    messages: tuple
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the request as plain JSON, what its key is the hash of."""
+        return {"messages": self.messages, "asked": "reward"}
+
+
+Request = ChatRequest | LabelRequest | RewardRequest
 
 
 @dataclass(frozen=True)

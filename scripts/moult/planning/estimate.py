@@ -103,13 +103,15 @@ class Estimator:
 
     def jobs(self) -> list[dict[str, Any]]:
         """Return what each job that asks endpoints would ask and cost, as plain JSON; None stands for unknown."""
-        return [
-            self._job(stage, names) for stage in STAGES if stage.asks is not None for names in stage.planned(self.cfg)
-        ]
+        asking = [stage for stage in STAGES if stage.asks is not None]
+        jobs = [self._job(stage, names) for stage in asking for names in stage.planned(self.cfg)]
+        return [job for job in jobs if job]
 
     def _job(self, stage, names):
         known = Known(self.artefacts)
         asking = stage.asks(self.cfg, known, *names)
+        if asking is None:
+            return None
         clients = {part: client_of(self.cfg, name) for part, name in asking.endpoints.items()}
         journal = JOURNALS / stage.rule / f"{'/'.join(names)}.sqlite"
         found = {"corpus": "/".join(names), "endpoint": " and ".join(asking.endpoints.values()), "notes": known.notes}

@@ -65,14 +65,15 @@ class Artefacts:
         return self.results / "raw" / dataset / split / f"{index:02d}-{source.basename}"
 
     def _questions(self, name):
-        """Return (all rows of a dataset as prompts need them, a note or None, whether they are only as many as the
-        config says); UserError where not even that is known."""
+        """Return (all rows of a dataset as prompts or judges need them, a note or None, whether they are only as many
+        as the config says); UserError where not even that is known."""
+        shape = self.cfg.find("datasets", name).shape
         if self.is_current(name):
-            return rows_of(self.results / "datasets" / name), None, False
+            return rows_of(self.results / "datasets" / name, shape), None, False
         try:
             rows = prepared_questions(self.cfg, name, self.results / "raw" / name)
         except UserError as error:
-            rows = self._counted(name)
+            rows = self._counted(name) if shape == "questions" else []
             if not rows:
                 raise
             tokens = (

@@ -13,10 +13,13 @@ from moult.base.files import write_text_atomic
 from moult.base.legible import legible
 from moult.base.paths import own_in_place_of_shipped
 from moult.base.secrets import key_of
+from moult.base.stage import Local
 from moult.config.checks import remote_endpoints
 from moult.config.experiment import Config
 from moult.config.load import load
+from moult.data import rubrics
 from moult.data.chats import ChatTemplate
+from moult.evaluation.suites import KINDS
 from moult.inference.remote.connection import proxy_of
 from moult.planning.local_files import flaws_of_merges, flaws_of_tables
 from moult.planning.partitions import SHIPPED, VARIABLE, Site
@@ -64,7 +67,7 @@ def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: 
             raise UserError(f"{source}: {error}") from None
         for line in cfg.hub_needs(made):
             tell(f"{line}.")
-        for kind in ("prompts", "labels"):
+        for kind in ("prompts", "labels", rubrics.KIND):
             for name in own_in_place_of_shipped(kind):
                 tell(f"{kind}/{name}.yaml: stands in place of the file of this name that comes with Moult.")
         for entry in cfg.evaluations:
@@ -99,6 +102,12 @@ def absent_files(cfg: Config) -> Iterator[str]:
     for dataset in cfg.datasets:
         if dataset.videos and dataset.videos.path and not os.path.isdir(dataset.videos.path):
             yield f"dataset {dataset.name}: its videos' folder {_absent(dataset.videos.path)}"
+    for stage in (stage for kind in KINDS for stage in kind.stages):
+        for suite, *names in stage.names(cfg):
+            found = [one if isinstance(one, list) else [one] for one in stage.inputs(cfg, suite, *names).values()]
+            for path in (one.path for some in found for one in some if isinstance(one, Local)):
+                if not Path(path).exists():
+                    yield f"suite {suite}, {'/'.join(names)}: {_absent(path)}"
 
 
 def _absent(path):

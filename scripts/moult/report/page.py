@@ -77,7 +77,8 @@ def write_report(
     leaks = {Path(path).stem: read_csv(path) for path in leakage}
     corpora = [corpus_entry(one, root) for one in made.values() if one["kind"] == "corpora"]
     verbs = {folder: verb for kind in kinds for folder, verb in kind.paid.items()}
-    paid = [one for one in made.values() if one["kind"] in verbs]
+    # A judge that is a file or a rule of thumb asked nobody.
+    paid = [one for one in made.values() if one["kind"] in verbs and one["recipe"]["endpoint"]]
     costs = corpora + [asking_cost(one, root) for one in paid]
     accounts = row_accounts(made, corpora, root, kinds)
     lost = [account for account in accounts if account["rejected"]]

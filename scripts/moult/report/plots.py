@@ -42,7 +42,9 @@ STYLE = {
     "xtick.labelcolor": PALETTE["muted"],
     "ytick.labelcolor": PALETTE["ink"],
 }
-SERIES = (("first", "o"), ("second", "D"))
+SERIES = (("first", "o"), ("second", "D"), ("models-line", "s"))
+# Where marks of one, two or three methods stand on a line.
+SHIFTS = ((0,), (-0.16, 0.16), (-0.2, 0, 0.2))
 # Lines of a panel that can be read.
 MOST_MODELS = 60
 
@@ -86,10 +88,8 @@ def draw_scores(rows: Sequence[dict[str, str]], kinds: Sequence[SuiteKind] = KIN
             axis.set_title(shorten(panel) if panel != "mean" else f"mean of {len(panels) - 1} datasets")
             if baseline and panel in baselines:
                 axis.axvline(baselines[panel], color=PALETTE["muted"], ls=(0, (4, 3)), lw=1, label=baseline.label)
-            for (colour, marker), method, shift in zip(SERIES, methods, (-0.16, 0.16), strict=False):
-                _intervals(
-                    axis, found, panel, models, method, shift if len(methods) > 1 else 0, PALETTE[colour], marker
-                )
+            for (colour, marker), method, shift in zip(SERIES, methods, SHIFTS[max(0, len(methods) - 1)], strict=False):
+                _intervals(axis, found, panel, models, method, shift, PALETTE[colour], marker)
         _finish(figure, axes[: len(panels)], [shorten(name) for name in models], headline)
         return _svg_of(figure)
 
@@ -248,7 +248,7 @@ def draw_losses(rows: Sequence[Mapping[str, str]], best_step: int) -> str:
     with style.context(["default", STYLE]):
         figure = Figure(figsize=(5, 2.7), layout="constrained")
         axis = figure.subplots()
-        for split, (colour, marker), width in zip(("train", "dev"), SERIES, (1.2, 1.6), strict=True):
+        for split, (colour, marker), width in zip(("train", "dev"), SERIES, (1.2, 1.6), strict=False):
             curve = [(int(row["step"]), float(row["loss"])) for row in rows if row["split"] == split]
             if curve:
                 every = marker if split == "dev" or len(curve) == 1 else None

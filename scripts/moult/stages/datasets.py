@@ -119,7 +119,19 @@ def check_leakage(cfg: Config, name: str) -> Recipe:
     leakage = dataset.leakage
     recipe = {"name": name, "near": leakage.near, "found": leakage.found, "version": leakage_check.VERSION}
     # English and Chinese are written without marks.
-    return recipe | ({} if dataset.language in ("en", "zh") else {"marks": True})
+    recipe |= {} if dataset.language in ("en", "zh") else {"marks": True}
+    return recipe | ({"beside": beside} if (beside := _beside(cfg, name)) else {})
+
+
+def _beside(cfg, name):
+    """The datasets that may hold a question of this one: judged items, since one question is graded and compared."""
+    judged = [one.name for one in cfg.datasets if one.shape == "judge_items"]
+    return [other for other in judged if other != name] if name in judged else []
+
+
+def _looked_through(cfg, name):
+    beside = [Ref("datasets", other) for other in _beside(cfg, name)]
+    return {"dataset": Ref("datasets", name)} | ({"beside": beside} if beside else {})
 
 
 def training_dataset(cfg: Config, source: str) -> Dataset:
@@ -212,7 +224,7 @@ STAGES = (
         wildcards=("dataset",),
         names=_named,
         recipe=check_leakage,
-        inputs=lambda cfg, name: {"dataset": Ref("datasets", name)},
+        inputs=_looked_through,
         sealed=False,
     ),
     Stage(

@@ -5,24 +5,24 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from moult.base.errors import UserError
 from moult.base.files import digest, write_json
-from moult.base.rows import Question
 from moult.config.experiment import Config
 from moult.corpora.refined import row_digest
 from moult.data import fields
 from moult.data import prepare as preparing
 from moult.data.fetch import fetch_dataset, placed
-from moult.data.questions import question_rows
+from moult.data.questions import judge_items, question_rows
 from moult.stages import datasets as dataset_stages
 
 # Where row digests are kept between plans; anything in there may be deleted.
 SEEN = Path("scratch", "planned")
 
 
-def prepared_questions(cfg: Config, name: str, fetched: Path | None = None) -> list[Question]:
-    """Return the rows of a dataset as prompts need them, prepared in a folder that is gone afterwards.
+def prepared_questions(cfg: Config, name: str, fetched: Path | None = None) -> list[Any]:
+    """Return the rows of a dataset as prompts, or judges, need them, prepared in a folder that is gone afterwards.
 
     fetched: where its files are that a build has fetched; local ones are taken as they are now. UserError where one is
     not on this machine.
@@ -40,12 +40,13 @@ def prepared_questions(cfg: Config, name: str, fetched: Path | None = None) -> l
             (raw / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(there / file, raw / file)
         preparing.prepare_dataset(dataset_stages.prepare_dataset(cfg, name), raw, Path(folder, "dataset"))
-        return rows_of(Path(folder, "dataset"))
+        return rows_of(Path(folder, "dataset"), cfg.find("datasets", name).shape)
 
 
-def rows_of(folder: Path) -> list[Question]:
-    """Return the rows of all splits of a prepared dataset as prompts need them."""
-    return question_rows(folder, [split for split in fields.SPLITS if (folder / f"{split}.parquet").exists()])
+def rows_of(folder: Path, shape: str = "questions") -> list[Any]:
+    """Return the rows of all splits of a prepared dataset as prompts, or judges, need them."""
+    splits = [split for split in fields.SPLITS if (folder / f"{split}.parquet").exists()]
+    return (judge_items if shape == "judge_items" else question_rows)(folder, splits)
 
 
 def row_digests(cfg: Config, name: str) -> dict[str, list[str]] | None:

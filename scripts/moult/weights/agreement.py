@@ -10,7 +10,7 @@ from typing import Any
 
 from moult.base.errors import UserError
 from moult.base.outside import in_a_sentence
-from moult.weights.architectures import auto_class, is_bert_like, is_vision_language
+from moult.weights.architectures import auto_class, is_bert_like, is_reward_model, is_vision_language
 from moult.weights.compatibility import chat_template
 from moult.weights.folding import EMBEDDINGS, check_foldable
 from moult.weights.headers import HEAD, check_model_folder, read_object, read_tensor, tensor_headers
@@ -163,6 +163,8 @@ def check_architecture(folder: str | Path) -> list[str]:
     for name in sorted(loaded["unexpected_keys"])[:1]:
         count = len(loaded["unexpected_keys"])
         warnings.append(f"{count} tensors are of no part of the model that config.json describes ({name} first)")
+    if is_reward_model(folder):
+        return [*warnings, "it is a reward model: it scores answers, and can neither write one nor be trained here"]
     return warnings + _unfoldable(model, folder)
 
 

@@ -12,10 +12,18 @@ def is_vision_language(folder: str | Path) -> bool:
     return "vision_config" in read_json(Path(folder) / "config.json")
 
 
+def is_reward_model(folder: str | Path) -> bool:
+    """Whether a model folder holds a model that scores a text and writes none."""
+    told = read_json(Path(folder) / "config.json").get("architectures") or [""]
+    return str(told[0]).endswith("ForSequenceClassification")
+
+
 def auto_class(folder: str | Path) -> Any:
-    """Return transformers' class that loads the model of a folder for generation."""
+    """Return transformers' class that loads the model of a folder: for generation, or, of a reward model, to score."""
     import transformers
 
+    if is_reward_model(folder):
+        return transformers.AutoModelForSequenceClassification
     if is_vision_language(folder):
         return transformers.AutoModelForImageTextToText
     return transformers.AutoModelForCausalLM

@@ -83,11 +83,13 @@ class Setting(Section):
         return self.models.get(dataset)
 
 
+# Fields that kinds of suites have for themselves.
+OWN = {name: declared for kind in KINDS for name, declared in kind.own_fields.items()}
 # Fields of an evaluation that name what it measures.
-MEASURED = ("models", "settings", "corpora")
+MEASURED = ("models", "settings", "corpora", *OWN)
 
 
-class Evaluation(Section):
+class _Evaluation(Section):
     """A suite and what it measures: models and settings, or, under a judge, the answers that stand in corpora."""
 
     suite: str = Field(description="Suite that measures.")
@@ -115,10 +117,15 @@ class Evaluation(Section):
     @model_validator(mode="after")
     def measures_something(self) -> Self:
         if not self.measured:
-            raise ValueError("name `models`, `settings` or `corpora` that the suite measures")
+            fields = ", ".join(f"`{name}`" for name in MEASURED[:-1])
+            raise ValueError(f"name {fields} or `{MEASURED[-1]}` that the suite measures")
         return self
 
     @property
     def measured(self) -> list[str]:
         """The names under which scores stand."""
-        return [*self.models, *(setting.name for setting in self.settings), *self.corpora]
+        entries = [entry for field in MEASURED for entry in getattr(self, field)]
+        return [entry if isinstance(entry, str) else entry.name for entry in entries]
+
+
+Evaluation = create_model("Evaluation", __base__=_Evaluation, __doc__=_Evaluation.__doc__, **OWN)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from moult.base.errors import UserError, ended, nearest
+from moult.base.files import digest
 from moult.base.rows import Message, Recipe, Template
 from moult.data.excerpts import printable
 from moult.data.prompts import Example
@@ -91,12 +92,25 @@ class Format:
         """Return, as plain JSON, what makes a row the row it is: a hash of it names a row without an id."""
         return [prepared.get("title"), prepared["text"]]
 
+    def id_of(self, row: RawRow) -> str | None:
+        """Return the first id that a row has, None where it has none."""
+        texts = (row.get(field) for field in self.ids)
+        return next((text.strip() for text in texts if isinstance(text, str) and text.strip()), None)
+
     def another_name(self, uid: str, prepared: Mapping[str, Any], seen: dict[str, int]) -> str | None:
         """Return another name for a row whose id an earlier row has; None where such a row is rejected.
 
         seen: all names so far, each with the last number that was put behind it; 1: none.
         """
         return None
+
+    def named_by_content(self, uid: str, prepared: Mapping[str, Any], seen: dict[str, int]) -> str:
+        """Return a name that no row has yet, with a hash of the content; seen: see `another_name`."""
+        named = name = f"{uid}-{digest(self.content(prepared))[:12]}"
+        while name in seen:
+            seen[named] += 1
+            name = f"{named}-{seen[named]}"
+        return name
 
     def attach(
         self, rows: list[dict[str, Any]], folder: str | Path, recipe: Recipe, scratch: Path, wanted: int, workers: int

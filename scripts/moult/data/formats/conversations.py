@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from moult.base.errors import nearest
-from moult.base.files import digest, write_json
+from moult.base.files import write_json
 from moult.base.rows import CanonicalRow, Message, Recipe, Template
 from moult.data.formats.base import DatasetEntry, Format, Shape
 from moult.data.formats.messages import Unusable, text_of
@@ -113,12 +113,8 @@ class Conversations(Format):
         return prepared["meta"]["messages"]
 
     def another_name(self, uid: str, prepared: Mapping[str, Any], seen: dict[str, int]) -> str | None:
-        """Return a name with a hash of the content: LLaMA-Factory knows no ids, and mixed files repeat them."""
-        named = name = f"{uid}-{digest(self.content(prepared))[:12]}"
-        while name in seen:
-            seen[named] += 1
-            name = f"{named}-{seen[named]}"
-        return name
+        """LLaMA-Factory knows no ids, and mixed files repeat them."""
+        return self.named_by_content(uid, prepared, seen)
 
     def attach(
         self, rows: list[dict[str, Any]], folder: str | Path, recipe: Recipe, scratch: Path, wanted: int, workers: int

@@ -12,7 +12,7 @@ from moult.base.lean_imports import hide_compiler, hide_packages
 from moult.data.prompts import videos_of
 from moult.inference.engines.base import Engine
 from moult.inference.engines.sampling import TokenChooser
-from moult.weights.architectures import auto_class, is_bert_like
+from moult.weights.architectures import auto_class, is_bert_like, is_reward_model
 
 
 class TransformersEngine(Engine):
@@ -27,6 +27,8 @@ class TransformersEngine(Engine):
         from transformers import GenerationConfig
 
         super().__init__(folder)
+        if is_reward_model(folder):
+            raise UserError(f"{folder}: is a reward model, which scores answers and writes none; take another model.")
         torch.set_num_threads(threads)
         transformers.logging.disable_progress_bar()
         with hide_compiler():

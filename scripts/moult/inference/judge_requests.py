@@ -1,0 +1,72 @@
+"""What a judge is asked about answers: the same messages when it is trained and when it judges."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from moult.base.files import derive_seed
+from moult.base.rows import Message, Recipe
+from moult.data.prompts import as_material, render
+from moult.data.rubrics import rubric_of
+from moult.inference.requests import ChatRequest, Sampling
+
+# Longer justifications are cut short by the schema, where the model is ours: a weak one may never end.
+JUSTIFICATION = 240
+
+
+def pair_schema(criteria: Sequence[str], longest: int | None = None) -> dict[str, Any]:
+    """Return the JSON schema of a reply: a justification, then for each answer an integer from 1 to 10 per criterion
+    and overall. longest: characters of the justification; None for remote models, of which not all take a limit.
+    """
+    return _schema(("answer_1", "answer_2"), criteria, longest)
+
+
+def grade_schema(criteria: Sequence[str], longest: int | None = None) -> dict[str, Any]:
+    """Return the JSON schema of a reply about one answer; see `pair_schema`."""
+    return _schema(("answer",), criteria, longest)
+
+
+def _schema(answers, criteria, longest):
+    score = {"type": "integer", "enum": list(range(1, 11))}
+    text = {"type": "string"} | ({"maxLength": longest} if longest else {})
+    scores = _closed({name: score for name in (*criteria, "overall")})
+    return _closed({"justification": text} | dict.fromkeys(answers, scores))
+
+
+def _closed(properties):
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def dimensions_of(asked: Recipe, item: Mapping[str, Any]) -> list[str]:
+    """Return the names of the dimensions by which an item is judged."""
+    return [one["name"] for one in asked["rubrics"][rubric_of(item["category"], asked["rubrics"], asked["rubric"])]]
+
+
+def judge_messages(asked: Recipe, item: Mapping[str, Any], shown: Sequence[str]) -> list[Message]:
+    """Return the chat that shows a judge the question of an item and one answer, or two in this order.
+
+    asked: rubrics (name → dimensions, see `data.rubrics`), rubric (that of items whose category has none), prompts
+    (grade and compare → template), form (of the reply: json, line or bracket), references (whether they are shown).
+    Nothing of an item reaches the judge outside a fence: of its category it sees the name of the rubric.
+    """
+    mode = "grade" if len(shown) == 1 else "compare"
+    names = ("answer",) if mode == "grade" else ("answer_1", "answer_2")
+    texts = {"question": item["question"]} | dict(zip(names, shown, strict=True))
+    if asked["references"] and item["reference"]:
+        texts["reference"] = item["reference"]
+    rubric = rubric_of(item["category"], asked["rubrics"], asked["rubric"])
+    fields = {"reference": None} | as_material(texts)
+    fields |= {"form": asked["form"], "dimensions": asked["rubrics"][rubric]}
+    fields |= {"category": None if rubric == asked["rubric"] else rubric.replace("-", " ")}
+    return render(asked["prompts"][mode], **fields)
+
+
+def judge_request(asked: Recipe, item: Mapping[str, Any], shown: Sequence[str], served: bool) -> ChatRequest:
+    """Return the request that shows a judge an item; see `judge_messages`. asked: decoding and seed too. served: by a
+    model of this build."""
+    messages = judge_messages(asked, item, shown)
+    schema = None
+    if asked["form"] == "json":
+        build = grade_schema if len(shown) == 1 else pair_schema
+        schema = build(dimensions_of(asked, item), JUSTIFICATION if served else None)
+    seed = derive_seed(asked["seed"], messages)
+    return ChatRequest(tuple(messages), Sampling(**asked["decoding"]), seed=seed, schema=schema)
