@@ -328,7 +328,11 @@ CASES = {
         "a file in place of a model folder": at("models", 4, ANOTHER | {"fetch": {"path": TRAIN}}),
         "no size of a fetched model": without("models", 0, "parameters"),
         "a method of merging that is none": at(*MERGE, "method", "tease"),
-        "a merge of one": at(*MERGE, "parents", [{"model": "tuned", "weight": 1}]),
+        "a merge of one": both(
+            at(*MERGE, "method", "linear"),
+            without(*MERGE, "base"),
+            at(*MERGE, "parents", [{"model": "tuned", "weight": 1}]),
+        ),
         "a merge without its base": without(*MERGE, "base"),
         "a merge of models of two sizes": both(
             at("models", 4, RIGHT["models"][0] | {"name": "wide"}),

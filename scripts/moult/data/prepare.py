@@ -147,7 +147,7 @@ def _carve(split, splits, recipe):
     rows, fraction = splits.get("train", ()), recipe.get(f"{split}_fraction")
     if split in splits or not fraction or len(rows) < 2:
         return
-    chosen = drawn(rows, fraction, derive_seed(recipe["seed"], split))
+    chosen = drawn(rows, fraction, derive_seed(recipe["seed"], split), videos="videos" in recipe)
     if chosen:
         splits["train"] = [row for row in rows if row["uid"] not in chosen]
         splits[split] = [row | {"split": split} for row in rows if row["uid"] in chosen]

@@ -10,17 +10,18 @@ from moult.data.leakage import wording
 VERSION = 2
 
 
-def drawn(rows: Sequence[Mapping[str, Any]], fraction: float, seed: int) -> set[str]:
+def drawn(rows: Sequence[Mapping[str, Any]], fraction: float, seed: int, *, videos: bool = False) -> set[str]:
     """Return the uids of about `fraction` of the rows, one at least, drawn by the seed; none where all texts are equal.
 
     Rows with equal wordings stay together, so that no split has a text of another one; each label has its share, as far
     as whole rows allow, and keeps a text in train. Which rows are drawn depends on uids, texts and labels, not on their
-    order.
+    order. videos: each row is seen with its video, so that equal words about another one are another row.
     """
     chance = {row["uid"]: digest([seed, row["uid"]]) for row in rows}
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(wording(row.get("title"), row["text"]) or row["text"], []).append(row)
+        video = row["meta"].get("video", row["uid"]) if videos else ""
+        groups.setdefault((wording(row.get("title"), row["text"]) or row["text"], video), []).append(row)
     if len(groups) < 2:
         return set()
     whole = sorted((sorted(group, key=lambda row: chance[row["uid"]]) for group in groups.values()), key=_by(chance))

@@ -86,12 +86,12 @@ class Journal:
                 self.connection.execute("ALTER TABLE answers ADD COLUMN digest TEXT")
             self.connection.commit()
         except sqlite3.OperationalError as error:
-            self.lease.give_up()
+            self._give_up()
             raise UserError(
                 f"{path}: cannot be written ({error}); is another run writing to it? Wait, then run again."
             ) from error
         except sqlite3.DatabaseError as error:
-            self.lease.give_up()
+            self._give_up()
             raise self._damaged(error) from error
         self.synced = time.monotonic()
 
@@ -133,8 +133,11 @@ class Journal:
         except sqlite3.DatabaseError as error:
             raise self._damaged(error) from error
         finally:
-            self.connection.close()
-            self.lease.give_up()
+            self._give_up()
+
+    def _give_up(self):
+        self.connection.close()
+        self.lease.give_up()
 
     def known(self, keys: Sequence[str]) -> dict[str, Any]:
         """Return the answers that are there, as key → stored value: cleaned of what older code kept as it came.

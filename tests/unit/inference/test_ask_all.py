@@ -204,9 +204,11 @@ def test_what_arrived_before_a_crash_is_on_disk(tmp_path):
 
 
 def test_a_second_writer_is_refused(tmp_path, monkeypatch):
-    connect = sqlite3.connect
-    monkeypatch.setattr(sqlite3, "connect", lambda path, timeout: connect(path, timeout=0.1))
-    with Journal(tmp_path / "j.sqlite"), pytest.raises(UserError, match="another run"):
+    monkeypatch.setattr("moult.inference.journal.PATIENCE", 0.1)
+    with (
+        Journal(tmp_path / "j.sqlite"),
+        pytest.raises(UserError, match=r"j.sqlite.lease: process \d+ on .* has it still"),
+    ):
         Journal(tmp_path / "j.sqlite")
 
 
