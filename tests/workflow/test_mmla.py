@@ -51,5 +51,6 @@ def test_a_setting_is_scored_and_compared_like_a_model_and_scikit_learn_agrees(u
     assert {(row["model"], row["against"], row["dataset"]) for row in compared} == {
         ("each", "base", "moods"),
         ("each", "base", "again"),
+        ("each", "base", "weighted_mean"),
     }
     assert {row["p_mcnemar"] for row in compared if row["dataset"] == "moods"} == {"1.0"}

@@ -12,6 +12,7 @@ import yaml
 from moult.base.errors import UserError
 from moult.config.load import load
 from moult.data.prompts import load_template
+from moult.jobs.slurm import record_run
 from moult.planning.new_study import new_study
 from moult.planning.start import checked_config
 from pico_build import ROOT, Folder, write_config
@@ -84,6 +85,8 @@ def test_only_our_own_scheduler_asks_slurm_for_jobs_to_cancel(unbuilt, tmp_path,
         (programs / name).write_text(f"#!/bin/sh\necho {name} >> {tmp_path}/asked\n")
         (programs / name).chmod(0o755)
     variables = {"PATH": f"{programs}:{os.environ['PATH']}", "SLURM_ACCOUNT": "x"}
+    # A scheduler of this experiment that is gone.
+    record_run(unbuilt.path / ".snakemake" / "slurm_runs", "pico", "0b1f2c3d")
     on_slurm = ("results/pico/raw/moods", "--default-resources", "slurm_account=x")
     if whose == "theirs":
         run = foreign(unbuilt)(*on_slurm, **variables)
@@ -139,8 +142,9 @@ def own_files(folder):
 
 
 def labelled(**fields):
-    """Return a config with one dataset of labels."""
-    return {"name": "s", "datasets": [{"name": "d", "format": "mmla", "files": {"train": __file__}, **fields}]}
+    """Return a config with one dataset of labels, fetched from elsewhere."""
+    files = {"train": {"url": "https://example.org/train.csv"}}
+    return {"name": "s", "datasets": [{"name": "d", "format": "mmla", "files": files, **fields}]}
 
 
 def test_own_prompts_and_labels_win_over_those_that_come_with_moult(tmp_path, monkeypatch):
@@ -160,7 +164,7 @@ def test_own_prompts_and_labels_win_over_those_that_come_with_moult(tmp_path, mo
     told = []
     cfg = checked_config(labelled(labels="MELD"), "s.yaml", told.append, speaks=True)
     assert cfg.datasets[0].label_set["labels"] == ["good", "bad"]
-    assert [line.split(":")[0] for line in told] == ["prompts/mmla/text.yaml", "labels/MELD.yaml"]
+    assert [line.split(":")[0] for line in told][:2] == ["prompts/mmla/text.yaml", "labels/MELD.yaml"]
     with pytest.raises(UserError, match=r"labels: .*labels/wrong.yaml needs `task:`"):
         load(labelled(labels="wrong"))
     monkeypatch.chdir("/")

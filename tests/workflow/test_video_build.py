@@ -89,7 +89,10 @@ def test_videos_of_a_hub_are_those_of_a_folder(filmed, tmp_path, monkeypatch):
 
 
 def test_a_broken_dataset_stops_itself_alone(filmed, tmp_path):
-    """A wrong column, rows of train in test, no video at all: each ends in its sentence, and the sound one is made."""
+    """No video at all, rows of train in test: each ends in its sentence, and the sound one is made.
+
+    A wrong column and unknown labels are told before anything begins.
+    """
     leave = shutil.ignore_patterns("results", "models")
     copy = Folder(shutil.copytree(filmed.path, tmp_path / "copy", ignore=leave), None)
     config = copy.config
@@ -108,11 +111,15 @@ def test_a_broken_dataset_stops_itself_alone(filmed, tmp_path):
     ]
     copy.config = config | {"models": [], "suites": [], "evaluations": []}
     run = copy.snakemake("--keep-going", "datasets")
+    assert run.returncode != 0
+    assert "datasets 'columns', files, train: data/columns.tsv: row 2: no column 'text'" in run.stderr
+    assert "datasets 'labels', files, train: data/labels.tsv: none of its 6 rows is usable" in run.stderr
+    sound = [one for one in config["datasets"] if one["name"] not in ("columns", "labels")]
+    copy.config = copy.config | {"datasets": sound}
+    run = copy.snakemake("--keep-going", "datasets")
     told = run.stdout + run.stderr
     assert run.returncode != 0
     for sentence in (
-        "prepare_dataset columns: 00-columns.tsv, row 2: no column 'text'",
-        "prepare_dataset labels: dataset labels, train: no usable row, all 6 were rejected",
         "prepare_dataset unfilmed: dataset unfilmed, test: no usable row, all 4 were rejected",
         "check_leakage leaky: dataset leaky:",
     ):
