@@ -67,7 +67,7 @@ test-server: .venv/ready
 test-soak: .venv/ready
 	PYTHONPATH=scripts python tests/soak/kills.py --csv tests/soak/kills.csv
 	PYTHONPATH=scripts python tests/soak/kills.py --power --builds 100 --csv tests/soak/power.csv
-	MOULT_SOAK=1 python -m pytest $$(grep -rlE 'MOULT_SOAK' tests --include='test_*.py')
+	MOULT_SOAK=1 python -m pytest $$(grep -rlE 'MOULT_SOAK|mark.soak' tests --include='test_*.py')
 
 check: .venv/ready
 	PYTHONPATH=scripts python -m moult.planning.check_config --quiet config/config.yaml

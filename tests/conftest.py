@@ -14,6 +14,13 @@ from pico_build import write_inputs
 os.environ["MOULT_CACHE"] = ""
 
 
+def pytest_collection_modifyitems(items):
+    """Leave what takes long, and what shorter tests cover in the main, to `make test-soak`."""
+    for item in items:
+        if item.get_closest_marker("soak") and not os.environ.get("MOULT_SOAK"):
+            item.add_marker(pytest.mark.skip(reason="make test-soak runs it"))
+
+
 @pytest.fixture(scope="session")
 def once(tmp_path_factory):
     """Return a function that returns a copy of a folder which one process makes for all of this run of pytest.

@@ -186,6 +186,7 @@ def test_a_kill_inside_a_round_pays_for_no_answer_twice(prepared, judge):
     assert "40 requests, 40 of them answered before, 0 to ask" in refine_log(prepared, "rounds-r1")
 
 
+@pytest.mark.soak
 def test_a_round_without_an_accepted_answer_changes_nothing(prepared, judge):
     """Its model is the one before, and the next round goes on from there."""
     rows = [f"q{i}\tHow to do {2 if i < 3 else i}?\tI try {i}." for i in range(4)]
