@@ -183,8 +183,9 @@ def _graded(cells, question, answer, human, scale, **more):
 
 
 def _instruction(cells):
-    """An instruction and its input, which may be empty."""
-    return "\n\n".join(filter(None, (cells.needed("instruction"), cells.optional("input"))))
+    """An instruction and its input, of which one may be empty."""
+    found = [text for text in map(cells.optional, ("instruction", "input")) if text]
+    return "\n\n".join(found) or cells.needed("instruction")
 
 
 def _meld_pair(cells, category):

@@ -180,6 +180,12 @@ def test_columns_of_ones_own_are_mapped_and_named_in_what_is_wrong(tmp_path):
         )
 
 
+def test_an_instruction_may_be_blank_where_its_input_asks(tmp_path):
+    row = ROWS["PandaLM"][0]
+    ((item,), rejects) = prepare(tmp_path, [row | {"instruction": " ", "input": "Truthfulness"}])
+    assert rejects == [] and item["question"] == "Truthfulness"
+
+
 def test_equal_label_of_pandalm_and_majority(tmp_path):
     row = ROWS["PandaLM"][0]
     _, rejects = prepare(tmp_path, [row, row | {"label": 1}, row | {"annotator1": 1}])
