@@ -112,12 +112,160 @@ def prepare_conversations(size):
     prepare_dataset(recipe(format="sharegpt", tags={}, label_set=None), "raw", "dataset")
 
 
+def make_predictions(size, labels=600):
+    """Write the predictions of two models, by one method, over a dataset of so many rows and labels."""
+    names = [f"label {place}" for place in range(labels)]
+    Path("dataset").mkdir()
+    Path("dataset/labels.json").write_text(json.dumps(LABELS | {"labels": names}))
+    profile = {"splits": {"train": {"labels": dict.fromkeys(names, 1)}}}
+    Path("dataset/profile.json").write_text(json.dumps(profile))
+    for model in MODELS:
+        chance = random.Random(model)
+        with open(f"{model}.jsonl", "w", encoding="utf-8") as handle:
+            for place in range(size):
+                gold = names[place % labels]
+                pred = gold if chance.random() < 0.6 else chance.choice(names)
+                row = {"uid": f"d:test:{place}", "dataset": "d", "task": "mood", "model": model, "method": "generate"}
+                handle.write(json.dumps(row | {"gold": gold, "pred": pred, "status": "ok", "raw": pred}) + "\n")
+
+
+def score(size):
+    from moult.base.files import write_csv
+    from moult.evaluation import scores
+
+    asked = {"suite": "s", "model": "one", "methods": ["generate"], "datasets": {"d": "one"}, "seed": 1}
+    asked |= {"limit": None, "reference": None}
+    rows = scores.score_labels(asked, scores.read_predictions("one.jsonl"), {"d": "dataset"})
+    write_csv("scores.csv", rows, scores.COLUMNS)
+
+
+def compare(size):
+    from moult.evaluation.scores import differences
+
+    measured = [["s", model, {"d": model}] for model in MODELS]
+    asked = {"pairs": [["s", *MODELS]], "measured": measured, "seed": 1}
+    differences(asked, {("s", model): f"{model}.jsonl" for model in MODELS})
+
+
+def draw_matrix(size):
+    from moult.evaluation.scores import confusion_tables, read_predictions
+    from moult.report.plots import draw_confusion
+
+    labels = json.loads(Path("dataset/labels.json").read_text())["labels"]
+    asked = {"datasets": {"d": "one"}, "methods": ["generate"]}
+    draw_confusion(confusion_tables(asked, read_predictions("one.jsonl"), {"d": labels}))
+
+
+def make_experiment(size):
+    """Write what the report reads of so many fine-tuned models, measured on three datasets and compared with a base."""
+    from moult.base.files import write_csv
+    from moult.evaluation.metrics import paired_difference, share
+    from moult.evaluation.scores import COLUMNS, DIFFERENCES
+    from moult.jobs.manifest import write_manifest
+
+    root, chance, summary, differences = Path("results/growth"), random.Random(1), [], []
+    compute = {"engine": "transformers", "dtype": "float32", "batch_size": 8, "threads": 1}
+    template = {"system": "Answer with one label.", "user": "{{ text }} " * 40}
+
+    def made(kind, name, rule, output, text, parents=(), recipe=None, facts=None):
+        output = root / kind / output
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text)
+        above = [root / f"{parent}.manifest.json" for parent in parents]
+        place = root / kind / f"{name}.manifest.json"
+        write_manifest(place, rule=rule, outputs=[output], parents=above, recipe=recipe or {}, facts=facts)
+
+    source = {"source": {"hub": "an/example", "revision": "0" * 40}, "dtype": "float32"}
+    made("models", "base", "fetch_model", "base/model.safetensors", "base", recipe=source, facts={"parameters": 1e6})
+    curve = "step,split,loss,accuracy,learning_rate\n" + "".join(
+        f"{step},train,{2 / step},,\n" for step in range(1, 41)
+    )
+    facts = {"n_train": 99, "n_dev": 9, "steps": 40, "best_step": 40, "criterion": "nll", "tokens": 9000, "dropped": []}
+    facts |= {"dev": {"nll": 0.7, "accuracy": 0.5}, "truncated": {"train": 0, "dev": 0}}
+    for number in range(size):
+        name = f"model_{number}"
+        recipe = {"base": "base", "learning_rate": 1e-4, "lora": {"rank": 16, "alpha": 32}, "data": {"d": template}}
+        made("adapters", name, "finetune_lora", f"{name}/loss.csv", curve, ["models/base"], recipe, facts)
+        made(
+            "models",
+            name,
+            "fold_adapter",
+            f"{name}/model.safetensors",
+            name,
+            [f"adapters/{name}"],
+            {"base": "base"},
+            {},
+        )
+        recipe = {"datasets": {one: template for one in DATASETS}, "methods": ["generate"], "split": "test"}
+        made(
+            "predictions",
+            f"s/{name}",
+            "predict_labels",
+            f"s/{name}.jsonl",
+            "",
+            [f"models/{name}"],
+            recipe | {"compute": compute},
+        )
+        made("scores", f"s/{name}", "score_labels", f"s/{name}.csv", "", [f"predictions/s/{name}"], {"model": name})
+        shared = {"model": name, "suite": "s", "method": "generate", "n": 200}
+        for dataset in (*DATASETS, "mean", "weighted_mean"):
+            for metric in METRICS:
+                summary.append(
+                    shared | {"dataset": dataset, "metric": metric} | share(chance.randint(60, 180), 200).as_row()
+                )
+        for dataset in (*DATASETS, "weighted_mean"):
+            test = paired_difference(chance.randint(0, 40), chance.randint(0, 40), 200)
+            differences.append(shared | {"against": "base", "dataset": dataset} | test)
+    write_csv(root / "scores/summary.csv", [{key: row.get(key) for key in COLUMNS} for row in summary], COLUMNS)
+    write_csv(
+        root / "scores/differences.csv",
+        [{key: row.get(key) for key in DIFFERENCES} for row in differences],
+        DIFFERENCES,
+    )
+
+
+def write_page(size):
+    from moult.base.files import read_csv, write_text_atomic
+    from moult.report.page import write_report
+    from moult.report.plots import draw_scores
+    from moult.stages import STAGES
+
+    root = Path("results/growth")
+    write_text_atomic(root / "plots/s.svg", draw_scores(read_csv(root / "scores/summary.csv")))
+    write_report(
+        "index.html",
+        summary=root / "scores/summary.csv",
+        differences=root / "scores/differences.csv",
+        plots=[root / "plots/s.svg"],
+        confusion=[],
+        manifests=sorted(root.rglob("*.manifest.json")),
+        leakage=[],
+        title="Growth",
+        limit=None,
+        seed=1,
+        words={stage.rule: stage.words for stage in STAGES},
+    )
+
+
+MODELS = ("one", "other")
+DATASETS = ("acts", "moods", "topics")
+METRICS = (
+    "accuracy macro_f1 macro_f1_occurring macro_precision macro_precision_occurring macro_recall "
+    "macro_recall_occurring weighted_f1 weighted_precision weighted_recall unknown_rate multi_rate error_rate "
+    "majority_accuracy"
+).split()
 STEPS = {
     "start": Step(lambda size: None, lambda size: __import__("moult.data.prepare"), (1,)),
     "prepare": Step(make_table, prepare_table),
     "leakage": Step(make_prepared, look_for_leakage),
     "conversations": Step(make_conversations, prepare_conversations),
     "equal conversations": Step(make_equal_conversations, prepare_conversations),
+    # 600 labels; then 30,000 rows of so many labels; then so many models.
+    "scores": Step(make_predictions, score),
+    "McNemar": Step(make_predictions, compare),
+    "scores, labels": Step(lambda size: make_predictions(30_000, size), score, (10, 60, 600)),
+    "confusion, labels": Step(lambda size: make_predictions(30_000, size), draw_matrix, (10, 60, 600)),
+    "report, models": Step(make_experiment, write_page, (10, 50, 500)),
 }
 
 

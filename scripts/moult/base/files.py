@@ -196,14 +196,17 @@ def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def read_jsonl(path: str | Path) -> list[Any]:
     """Return the rows of a JSONL file; UserError naming the line that is not JSON."""
-    rows = []
+    return list(each_jsonl(path))
+
+
+def each_jsonl(path: str | Path) -> Iterator[Any]:
+    """Yield the rows of a JSONL file, one in memory at a time; UserError naming the line that is not JSON."""
     with open(path, encoding="utf-8") as handle:
         for number, line in enumerate(handle, start=1):
             try:
-                rows.append(json.loads(line))
+                yield json.loads(line)
             except ValueError as error:
                 raise UserError(f"{path}, line {number}: not a JSON object ({error}); make it again.") from error
-    return rows
 
 
 def sha256_file(path: str | Path) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moult.base.files import read_json, write_json
+from moult.base.legible import legible
 from moult.base.paths import ROOT
 from moult.config.expansion import expand
 from moult.config.reading import read_config
@@ -82,7 +83,7 @@ def main(path: str | Path) -> int:
             print(f"{key}: {field} {pins[key]}")
         except Exception as error:  # any of several network libraries' errors: told, counted, and the rest goes on
             failed += 1
-            print(f"{key}: cannot be looked up ({str(error).strip().splitlines()[0]})", file=sys.stderr)
+            print(legible(f"{key}: cannot be looked up ({str(error).strip().splitlines()[0]})"), file=sys.stderr)
     if pins:
         write_json(PINS, pins)
     return failed

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from moult.base.files import derive_seed, read_json, write_jsonl
+from moult.base.legible import on_one_line
 from moult.base.rows import Prediction, Recipe
 from moult.base.stage import Job, Ref, Stage
 from moult.data.fields import Split
@@ -154,13 +155,20 @@ def _score_labels(cfg, suite, measured):
 
 def _plot_confusion(cfg, suite, measured):
     """Whose answers are counted."""
-    return {
+    recipe = {
         "suite": suite,
         "model": measured,
         "methods": list(cfg.find("suites", suite).labels.methods),
         "datasets": cfg.measured[suite, measured],
         "version": scores.CONFUSION_VERSION,
     }
+    label_sets = [cfg.find("datasets", name).label_set["labels"] for name in recipe["datasets"]]
+    if any(len(labels) > scores.MOST_LABELS for labels in label_sets):
+        recipe["most"] = scores.MOST_LABELS
+    # As long as a name could be read as a formula, or as more than a line, its picture was another one.
+    if any("$" in one or on_one_line(one) != one for labels in label_sets for one in labels):
+        recipe["names"] = "as text"
+    return recipe
 
 
 def _datasets(names):
@@ -248,6 +256,9 @@ LABELS = SuiteKind(
         "macro_recall": "macro recall",
         "weighted_precision": "weighted precision",
         "weighted_recall": "weighted recall",
+        "macro_f1_occurring": "macro F1, labels that occur",
+        "macro_precision_occurring": "macro precision, labels that occur",
+        "macro_recall_occurring": "macro recall, labels that occur",
     },
     unread=Unread(
         "Answers without one label",

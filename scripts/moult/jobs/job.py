@@ -1,6 +1,7 @@
 """What happens around the function of every job: log, check of inputs, scratch folder, manifest at the end."""
 
 import contextlib
+import io
 import logging
 import os
 import shutil
@@ -14,6 +15,7 @@ from moult.base import stage
 from moult.base.errors import UserError
 from moult.base.failures import explain
 from moult.base.files import digest
+from moult.base.legible import legible
 from moult.base.rows import Facts
 from moult.base.secrets import redacted, variables_in
 from moult.jobs.gpus import check_cuda, leased
@@ -81,7 +83,7 @@ def job(snakemake: Any) -> Iterator[stage.Job]:
     variables = list(variables_in(dict(snakemake.params.items())))
 
     def show(sentence):
-        print(redacted(f"{rule} {name}: {sentence}", *variables), file=terminal, flush=True)
+        print(legible(redacted(f"{rule} {name}: {sentence}", *variables)), file=terminal, flush=True)
 
     def tell(sentence, traceback=False):
         # Where the log's own disk is full, the terminal has the sentence still.
@@ -139,11 +141,20 @@ def _beside(inputs, manifest):
 def _log_to(path, variables):
     """Send logging, standard output and standard error of this process to a file; redact the values of variables."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    log = open(path, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 - it stays open as this process's output
+    log = _Legible(open(path, "wb"), encoding="utf-8", line_buffering=True)  # noqa: SIM115 - this process's output
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
+    # What is printed in Python passes the same place.
+    sys.stdout = sys.stderr = log
     logging.basicConfig(handlers=[_Strict(log)], level=logging.INFO, force=True)
     logging.root.handlers[0].setFormatter(_Line(variables))
+
+
+class _Legible(io.TextIOWrapper):
+    """A text file in which nothing acts on the terminal that shows it."""
+
+    def write(self, text: str, /) -> int:
+        return super().write(legible(text))
 
 
 class _Strict(logging.StreamHandler):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from moult.base.errors import UserError
+from moult.base.legible import legible
 from moult.config.experiment import Config
 from moult.config.load import load_file
 from moult.inference.asking import identity_of
@@ -389,7 +390,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.json:
         print(json.dumps({"experiment": estimator.cfg.name, "corpora": corpora, "total": total}, indent=2))
     else:
-        print("\n".join([*lines_of(corpora), *before_and_after(total), within_budget(total)]))
+        print(legible("\n".join([*lines_of(corpora), *before_and_after(total), within_budget(total)])))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import yaml
 
 from moult.base.errors import UserError
 from moult.base.files import write_text_atomic
+from moult.base.legible import legible
 from moult.base.paths import own_in_place_of_shipped
 from moult.base.secrets import key_of
 from moult.base.stage import Local
@@ -38,7 +39,12 @@ def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: 
         UserError: a sentence for each mistake, for each local file or folder that is not there, and for a proxy of the
             environment by which an endpoint cannot be asked.
     """
-    cfg = load(raw, source, warn if speaks else lambda sentence: None)
+
+    def tell(sentence):
+        if speaks:
+            warn(legible(sentence))
+
+    cfg = load(raw, source, tell)
     if absent := list(absent_files(cfg)):
         raise UserError("\n".join(f"{source}: {line}; put it there or correct the path." for line in absent))
     for endpoint in remote_endpoints(cfg):
@@ -56,16 +62,19 @@ def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: 
             raise UserError("\n".join(f"{source}: {line}" for line in flaws))
         try:
             for line in absent_keys(cfg, made):
-                warn(f"{source}: {line}")
+                tell(f"{source}: {line}")
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
         for line in awaited_files(cfg):
             warn(line)
         for line in cfg.hub_needs(made):
-            warn(f"{line}.")
+            tell(f"{line}.")
         for kind in ("prompts", "labels", rubrics.KIND):
             for name in own_in_place_of_shipped(kind):
-                warn(f"{kind}/{name}.yaml: stands in place of the file of this name that comes with Moult.")
+                tell(f"{kind}/{name}.yaml: stands in place of the file of this name that comes with Moult.")
+        for entry in cfg.evaluations:
+            if cfg.limit and entry.reference:
+                tell(f"evaluations {entry.suite!r}: limit is {cfg.limit}, so that `reference` stands beside nothing.")
     for place in cfg.unpinned():
         warn(f"{place}: no revision or checksum yet; run `make pin` before you build.")
     return cfg
