@@ -82,6 +82,26 @@ use rule on_models as contrast_answers with:
         **params_of("contrast_answers"),
 
 
+use rule on_models as render_judgements with:
+    input:
+        unpack(inputs_of("render_judgements")),
+    output:
+        corpus="<results>/corpora/{corpus}.jsonl",
+        rejects="<results>/corpora/{corpus}.rejects.jsonl",
+        usage="<results>/corpora/{corpus}.usage.json",
+        manifest="<results>/corpora/{corpus}.manifest.json",
+    pathvars:
+        job="render_judgements/{corpus}",
+    wildcard_constraints:
+        **names_of("render_judgements"),
+    priority: 10
+    threads: threads_of("render_judgements")
+    resources:
+        **needs_of("render_judgements"),
+    params:
+        **params_of("render_judgements"),
+
+
 rule corpora:
     input:
         [f"<results>/corpora/{name}.jsonl" for name in cfg.names("corpora")],

@@ -72,7 +72,7 @@ def jobs(config, folder):
 
 def keys():
     """Return the journal's key of one request of each kind that the shipped prompts make."""
-    from moult.corpora import contrasts
+    from moult.corpora import contrasts, judgements
     from moult.corpora import refined as refining
     from moult.data.prompts import label_messages, load_template
     from moult.data.rubrics import load_rubrics
@@ -109,6 +109,8 @@ def keys():
     prompts = {mode: load_template(f"judge/{mode}") for mode in ("grade", "compare")}
     items = {"prompts": prompts, "rubrics": load_rubrics(), "rubric": "default", "decoding": greedy, "seed": 3}
     judged = row | {"category": "math", "reference": "Average precision."}
+    told = judged | {"mode": "grade", "answer": "One.", "human": 3.5, "scale": [0, 10], "feedback": None}
+    items |= {"endpoint": remote, "references": False, "explain": load_template("judge/explain")}
     beam = {"method": "beam", "beams": 4, "length_penalty": 1.0}
     samples = {"method": "consistency", "samples": 2, "temperature": 0.7, "top_p": 0.9, "top_k": 0}
     asked = {"decoding": drawn, "seed": 7}
@@ -142,6 +144,7 @@ def keys():
             judge_request(items | {"form": "json", "references": False}, judged, ("One.", "Two."), False),
             theirs,
         ),
+        "explained item": (judgements.unexplained(items, [told])[0][1], theirs),
         "reward": (reward_request("Which metric?", "One."), ours),
         "beam": (contrasts.pair_requests(pairs | {"chosen": beam}, [row])[1], ours),
         "sample": (contrasts.pair_requests(pairs | {"chosen": samples}, [row])[2], ours),

@@ -4,6 +4,7 @@ import itertools
 import json
 
 import pytest
+from moult.corpora.judgements import unexplained
 from moult.corpora.refined import refine_answers
 from moult.data.prompts import answered_example, label_messages, load_template, template_names
 from moult.data.rubrics import load_rubrics
@@ -57,6 +58,17 @@ def compared(template):
     return (messages,)
 
 
+def explained(template):
+    """An endpoint is told what people said, of an answer and of two, with and without a reference."""
+    recipe = {"explain": template, "rubrics": load_rubrics(), "rubric": "default", "decoding": DECODING, "seed": 1}
+    row = ROW | {"category": "math", "reference": "The right one.", "feedback": None}
+    items = [row | {"mode": "grade", "answer": "One.", "human": 7.5, "scale": [0, 10]}]
+    items += [row | {"mode": "compare", "answer_1": "One.", "answer_2": "Two.", "human": one} for one in ("A", "Tie")]
+    for references in (True, False):
+        for _, request in unexplained(recipe | {"references": references, "endpoint": TEACHER}, items):
+            yield request.messages
+
+
 def judging_items(template):
     """A judge grades an answer or compares two, in each form of reply, with and without a reference."""
     recipe = {"prompts": {"grade": template, "compare": template}, "rubrics": load_rubrics(), "rubric": "default"}
@@ -105,6 +117,7 @@ def judged(template, tmp_path):
 # What uses the templates whose names begin so.
 USES = {
     "judge/compare": judging_items,
+    "judge/explain": explained,
     "judge/grade": judging_items,
     "judge/pair": compared,
     "meteor/answer": trained,

@@ -47,6 +47,7 @@ def planned(folder, name, *targets):
         ("mmla", 134, "THUIAR/MMLA-Datasets"),
         ("mmla-video", 78, "THUIAR/MMLA-Datasets"),
         ("meteor", 75, "meta-llama/Meta-Llama-3-8B-Instruct"),
+        ("judge", 90, "meta-llama/Meta-Llama-3-8B-Instruct"),
     ],
 )
 def test_the_study_is_planned_without_data(tmp_path, name, jobs, fetched):
@@ -66,3 +67,37 @@ def test_the_study_is_planned_without_data(tmp_path, name, jobs, fetched):
 def test_a_part_of_meteor_is_a_target(tmp_path, target, rules):
     _, counts = planned(tmp_path, "meteor", f"results/meteor/{target}")
     assert counts.keys() - {"total"} == rules and counts["fetch_model"] == 1
+
+
+TRAINED = {"fetch_dataset", "prepare_dataset", "check_leakage", "fetch_model", "render_judgements", "finetune_lora"}
+MERGED = TRAINED | {"fold_adapter", "merge_models"}
+
+
+@pytest.mark.parametrize(
+    ("target", "rules", "trained"),
+    [
+        ("corpora/pairs.jsonl", TRAINED - {"check_leakage", "finetune_lora"}, None),
+        *((f"models/judge-{way}", MERGED, 2) for way in ("dare", "linear", "slerp", "ties")),
+        ("scores/test/judge-both.csv", MERGED - {"merge_models"} | {"judge_items", "score_judges"}, 1),
+        ("datasets/llmbar", {"fetch_dataset", "prepare_dataset"}, None),
+    ],
+)
+def test_a_part_of_the_judge_is_a_target(tmp_path, target, rules, trained):
+    told, counts = planned(tmp_path, "judge", f"results/judge/{target}")
+    assert counts.keys() - {"total"} == rules and counts.get("finetune_lora") == trained
+    assert "data/meld/pairwise.json is not there yet; put there" in told and "21,168,783 bytes" in told
+
+
+def test_the_judge_merges_as_mergekit_takes_it():
+    from mergekit.config import MergeConfiguration
+    from moult.config.load import load_file
+    from moult.stages.models import merge
+    from moult.weights.merging import mergekit_config
+
+    cfg = load_file(ROOT / "config" / "experiments" / "judge.yaml")
+    found = {name: merge(cfg, name) for name in cfg.names("models", "merge")}
+    assert {recipe["method"] for recipe in found.values()} == {"dare_ties", "linear", "slerp", "ties"}
+    assert {recipe["dtype"] for recipe in found.values()} == {"bfloat16"}
+    assert len({recipe["seed"] for recipe in found.values()}) == 4
+    for recipe in found.values():
+        MergeConfiguration.model_validate(mergekit_config(recipe, lambda name: f"models/{name}"))

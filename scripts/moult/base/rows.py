@@ -106,7 +106,7 @@ class JudgeItem(TypedDict):
 
     human: a grade on `scale` (lowest, highest), or one of `labels` (A, B, Tie) in the item's own order. annotators:
     what each of several people said. tag: the group by which its publishers report; origin: where they have it from;
-    source: file and row.
+    source: file and row. scores: of each answer, dimension → 1 to 10, where the data say it.
     """
 
     uid: str
@@ -128,6 +128,7 @@ class JudgeItem(TypedDict):
     source: str
     labels: NotRequired[list[str]]
     scale: NotRequired[list[int]]
+    scores: NotRequired[list[dict[str, int]]]
 
 
 class CorpusRow(Question):
@@ -184,6 +185,19 @@ class PreferencePair(TypedDict):
     rm: str | None
     margin: float | None
     seed: int
+
+
+class JudgementRow(Question):
+    """What a judge is to answer to an item that people judged. `corpora/<name>.jsonl`; written by `render_judgements`.
+
+    prompt: what it is shown, in `order` (original, swapped); answer: the published line; answer_by: who explained it.
+    """
+
+    mode: Literal["grade", "compare"]
+    order: Literal["original", "swapped"]
+    prompt: list[Message]
+    answer: str
+    answer_by: str
 
 
 class Reject(TypedDict):

@@ -64,7 +64,7 @@ def _unknown_names(cfg):
             yield from _known("corpora", corpus.name, field, name, endpoints)
         # An empty name is none either.
         if corpus.dataset is not None:
-            yield from _of_shape(cfg, "corpora", corpus.name, "dataset", corpus.dataset, "questions")
+            yield from _of_shape(cfg, "corpora", corpus.name, "dataset", corpus.dataset, corpus.shape)
         if getattr(corpus, "guidelines", None) is not None:
             yield from _known("corpora", corpus.name, "guidelines", corpus.guidelines, guidelines)
         if getattr(corpus, "corpus", None) is not None:

@@ -22,6 +22,8 @@ class Generated(Section):
     run: ClassVar[str]
     # What a row holds: a guideline to follow, an answer to train on, or a pair of answers to prefer by.
     writes: ClassVar[Literal["guidelines", "answers", "pairs"]]
+    # What the rows of its dataset are; see `Format.shape`.
+    shape: ClassVar[str] = "questions"
     # Whether a judge may compare its answers with those of another corpus.
     judged: ClassVar[bool] = False
     # Key of each prompt → what its template is shown beside the question. A prompt that is not here is not tried.

@@ -2,6 +2,7 @@
 
 from moult.corpora.contrasts import Contrasts
 from moult.corpora.generated import Distilled, Guidelines
+from moult.corpora.judgements import Judgements
 from moult.corpora.refined import Refined
 
-KINDS = (Guidelines, Distilled, Refined, Contrasts)
+KINDS = (Guidelines, Distilled, Refined, Contrasts, Judgements)

@@ -31,7 +31,7 @@ def training_examples(
         without: list[tuple[str, str]] = []
         if str(path).endswith(".jsonl"):
             rows = [row for row in read_jsonl(path) if row["split"] == split]
-            found = [answered_example(row, template, row["answer"]) for row in rows]
+            found = [_answered(row, template) for row in rows]
         elif Path(path, f"{split}.parquet").exists():
             found, without = format_of(path).examples(path, split, template)
             if without and not found:
@@ -43,3 +43,10 @@ def training_examples(
         reasons = in_words(row["reason"] for row in dropped)
         raise UserError(f"{', '.join(templates)}, {split}: no row can be trained on: {reasons}.")
     return examples, dropped
+
+
+def _answered(row, template):
+    """Return a row of a corpus as an example; some have prompts of their own."""
+    if "prompt" in row:
+        return Example(row["uid"], row["prompt"], row["answer"])
+    return answered_example(row, template, row["answer"])

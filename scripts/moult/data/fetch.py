@@ -24,9 +24,16 @@ logger = logging.getLogger(__name__)
 def fetch_dataset(sources: Sequence[Mapping[str, Any]], local: Iterable[str], target: str | Path) -> None:
     """Bring the raw files of a dataset together as `<target>/<split>/<index>-<name>`, checksums checked.
 
-    `sources` is the recipe's list; `local` holds the paths of the local ones among them, in order.
+    `sources` is the recipe's list; `local` holds the paths of the local ones among them, in order. UserError where one
+    is not there, is not what the config says by size and hash, or cannot be fetched.
     """
-    local = iter(local)
+    paths, wanted = list(local), [source["basename"] for source in sources if source["kind"] == "path"]
+    if len(paths) < len(wanted):
+        raise UserError(
+            f"{', '.join(wanted)}: {len(wanted) - len(paths)} of these files are not there; `snakemake -n` says what "
+            "is to be put where."
+        )
+    local = iter(paths)
     with whole_directory(target) as folder:
         for source in sources:
             place = folder / placed(source)
@@ -37,6 +44,12 @@ def fetch_dataset(sources: Sequence[Mapping[str, Any]], local: Iterable[str], ta
                 _fetch_hub(source, place)
             else:
                 _fetch_url(source, place)
+            bytes_there = place.stat().st_size
+            if bytes_there != source.get("size", bytes_there):
+                raise UserError(
+                    f"{source['basename']}: has {bytes_there:,} bytes, the config says {source['size']:,}; put the "
+                    "whole file there, or correct `size`."
+                )
             found = sha256_file(place)
             if source["sha256"] and found != source["sha256"]:
                 page = " it is a web page (HTML);" if begins_as_web_page(place) else ""
@@ -44,7 +57,7 @@ def fetch_dataset(sources: Sequence[Mapping[str, Any]], local: Iterable[str], ta
                     f"{source['basename']}: SHA-256 is {found}, the config says {source['sha256']};{page} "
                     "the file changed or the download is broken: fetch again, or correct `sha256`."
                 )
-            logger.info("%s: %d bytes, sha256 %s", source["basename"], place.stat().st_size, found)
+            logger.info("%s: %d bytes, sha256 %s", source["basename"], bytes_there, found)
 
 
 def placed(source: Mapping[str, Any]) -> str:

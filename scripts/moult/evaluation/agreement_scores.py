@@ -18,6 +18,7 @@ from moult.evaluation.published import published_of_judge
 from moult.evaluation.scores import COLUMNS
 from moult.evaluation.verdict_items import SIGN, Item, items_of
 from moult.evaluation.verdict_items import mean as average
+from moult.inference.judge_requests import in_scale
 
 # Raise when the same verdicts would now be scored otherwise.
 VERSION = 1
@@ -124,7 +125,7 @@ def _lengths(whole, mean):
 def grade_metrics(rows: Sequence[Verdict], seed: int) -> dict[str, tuple[int, Estimate]]:
     """Return metric → (n, Estimate) of answers that a judge graded."""
     read = [row for row in rows if row["status"] == "ok"]
-    given, human = [row["grade"] for row in read], [association.in_scale(row["human"], row["scale"]) for row in read]
+    given, human = [row["grade"] for row in read], [in_scale(row["human"], row["scale"]) for row in read]
     found = association.grade_metrics(cast(list[float], given), human, seed)
     if not all(0 <= cast(float, grade) <= 10 for grade in given):
         # The scores of a reward model are on no scale that people have.
@@ -239,7 +240,7 @@ def _outcomes(rows):
             found[item.row["uid"], item.row["dataset"], item.row["method"]] = float(not all(item.right()))
     for row in rows:
         if row["method"] == GRADE and row["status"] == "ok":
-            error = abs(row["grade"] - association.in_scale(row["human"], row["scale"]))
+            error = abs(row["grade"] - in_scale(row["human"], row["scale"]))
             found[row["uid"], row["dataset"], GRADE] = error
     return found
 

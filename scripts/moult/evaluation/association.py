@@ -216,9 +216,3 @@ def between_people(rows: Sequence[Sequence[str]], seed: int) -> dict[str, Estima
         found |= metrics.means({"people_agreement": [one == most for one, most in against]}, seed, (0, 1))
         found["people_kappa"] = kappa_of([one for one, _ in against], [most for _, most in against], seed)
     return {name: estimate for name, estimate in found.items() if estimate is not None}
-
-
-def in_scale(human: float, scale: Sequence[float]) -> float:
-    """Return a grade of people on the scale that judges are asked for: 1 to 5 becomes 1 to 10, 0 to 10 stays."""
-    low, high = scale
-    return human if high == 10 else 1 + (human - low) * 9 / (high - low)

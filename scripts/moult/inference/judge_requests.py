@@ -49,24 +49,37 @@ def judge_messages(asked: Recipe, item: Mapping[str, Any], shown: Sequence[str])
     Nothing of an item reaches the judge outside a fence: of its category it sees the name of the rubric.
     """
     mode = "grade" if len(shown) == 1 else "compare"
-    names = ("answer",) if mode == "grade" else ("answer_1", "answer_2")
+    return render(asked["prompts"][mode], **judge_fields(asked, item, shown))
+
+
+def judge_fields(asked: Recipe, item: Mapping[str, Any], shown: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of a judge's template for an item and one answer, or two; see `judge_messages`."""
+    names = ("answer",) if len(shown) == 1 else ("answer_1", "answer_2")
     texts = {"question": item["question"]} | dict(zip(names, shown, strict=True))
     if asked["references"] and item["reference"]:
         texts["reference"] = item["reference"]
     rubric = rubric_of(item["category"], asked["rubrics"], asked["rubric"])
     fields = {"reference": None} | as_material(texts)
     fields |= {"form": asked["form"], "dimensions": asked["rubrics"][rubric]}
-    fields |= {"category": None if rubric == asked["rubric"] else rubric.replace("-", " ")}
-    return render(asked["prompts"][mode], **fields)
+    return fields | {"category": None if rubric == asked["rubric"] else rubric.replace("-", " ")}
+
+
+def reply_schema(asked: Recipe, item: Mapping[str, Any], answers: int, served: bool) -> dict[str, Any]:
+    """Return the JSON schema of a reply about one answer of an item, or two. served: by a model of this build."""
+    build = grade_schema if answers == 1 else pair_schema
+    return build(dimensions_of(asked, item), JUSTIFICATION if served else None)
 
 
 def judge_request(asked: Recipe, item: Mapping[str, Any], shown: Sequence[str], served: bool) -> ChatRequest:
     """Return the request that shows a judge an item; see `judge_messages`. asked: decoding and seed too. served: by a
     model of this build."""
     messages = judge_messages(asked, item, shown)
-    schema = None
-    if asked["form"] == "json":
-        build = grade_schema if len(shown) == 1 else pair_schema
-        schema = build(dimensions_of(asked, item), JUSTIFICATION if served else None)
+    schema = reply_schema(asked, item, len(shown), served) if asked["form"] == "json" else None
     seed = derive_seed(asked["seed"], messages)
     return ChatRequest(tuple(messages), Sampling(**asked["decoding"]), seed=seed, schema=schema)
+
+
+def in_scale(human: float, scale: Sequence[float]) -> float:
+    """Return a grade of people on the scale that judges are asked for: 1 to 5 becomes 1 to 10, 0 to 10 stays."""
+    low, high = scale
+    return human if high == 10 else 1 + (human - low) * 9 / (high - low)

@@ -65,6 +65,8 @@ def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: 
                 tell(f"{source}: {line}")
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
+        for line in awaited_files(cfg):
+            warn(line)
         for line in cfg.hub_needs(made):
             tell(f"{line}.")
         for kind in ("prompts", "labels", rubrics.KIND):
@@ -94,7 +96,7 @@ def absent_files(cfg: Config) -> Iterator[str]:
     """Yield a phrase for each local file or folder that a config names and that is not there."""
     for dataset in cfg.datasets:
         for _, _, source in raw_sources(dataset):
-            if source.path and not os.path.exists(source.path):
+            if source.path and not source.by_hand and not os.path.exists(source.path):
                 yield f"dataset {dataset.name}: {_absent(source.path)}"
     for model in cfg.models:
         if model.fetch and model.fetch.path and not os.path.isdir(model.fetch.path):
@@ -108,6 +110,17 @@ def absent_files(cfg: Config) -> Iterator[str]:
             for path in (one.path for some in found for one in some if isinstance(one, Local)):
                 if not Path(path).exists():
                     yield f"suite {suite}, {'/'.join(names)}: {_absent(path)}"
+
+
+def awaited_files(cfg: Config) -> Iterator[str]:
+    """Yield a sentence for each raw file that is still to be put there by hand."""
+    for dataset in cfg.datasets:
+        for _, _, source in raw_sources(dataset):
+            if source.is_awaited:
+                known = [f"{source.size:,} bytes"] if source.size is not None else []
+                known += [f"SHA-256 {source.sha256}"] if source.sha256 else []
+                told = f" ({', '.join(known)})" if known else ""
+                yield f"dataset {dataset.name}: {source.path} is not there yet; put there {source.by_hand}{told}."
 
 
 def _absent(path):

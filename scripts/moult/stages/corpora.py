@@ -84,6 +84,8 @@ def _load(cfg, name):
 def _asks(cfg, known, name):
     """What a corpus asks. Where prompts will hold earlier answers, the questions alone are known."""
     entry = cfg.find("corpora", name)
+    if not entry.endpoints:
+        return None
     recipe = entry.recipe(cfg)
     if any(plan.gains for plan in entry.plans(recipe, []).values()):
         sure, guessed, extra = known.questions(cfg.corpus_dataset(name).name, entry.splits), [], known.assumed

@@ -47,6 +47,8 @@ def fetch_dataset(cfg: Config, name: str) -> Recipe:
             }
         elif kind == "url":
             described["url"] = source.url
+        if source.size is not None:
+            described["size"] = source.size
         sources.append(described)
     return {"sources": sources, "version": raw_files.VERSION}
 
@@ -147,9 +149,9 @@ def data_ref(cfg: Config, name: str, form: Any = "artefact") -> Ref:
 
 
 def _local_sources(cfg, name):
-    """The local raw files of a dataset, in the order of its recipe."""
+    """The local raw files of a dataset that are there, in the order of its recipe."""
     sources = raw_sources(cfg.find("datasets", name))
-    return {"local": [Local(source.path) for _, _, source in sources if source.path]}
+    return {"local": [Local(source.path) for _, _, source in sources if source.path and not source.is_awaited]}
 
 
 def _prepared_from(cfg, name):

@@ -205,3 +205,14 @@ def test_a_wrong_checksum_names_the_file_and_both_sums(tmp_path):
     with pytest.raises(UserError, match="a.tsv: SHA-256 is 2d71.*the config says 0000"):
         fetch_dataset([source], [tmp_path / "a.tsv"], tmp_path / "raw")
     assert not (tmp_path / "raw").exists()
+
+
+def test_a_file_of_another_size_or_one_that_is_not_there_is_told(tmp_path):
+    (tmp_path / "a.tsv").write_text("x")
+    source = {"kind": "path", "split": "train", "index": 0, "basename": "a.tsv", "sha256": None, "size": 1}
+    with pytest.raises(UserError, match=r"a.tsv: has 1 bytes, the config says 1,234; put the whole file there"):
+        fetch_dataset([source | {"size": 1234}], [tmp_path / "a.tsv"], tmp_path / "raw")
+    with pytest.raises(UserError, match=r"a.tsv, a.tsv: 1 of these files are not there; `snakemake -n` says what"):
+        fetch_dataset([source, source], [tmp_path / "a.tsv"], tmp_path / "raw")
+    assert not (tmp_path / "raw").exists()
+    fetch_dataset([source], [tmp_path / "a.tsv"], tmp_path / "raw")

@@ -105,11 +105,6 @@ def test_people_are_held_against_the_majority_of_the_others():
     assert association.between_people([], 1) == {}
 
 
-def test_grades_of_five_are_stretched_to_ten():
-    assert [association.in_scale(grade, (1, 5)) for grade in (1, 3, 5)] == [1, 5.5, 10]
-    assert [association.in_scale(grade, (0, 10)) for grade in (0, 7.5, 10)] == [0, 7.5, 10]
-
-
 def test_a_thousand_grades_are_blockwise_what_they_are_at_once(monkeypatch):
     x, y = grades(3)
     whole = [once(measure, x, y) for measure in (association.kendall, association.concordance)]

@@ -6,7 +6,7 @@ import pytest
 from moult.base.errors import UserError
 from moult.data.prompts import load_template
 from moult.data.rubrics import _read_rubric, load_rubrics, rubric_names, rubric_of
-from moult.inference.judge_requests import dimensions_of, judge_messages, judge_request
+from moult.inference.judge_requests import dimensions_of, in_scale, judge_messages, judge_request
 
 CATEGORIES = {
     "casual conversation": 8,
@@ -116,3 +116,8 @@ def test_weights_of_a_users_rubric_are_told(tmp_path):
     path.write_text("dimensions: [{name: brevity, sentence: Short., weight: 2}]")
     mine = ASKED | {"form": "line", "rubrics": {"nlp-task": _read_rubric(path)}, "rubric": "nlp-task"}
     assert "brevity (counts 2 times): Short." in judge_messages(mine, ITEM, ["a"])[1]["content"]
+
+
+def test_grades_of_five_are_stretched_to_ten():
+    assert [in_scale(grade, (1, 5)) for grade in (1, 3, 5)] == [1, 5.5, 10]
+    assert [in_scale(grade, (0, 10)) for grade in (0, 7.5, 10)] == [0, 7.5, 10]

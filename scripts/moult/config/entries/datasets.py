@@ -54,6 +54,14 @@ class Source(Section):
         None,
         description="Environment variable with your hub token, which a gated dataset needs; null: no token is sent.",
     )
+    size: int | None = Field(None, ge=0, description="Bytes of the raw file; null: not checked.")
+    by_hand: Line | None = Field(
+        None,
+        description=(
+            "What you are to put at `path` yourself. While it is not there, the experiment is planned all the same, "
+            "which says so; null: planning stops where `path` is not there."
+        ),
+    )
     category: Line | None = Field(
         None,
         description=(
@@ -67,7 +75,14 @@ class Source(Section):
         exactly_one(self, "path", "url", "hub")
         if self.hub and not self.file:
             raise ValueError("a hub source needs `file`: the path of the file in the hub dataset")
+        if self.by_hand and not self.path:
+            raise ValueError("by_hand: what is put there by hand needs a `path`")
         return self
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether it is still to be put there by hand."""
+        return bool(self.path and self.by_hand and not Path(self.path).exists())
 
     @property
     def basename(self) -> str:

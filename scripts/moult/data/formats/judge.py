@@ -21,6 +21,7 @@ class Judge(Format):
     name = "judge"
     shape = "judge_items"
     fields = (*dict.fromkeys(PAIR + GRADE), "id", "category", "scenario", "reference", "annotators", "tag", "feedback")
+    fields += ("scores", "scores_1", "scores_2")
     answered_rows = "none"
     task = "judging"
     language = "und"

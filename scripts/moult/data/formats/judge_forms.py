@@ -4,12 +4,14 @@ What is wrong with a row is an `Unusable` that names the cell and says what to w
 left alone, whatever they hold.
 """
 
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from moult.base.outside import Unreadable, parse_json
 from moult.data.excerpts import printable
 from moult.data.formats.messages import Unusable, kind_of
 
@@ -100,6 +102,27 @@ class Cells:
             raise Unusable(f"{self.name(field)} is {_shown(value)}; write a number from {scale[0]} to {scale[1]}")
         return number
 
+    def scores(self, *fields: str) -> dict[str, Any]:
+        """Return {scores: dimension → 1 to 10, for each field}; nothing where one of the cells is missing or empty."""
+        found = [self._scores(field) for field in fields if self.row.get(field) not in (None, "")]
+        return {"scores": found} if len(found) == len(fields) else {}
+
+    def _scores(self, field):
+        value = self.row[field]
+        if isinstance(value, str):
+            # Of a table, a cell of JSON.
+            with contextlib.suppress(Unreadable):
+                value = parse_json(value)
+        numbers = {}
+        for name, score in value.items() if isinstance(value, dict) else ():
+            with contextlib.suppress(TypeError, ValueError):
+                numbers[name] = None if isinstance(score, bool) else float(score)
+            if numbers.get(name) not in range(1, 11):
+                raise Unusable(f"{self.name(field)}: {_shown(name)} has no whole number from 1 to 10; write one")
+        if not numbers:
+            raise Unusable(f'{self.name(field)} names no dimension; write e.g. {{"accuracy": 7}}, or leave it out')
+        return {name: int(number) for name, number in numbers.items()}
+
     def _text(self, field, value):
         if not isinstance(value, str):
             raise Unusable(f"{self.name(field)} is {kind_of(value)}, not text; write it as text")
@@ -160,8 +183,9 @@ def _graded(cells, question, answer, human, scale, **more):
 
 
 def _instruction(cells):
-    """An instruction and its input, which may be empty."""
-    return "\n\n".join(filter(None, (cells.needed("instruction"), cells.optional("input"))))
+    """An instruction and its input, of which one may be empty."""
+    found = [text for text in map(cells.optional, ("instruction", "input")) if text]
+    return "\n\n".join(found) or cells.needed("instruction")
 
 
 def _meld_pair(cells, category):
@@ -229,14 +253,16 @@ def _autoj(cells, category):
 
 def _own_pair(cells, category):
     annotators = _annotators(cells, lambda value: cells.label("annotators", LETTERS, value))
-    more = {field: cells.optional(field) for field in ("reference", "tag", "feedback")}
+    more: dict[str, Any] = {field: cells.optional(field) for field in ("reference", "tag", "feedback")}
+    more |= cells.scores("scores_1", "scores_2")
     question, human = cells.needed("question"), cells.label("human", LETTERS)
     return _compared(cells, question, "answer_1", "answer_2", human, LETTERS, annotators=annotators, **more)
 
 
 def _own_grade(cells, category):
     annotators = _annotators(cells, lambda value: cells.grade("annotators", TO_TEN, value))
-    more = {field: cells.optional(field) for field in ("reference", "tag", "feedback")}
+    more: dict[str, Any] = {field: cells.optional(field) for field in ("reference", "tag", "feedback")}
+    more |= cells.scores("scores")
     question, human = cells.needed("question"), cells.grade("human", TO_TEN)
     return _graded(cells, question, "answer", human, TO_TEN, annotators=annotators, **more)
 

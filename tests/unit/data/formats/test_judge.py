@@ -151,6 +151,20 @@ def test_forms_may_be_mixed_in_a_file_and_tables_are_read_as_json_is(tmp_path):
     assert reject["source"] == "mine.csv:4" and reject["reason"] == "human is 'C'; write one of A, B, Tie"
 
 
+def test_scores_by_dimension_are_read_where_they_are(tmp_path):
+    graded, pair = ROWS["grades of your own"][0], ROWS["pairs of your own"][0]
+    whole = [graded | {"scores": {"accuracy": 7, "tone": 3.0}}, pair | {"scores_1": {"a": 1}, "scores_2": {"a": 10}}]
+    half = [graded | {"scores": None}, pair | {"scores_1": {"a": 1}}]
+    wrong = [{"a": 11}, {"a": 0}, {"a": 2.5}, {"a": True}, {"a": "C"}, {"a": [1]}, {}, [7], 7, "seven"]
+    items, rejects = prepare(tmp_path, [*whole, *half, *(graded | {"scores": one} for one in wrong)])
+    assert [item.get("scores") for item in items] == [[{"accuracy": 7, "tone": 3}], [{"a": 1}, {"a": 10}], None, None]
+    assert len(rejects) == len(wrong)
+    assert all("scores" in one["reason"] and "write" in one["reason"] for one in rejects)
+    table = 'question,answer,human,scores\nWhy?,So.,7,"{""accuracy"": 7}"\nHow?,So.,7,\n'
+    items, _ = prepare(tmp_path / "table", None, table, "mine.csv")
+    assert [item.get("scores") for item in items] == [[{"accuracy": 7}], None]
+
+
 def test_columns_of_ones_own_are_mapped_and_named_in_what_is_wrong(tmp_path):
     columns = {"question": "ask", "answer": "said", "human": "marks"}
     items, (reject,) = prepare(
@@ -164,6 +178,12 @@ def test_columns_of_ones_own_are_mapped_and_named_in_what_is_wrong(tmp_path):
                 "datasets": [{"name": "d", "format": "judge", "files": {"test": "t"}, "columns": {"answers": "a"}}],
             }
         )
+
+
+def test_an_instruction_may_be_blank_where_its_input_asks(tmp_path):
+    row = ROWS["PandaLM"][0]
+    ((item,), rejects) = prepare(tmp_path, [row | {"instruction": " ", "input": "Truthfulness"}])
+    assert rejects == [] and item["question"] == "Truthfulness"
 
 
 def test_equal_label_of_pandalm_and_majority(tmp_path):

@@ -1,0 +1,78 @@
+"""Training rows of judgements through the real Snakefile: an endpoint explains, a kill loses nothing."""
+
+import json
+import random
+import re
+
+from judges import pairs
+from moult.base.files import read_json, read_jsonl
+from moult.config.load import load
+from moult.inference.judge_replies import parse_pair_line
+from moult.planning.estimate import Estimator
+from openai_server import OpenAIServer, filled
+from pico_build import TEACHER, Folder
+from processes import kill_group, wait_for
+
+COUNT = 24
+CONFIG = {
+    "name": "judged",
+    "seed": 3,
+    "datasets": [{"name": "pairs", "format": "judge", "files": {"train": "pairs.json"}, "dev_fraction": 0.2}],
+    "endpoints": [
+        {"name": "teacher", "url": TEACHER, "model": "big", "price": {"input": 1, "output": 2}, "concurrency": 2}
+    ],
+    "corpora": [{"name": "said", "kind": "judgements", "dataset": "pairs", "endpoint": "teacher"}],
+}
+
+
+def explaining(body):
+    """Agree with people about most pairs, by the schema that is asked for."""
+    text = body["messages"][-1]["content"]
+    better = re.search(r"People say: (answer_[12]) is the better", text)[1]
+    reply = filled(body["response_format"]["json_schema"]["schema"], random.Random(0))
+    if "PRIVATE question 7?" not in text:
+        for side in ("answer_1", "answer_2"):
+            reply[side]["overall"] = 8 if side == better else 3
+    else:
+        reply["answer_1"]["overall"] = reply["answer_2"]["overall"] = 5
+    return json.dumps(reply)
+
+
+def write(folder):
+    (folder / "pairs.json").write_text(json.dumps(pairs(COUNT)))
+    (folder / "pico.yaml").write_text(json.dumps(CONFIG))
+
+
+def test_a_killed_rendering_goes_on_and_asks_nothing_twice(tmp_path, monkeypatch):
+    with OpenAIServer(explaining, delay=0.1) as server:
+        write(tmp_path)
+        folder = Folder(tmp_path, server)
+        monkeypatch.chdir(tmp_path)
+        (job,) = Estimator(load(folder.config)).jobs()
+        assert (job["corpus"], job["rows"], job["ask"]) == ("said", COUNT, COUNT)
+        target = "results/judged/corpora/said.jsonl"
+        process = folder.start(target)
+        wait_for(lambda: len(server.asked) >= 8)
+        kill_group(process)
+        assert not (tmp_path / target).exists()
+        run = folder.snakemake()
+        assert run.returncode == 0, run.stdout + run.stderr
+        asked = [json.dumps(body) for body in server.asked]
+        # Of those in flight when it was killed, at most `concurrency` are asked again.
+        assert len(set(asked)) == COUNT and len(asked) - COUNT <= 2
+        for body in server.asked:
+            system, user = (message["content"] for message in body["messages"])
+            (fence,) = set(re.findall(r"mark ([0-9a-f]{12})", system))
+            outside = re.sub(rf"\[{fence} (\w+)\]\n.*?\n\[{fence} end of \1\]", "", user, flags=re.DOTALL)
+            assert not re.search("PRIVATE|wrong|right [0-9]|of no rubric", outside + system)
+    rows = read_jsonl(tmp_path / target)
+    (reject,) = read_jsonl(tmp_path / "results/judged/corpora/said.rejects.jsonl")
+    assert "contradicts people about the winner" in reject["reason"] and len(rows) == 2 * (COUNT - 1)
+    for row in rows:
+        winner = parse_pair_line(row["answer"])["winner"]
+        shown = re.findall(r" answer_[12]\]\n(\w+)", row["prompt"][1]["content"])
+        assert shown[winner == "second"].startswith("right")
+    facts = read_json(tmp_path / "results/judged/corpora/said.manifest.json")["facts"]
+    assert facts == {"rows": 46, "rejects": 1, "rows_in": 47}
+    page = (tmp_path / "results/judged/report/index.html").read_text()
+    assert "unexplained" not in page and "render_judgements" in page
