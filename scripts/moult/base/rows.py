@@ -238,6 +238,7 @@ class JudgeAnswer(TypedDict):
 
 class Judgement(TypedDict):
     """What a judge said of a pair. `judgements/<suite>/<model or corpus>.jsonl`; written by `judge_answers`.
+    A further judge's are `opinions/<suite>/<model or corpus>/<endpoint>.jsonl`; written by `judge_again`.
 
     A is the model, B is `against`, whichever was shown first. order: original, swapped, or None where nothing was
     asked; status: ok, unknown, error or unanswered; scores: A and B → criterion → 1 to 10.

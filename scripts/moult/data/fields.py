@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field
 from moult.base.errors import nearest
 from moult.base.section import Section
 from moult.data.prompts import template_names
+from moult.data.rubrics import rubric_names
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -19,6 +20,18 @@ def _known_prompt(name):
 
 
 Prompt = Annotated[str, BeforeValidator(_known_prompt)]
+
+
+def _known_rubric(name):
+    if isinstance(name, str) and name not in rubric_names():
+        near = nearest(name, rubric_names())
+        raise ValueError(f"rubric: {name!r} is not in resources/judge/criteria/ or judge/criteria/{near}")
+    return name
+
+
+Rubric = Annotated[str, BeforeValidator(_known_rubric)]
+# In which form a judge replies.
+Form = Literal["json", "line", "bracket"]
 
 
 class Decoding(Section):

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moult.base.files import derive_seed
-from moult.base.rows import Message, Recipe
+from moult.base.rows import Message, Question, Recipe, Template
 from moult.data.prompts import as_material, render
-from moult.data.rubrics import rubric_of
+from moult.data.rubrics import DEFAULT, rubric_of
 from moult.inference.requests import ChatRequest, Sampling
 
 # Longer justifications are cut short by the schema, where the model is ours: a weak one may never end.
@@ -48,25 +48,52 @@ def judge_messages(asked: Recipe, item: Mapping[str, Any], shown: Sequence[str])
     (grade and compare → template), form (of the reply: json, line or bracket), references (whether they are shown).
     Nothing of an item reaches the judge outside a fence: of its category it sees the name of the rubric.
     """
-    mode = "grade" if len(shown) == 1 else "compare"
-    names = ("answer",) if mode == "grade" else ("answer_1", "answer_2")
-    texts = {"question": item["question"]} | dict(zip(names, shown, strict=True))
+    texts = _texts(item["question"], shown)
     if asked["references"] and item["reference"]:
         texts["reference"] = item["reference"]
     rubric = rubric_of(item["category"], asked["rubrics"], asked["rubric"])
-    fields = {"reference": None} | as_material(texts)
-    fields |= {"form": asked["form"], "dimensions": asked["rubrics"][rubric]}
-    fields |= {"category": None if rubric == asked["rubric"] else rubric.replace("-", " ")}
-    return render(asked["prompts"][mode], **fields)
+    template = asked["prompts"]["grade" if len(shown) == 1 else "compare"]
+    kind = None if rubric == asked["rubric"] else rubric
+    return _messages(template, asked["form"], asked["rubrics"][rubric], kind, texts)
+
+
+def _texts(question, shown):
+    names = ("answer",) if len(shown) == 1 else ("answer_1", "answer_2")
+    return {"question": question} | dict(zip(names, shown, strict=True))
+
+
+def _messages(template, form, dimensions, kind, texts):
+    fields = {"reference": None} | as_material(texts) | {"form": form, "dimensions": dimensions}
+    return render(template, **fields, category=kind and kind.replace("-", " "))
 
 
 def judge_request(asked: Recipe, item: Mapping[str, Any], shown: Sequence[str], served: bool) -> ChatRequest:
     """Return the request that shows a judge an item; see `judge_messages`. asked: decoding and seed too. served: by a
     model of this build."""
     messages = judge_messages(asked, item, shown)
-    schema = None
-    if asked["form"] == "json":
-        build = grade_schema if len(shown) == 1 else pair_schema
-        schema = build(dimensions_of(asked, item), JUSTIFICATION if served else None)
     seed = derive_seed(asked["seed"], messages)
+    schema = _form_of_reply(asked["form"], dimensions_of(asked, item), shown, served)
     return ChatRequest(tuple(messages), Sampling(**asked["decoding"]), seed=seed, schema=schema)
+
+
+def _form_of_reply(form, criteria, shown, served):
+    """Return the schema that enforces a reply, None where its form is asked for in words alone."""
+    build = grade_schema if len(shown) == 1 else pair_schema
+    return build(criteria, JUSTIFICATION if served else None) if form == "json" else None
+
+
+def question_request(
+    judging: Recipe, template: Template, row: Question, shown: Sequence[str], served: bool, seed: Sequence[Any]
+) -> ChatRequest:
+    """Return the request that shows a judge a question and one answer to it, or two, in the words of `judge_messages`.
+
+    judging: form, rubric ({name, dimensions}, of all questions), decoding. template: grade or compare. seed: what the
+    request's seed depends on beside its messages: the job's, then whatever tells repeated requests apart.
+    """
+    rubric = judging["rubric"]
+    texts = _texts("\n\n".join(filter(None, (row["title"], row["question"]))), shown)
+    kind = None if rubric["name"] == DEFAULT else rubric["name"]
+    messages = _messages(template, judging["form"], rubric["dimensions"], kind, texts)
+    schema = _form_of_reply(judging["form"], [one["name"] for one in rubric["dimensions"]], shown, served)
+    drawn = derive_seed(seed[0], messages, *seed[1:])
+    return ChatRequest(tuple(messages), Sampling(**judging["decoding"]), seed=drawn, schema=schema)
