@@ -141,13 +141,15 @@ class CorpusRow(Question):
 
 
 class Revision(TypedDict):
-    """One answer of a refined row and what became of it. verdict: correct, incorrect, empty, or cut."""
+    """One answer of a refined row and what became of it. verdict: correct, incorrect, empty, or cut; grade: 0 to 10,
+    where the judge grades answers."""
 
     iteration: int
     answer: str
     verdict: str | None
     feedback: str
     hints: str
+    grade: NotRequired[float]
 
 
 class RefinedRow(CorpusRow):

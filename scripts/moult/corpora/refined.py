@@ -14,10 +14,13 @@ from moult.base.section import Name, Section, exactly_one
 from moult.base.stage import Experiment, Job
 from moult.corpora.generated import check_rows
 from moult.corpora.kind import Generated
-from moult.data.fields import Decoding, Prompt, Split
+from moult.data.fields import Decoding, Form, Prompt, Rubric, Split, check_dimensions
 from moult.data.prompts import as_material, load_template, render
 from moult.data.questions import asked_rows
+from moult.data.rubrics import DEFAULT, named_rubric
 from moult.inference.asking import Asker, asker_of, flaw_of
+from moult.inference.judge_replies import read_grade
+from moult.inference.judge_requests import question_request
 from moult.inference.plans import Plan
 from moult.inference.recipes import client_of, decoding_recipe, endpoint_recipe
 from moult.inference.requests import ChatRequest, Sampling, author
@@ -46,6 +49,14 @@ class Round(Section):
     interval: int = Field(ge=1, description="Rows per round.")
 
 
+class Grading(Section):
+    """How a judge that grades answers, such as one that is trained to, decides which of them stay."""
+
+    form: Form = Field("json", description="Form of a grade: JSON enforced by a schema, the published line, or [[n]].")
+    rubric: Rubric = Field(DEFAULT, description="Rubric by which all answers are graded.")
+    accept: float = Field(8, ge=0, le=10, description="Grade from which an answer is accepted; 10 is the best.")
+
+
 class Refining(Section):
     """How answers are judged and revised, whether of one corpus or round by round."""
 
@@ -61,13 +72,28 @@ class Refining(Section):
     revise_prompt: Prompt = Field(
         "meteor/revise", description="Template of resources/prompts that asks for a revision."
     )
-    judge_prompt: Prompt = Field("meteor/judge", description="Template of resources/prompts that asks the judge.")
+    judge_prompt: Prompt | None = Field(
+        None,
+        description=(
+            "Template of resources/prompts that asks the judge; null: judge/grade where `grading` is set, else "
+            "meteor/judge."
+        ),
+    )
+    grading: Grading | None = Field(
+        None, description="How the judge grades answers; null: it says of each whether it is correct."
+    )
     decoding: Decoding = Field(
         Decoding(temperature=0.7, top_p=0.9, max_tokens=512), description="How answers and revisions are decoded."
     )
     judge_decoding: Decoding = Field(
         Decoding(temperature=0.0, max_tokens=512), description="How the judge's reply is decoded."
     )
+
+    @model_validator(mode="after")
+    def grades_by_dimensions(self) -> Self:
+        if self.grading:
+            check_dimensions("judge_prompt", self.judge_prompt, "judge/grade")
+        return self
 
 
 class Refined(Generated, Refining):
@@ -113,8 +139,13 @@ class Refined(Generated, Refining):
         return self
 
     def recipe(self, cfg: Experiment) -> Recipe:
+        graded = {}
+        if self.grading:
+            rubric = named_rubric(self.grading.rubric)
+            graded["grading"] = {"form": self.grading.form, "rubric": rubric, "accept": self.grading.accept}
+        judge_prompt = self.judge_prompt or ("judge/grade" if graded else "meteor/judge")
         # Of its round a corpus knows nothing.
-        return {
+        return graded | {
             "name": self.name,
             "splits": list(self.splits),
             "slice": list(self.slice) if self.slice else None,
@@ -122,7 +153,7 @@ class Refined(Generated, Refining):
             "judge": endpoint_recipe(cfg, self.judge),
             "prompt": load_template(self.prompt),
             "revise_prompt": load_template(self.revise_prompt),
-            "judge_prompt": load_template(self.judge_prompt),
+            "judge_prompt": load_template(judge_prompt),
             "decoding": decoding_recipe(self.decoding),
             "judge_decoding": decoding_recipe(self.judge_decoding),
             "max_iterations": self.max_iterations,
@@ -160,8 +191,7 @@ class Refined(Generated, Refining):
         both = longest + self.judge_decoding.max_tokens
         rows = rows[slice(*self.slice)] if self.slice else rows
         answers = [_request(0, recipe["prompt"], row, recipe["decoding"]) for row in rows]
-        shown = [shown_to_judge(row, "") for row in rows]
-        verdicts = [_request(0, recipe["judge_prompt"], fields, recipe["judge_decoding"]) for fields in shown]
+        verdicts = [verdict_request(recipe, row, "") for row in rows]
         return {
             # A revision sees an answer and what was said of it; the judge sees an answer.
             "endpoint": Plan(answers, longest, often, (often - 1) * both),
@@ -175,11 +205,13 @@ def refine_answers(
     """Answer, judge and revise until each row is accepted or has had `max_iterations` answers.
 
     recipe: judge (its recipe), prompt, revise_prompt, judge_prompt (templates), decoding, judge_decoding,
-    max_iterations, cut ("reject": what reached max_tokens is not judged), seed. asker: who answers and revises.
+    max_iterations, cut ("reject": what reached max_tokens is not judged), seed, and grading (form, rubric, accept)
+    where the judge grades answers. asker: who answers and revises.
     judge: the Asker that judges; it shares the pool of `asker`.
 
     Returns (rows with `answer`, rejects, usage). A row that was accepted at once has `status` ok, else revised; every
-    row and reject has its `history`, one {iteration, answer, verdict, feedback, hints} per answer. The verdict of an
+    row and reject has its `history`, one {iteration, answer, verdict, feedback, hints} per answer, with the `grade`
+    where there is one. The verdict of an
     answer that was empty or reached max_tokens is `empty` or `cut`: the judge is not asked about it.
     """
     check_rows(rows)
@@ -239,8 +271,6 @@ def _answers(asker, recipe, pending, histories, iteration):
 def _judge(judge, recipe, answered, histories, iteration, failed):
     """Add to each row's history what became of its answer; to `failed` why a row can go no further."""
     judged, requests = [], []
-    decoding, serves = recipe["judge_decoding"], "serve" in recipe["judge"]
-    schema = verdict_schema(int(WORDY * decoding["max_tokens"]) if serves else None)
     for row, value in answered:
         entry = {"iteration": iteration, "answer": value["text"], "verdict": None, "feedback": "", "hints": ""}
         if value["finish_reason"] == "error":
@@ -252,14 +282,37 @@ def _judge(judge, recipe, answered, histories, iteration, failed):
             entry["feedback"] = UNJUDGED[entry["verdict"]]
             continue
         judged.append((row, entry))
-        fields = shown_to_judge(row, value["text"])
-        requests.append(_request(recipe["seed"], recipe["judge_prompt"], fields, decoding, schema))
+        requests.append(verdict_request(recipe, row, value["text"]))
     for (row, entry), value in zip(judged, judge.ask(requests), strict=True):
-        verdict, problem = parse_verdict(value["text"])
+        verdict, problem = _verdict(recipe, value["text"])
         if value["error"] or problem:
             failed[row["uid"]] = f"judge: {value['error'] or problem}"
         else:
             entry |= verdict
+
+
+def verdict_request(recipe: Recipe, row: CorpusRow, answer: str) -> ChatRequest:
+    """Return the request that shows the judge a row and an answer to it."""
+    decoding, serves = recipe["judge_decoding"], "serve" in recipe["judge"]
+    if "grading" in recipe:
+        judging = recipe["grading"] | {"decoding": decoding}
+        return question_request(judging, recipe["judge_prompt"], row, (answer,), serves, (recipe["seed"],))
+    schema = verdict_schema(int(WORDY * decoding["max_tokens"]) if serves else None)
+    return _request(recipe["seed"], recipe["judge_prompt"], shown_to_judge(row, answer), decoding, schema)
+
+
+def _verdict(recipe, text):
+    """Return (verdict, feedback, hints and, where there is one, the grade; None), or (None, why there is none)."""
+    if "grading" not in recipe:
+        return parse_verdict(text)
+    grading = recipe["grading"]
+    found = read_grade(grading["form"], text, [one["name"] for one in grading["rubric"]["dimensions"]])
+    if found is None:
+        return None, f"the reply has no grade in the form that was asked for: {text[:80]!r}"
+    # What stands before a grade in brackets is the reason for it.
+    feedback = text if grading["form"] == "bracket" else found["feedback"] or ""
+    verdict = "correct" if found["grade"] >= grading["accept"] else "incorrect"
+    return {"verdict": verdict, "grade": found["grade"], "feedback": feedback, "hints": ""}, None
 
 
 def shown_to_judge(row: CorpusRow, answer: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field
 
 from moult.base.errors import nearest
 from moult.base.section import Section
-from moult.data.prompts import template_names
+from moult.data.prompts import load_template, template_names
 from moult.data.rubrics import rubric_names
 
 Split = Literal["train", "dev", "test"]
@@ -32,6 +32,12 @@ def _known_rubric(name):
 Rubric = Annotated[str, BeforeValidator(_known_rubric)]
 # In which form a judge replies.
 Form = Literal["json", "line", "bracket"]
+
+
+def check_dimensions(field: str, prompt: str | None, right: str) -> None:
+    """Raise a ValueError where a template does not show a judge the dimensions of a rubric; right: one that does."""
+    if prompt and "dimensions" not in load_template(prompt).get("user", ""):
+        raise ValueError(f"{field}: {prompt!r} shows no `dimensions` of a rubric; write {right}, or leave it out")
 
 
 class Decoding(Section):

@@ -5,8 +5,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from moult.base.section import Section, exactly_one
-from moult.data.fields import Decoding, Form, Prompt, Rubric, Split
-from moult.data.prompts import load_template
+from moult.data.fields import Decoding, Form, Prompt, Rubric, Split, check_dimensions
 from moult.data.rubrics import DEFAULT
 from moult.evaluation.kinds import Settings
 
@@ -115,10 +114,7 @@ class JudgeSuite(Settings):
             return self
         if "criteria" in self.model_fields_set:
             raise ValueError("criteria: follow from the rubric where `form` or `rubric` is set; leave them out")
-        if self.prompt and "dimensions" not in load_template(self.prompt).get("user", ""):
-            raise ValueError(
-                f"prompt: {self.prompt!r} shows no `dimensions` of a rubric; write judge/compare, or leave it out"
-            )
+        check_dimensions("prompt", self.prompt, "judge/compare")
         return self
 
     @property
