@@ -305,7 +305,8 @@ def test_a_judge_that_grades_accepts_from_a_grade_on(tmp_path, form):
         text = body["messages"][-1]["content"]
         number = int(text.split("body ")[1][0])
         if "overall score" not in text:
-            return f"answer to {number}"
+            times["answer", number] += 1
+            return f"answer {times['answer', number]} to {number}"
         judged.append(body)
         times[number] += 1
         return "I cannot say" if number == 3 else in_form(form, grades.get(number, [9])[times[number] - 1])
@@ -317,14 +318,13 @@ def test_a_judge_that_grades_accepts_from_a_grade_on(tmp_path, form):
     assert [(entry["verdict"], entry["grade"]) for entry in kept[1]["history"]] == [("incorrect", 7), ("correct", 8)]
     assert kept[1]["history"][0]["feedback"].startswith("too short") and kept[1]["history"][0]["hints"] == ""
     assert [row["uid"] for row in rejects] == ["q:2", "q:3"]
-    assert rejects[1]["reason"].startswith(
-        "judge: the reply has no grade in the form that was asked for: 'I cannot say'"
-    )
+    wrong = "is not the JSON" if form == "json" else "has no grade in the form"
+    assert rejects[1]["reason"].startswith(f"judge: the reply {wrong} that was asked for")
     # As a judge is trained: the same words, and nothing that is judged outside a fence.
     item = {"question": "title 0\n\nbody 0", "category": "coding", "reference": None}
     asked = {"rubrics": {"coding": RUBRIC["dimensions"]}, "rubric": "default", "form": form, "references": False}
     asked |= {"prompts": {"grade": load_template("judge/grade")}}
-    assert judged[0]["messages"] == judge_messages(asked, item, ("answer to 0",))
+    assert judged[0]["messages"] == judge_messages(asked, item, ("answer 1 to 0",))
     assert all(("response_format" in body) == (form == "json") for body in judged)
 
 
