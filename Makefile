@@ -5,16 +5,18 @@
 #   make test-fast       the tests of single modules that take less than three seconds each: under two minutes on two idle cores
 #   make test-server     the client against llama.cpp's server with a real model; fetches the model once (93 MB)
 #   make test-cluster    a Slurm of our own on loopback (root, Debian), a whole build and every fault on it (half an hour)
-#   make test-soak       fifty builds, each killed at a seeded moment and run again; 50,000 mutated replies; fifty architectures (over an hour)
+#   make test-soak       150 builds, each killed at a seeded moment (100 by a power failure) and run again; and the long form of other tests (hours)
 #   make check           formatting and lint
 #   make dag             the rule graph as a picture, docs/rulegraph.svg
 #   make new STUDY=path  a folder for a study of your own: a config to begin with, profiles, a README with its commands
+#   make check-config CONFIG=...  whether a config is right, read as plain data: what to do with a stranger's (or NAME=)
 #   make estimate CONFIG=...  what the remote answers would cost, before anything is spent (or NAME=, as for the demo)
 #   make needs CONFIG=... what each job asks a cluster for, and the partition that has it (default: all shipped configs)
+#   make verify CONFIG=... compare every hash of an experiment's results and journals with the disk
 #   make efficiency CONFIG=... what the jobs of the last build used of what they had asked for
 #   make pin CONFIG=...  look up unknown revisions and checksums, and record them in the config
-#     with STUDY=path, those four look at the config.yaml of a study, in its folder
-#   make schema          the JSON schema of the config, for editors, and docs/defaults.md
+#     with STUDY=path, those five look at the config.yaml of a study, in its folder
+#   make schema          the JSON schema of the config, for editors, docs/defaults.md, and what mergekit's methods take
 #   make clean           remove results, logs and checkpoints; the journal of paid answers stays
 
 NAME ?=
@@ -31,9 +33,11 @@ export PYTHONHASHSEED := 0
 CONFIGFILE := $(if $(NAME),--configfile config/demo/$(NAME).yaml)
 # Relative paths of a config are those of the folder that a command runs in.
 IN := $(if $(STUDY),cd "$(STUDY)" && )PYTHONPATH="$(CURDIR)/scripts"
+# Before Snakemake reads a config, which may run code out of it.
+CHECKED := python -m moult.planning.check_config
 RESULTS := results/demo$(if $(NAME),-$(NAME))
 
-.PHONY: demo new test test-fast test-cluster test-server test-soak check dag estimate needs efficiency pin schema clean
+.PHONY: demo new test test-fast test-cluster test-server test-soak check check-config dag estimate needs efficiency verify pin schema clean
 
 # torch first, on its own: with it there, nothing asks for a build with CUDA where a CPU build is offered.
 .venv/ready: requirements.lock
@@ -43,6 +47,7 @@ RESULTS := results/demo$(if $(NAME),-$(NAME))
 	touch .venv/ready
 
 demo: .venv/ready
+	@PYTHONPATH=scripts $(CHECKED) --quiet $(if $(NAME),config/demo/$(NAME).yaml,config/config.yaml)
 	PYTHONPATH=scripts snakemake --profile profiles/local --logger moult $(CONFIGFILE)
 	@PYTHONPATH=scripts python -m moult.jobs.timing logs/demo$(if $(NAME),-$(NAME))
 	@echo "Open $(RESULTS)/report/index.html"
@@ -61,9 +66,11 @@ test-server: .venv/ready
 
 test-soak: .venv/ready
 	PYTHONPATH=scripts python tests/soak/kills.py --csv tests/soak/kills.csv
-	MOULT_SOAK=1 python -m pytest tests/unit/inference/remote/test_replies.py tests/unit/weights/test_agreement.py
+	PYTHONPATH=scripts python tests/soak/kills.py --power --builds 100 --csv tests/soak/power.csv
+	MOULT_SOAK=1 python -m pytest $$(grep -rlE 'MOULT_SOAK' tests --include='test_*.py')
 
 check: .venv/ready
+	PYTHONPATH=scripts python -m moult.planning.check_config --quiet config/config.yaml
 	ruff check scripts tests benchmarks
 	ruff format --check scripts tests benchmarks
 	snakefmt --check Snakefile rules
@@ -72,8 +79,12 @@ check: .venv/ready
 	mypy
 
 dag: .venv/ready
+	@PYTHONPATH=scripts $(CHECKED) --quiet config/config.yaml
 	mkdir -p docs
 	snakemake --rulegraph dot all 2>/dev/null | PYTHONPATH=scripts python -m moult.report.graphs - docs/rulegraph.svg
+
+check-config: .venv/ready
+	@$(IN) $(CHECKED) "$(if $(NAME),config/demo/$(NAME).yaml,$(CONFIG))"
 
 estimate: .venv/ready
 	@$(IN) python -m moult.planning.estimate $(if $(NAME),config/demo/$(NAME).yaml,$(CONFIG))
@@ -85,6 +96,9 @@ needs: .venv/ready
 efficiency: .venv/ready
 	@$(IN) python -m moult.planning.efficiency $(if $(NAME),config/demo/$(NAME).yaml,$(CONFIG))
 
+verify: .venv/ready
+	@$(IN) python -m moult.planning.verify $(if $(NAME),config/demo/$(NAME).yaml,$(CONFIG))
+
 test-cluster: .venv/ready
 	MOULT_CLUSTER_FAULTS=1 python -m pytest tests/cluster
 
@@ -92,6 +106,7 @@ pin: .venv/ready
 	$(IN) python -m moult.config.pins $(CONFIG)
 
 schema: .venv/ready
+	PYTHONPATH=scripts python -m moult.weights.contracts > scripts/moult/weights/contracts.json
 	PYTHONPATH=scripts python -m moult.config.schema > config/schema.json
 	PYTHONPATH=scripts python -m moult.config.defaults > docs/defaults.md
 

@@ -61,9 +61,7 @@ def naive(engine, requests):
     import torch
 
     pairs = [
-        (row, prompt_ids(engine.tokenizer, list(request.messages)), engine._label_ids(label))
-        for row, request in enumerate(requests)
-        for label in request.labels
+        (row, prompt, label) for row, (prompt, labels) in enumerate(map(engine._labelled, requests)) for label in labels
     ]
     pairs = sorted(enumerate(pairs), key=lambda pair: -len(pair[1][1] + pair[1][2]))
     sums = {}

@@ -73,7 +73,7 @@ def experiment(units):
                 "merge": {
                     "method": "ties",
                     "base": "base",
-                    "parents": [{"model": tuned[0], "density": 0.5}, {"model": tuned[1], "density": 0.5}],
+                    "parents": [{"model": one, "weight": 0.5, "density": 0.5} for one in tuned[:2]],
                 },
             },
         ],
@@ -101,14 +101,16 @@ class Side:
 
     def raw_data(self, units):
         """Write the raw files of so many units; nothing here reads them, but they must be there."""
-        (self.folder / "data" / "base").mkdir(parents=True)
-        (self.folder / "data" / "base" / "config.json").write_text("{}")
+        sys.path.insert(0, str(ROOT / "tests"))
+        from pico import build_pico_model
+
+        build_pico_model(self.folder / "data" / "base")
         for n in range(units):
             for kind in ("questions", "labels"):
                 for split in ("train", "dev", "test"):
                     path = self.folder / "data" / f"{kind}-{n}" / f"{split}.tsv"
                     path.parent.mkdir(exist_ok=True)
-                    path.write_text("id\ttext\tlabel\n")
+                    path.write_text("title\tquestion_content\tid\ttext\tlabel\nwhy\thow\t1\thow\tneutral\n")
 
     def snakemake(self, *arguments):
         """Run Snakemake; return CPU seconds, wall seconds and what it printed."""
@@ -142,7 +144,46 @@ class Side:
                 path.write_bytes(bytes(SIZES[path.suffix]))
             else:
                 path.mkdir(parents=True, exist_ok=True)
+                (path / "made").write_bytes(bytes(4_000))
         self.snakemake("--touch")
+
+    def write_manifests(self):
+        """Write the manifest of every artefact that is there, those of its parents first."""
+        os.chdir(self.folder)
+        sys.path.insert(0, str(ROOT / "scripts"))
+        from moult.base.stage import Local
+        from moult.jobs.manifest import write_manifest
+        from moult.planning.start import checked_config
+        from moult.stages import STAGES
+
+        cfg = checked_config(json.loads(self.config.read_text()), "config", print, speaks=False)
+        results = Path("results", cfg.name)
+        jobs = {stage.manifest(*names): (stage, names) for stage in STAGES for names in stage.names(cfg)}
+
+        def write(path):
+            stage, names = jobs.pop(path)
+            inputs = [value if isinstance(value, list) else [value] for value in stage.inputs(cfg, *names).values()]
+            flat = [one for value in inputs for one in value]
+            local = {one.path: one.used(one.path) if one.used else ["."] for one in flat if isinstance(one, Local)}
+            parents = [one for one in flat if not isinstance(one, Local)]
+            for parent in [one.manifest for one in parents if one.manifest in jobs]:
+                if parent in jobs:
+                    write(parent)
+            artefact, beside = results / stage.path(*names), results / path
+            if artefact.exists():
+                more = [file for file in artefact.parent.glob(f"{artefact.stem}.*") if file not in (artefact, beside)]
+                write_manifest(
+                    beside,
+                    rule=stage.rule,
+                    outputs=[artefact, *(more if artefact.suffix == ".jsonl" else [])],
+                    parents=[results / one.manifest for one in parents if one.form not in ("file", "unwatched")],
+                    recipe=stage.recipe(cfg, *names) if stage.recipe else {},
+                    facts={},
+                    used=local,
+                )
+
+        while jobs:
+            write(next(iter(jobs)))
 
 
 def table_of(text):
@@ -187,6 +228,7 @@ def compare(jobs, made, repeats, work):
     empty.snakefile.write_text('rule all:\n    default_target: True\n    input:\n        "config.yaml",\n')
     for side in sides.values():
         side.make_everything()
+    sides["moult"].write_manifests()
     medians, texts = measured({**sides, "empty": empty}, repeats, "-n")
     for name, text in texts.items():
         if "Nothing to be done" not in text:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
+from snakemake.settings.types import RerunTrigger
 
 
 def checkout():
@@ -44,42 +45,57 @@ def checkout():
 HOME = checkout()
 sys.path.insert(0, str(HOME / "scripts"))
 
-from moult.base.errors import UserError
 from moult.base.stage import Local, Ref
 from moult.config.expansion import one_of
+from moult.config.reading import read_config
 from moult.jobs.gpus import visible_devices
 from moult.jobs.interpreter import as_one_word
 from moult.jobs.locks import clear_stale_locks
-from moult.jobs.slurm import cancel_leftovers, keep_to_squeue
+from moult.jobs.slurm import cancel_leftovers, keep_to_squeue, record_run
 from moult.planning import start
 from moult.planning.needs import job_needs
 from moult.planning.partitions import RESOURCES, as_resources
+from moult.planning.standing import Look, Standing
+from moult.planning.words import OneSentence, said_by
 from moult.stages import BY_RULE
 from moult.stages.corpora import check_rounds_of
 
 
-def or_stop(check, *arguments):
-    """Return what a check returns, or stop with its sentences before there is a graph."""
-    try:
-        return check(*arguments)
-    except UserError as error:
-        raise WorkflowError(str(error)) from None
+def targets():
+    """Return what may be asked for: the names of target rules, and the paths of all artefacts."""
+    # What runs nothing: the others make files, or are what others inherit from.
+    ours = [one.name for one in workflow.rules if one.norun]
+    made = [Ref(stage.makes, "/".join(names)) for stage in BY_RULE.values() for names in stage.names(cfg)]
+    return [*ours, *(f"results/{cfg.name}/{one.path}" for one in made)]
 
 
-sys.executable = as_one_word(sys.executable, Path(".snakemake"))
 # Whether Snakemake was started for this workflow. Locks, the cluster and the scheduler of another one are left alone.
 OURS = Path(workflow.main_snakefile).resolve() in {HOME / "Snakefile", HOME / "workflow" / "Snakefile"}
+sentence = OneSentence(targets if OURS else list)
+or_stop = said_by(sentence, WorkflowError)
+if workflow.is_main_process:
+    logger.addFilter(sentence)
+sys.executable = as_one_word(sys.executable, Path(".snakemake"))
+if OURS and workflow.is_main_process:
+    # Snakemake has read them, by a reader that takes a key twice and code.
+    for path in workflow.configfiles:
+        or_stop(read_config, path)
 SOURCE = ", ".join(str(path) for path in workflow.configfiles) if OURS else f"the config of module {__name__}"
 cfg = or_stop(start.checked_config, config, SOURCE or "config", logger.warning, workflow.is_main_process)
 # It is only ever raised.
 sys.setrecursionlimit(max(sys.getrecursionlimit(), start.depth_of(cfg)))
 CLUSTER = None
+# What stands already. A process that runs a single job of a build has no say in what is to be made.
+STANDING = None
 
 if workflow.is_main_process:
     or_stop(check_rounds_of, cfg)
+    # Which changes are reasons to rerun is known only when the graph is built.
+    compared = lambda: RerunTrigger.PARAMS in workflow.rerun_triggers
+    STANDING = Standing(cfg, Path("results", cfg.name), logger.warning, compared)
 if workflow.is_main_process and OURS:
     if not workflow.dryrun:
-        scheduler_lock = clear_stale_locks(".snakemake")
+        scheduler_lock = clear_stale_locks(".snakemake", logger.warning)
     account = workflow.resource_settings._parsed_default_resources.get("slurm_account")
     CLUSTER = or_stop(start.cluster, cfg, account and account.raw)
     if CLUSTER is None and "gpu" not in workflow.global_resources:
@@ -89,8 +105,13 @@ if workflow.is_main_process and OURS:
 
 # Not in a dry run, which has no start.
 onstart:
+    start.keep_config(cfg, config, workflow.configfiles)
     if CLUSTER:
-        or_stop(cancel_leftovers, logger.warning)
+        runs = Path(".snakemake", "slurm_runs")
+        or_stop(cancel_leftovers, runs, cfg.name, scheduler_lock.alone, logger.warning)
+        # Other executors, as that of `--touch`, submit nothing.
+        if run := getattr(workflow.scheduler._executor, "run_uuid", None):
+            record_run(runs, cfg.name, run)
         or_stop(keep_to_squeue)
 
 
@@ -107,31 +128,44 @@ def names_of(rule):
 
 
 def inputs_of(rule):
-    """Return the input function of a rule: paths for the references of its stage, manifests beside the artefacts."""
+    """Return the input function of a rule: paths for the references of its stage, manifests beside the artefacts.
+
+    The job is forced where what stands disagrees with its manifest, or that with today's config and files. Of all that
+    Snakemake offers this alone forces one job, no whole rule, and adds no target: the graph is being built from what
+    was asked for when input functions are called, and its reasons to run are looked for afterwards.
+    """
     stage = BY_RULE[rule]
 
     def inputs(wildcards):
+        names = names_in(stage, wildcards)
+        references = or_stop(stage.inputs, cfg, *names)
+        look = or_stop(STANDING.look, stage, names, references) if STANDING else Look()
+        if look.again:
+            workflow.dag.forcefiles.add(f"{STANDING.results}/{stage.path(*names)}")
         found = {}
-        for key, value in stage.inputs(cfg, *names_in(stage, wildcards)).items():
+        for key, value in references.items():
             if not isinstance(value, list):
-                found |= {name: paths[0] for name, paths in files_of(key, [value], "manifest").items()}
+                found |= {name: paths[0] for name, paths in files_of(key, [value], "manifest", look).items()}
             else:
-                found |= files_of(key, value, "manifests")
+                found |= files_of(key, value, "manifests", look)
         return found
 
     return inputs
 
 
-def files_of(key, references, beside):
+def files_of(key, references, beside, look):
     """Return the files of references under `key`, and under `<key>_<beside>` those that vouch for them."""
     found = {key: [], f"{key}_{beside}": []}
     for one in references:
         if isinstance(one, Local):
-            found[key].append(one.path)
+            # What was compared byte by byte may have any time.
+            found[key].append(ancient(one.path) if look.compared else one.path)
             continue
         path, manifest = f"<results>/{one.path}", f"<results>/{one.manifest}"
-        # What changes an artefact changes its manifest.
-        found[key].append({"file": path, "manifest": manifest}.get(one.form, ancient(path)))
+        # What changes an artefact changes its manifest. Behind a job that will run Snakemake looks for no reasons, but
+        # follows inputs that are not ancient: those of a job that is to run are none.
+        settled = (lambda path: path) if look.again else ancient
+        found[key].append({"file": path, "manifest": manifest}.get(one.form, settled(path)))
         if one.form in ("artefact", "settled"):
             found[f"{key}_{beside}"].append(ancient(manifest) if one.form == "settled" else manifest)
     return {name: paths for name, paths in found.items() if paths or name == key}
@@ -142,10 +176,10 @@ def params_of(rule):
     stage = BY_RULE[rule]
 
     def compared(build):
-        return lambda wildcards: build(cfg, *names_in(stage, wildcards))
+        return lambda wildcards: or_stop(build, cfg, *names_in(stage, wildcards))
 
     def not_compared(build):
-        return lambda wildcards, threads: build(cfg, *names_in(stage, wildcards))
+        return lambda wildcards, threads: or_stop(build, cfg, *names_in(stage, wildcards))
 
     params = {"doing": not_compared(lambda cfg, *names: stage.doing.format(**dict(zip(stage.wildcards, names))))}
     params |= {"run": not_compared(lambda cfg, *names: stage.run)}

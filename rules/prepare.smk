@@ -19,6 +19,8 @@ use rule on_tables as fetch_dataset with:
 
 
 use rule on_tables as fetch_videos with:
+    input:
+        unpack(inputs_of("fetch_videos")),
     output:
         videos=directory("<results>/videos/{dataset}"),
         manifest="<results>/videos/{dataset}.manifest.json",

@@ -78,7 +78,7 @@ def ends_well(training, scheduler, undisturbed, cluster):
 
 
 def one_at_a_time(training, cluster):
-    spans = [(job["StartTime"], job["EndTime"]) for job in cluster.jobs(training.path)]
+    spans = [(job["StartTime"], job["EndTime"]) for job in cluster.jobs(training.path) if "finetune" in job["Comment"]]
     assert len(spans) > 1 and all(earlier[1] <= later[0] for earlier, later in zip(spans, spans[1:], strict=False)), (
         spans
     )
@@ -155,6 +155,26 @@ def test_a_killed_scheduler_s_successor_takes_over(training, cluster, undisturbe
     said = ends_well(training, scheduler, undisturbed, cluster)
     assert f"cancelling what a scheduler that is gone left behind: Slurm jobs {job['JobId']}" in said
     assert state(cluster, job) == "CANCELLED"
+
+
+def test_another_experiment_of_the_folder_leaves_its_jobs_alone(training, cluster, undisturbed):
+    """Whether the first one's scheduler is alive or gone: its job goes on, and its successor alone cancels it."""
+    scheduler, job = checkpointed(training, cluster)
+    # Else it may be done before the others are.
+    os.kill(process_of(training), signal.SIGSTOP)
+    first = training.config
+    second = ClusterFolder(training.path, training.server)
+    for number, gone in enumerate((False, True)):
+        if gone:
+            scheduler.kill()
+            scheduler.wait()
+        second.config = first | {"name": "second", "seed": number}
+        run = second.snakemake("results/second/datasets/moods")
+        assert run.returncode == 0, run.stdout + run.stderr
+        assert "cancel" not in run.stdout + run.stderr and state(cluster, job) == "RUNNING"
+    second.config = first
+    said = ends_well(training, training.start(TARGET), undisturbed, cluster)
+    assert f"left behind: Slurm jobs {job['JobId']}" in said and state(cluster, job) == "CANCELLED"
 
 
 def test_what_finished_without_a_scheduler_is_not_made_again(training, cluster, undisturbed):

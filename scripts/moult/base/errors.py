@@ -3,9 +3,20 @@
 import difflib
 from collections.abc import Iterable
 
+from moult.base.legible import legible
+
 
 class UserError(Exception):
     """Something the user can put right: one sentence that names the file, the row or entry, and the remedy."""
+
+    def __init__(self, sentence: str = "") -> None:
+        super().__init__(legible(sentence))
+
+
+def ended(told: str) -> str:
+    """Return a sentence with its point, unless a question ends it."""
+    told = told.rstrip(".")
+    return told if told.endswith("?") else f"{told}."
 
 
 def nearest(word: object, known: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from moult.base.errors import UserError
+from moult.base.legible import on_one_line
 
 # Only OSErrors carry a number; the writers of safetensors, tokenizers, SQLite and torch have words of their own.
 _FULL = (
@@ -23,7 +24,7 @@ _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 def explain(error: BaseException, log: str | Path, places: Iterable[str | Path]) -> str:
     """Return the sentence that a job ends with; `places` are the paths it writes to, `log` holds the traceback."""
-    message = " ".join(str(error).split())[:300]
+    message = on_one_line(str(error)[:3000])[:300]
     if isinstance(error, UserError):
         return str(error)
     if is_disk_full(error):

@@ -8,17 +8,23 @@ import json
 import os
 import re
 import shutil
-import socket
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from moult.base.errors import UserError
 from moult.base.failures import is_disk_full, no_space
+from moult.base.outside import without_halves
+from moult.base.processes import Process, machine_start
 
+# Bytes of a JSON document: a tokenizer of a million tokens has a fifth of it.
+MOST_JSON = 400_000_000
 # Reading it means setting it: once, before there are threads.
 _UMASK = os.umask(0)
 os.umask(_UMASK)
+# Seconds without a change, after which nobody is believed to be at work on what another machine began.
+ABANDONED = 86400
 
 
 @contextlib.contextmanager
@@ -68,24 +74,39 @@ def whole_directory(path: str | Path) -> Iterator[Path]:
 
 
 def _partial(path):
-    """Return the name of unfinished work on `path`: this process's own. What dead ones left is removed."""
-    host, folder = socket.gethostname()[:32], path.parent
-    unfinished = re.compile(rf"\.{re.escape(path.name)}\.{re.escape(host)}-(\d+)(\.old)?\.partial")
+    """Return the name of unfinished work on `path`: this process's own. What dead processes left is removed."""
+    folder, own = path.parent, Process.own()
+    unfinished = re.compile(rf"\.{re.escape(path.name)}\.(.+?)(\.old)?\.partial", re.DOTALL)
     for name in os.listdir(folder) if folder.is_dir() else ():
         found = unfinished.fullmatch(name)
-        if found and (int(found[1]) == os.getpid() or not _alive(int(found[1]))):
+        if found and _is_left_behind(folder / name, found[1], own):
             _remove(folder / name)
-    return path.with_name(f".{path.name}.{host}-{os.getpid()}.partial")
+    return path.with_name(f".{path.name}.{own}.partial")
 
 
-def _alive(process):
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
+def _is_left_behind(path, maker, own):
+    """Return whether the process that began `path`, and is named in it, can be at work on it no more."""
+    process = Process.parse(maker)
+    if process == own:
         return True
-    return True
+    if process is None:
+        # An earlier Moult wrote no more than host and number, and a number may be another process's by now.
+        earlier = re.fullmatch(r"(.+)-\d+", maker, re.DOTALL)
+        if earlier is None or earlier[1] == own.host:
+            return earlier is not None
+    elif (runs := process.runs()) is not None:
+        return not runs
+    changed = _last_change(path)
+    before = process and process.host == own.host and changed < machine_start()
+    return bool(before) or time.time() - changed > ABANDONED
+
+
+def _last_change(path):
+    """Return when a file, or anything in a folder, was changed last; now, where it is gone meanwhile."""
+    try:
+        return max(one.lstat().st_mtime for one in [path, *path.rglob("*")])
+    except FileNotFoundError:
+        return time.time()
 
 
 def _remove(path):
@@ -146,13 +167,21 @@ def write_text_atomic(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write JSON with sorted keys, so that equal values are equal bytes."""
-    write_text_atomic(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    write_text_atomic(path, as_json(value))
+
+
+def as_json(value: Any) -> str:
+    """Return the text of a JSON file of ours."""
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def read_json(path: str | Path, remedy: str = "delete it and run again") -> Any:
-    """Read one JSON document; UserError when the file is missing or is not JSON."""
+    """Read one JSON document, halves of surrogate pairs replaced; UserError when the file is missing, is not JSON, or
+    is larger than any such file (MOST_JSON bytes)."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        if (size := os.path.getsize(path)) > MOST_JSON:
+            raise ValueError(f"{size} bytes are more than such a file has")
+        return json.loads(without_halves(Path(path).read_text(encoding="utf-8")))
     # A few thousand brackets in a row are a RecursionError.
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}); {remedy}.") from error
@@ -167,20 +196,35 @@ def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def read_jsonl(path: str | Path) -> list[Any]:
     """Return the rows of a JSONL file; UserError naming the line that is not JSON."""
-    rows = []
+    return list(each_jsonl(path))
+
+
+def each_jsonl(path: str | Path) -> Iterator[Any]:
+    """Yield the rows of a JSONL file, one in memory at a time; UserError naming the line that is not JSON."""
     with open(path, encoding="utf-8") as handle:
         for number, line in enumerate(handle, start=1):
             try:
-                rows.append(json.loads(line))
+                yield json.loads(line)
             except ValueError as error:
                 raise UserError(f"{path}, line {number}: not a JSON object ({error}); make it again.") from error
-    return rows
 
 
 def sha256_file(path: str | Path) -> str:
     """Return the hex SHA-256 of a file's bytes."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def blake3_file(path: str | Path) -> str:
+    """Return the hex BLAKE3 of a file's bytes, at some 3 GB/s on one core: of weights that are not copied."""
+    from blake3 import blake3
+
+    found = blake3()
+    with open(path, "rb") as handle:
+        # Not mapped: a file that is cut while it is read would kill the process.
+        while part := handle.read(4 * 1024**2):
+            found.update(part)
+    return found.hexdigest()
 
 
 def digest(value: Any) -> str:

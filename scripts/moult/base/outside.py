@@ -1,7 +1,13 @@
 """What others wrote: JSON of a server or of an old journal, bounded and cleaned before anything else sees it."""
 
+import contextlib
 import json
 import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from moult.base.errors import UserError
+from moult.base.failures import is_disk_full
 
 # No reply of a chat nests deeper, or has more objects and lists; JSON within a string counts anew.
 MAX_DEPTH, MAX_PARTS = 100, 200_000
@@ -35,18 +41,40 @@ def parse_json(data: bytes | str) -> object:
     text = clean_text(data) if isinstance(data, str) else decoded(data)
     try:
         _check_size(text)
-        if "\\u" in text:
-            text = _ESCAPED_HALF.sub(lambda found: found[1] or REPLACEMENT, text)
-        return json.loads(text, parse_int=_whole, parse_constant=lambda _: None)
+        return json.loads(without_halves(text), parse_int=_whole, parse_constant=lambda _: None)
     except Unreadable:
         raise
     except (ValueError, RecursionError) as error:
         raise Unreadable(str(error) or type(error).__name__) from None
 
 
+@contextlib.contextmanager
+def in_a_sentence(what: str | Path, remedy: str) -> Iterator[None]:
+    """Turn whatever the block raises over what others wrote into a UserError that names it, a Rust library's panic too.
+
+    A sentence stays as it is; so do too little memory, a full disk, and the end of the process.
+    """
+    try:
+        yield
+    except (UserError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic is no Exception
+        if is_disk_full(error):
+            raise
+        told = f"{type(error).__name__}: {one_line(error, 200)}".rstrip(": ")
+        raise UserError(f"{what}: cannot be read ({told}); {remedy}.") from error
+
+
 def decoded(data: bytes) -> str:
     """Return bytes as text, by the encoding that JSON's first bytes show; what is not of it becomes U+FFFD."""
     return data.decode(json.detect_encoding(data[:8]), "replace").removeprefix("\ufeff")
+
+
+def without_halves(text: str) -> str:
+    """Return the text of a JSON document with U+FFFD for each escaped half of a surrogate pair."""
+    if "\\ud" not in text and "\\uD" not in text:
+        return text
+    return _ESCAPED_HALF.sub(lambda found: found[1] or REPLACEMENT, text)
 
 
 def clean_text(text: str) -> str:

@@ -10,26 +10,26 @@ ROOT = CODE.parent
 RESOURCES = ROOT / "resources"
 
 
-def named_files(kind: str) -> dict[str, Path]:
-    """Return the YAML files of a kind, `prompts` or `labels`, by name, e.g. `mmla/text`; subfolders are part of a name.
+def named_files(kind: str, ending: str = ".yaml") -> dict[str, Path]:
+    """Return the files of a kind, such as `prompts`, by name, e.g. `mmla/text`; subfolders are part of a name.
 
     A study's own stand in a folder of that name in the working directory, and win over those that come with Moult.
     """
-    return _named_files(Path.cwd() / kind, RESOURCES / kind)
+    return _named_files(Path.cwd() / kind, RESOURCES / kind, ending)
 
 
 def own_in_place_of_shipped(kind: str) -> list[str]:
     """Return the names of a study's own files of a kind that stand in place of one that comes with Moult."""
-    return sorted(_yaml_in(Path.cwd() / kind).keys() & _yaml_in(RESOURCES / kind).keys())
+    return sorted(_files_in(Path.cwd() / kind).keys() & _files_in(RESOURCES / kind).keys())
 
 
 @cache
-def _named_files(own: Path, shipped: Path) -> dict[str, Path]:
-    return dict(sorted((_yaml_in(shipped) | _yaml_in(own)).items()))
+def _named_files(own: Path, shipped: Path, ending: str) -> dict[str, Path]:
+    return dict(sorted((_files_in(shipped, ending) | _files_in(own, ending)).items()))
 
 
-def _yaml_in(folder: Path) -> dict[str, Path]:
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.yaml")}
+def _files_in(folder: Path, ending: str = ".yaml") -> dict[str, Path]:
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob(f"*{ending}")}
 
 
 def written_out(path: str) -> str:

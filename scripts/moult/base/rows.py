@@ -372,7 +372,10 @@ class FileFacts(TypedDict):
 class Manifest(TypedDict):
     """What an artefact consists of and was made of. `<artefact>.manifest.json`; written by every job, last.
 
-    files: path beside the manifest → its facts; content: the hash of these; parents: artefact → its content.
+    files: path beside the manifest → its facts; content: the hash of these; parents: artefact → its content. local: for
+    each file or folder of the user's that was read, in the order of the inputs: name in it (`.` for a file) → BLAKE3 of
+    its bytes, None where it was looked for and not there. seal: SHA-256 of the manifest's bytes without the line of the
+    seal. Manifests of before have neither.
     """
 
     name: str
@@ -383,3 +386,5 @@ class Manifest(TypedDict):
     recipe: Recipe
     versions: dict[str, str]
     facts: Facts
+    local: NotRequired[list[dict[str, str | None]]]
+    seal: NotRequired[str]

@@ -46,6 +46,7 @@ class Experiment(Protocol):
     def names(self, kind: str) -> list[str]: ...
     def under(self, kind: str) -> list[Any]: ...
     def compute_of(self, name: str) -> Any: ...
+    def lineage(self, name: str) -> list[Any]: ...
     def corpus_dataset(self, name: str) -> Any: ...
 
 
@@ -53,10 +54,12 @@ class Job(Protocol):
     """What the function of a stage is given: one run of its rule (`moult.jobs.job.Job`).
 
     inputs, outputs, params: those of Snakemake's job, by name. client: how endpoints are dealt with, which decides no
-    byte. facts: to be set to what the job counted, for its manifest.
+    byte. facts: to be set to what the job counted, for its manifest. used: file or folder of the user's → the names of
+    the files in it that the job read or looked for (`.` for a file): their digests go into the manifest.
     """
 
     facts: Facts
+    used: dict[str, Sequence[str]]
 
     @property
     def name(self) -> str: ...
@@ -105,9 +108,13 @@ class Ref:
 
 @dataclass(frozen=True)
 class Local:
-    """A file or a folder of the user's own, relative to the working directory."""
+    """A file or a folder of the user's own, relative to the working directory.
+
+    used: the names of those files of a folder that a job would read. Without it they are what the last job read.
+    """
 
     path: str
+    used: Callable[[str], list[str]] | None = None
 
 
 def nothing(*_: Any) -> dict:
@@ -136,7 +143,9 @@ class Stage:
     reference, or a list of them. model: the model of this build that the job loads, None without one. needs: the
     hardware that it asks for, by a name of `planning.needs`. workload: what that depends on beside the model. threads:
     CPU threads; by default those of the model. words: (recipe, facts) → (short, long), for a picture and a table. asks:
-    what it will ask of endpoints (`inference.plans.Asking`), by what there is so far (`planning.estimate.Known`).
+    what it will ask of endpoints (`inference.plans.Asking`), by what there is so far (`planning.estimate.Known`). file:
+    the path of what it makes, below the results, where no wildcard names it. sealed: whether its rule has a manifest
+    among its outputs; else the job writes one beside them, which results of before lack.
     """
 
     rule: str
@@ -156,6 +165,17 @@ class Stage:
     threads: Callable[..., int] | None = None
     words: Callable[[dict, dict], tuple[str, str]] = no_words
     asks: Callable[..., Any] | None = None
+    file: str | None = None
+    sealed: bool = True
+
+    def path(self, *names: str) -> str:
+        """Return the path of what a job makes, below the results."""
+        return self.file or Ref(self.makes, "/".join(names)).path
+
+    def manifest(self, *names: str) -> str:
+        """Return the path of the manifest of what a job makes, below the results."""
+        beside = self.file and Path(self.file).with_suffix(".manifest.json").as_posix()
+        return beside or Ref(self.makes, "/".join(names)).manifest
 
     def needed(self, cfg: Experiment, *names: str) -> str:
         """Return the name of the hardware that a job asks for; without a model at work it is that of tables."""

@@ -1,7 +1,6 @@
 """Checks across entries, beyond pydantic: unknown and repeated names, cycles, secrets. Each mistake is one sentence."""
 
 import re
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +10,7 @@ from moult.config.experiment import Config
 from moult.evaluation.suites import KINDS
 
 # The files beside an artefact end so; a name may not.
-SUFFIXES = (".manifest", ".rejects", ".usage", ".recipe")
+SUFFIXES = (".manifest", ".rejects", ".usage", ".recipe", ".csv", ".json", ".jsonl", ".svg")
 
 
 def _known(kind, entry, field, name, known):
@@ -32,12 +31,28 @@ def _of_shape(cfg, kind, entry, field, name, shape):
 
 
 def unknown_names(cfg: Config) -> Iterator[str]:
-    """Yield a sentence for every name that no entry has, and for every entry that cannot be what it is used as."""
+    """Yield a sentence for every name that no entry has, and for every entry that cannot be what it is used as.
+
+    A name that is missing in several places is one mistake.
+    """
+    places: dict[str, list[str]] = {}
+    for sentence in _unknown_names(cfg):
+        place, _, told = sentence.partition(": ")
+        if "is not there" in told:
+            places.setdefault(told, []).append(place)
+        else:
+            yield sentence
+    for told, (first, *others) in places.items():
+        also = f" (also in {others[0]}{f' and {len(others) - 1} more' if len(others) > 1 else ''})" if others else ""
+        yield f"{first}{also}: {told}"
+
+
+def _unknown_names(cfg):
     models, datasets, corpora = (set(cfg.names(kind)) for kind in ("models", "datasets", "corpora"))
     endpoints, suites = set(cfg.names("endpoints")), set(cfg.names("suites"))
     students = {corpus.endpoint for corpus in cfg.corpora if _is_written_out(cfg, corpus)}
     for endpoint in cfg.endpoints:
-        if endpoint.serve and endpoint.name not in students:
+        if endpoint.serve is not None and endpoint.name not in students:
             yield from _known("endpoints", endpoint.name, "serve", endpoint.serve, models)
     guidelines, answers, pairs = (
         {entry.name for entry in cfg.corpora if entry.writes == what} for what in ("guidelines", "answers", "pairs")
@@ -47,11 +62,12 @@ def unknown_names(cfg: Config) -> Iterator[str]:
             continue
         for field, name in corpus.endpoints.items():
             yield from _known("corpora", corpus.name, field, name, endpoints)
-        if corpus.dataset:
+        # An empty name is none either.
+        if corpus.dataset is not None:
             yield from _of_shape(cfg, "corpora", corpus.name, "dataset", corpus.dataset, "questions")
-        if getattr(corpus, "guidelines", None):
+        if getattr(corpus, "guidelines", None) is not None:
             yield from _known("corpora", corpus.name, "guidelines", corpus.guidelines, guidelines)
-        if getattr(corpus, "corpus", None):
+        if getattr(corpus, "corpus", None) is not None:
             yield from _known("corpora", corpus.name, "corpus", corpus.corpus, corpora)
     unanswered = {entry.name for entry in cfg.datasets if entry.answered_rows == "none"}
     trainable = datasets - unanswered | answers
@@ -59,25 +75,29 @@ def unknown_names(cfg: Config) -> Iterator[str]:
         yield from _known("rounds", entry.name, "base", entry.base, models)
         yield from _of_shape(cfg, "rounds", entry.name, "dataset", entry.dataset, "questions")
         yield from _known("rounds", entry.name, "judge", entry.judge, endpoints)
+    pairs |= {entry.name for entry in cfg.datasets if entry.shape == "pairs"}
     for model in cfg.models:
         if _is_written_out(cfg, model):
             continue
         for parent in model.parents:
             yield from _known("models", model.name, "base or parents", parent, models)
         for name in model.finetune.data if model.finetune else []:
-            if name in unanswered:
+            if name in pairs & datasets:
+                yield f"models {model.name!r}, data: the rows of {name!r} are preference pairs; write `optimise`"
+            elif name in unanswered:
                 yield f"models {model.name!r}, data: the rows of {name!r} have no answer to train on; name other data"
             else:
                 yield from _known("models", model.name, "data", name, trainable)
         for name in model.optimise.data if model.optimise else []:
-            yield from _known("models", model.name, "data (corpora of pairs)", name, pairs)
+            yield from _known("models", model.name, "data (preference pairs)", name, pairs)
     for suite in cfg.suites:
         kind, settings = suite.kind, suite.settings
         for name in settings.datasets:
             wrong = list(_of_shape(cfg, "suites", suite.name, "datasets", name, kind.shape))
             yield from wrong
             if not wrong and settings.split not in _splits(cfg.find("datasets", name), kind):
-                yield f"suites {suite.name!r}, split: dataset {name!r} has no file for {settings.split!r}"
+                told = f"dataset {name!r} has no file for {settings.split!r}; name one, or another split"
+                yield f"suites {suite.name!r}, split: {told}"
         for name in settings.endpoints.values():
             yield from _known("suites", suite.name, "endpoint", name, endpoints)
     judged = {corpus.name for corpus in cfg.corpora if corpus.judged}
@@ -147,21 +167,53 @@ def evaluations(cfg: Config) -> Iterator[str]:
 
 def repeated_names(cfg: Config) -> Iterator[str]:
     """Yield a sentence for every name that stands twice or that the files of a build need for themselves."""
-    for kinds in (["datasets", "corpora"], ["endpoints"], ["models"], ["suites"]):
+    for kinds in (["datasets", "corpora"], ["endpoints"], ["models"], ["suites"], ["rounds"]):
         names = [name for kind in kinds for name in cfg.names(kind)]
-        for name in _repeated(names):
-            yield f"{' and '.join(kinds)}: the name {name!r} stands twice; a name is a path, give each its own"
-        for name in names:
-            if name in ("mean", "weighted_mean"):
-                yield f"{kinds[0]} {name!r}: the score tables call their means so; take another name"
-            if name.endswith(SUFFIXES):
-                yield f"{kinds[0]} {name!r}: a name may not end in {', '.join(SUFFIXES)}"
-    for suite, name in _repeated((entry.suite, name) for entry in cfg.evaluations for name in entry.measured):
-        yield f"evaluations: model or setting {name!r} stands twice under suite {suite!r}"
+        for name, *others in _meeting(names):
+            if others == [name]:
+                yield f"{' and '.join(kinds)}: the name {name!r} stands twice; a name is a path, give each its own"
+            else:
+                told = f"the names {' and '.join(map(repr, [name, *others]))} differ in case alone"
+                yield f"{' and '.join(kinds)}: {told}; on some disks they are one path, so rename one"
+        for name in dict.fromkeys(names):
+            yield from _reserved(f"{kinds[0]} {name!r}", name)
+    for entry in cfg.evaluations:
+        for setting in entry.settings:
+            yield from _reserved(f"evaluations {entry.suite!r}, setting {setting.name!r}", setting.name)
+    measured = [f"{entry.suite}/{name}" for entry in cfg.evaluations for name in entry.measured]
+    for name, *others in _meeting(measured):
+        suite, what = name.split("/", 1)
+        same = "stands twice" if others == [name] else f"and {others[0].split('/', 1)[1]!r} differ in case alone"
+        yield f"evaluations: model or setting {what!r} {same} under suite {suite!r}; leave one out"
+    for place, listed in _lists(cfg):
+        for name, *_ in _meeting(listed):
+            yield f"{place}: {name!r} stands twice; leave one out"
 
 
-def _repeated(values):
-    return sorted(value for value, count in Counter(values).items() if count > 1)
+def _reserved(place, name):
+    if name.lower() in ("mean", "weighted_mean"):
+        yield f"{place}: the score tables call their means so; take another name"
+    if name.lower().endswith(SUFFIXES):
+        yield f"{place}: a name may not end in {', '.join(SUFFIXES)}; take another name"
+
+
+def _meeting(names):
+    """Return the names that are one path on a disk that knows no case, in lists of two and more."""
+    found = {}
+    for name in names:
+        found.setdefault(name.lower(), []).append(name)
+    return [list(dict.fromkeys(same)) if len(set(same)) > 1 else same[:2] for same in found.values() if len(same) > 1]
+
+
+def _lists(cfg):
+    """Yield (place, names) of each list in which a name that stands twice means nothing."""
+    for corpus in cfg.corpora:
+        yield f"corpora {corpus.name!r}, splits", corpus.splits
+    for suite in cfg.suites:
+        yield f"suites {suite.name!r}, datasets", suite.settings.datasets
+        yield f"suites {suite.name!r}, methods", getattr(suite.settings, "methods", [])
+    for entry in cfg.evaluations:
+        yield f"evaluations {entry.suite!r}, against", entry.against
 
 
 def remote_endpoints(cfg: Any) -> list[Any]:
@@ -198,7 +250,8 @@ def cycle(cfg: Config) -> Iterator[str]:
             f"corpus {name}" for name in data if f"corpus {name}" in edges
         ]
     if found := _cycle_in(edges):
-        yield f"a cycle, nothing could be built first: {' ← '.join(found)}"
+        told = " ← ".join(found)
+        yield f"a cycle, nothing could be built first: {told}; let one of them name something else"
 
 
 def _cycle_in(edges):

@@ -1,11 +1,14 @@
 """`for:` and `rounds:` in a raw config, written out."""
 
 import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from moult.base.errors import UserError
+from moult.base.outside import one_line
+from moult.base.yaml_files import check_size
 from moult.config.entries.corpora import INTERVAL
 from moult.config.retired import KEYS
 from moult.corpora.refined import Refining
@@ -15,6 +18,10 @@ WRITTEN = ("endpoints", "corpora", "models")
 LISTS = ("datasets", *WRITTEN, "suites", "evaluations", "rounds")
 # What of an entry of `rounds` its corpora take over.
 REFINING = {"dataset", "judge", *Refining.model_fields, *KEYS}
+# Entries, values, and characters of one text, that `for` and `rounds` write out at most.
+MAX_ENTRIES, MAX_WRITTEN_VALUES, MAX_TEXT = 20_000, 2_000_000, 100_000
+# Kind → of each written-out entry the list and the position of the entry that the user wrote.
+Origins = dict[str, list[tuple[str, int]]]
 
 
 def _substitute(value, axes):
@@ -27,45 +34,101 @@ def _substitute(value, axes):
     for axis, chosen in axes.items():
         if value == f"{{{axis}}}":
             return chosen
+        if value.count(f"{{{axis}}}") * len(str(chosen)) > MAX_TEXT:
+            raise UserError(
+                f"`for` makes a text of more than {MAX_TEXT:,} characters out of {{{axis}}}; make it shorter."
+            )
         value = value.replace(f"{{{axis}}}", str(chosen))
     return value
 
 
 def expand(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the raw config as `written_out` writes it out."""
+    return written_out(raw)[0]
+
+
+def written_out(raw: Mapping[str, Any]) -> tuple[dict[str, Any], Origins]:
     """Return the raw config with every entry that has `for:` written out, one entry per combination, and with the
-    endpoints, corpora and models of `rounds` behind the others; `<name>-last` is the model of the last round of
-    `rounds` <name>, whatever its number. Pure."""
+    endpoints, corpora and models of `rounds` behind the others; and where each entry stands as it was written.
+
+    `<name>-last` is the model of the last round of `rounds` <name>, whatever its number. Pure.
+
+    Raises:
+        UserError: a `for:` that cannot be written out, or more entries than any study has; nothing is written out then.
+    """
     expanded = dict(raw)
+    origins: Origins = {kind: [] for kind in LISTS}
+    _refuse_floods(raw)
     for kind in LISTS:
         entries = raw.get(kind) or []
         if not isinstance(entries, list):
             continue
         written = []
-        for entry in entries:
+        for index, entry in enumerate(entries):
             axes = entry.get("for") if isinstance(entry, dict) else None
-            if axes is None:
-                written.append(entry)
-                continue
-            if not isinstance(axes, dict) or not all(isinstance(values, list) and values for values in axes.values()):
-                raise UserError(f"{kind}: `for` maps each axis to a list, e.g. `for: {{dataset: [a, b]}}`.")
-            rest = {key: value for key, value in entry.items() if key != "for"}
-            for axis in axes:
-                if f"{{{axis}}}" not in str(rest):
-                    raise UserError(
-                        f"{kind} {rest.get('name', '')!r}: `for` has the axis {axis!r}, but no {{{axis}}} uses it."
-                    )
-            for combination in itertools.product(*axes.values()):
-                written.append(_substitute(rest, dict(zip(axes, combination, strict=True))))
+            rest = {key: value for key, value in entry.items() if key != "for"} if axes is not None else entry
+            for combination in itertools.product(*(axes or {}).values()):
+                chosen = dict(zip(axes or {}, combination, strict=True))
+                written.append(rest if axes is None else _substitute(rest, chosen))
+                origins[kind].append((kind, index))
         expanded[kind] = written
     rounds, last = expanded.get("rounds"), {}
-    for entry in rounds if isinstance(rounds, list) else []:
+    rounds = rounds if isinstance(rounds, list) else []
+    counts = [len(WRITTEN) * _count_of_rounds(entry, raw.get("limit")) for entry in rounds]
+    if sum(counts) > MAX_ENTRIES:
+        number = max(range(len(rounds)), key=counts.__getitem__)
+        name = one_line(rounds[number]["name"], 60)
+        raise UserError(f"rounds, entry {origins['rounds'][number][1] + 1} ({name}): {_too_many(counts[number])}")
+    for place, entry in enumerate(rounds):
         endpoints, corpora, models = _rounds(entry, raw.get("limit"))
         for kind, written in zip(WRITTEN, (endpoints, corpora, models), strict=True):
             if isinstance(expanded.get(kind) or [], list):
                 expanded[kind] = [*(expanded.get(kind) or []), *written]
+                origins[kind] += [origins["rounds"][place]] * len(written)
         if models:
             last[f"{entry['name']}-last"] = models[-1]["name"]
-    return {kind: _renamed(value, last) if kind in LISTS else value for kind, value in expanded.items()}
+    expanded = {kind: _renamed(value, last) if kind in LISTS else value for kind, value in expanded.items()}
+    check_size(expanded, "`for` and `rounds` written out", MAX_WRITTEN_VALUES)
+    return expanded, origins
+
+
+def _refuse_floods(raw):
+    """Refuse what is wrong with `for`, and what it would write out without measure, before it does."""
+    total = 0
+    for kind in LISTS:
+        entries = raw.get(kind)
+        for number, entry in enumerate(entries if isinstance(entries, list) else [], start=1):
+            if not isinstance(entry, dict):
+                continue
+            place = f"{kind}, entry {number} ({one_line(entry.get('name', ''), 60)})"
+            count, axes = 1, entry.get("for")
+            if axes is not None:
+                if not isinstance(axes, dict) or not all(
+                    isinstance(values, list) and values for values in axes.values()
+                ):
+                    raise UserError(f"{place}: `for` maps each axis to a list, e.g. `for: {{dataset: [a, b]}}`.")
+                rest = str({key: value for key, value in entry.items() if key != "for"})
+                if unused := next((axis for axis in axes if f"{{{axis}}}" not in rest), None):
+                    told = f"`for` has the axis {unused!r}, but no {{{unused}}} uses it"
+                    raise UserError(f"{place}: {told}; leave it out, or write it into a text.")
+                count = math.prod(map(len, axes.values()))
+            total += count
+            if total > MAX_ENTRIES:
+                raise UserError(f"{place}: {_too_many(count)}")
+
+
+def _too_many(count):
+    return f"stands for {count:,} entries once it is written out; {MAX_ENTRIES:,} are the most in all, so write fewer."
+
+
+def _count_of_rounds(entry, limit):
+    """Return how many rounds an entry of `rounds` makes, 0 where it is one that the types will refuse."""
+    if not isinstance(entry, dict) or not {"name", "base", "dataset", "rows", "judge"} <= entry.keys():
+        return 0
+    counts = [entry["rows"], entry.get("interval", INTERVAL)] + ([] if limit is None else [limit])
+    if not all(type(count) is int and count > 0 for count in counts):
+        return 0
+    return -(-min(entry["rows"], limit or entry["rows"]) // counts[1])
 
 
 def _renamed(value, names):
@@ -80,15 +143,16 @@ def _renamed(value, names):
 def _rounds(entry, limit):
     """Return the endpoints, corpora and models of an entry of `rounds`; none of one that the types will refuse."""
     endpoints, corpora, models = [], [], []
-    if not isinstance(entry, dict) or not {"name", "base", "dataset", "rows", "judge"} <= entry.keys():
+    count = _count_of_rounds(entry, limit)
+    if not count or not isinstance(entry.get("finetune") or {}, dict):
         return endpoints, corpora, models
-    rows, interval, tuning = entry["rows"], entry.get("interval", INTERVAL), entry.get("finetune") or {}
-    counts = [rows, interval] if limit is None else [rows, interval, limit]
-    if not isinstance(tuning, dict) or not all(isinstance(count, int) and count > 0 for count in counts):
-        return endpoints, corpora, models
-    name, base = entry["name"], entry["base"]
+    name, base, interval, tuning = (
+        entry["name"],
+        entry["base"],
+        entry.get("interval", INTERVAL),
+        entry.get("finetune") or {},
+    )
     asking = {key: value for key, value in entry.items() if key in REFINING}
-    count = -(-min(rows, limit or rows) // interval)
     for number in range(1, count + 1):
         place = {"of": name, "number": number, "count": count, "interval": interval}
         this, student = f"{name}-r{number}", f"{name}-r{number}-student"

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from moult.base.section import Name, Section
+from moult.base.section import Line, Name, Section
 from moult.config.entries.corpora import Corpus, Endpoint, Rounds
 from moult.config.entries.datasets import Dataset
 from moult.config.entries.evaluations import Evaluation, Suite
@@ -21,14 +21,20 @@ class Config(Section):
     """One experiment."""
 
     name: Name = Field(description="Name of the experiment; its results go to results/<name>/.")
-    title: str | None = Field(None, description="Heading of the report; null: the experiment's name.")
-    seed: int = Field(0, description="Seed from which every job and every row derives a seed of its own.")
+    title: Line | None = Field(None, description="Heading of the report; null: the experiment's name.")
+    seed: int = Field(
+        0, ge=-(2**63), lt=2**63, description="Seed from which every job and every row derives a seed of its own."
+    )
     limit: int | None = Field(
-        None, ge=1, description="Rows per split for a smoke run, which every table then mentions; null: all rows."
+        None,
+        ge=1,
+        lt=2**63,
+        description="Rows per split for a smoke run, which every table then mentions; null: all rows.",
     )
     budget: float | None = Field(
         None,
         ge=0,
+        le=1e9,
         description=(
             "Limit in US dollars on all remote answers of all runs of the experiment together; null: no limit."
         ),
@@ -191,6 +197,13 @@ class Config(Section):
             for model in self.models
             if not model.round or model.round.number == model.round.count or model.name in needed
         ]
+
+    @cached_property
+    def asked_models(self) -> set[str]:
+        """Names of the models that chats are put to, in training or in inference."""
+        trained = {model.training.base for model in self.models if model.training}
+        served = {endpoint.serve for endpoint in self.endpoints if endpoint.serve}
+        return trained | served | {name for _, name in [*self.predicted, *self.answered]}
 
     def compute_of(self, name: str) -> Compute:
         """Return how a model is run: its own settings, an ancestor's, or the experiment's."""

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from moult.base.files import read_json, write_json
+from moult.base.legible import legible
 from moult.base.paths import ROOT
 from moult.config.expansion import expand
+from moult.config.reading import read_config
 
 PINS = ROOT / "config" / "pins.json"
 
 
 def _sources(raw):
     """Yield (key, field, kind, mapping) for every place of a raw config that a pin can fill."""
-    for dataset in raw.get("datasets") or []:
+    for dataset in _listed(raw.get("datasets")):
         files = dataset.get("files") if isinstance(dataset, dict) else None
         for sources in files.values() if isinstance(files, dict) else []:
             for source in sources if isinstance(sources, list) else [sources]:
@@ -26,9 +28,13 @@ def _sources(raw):
                     yield from _pinnable(source, "dataset")
         if isinstance(dataset, dict) and isinstance(dataset.get("videos"), dict):
             yield from _pinnable(dataset["videos"], "dataset")
-    for model in raw.get("models") or []:
+    for model in _listed(raw.get("models")):
         if isinstance(model, dict) and isinstance(model.get("fetch"), dict):
             yield from _pinnable(model["fetch"], "model")
+
+
+def _listed(entries):
+    return entries if isinstance(entries, list) else []
 
 
 def _pinnable(source, kind):
@@ -67,9 +73,7 @@ def look_up(key: str, kind: str, source: Mapping[str, Any]) -> str:
 
 def main(path: str | Path) -> int:
     """Look up every pin that a config file lacks and record it; return the number that could not be had."""
-    import yaml
-
-    raw = expand(yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})
+    raw = expand(read_config(path))
     pins, failed = (read_json(PINS) if PINS.exists() else {}), 0
     for key, field, kind, source in _sources(raw):
         if source.get(field) is not None or key in pins:
@@ -79,7 +83,7 @@ def main(path: str | Path) -> int:
             print(f"{key}: {field} {pins[key]}")
         except Exception as error:  # any of several network libraries' errors: told, counted, and the rest goes on
             failed += 1
-            print(f"{key}: cannot be looked up ({str(error).strip().splitlines()[0]})", file=sys.stderr)
+            print(legible(f"{key}: cannot be looked up ({str(error).strip().splitlines()[0]})"), file=sys.stderr)
     if pins:
         write_json(PINS, pins)
     return failed

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-import yaml
-
-from moult.base.errors import UserError, nearest
+from moult.base.errors import UserError, ended, nearest
 from moult.base.paths import RESOURCES
+from moult.base.yaml_files import read_yaml
 
 # How a model may be trained, each of which may have a preset.
 TRAININGS = ("finetune", "optimise")
@@ -61,7 +60,7 @@ def fill(raw: Mapping[str, Any]) -> None:
             try:
                 model[way] = laid_over(load_preset(name), own)
             except UserError as error:
-                raise UserError(f"models {model.get('name', '')!r}, {error}.") from None
+                raise UserError(ended(f"models {model.get('name', '')!r}, {error}")) from None
 
 
 @cache
@@ -76,7 +75,7 @@ def _files():
 
 @cache
 def _read(name):
-    return yaml.safe_load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
+    return read_yaml(PRESETS / f"{name}.yaml")
 
 
 def _datasets(name):

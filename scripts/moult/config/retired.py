@@ -20,7 +20,7 @@ def in_todays_words(expanded: dict) -> tuple[dict, list[str]]:
         for entry in entries:
             new, told = _entry(kind, entry) if isinstance(entry, dict) else (entry, [])
             mended[kind].append(new)
-            sentences += told if "round" not in new else []
+            sentences += told if isinstance(new, dict) and "round" not in new else []
     return mended, sentences
 
 

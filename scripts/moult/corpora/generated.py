@@ -1,6 +1,8 @@
 """Guidelines and distilled answers: an endpoint generates one text per row; rejects have reasons."""
 
 import logging
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
@@ -9,6 +11,7 @@ from pydantic import Field, model_validator
 
 from moult.base.errors import UserError
 from moult.base.files import derive_seed, write_json, write_jsonl
+from moult.base.reasons import in_words
 from moult.base.rows import CorpusRow, Facts, Recipe, Reject, Usage
 from moult.base.section import Name, exactly_one
 from moult.base.stage import Experiment, Job
@@ -22,11 +25,32 @@ from moult.inference.requests import author, corpus_requests
 
 # Raise when the same recipe would now ask something else.
 VERSION = 1
+# Reasons that are told where a corpus has no row.
+MOST_REASONS = 3
+# Pattern of the commonest reason → what to do. The first that is found counts.
+REMEDIES = (
+    (
+        r"^judge: ",
+        "Look at what the judge wrote, correct `judge_prompt`, raise `judge_decoding.max_tokens`, or ask another",
+    ),
+    (r"max_tokens", "Raise `decoding.max_tokens`, or keep what was cut (`truncated: keep`)"),
+    (r"^not accepted", "Read the judge's feedback there; raise `max_iterations`, or ask a stronger endpoint"),
+    (r"min_characters|max_|two answers", "Loosen that limit of `gate`, or decode the chosen answer in another way"),
+    (r"empty answer", "Raise `decoding.max_tokens`, which thoughts may have used up, or correct `prompt`"),
+    (r"refused", "Correct `prompt`, or ask another endpoint"),
+    (
+        r"error: HTTP|; tries: |error: no |the batch ",
+        "Mend what the server says of the endpoint and run again: such replies cost nothing",
+    ),
+    (r"", "Look at the replies there; correct `prompt`, `decoding` or the endpoint"),
+)
 logger = logging.getLogger(__name__)
 
 
 class _OneText(Generated):
     """A text per row, in one request."""
+
+    shown: ClassVar = {"prompt": ()}
 
     if TYPE_CHECKING:
         truncated: str
@@ -152,13 +176,35 @@ def check_rows(rows: Sequence[CorpusRow]) -> None:
         raise UserError("the corpus has no rows to ask about: the stage before it rejected all of them.")
 
 
+def nothing_kept(corpus: str | Path, rejected: Sequence[Reject]) -> UserError:
+    """Write the rejects beside a corpus that has no row, where Snakemake leaves them; return what to say of it."""
+    kept = left_beside(corpus)
+    write_jsonl(kept, rejected)
+    counts = Counter(one["reason"] for one in rejected).most_common(MOST_REASONS)
+    told = ", ".join(f"{count} for {reason!r}" for reason, count in counts)
+    remedy = next(remedy for pattern, remedy in REMEDIES if re.search(pattern, counts[0][0]))
+    return UserError(
+        f"{corpus}: every row was rejected, {told}; all {len(rejected)} rejects are in {kept}. {remedy}; what was paid "
+        "for is in the journal and is not asked again."
+    )
+
+
+def left_beside(corpus: str | Path) -> Path:
+    """Return where the rejects of a corpus without a row are; a corpus that has rows has none."""
+    return Path(corpus).parent / "all-rejected" / Path(corpus).name
+
+
 def write_corpus(
     corpus: str | Path, rejects: str | Path, usage: str | Path, result: tuple[Sequence[Any], Sequence[Reject], Usage]
 ) -> Facts:
     """Write the three files of a corpus; `result` is what `generate_corpus` returned. Return the counts."""
     kept, rejected, totals = result
     if not kept:
-        raise UserError(f"{corpus}: every row was rejected, the first for {rejected[0]['reason']!r}.")
+        raise nothing_kept(corpus, rejected)
+    left_beside(corpus).unlink(missing_ok=True)
+    if rejected:
+        told = "%d of %d rows are left out (rejects.jsonl): %s"
+        logger.warning(told, len(rejected), len(kept) + len(rejected), in_words(row["reason"] for row in rejected))
     write_jsonl(rejects, rejected)
     write_json(usage, totals)
     write_jsonl(corpus, kept)

@@ -24,6 +24,8 @@ class Generated(Section):
     writes: ClassVar[Literal["guidelines", "answers", "pairs"]]
     # Whether a judge may compare its answers with those of another corpus.
     judged: ClassVar[bool] = False
+    # Key of each prompt → what its template is shown beside the question. A prompt that is not here is not tried.
+    shown: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     if TYPE_CHECKING:
         # What every kind has, each in its own place and with its own default.

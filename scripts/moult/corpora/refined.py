@@ -9,17 +9,17 @@ from pydantic import Field, model_validator
 
 from moult.base.errors import UserError
 from moult.base.files import derive_seed, digest, write_json, write_jsonl
+from moult.base.reasons import in_words
 from moult.base.rows import CorpusRow, Facts, Recipe, RefinedRow, Reject, Usage
 from moult.base.section import Name, Section, exactly_one
 from moult.base.stage import Experiment, Job
-from moult.corpora.generated import check_rows
+from moult.corpora.generated import check_rows, left_beside, nothing_kept
+from moult.corpora.grading import Grading, grading_recipe, read_grading
 from moult.corpora.kind import Generated
-from moult.data.fields import Decoding, Form, Prompt, Rubric, Split, check_dimensions
+from moult.data.fields import Decoding, Prompt, Split, check_dimensions
 from moult.data.prompts import as_material, load_template, render
 from moult.data.questions import asked_rows
-from moult.data.rubrics import DEFAULT, named_rubric
 from moult.inference.asking import Asker, asker_of, flaw_of
-from moult.inference.judge_replies import read_grade
 from moult.inference.judge_requests import question_request
 from moult.inference.plans import Plan
 from moult.inference.recipes import client_of, decoding_recipe, endpoint_recipe
@@ -49,14 +49,6 @@ class Round(Section):
     interval: int = Field(ge=1, description="Rows per round.")
 
 
-class Grading(Section):
-    """How a judge that grades answers, such as one that is trained to, decides which of them stay."""
-
-    form: Form = Field("json", description="Form of a grade: JSON enforced by a schema, the published line, or [[n]].")
-    rubric: Rubric = Field(DEFAULT, description="Rubric by which all answers are graded.")
-    accept: float = Field(8, ge=0, le=10, description="Grade from which an answer is accepted; 10 is the best.")
-
-
 class Refining(Section):
     """How answers are judged and revised, whether of one corpus or round by round."""
 
@@ -72,12 +64,9 @@ class Refining(Section):
     revise_prompt: Prompt = Field(
         "meteor/revise", description="Template of resources/prompts that asks for a revision."
     )
-    judge_prompt: Prompt | None = Field(
-        None,
-        description=(
-            "Template of resources/prompts that asks the judge; null: judge/grade where `grading` is set, else "
-            "meteor/judge."
-        ),
+    judge_prompt: Prompt = Field(
+        "meteor/judge",
+        description="Template of resources/prompts that asks the judge; judge/grade where `grading` is set.",
     )
     grading: Grading | None = Field(
         None, description="How the judge grades answers; null: it says of each whether it is correct."
@@ -88,6 +77,12 @@ class Refining(Section):
     judge_decoding: Decoding = Field(
         Decoding(temperature=0.0, max_tokens=512), description="How the judge's reply is decoded."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def prompt_of_a_grade(cls, raw: Any) -> Any:
+        graded = isinstance(raw, dict) and raw.get("grading") is not None
+        return {"judge_prompt": "judge/grade"} | raw if graded else raw
 
     @model_validator(mode="after")
     def grades_by_dimensions(self) -> Self:
@@ -139,13 +134,8 @@ class Refined(Generated, Refining):
         return self
 
     def recipe(self, cfg: Experiment) -> Recipe:
-        graded = {}
-        if self.grading:
-            rubric = named_rubric(self.grading.rubric)
-            graded["grading"] = {"form": self.grading.form, "rubric": rubric, "accept": self.grading.accept}
-        judge_prompt = self.judge_prompt or ("judge/grade" if graded else "meteor/judge")
         # Of its round a corpus knows nothing.
-        return graded | {
+        return ({"grading": grading_recipe(self.grading)} if self.grading else {}) | {
             "name": self.name,
             "splits": list(self.splits),
             "slice": list(self.slice) if self.slice else None,
@@ -153,7 +143,7 @@ class Refined(Generated, Refining):
             "judge": endpoint_recipe(cfg, self.judge),
             "prompt": load_template(self.prompt),
             "revise_prompt": load_template(self.revise_prompt),
-            "judge_prompt": load_template(judge_prompt),
+            "judge_prompt": load_template(self.judge_prompt),
             "decoding": decoding_recipe(self.decoding),
             "judge_decoding": decoding_recipe(self.judge_decoding),
             "max_iterations": self.max_iterations,
@@ -172,6 +162,11 @@ class Refined(Generated, Refining):
         accepted = f"{facts['rows']:,} of {facts['rows_in']:,} rows by {author(recipe['endpoint'])}"
         often = f"at most {recipe['max_iterations']} answers each, {facts['revised']:,} accepted after revision"
         return accepted, f"{accepted}, accepted by {author(recipe['judge'])}; {often}"
+
+    @property
+    def shown(self) -> dict[str, tuple[str, ...]]:  # type: ignore[override]  # a rubric is no text to be tried with
+        judged = {} if self.grading else {"judge_prompt": ("answer", "fence")}
+        return {"prompt": (), "revise_prompt": ("previous", "feedback", "hints")} | judged
 
     @property
     def endpoints(self) -> dict[str, str]:
@@ -284,7 +279,8 @@ def _judge(judge, recipe, answered, histories, iteration, failed):
         judged.append((row, entry))
         requests.append(verdict_request(recipe, row, value["text"]))
     for (row, entry), value in zip(judged, judge.ask(requests), strict=True):
-        verdict, problem = _verdict(recipe, value["text"])
+        graded = "grading" in recipe
+        verdict, problem = read_grading(recipe, value["text"]) if graded else parse_verdict(value["text"])
         if value["error"] or problem:
             failed[row["uid"]] = f"judge: {value['error'] or problem}"
         else:
@@ -299,20 +295,6 @@ def verdict_request(recipe: Recipe, row: CorpusRow, answer: str) -> ChatRequest:
         return question_request(judging, recipe["judge_prompt"], row, (answer,), serves, (recipe["seed"],))
     schema = verdict_schema(int(WORDY * decoding["max_tokens"]) if serves else None)
     return _request(recipe["seed"], recipe["judge_prompt"], shown_to_judge(row, answer), decoding, schema)
-
-
-def _verdict(recipe, text):
-    """Return (verdict, feedback, hints and, where there is one, the grade; None), or (None, why there is none)."""
-    if "grading" not in recipe:
-        return parse_verdict(text)
-    grading = recipe["grading"]
-    found = read_grade(grading["form"], text, [one["name"] for one in grading["rubric"]["dimensions"]])
-    if found is None:
-        return None, f"the reply has no grade in the form that was asked for: {text[:80]!r}"
-    # What stands before a grade in brackets is the reason for it.
-    feedback = text if grading["form"] == "bracket" else found["feedback"] or ""
-    verdict = "correct" if found["grade"] >= grading["accept"] else "incorrect"
-    return {"verdict": verdict, "grade": found["grade"], "feedback": feedback, "hints": ""}, None
 
 
 def shown_to_judge(row: CorpusRow, answer: str) -> dict[str, Any]:
@@ -369,9 +351,13 @@ def write_refined(
     """
     kept, rejected, totals = result
     if not kept and not may_be_empty:
-        raise UserError(f"{corpus}: every row was rejected, the first for {rejected[0]['reason']!r}.")
+        raise nothing_kept(corpus, rejected)
+    left_beside(corpus).unlink(missing_ok=True)
     if not kept:
         logger.warning("nothing was accepted: this round trains nothing, its model equals the one before")
+    if rejected:
+        told = "%d of %d rows are left out (rejects.jsonl): %s"
+        logger.warning(told, len(rejected), len(kept) + len(rejected), in_words(row["reason"] for row in rejected))
     write_jsonl(rejects, rejected)
     write_json(usage, totals)
     write_jsonl(corpus, kept)

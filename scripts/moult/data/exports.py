@@ -1,11 +1,13 @@
 """Datasets and corpora as LLaMA-Factory reads them: JSON files and their `dataset_info.json`."""
 
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
 from moult.base.errors import UserError
 from moult.base.files import read_json, whole_directory, whole_file, write_json
+from moult.base.reasons import in_words
 from moult.base.rows import Facts, Recipe
 from moult.base.stage import Job
 from moult.data.examples import training_examples
@@ -15,6 +17,7 @@ from moult.data.formats.conversations import MEDIA, SPELLING
 from moult.data.parquet import read_rows
 from moult.data.prompts import texts_of, videos_of
 
+logger = logging.getLogger(__name__)
 # Raise when the same rows would now be exported otherwise.
 VERSION = 1
 # What stands around and between the rows of a file that had no JSON spelling of its own: json.dump with indent=2.
@@ -30,7 +33,7 @@ def export_dataset(recipe: Recipe, data: str | Path, target: str | Path) -> Fact
     is sharegpt, with the prompts that training gets. UserError where no row has an answer.
     """
     info, counts, dropped = {}, {}, []
-    whole = Path(data).is_dir() and format_of(data).shape == "conversations"
+    whole = Path(data).is_dir() and format_of(data).tagged
     with whole_directory(target) as folder:
         for split in SPLITS:
             if whole:
@@ -48,6 +51,8 @@ def export_dataset(recipe: Recipe, data: str | Path, target: str | Path) -> Fact
         if not counts:
             raise UserError(f"{data}: no row has an answer, so there is nothing to export.")
         write_json(folder / "dataset_info.json", info)
+    if dropped:
+        logger.warning("%d rows are not exported: %s", len(dropped), in_words(row["reason"] for row in dropped))
     return {"rows": counts, "dropped": dropped}
 
 
@@ -56,7 +61,7 @@ def _spelt(data, split):
     if not (Path(data) / f"{split}.parquet").exists():
         return [], None, None
     spelling = read_json(Path(data) / SPELLING)
-    entry = {key: spelling[key] for key in ("formatting", "columns", "tags") if spelling[key]}
+    entry = {key: spelling[key] for key in ("formatting", "ranking", "columns", "tags") if spelling.get(key)}
     frame = spelling["frames"].get(split) or spelling["frames"].get("train") or FRAME
     return [row["meta"]["spelt"] for row in read_rows(data, split)], frame, entry
 

@@ -16,6 +16,8 @@ from moult.base.stage import Job
 
 # Raise when the same sources would now give other raw files.
 VERSION = 2
+# Bytes of a name; most disks take 255.
+LONGEST = 200
 logger = logging.getLogger(__name__)
 
 
@@ -27,7 +29,7 @@ def fetch_dataset(sources: Sequence[Mapping[str, Any]], local: Iterable[str], ta
     local = iter(local)
     with whole_directory(target) as folder:
         for source in sources:
-            place = folder / source["split"] / f"{source['index']:02d}-{source['basename']}"
+            place = folder / placed(source)
             place.parent.mkdir(parents=True, exist_ok=True)
             if source["kind"] == "path":
                 shutil.copyfile(next(local), place)
@@ -43,6 +45,16 @@ def fetch_dataset(sources: Sequence[Mapping[str, Any]], local: Iterable[str], ta
                     "the file changed or the download is broken: fetch again, or correct `sha256`."
                 )
             logger.info("%s: %d bytes, sha256 %s", source["basename"], place.stat().st_size, found)
+
+
+def placed(source: Mapping[str, Any]) -> str:
+    """Return the path of a raw file below the folder of a dataset's raw files."""
+    return f"{source['split']}/{source['index']:02d}-{_short(source['basename'])}"
+
+
+def _short(name):
+    """Return a file's name, or its end where a disk would not take it with a number before it."""
+    return name if len(name.encode()) <= LONGEST else name.encode()[-LONGEST:].decode("utf-8", "ignore")
 
 
 def _fetch_url(source, place):
@@ -76,3 +88,4 @@ def _fetch_hub(source, place):
 def run(job: Job) -> None:
     """Do the job of fetch_dataset."""
     fetch_dataset(job.recipe["sources"], job.inputs.local, job.outputs.raw)
+    job.used = {path: ["."] for path in job.inputs.local}

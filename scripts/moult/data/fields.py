@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from moult.base.errors import nearest
+from moult.base.errors import UserError, nearest
 from moult.base.section import Section
 from moult.data.prompts import load_template, template_names
 from moult.data.rubrics import rubric_names
@@ -16,6 +16,10 @@ SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 def _known_prompt(name):
     if name not in template_names():
         raise ValueError(f"prompt {name!r} is not in resources/prompts/ or prompts/{nearest(name, template_names())}")
+    try:
+        load_template(name)
+    except UserError as error:
+        raise ValueError(str(error)) from None
     return name
 
 
@@ -43,7 +47,7 @@ def check_dimensions(field: str, prompt: str | None, right: str) -> None:
 class Decoding(Section):
     """How answers are decoded. Temperature 0 is greedy."""
 
-    temperature: float = Field(0.0, ge=0, description="Sampling temperature; 0: greedy decoding.")
+    temperature: float = Field(0.0, ge=0, le=100, description="Sampling temperature; 0: greedy decoding.")
     top_p: float = Field(
         1.0,
         gt=0,
@@ -53,4 +57,4 @@ class Decoding(Section):
         ),
     )
     top_k: int = Field(0, ge=0, description="Tokens are drawn from so many of the likeliest ones; 0: no such limit.")
-    max_tokens: int = Field(256, ge=1, description="Largest length of an answer, in tokens.")
+    max_tokens: int = Field(256, ge=1, le=10_000_000, description="Largest length of an answer, in tokens.")

@@ -4,14 +4,17 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from moult.base.errors import UserError
 from moult.base.rows import Facts, Leak, Recipe, columns_of
 from moult.base.stage import Job
+from moult.base.text import marks, nfc
+from moult.data.duplicates import Texts, closest
 from moult.data.excerpts import printable
 from moult.data.fields import SPLITS
-from moult.data.parquet import read_rows
+from moult.data.parquet import read_columns
 
 # A row of the second split should not stand in the first.
 LATER = (("train", "dev"), ("train", "test"), ("dev", "test"))
@@ -21,8 +24,16 @@ logger = logging.getLogger(__name__)
 
 
 def normalised(text: str) -> str:
-    """Return text lower-cased, punctuation dropped and spaces folded: what counts as the same wording."""
-    return " ".join(re.sub(r"[^\w\s]", " ", text.lower()).split())
+    """Return text lower-cased and composed, punctuation dropped and blanks folded: what counts as the same wording."""
+    if text.isascii():
+        return " ".join(re.sub(r"[^\w\s]", " ", text.lower()).split())
+    return " ".join(_punctuation().sub(" ", nfc(text).lower()).split())
+
+
+@cache
+def _punctuation():
+    # To Python a mark is no part of a word: without its vowel signs, Hindi is other words.
+    return re.compile(rf"[^\w\s{marks()}]")
 
 
 def find_leakage(
@@ -47,31 +58,28 @@ def find_leakage(
 
 
 def _splits_of(folder):
-    return {split: read_rows(folder, split) for split in SPLITS if (Path(folder) / f"{split}.parquet").exists()}
+    return {split: _wordings(folder, split) for split in SPLITS if (Path(folder) / f"{split}.parquet").exists()}
 
 
-def _leaks_between(a, rows_a, b, rows_b, near):
-    from sklearn.feature_extraction.text import HashingVectorizer
+def wording(title: str | None, text: str) -> str:
+    """Return what a row asks, as it is compared with others."""
+    return normalised(f"{title or ''} {text}")
 
-    def asked(row):
-        return normalised(f"{row['title'] or ''} {row['text']}")
 
-    vectors = HashingVectorizer(analyzer="char_wb", ngram_range=(5, 5), alternate_sign=False)
-    earlier = vectors.transform([asked(row) for row in rows_a]).T.tocsc()
-    texts_a = [asked(row) for row in rows_a]
-    for start in range(0, len(rows_b), 500):
-        block = rows_b[start : start + 500]
-        similarity = (vectors.transform([asked(row) for row in block]) @ earlier).tocsr()
-        for index, row in enumerate(block):
-            scores = similarity[index]
-            if not scores.nnz:
-                continue
-            best = scores.indices[scores.data.argmax()]
-            value = round(min(1.0, float(scores.data.max())), 4)
-            if asked(row) == texts_a[best]:
-                yield a, b, rows_a[best]["uid"], row["uid"], "exact", 1.0
-            elif value >= near:
-                yield a, b, rows_a[best]["uid"], row["uid"], "near", value
+def _wordings(folder, split):
+    """Return (uids, texts) of the rows of a split."""
+    uids, titles, texts = read_columns(folder, split, ("uid", "title", "text"))
+    return uids, Texts([wording(*row) for row in zip(titles, texts, strict=True)])
+
+
+def _leaks_between(a, split_a, b, split_b, near):
+    (uids_a, earlier), (uids_b, later) = split_a, split_b
+    for place, best, cosine in closest(earlier, later, near):
+        value = round(min(1.0, cosine), 4)
+        if later.texts[place] == earlier.texts[best]:
+            yield a, b, uids_a[best], uids_b[place], "exact", 1.0
+        elif value >= near:
+            yield a, b, uids_a[best], uids_b[place], "near", value
 
 
 def check_leakage(recipe: Recipe, folder: str | Path, target: str | Path, beside: Iterable[str | Path] = ()) -> Facts:

@@ -1,12 +1,19 @@
 """Prepared rows on disk: a parquet file per split."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from moult.base.errors import UserError
 from moult.base.rows import CanonicalRow, Recipe
+from moult.base.text import folded
+
+
+def label_of(label_set: Mapping[str, Any]) -> dict[str, str]:
+    """Return folded label → label, of all labels of a set. Those that are equal when folded are one, spelt as the last
+    of them."""
+    return {folded(label): label for label in label_set["labels"]}
 
 
 def write_parquet(path: str | Path, rows: Iterable[dict[str, Any]], recipe: Recipe) -> None:
@@ -20,9 +27,8 @@ def write_parquet(path: str | Path, rows: Iterable[dict[str, Any]], recipe: Reci
     columns = ["uid", "dataset", "task", "split", "text", "context", "title", "label"]
     fields = [(name, text) for name in columns]
     fields += [("label_id", pa.int32()), ("media", media), ("lang", text), ("source", text), ("meta", text)]
-    labels = recipe["label_set"]["labels"] if recipe["label_set"] else []
-    # Labels that differ in case alone are one, spelt as the last of them.
-    ids = {label: index for index, label in enumerate({label.lower(): label for label in labels}.values())}
+    labels = label_of(recipe["label_set"]).values() if recipe["label_set"] else ()
+    ids = {label: index for index, label in enumerate(labels)}
     full = [
         {
             "dataset": recipe["name"],
@@ -32,7 +38,7 @@ def write_parquet(path: str | Path, rows: Iterable[dict[str, Any]], recipe: Reci
             "label": None,
             "media": None,
             "lang": recipe["language"],
-            "label_id": ids.get(row.get("label")),
+            "label_id": ids.get(row.get("label", "")),
         }
         | row
         | {"meta": json.dumps(row["meta"], sort_keys=True, ensure_ascii=False)}
@@ -43,10 +49,20 @@ def write_parquet(path: str | Path, rows: Iterable[dict[str, Any]], recipe: Reci
 
 def read_rows(folder: str | Path, split: str) -> list[CanonicalRow]:
     """Return the rows of one split of a prepared dataset as dicts, `meta` parsed; UserError if it is not there."""
+    rows = _table(folder, split).to_pylist()
+    return [row | {"meta": json.loads(row["meta"])} for row in rows]
+
+
+def read_columns(folder: str | Path, split: str, columns: Sequence[str]) -> list[list[Any]]:
+    """Return some columns of one split of a prepared dataset, each a list; UserError if it is not there."""
+    table = _table(folder, split, list(columns))
+    return [table.column(name).to_pylist() for name in columns]
+
+
+def _table(folder, split, columns=None):
     import pyarrow.parquet as pq
 
     path = Path(folder) / f"{split}.parquet"
     if not path.exists():
         raise UserError(f"{path}: the dataset has no split {split!r}; give it a file under `files:`.")
-    rows = pq.read_table(path).to_pylist()
-    return [row | {"meta": json.loads(row["meta"])} for row in rows]
+    return pq.read_table(path, columns=columns)

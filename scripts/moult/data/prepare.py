@@ -6,13 +6,17 @@ from collections import Counter
 from pathlib import Path
 
 from moult.base.errors import UserError
-from moult.base.files import derive_seed, digest, whole_directory, write_json, write_jsonl
+from moult.base.files import derive_seed, digest, read_jsonl, whole_directory, write_json, write_jsonl
+from moult.base.reasons import in_words, kinds
 from moult.base.rows import Facts, RawReject, Recipe
 from moult.base.stage import Job
+from moult.base.text import count_words
 from moult.data.excerpts import excerpt
 from moult.data.formats import BY_NAME
 from moult.data.leakage import normalised
 from moult.data.parquet import write_parquet
+from moult.data.splits import drawn
+from moult.data.videos.attach import looked_for
 from moult.data.videos.frames import Frames, contact_sheet
 
 # Raise when the same raw files would now give other rows.
@@ -23,7 +27,9 @@ logger = logging.getLogger(__name__)
 def _read_split(split, paths, recipe):
     """Return (canonical rows, rejects, number of rows read) of the raw files of one split."""
     form = BY_NAME[recipe["format"]]
-    rows, rejects, seen, contents, count = [], [], set(), set(), 0
+    rows, rejects, count = [], [], 0
+    # Name → the last number that was put behind it; name → label.
+    seen, labels, contents = {}, {}, set()
     for path, category in zip(paths, recipe["files"][split], strict=True):
         for number, row, reason in form.read(path, recipe):
             count += 1
@@ -33,20 +39,27 @@ def _read_split(split, paths, recipe):
             if reason is None:
                 content = digest(form.content(prepared))
                 # A hash of its content names a row without an id, so that reordering a file renames nothing.
-                uid = f"{recipe['name']}:{split}:{form.id_of(row) or content[:12]}"
+                own = form.id_of(row)
+                uid = f"{recipe['name']}:{split}:{own or content[:12]}"
                 if form.repeated and content in contents:
                     reason = form.repeated
-                elif uid in seen:
+                elif (name := uid) in seen:
                     uid = form.another_name(uid, prepared, seen)
-                    reason = None if uid else "duplicate id"
+                    reason = None if uid else "duplicate id" if own else _repeat(prepared, labels[name])
             if reason is None:
-                seen.add(uid)
+                seen[uid], labels[uid] = 1, prepared.get("label")
                 contents.add(content)
                 rows.append({"uid": uid, "split": split, "source": source} | prepared)
             else:
                 told = {"dataset": recipe["name"], "split": split, "source": source, "reason": reason}
                 rejects.append(told | excerpt(row))
     return rows, rejects, count
+
+
+def _repeat(prepared, label):
+    """Return why a row without an id, whose text an earlier row has, is rejected; label: that of the earlier row."""
+    told = "no id, and the text of an earlier row"
+    return told if prepared.get("label") == label else f"{told} with another label; give the rows ids to keep both"
 
 
 def prepare_dataset(
@@ -87,6 +100,7 @@ def prepare_dataset(
         unused[split] = len(rows) - len(splits[split]) - len(rejected)
     profile = _profile(splits, rejects, rows_in, unused, recipe)
     _check_sums(profile, rejects)
+    _warn_of(splits, rows_in, rejects, recipe)
     with whole_directory(target) as folder:
         if videos:
             (folder / "frames").mkdir()
@@ -109,7 +123,7 @@ def prepare_dataset(
 def _why_none(rejects):
     if not rejects:
         return "the file is empty or has a header only; give one with rows"
-    reason, count = Counter(reject["reason"] for reject in rejects).most_common(1)[0]
+    reason, count = next(iter(kinds(reject["reason"] for reject in rejects).items()))
     return f"all {len(rejects)} were rejected, {count} of them for: {reason}"
 
 
@@ -129,21 +143,30 @@ def _by_chance(rows, seed):
 
 
 def _carve(split, splits, recipe):
-    """Draw a split that has no file from train, with the seed; nothing is drawn where train is too small for two.
-
-    A row brings along those that its format does not part from it.
-    """
+    """Draw a split that has no file from train, with the seed; nothing is drawn where train is too small for two."""
     rows, fraction = splits.get("train", ()), recipe.get(f"{split}_fraction")
     if split in splits or not fraction or len(rows) < 2:
         return
-    count = min(max(1, round(len(rows) * fraction)), len(rows) - 1)
-    together, seed = BY_NAME[recipe["format"]].together, derive_seed(recipe["seed"], split)
-    drawn = {together(row): None for row in _by_chance(rows, seed)[:count]}
-    chosen = {row["uid"] for row in rows if together(row) in drawn}
-    if len(chosen) == len(rows):
-        return
-    splits["train"] = [row for row in rows if row["uid"] not in chosen]
-    splits[split] = [row | {"split": split} for row in rows if row["uid"] in chosen]
+    chosen = drawn(rows, fraction, derive_seed(recipe["seed"], split))
+    if chosen:
+        splits["train"] = [row for row in rows if row["uid"] not in chosen]
+        splits[split] = [row | {"split": split} for row in rows if row["uid"] in chosen]
+    else:
+        logger.warning("%s: all rows of train have the same text, none is drawn for %s", recipe["name"], split)
+
+
+def _warn_of(splits, rows_in, rejects, recipe):
+    """Say on the terminal how many rows were lost why, and what labels a split lacks that train has."""
+    for split, count in rows_in.items():
+        if reasons := [reject["reason"] for reject in rejects if reject["split"] == split]:
+            told = "%s: %d of %d rows of %s are left out (rejects.jsonl): %s"
+            logger.warning(told, recipe["name"], len(reasons), count, split, in_words(reasons))
+    if recipe["label_set"] and recipe["limit"] is None and "train" in splits:
+        held = {split: {row["label"] for row in rows} for split, rows in splits.items()}
+        for split, labels in held.items():
+            if lacking := sorted(held["train"] - labels):
+                told = " or ".join(map(repr, lacking))
+                logger.warning("%s: no row of %s has the label %s, rows of train have", recipe["name"], split, told)
 
 
 def _limited(rows, recipe):
@@ -193,11 +216,11 @@ def _profile(splits, rejects, rows_in, unused, recipe):
         "dev": "carved out of train" if "dev" in splits and "dev" not in recipe["files"] else "as given",
         **({"test": "carved out of train"} if "test" in splits and "test" not in recipe["files"] else {}),
         "rows_in": rows_in,
-        "rejects": dict(sorted(Counter(reject["reason"] for reject in rejects).items())),
+        "rejects": kinds(reject["reason"] for reject in rejects),
         "splits": {},
     }
     for split, rows in splits.items():
-        words = np.array([len(row["text"].split()) for row in rows])
+        words = np.array([count_words(row["text"]) for row in rows])
         texts = Counter(normalised(row["text"]) for row in rows)
         profile["splits"][split] = {
             "rows": len(rows),
@@ -215,3 +238,6 @@ def run(job: Job) -> None:
     job.facts = prepare_dataset(
         job.recipe, job.inputs.raw, outputs.dataset, videos=videos, scratch=job.scratch, workers=job.threads
     )
+    if videos and "videos_manifest" not in job.inputs.keys():
+        listed = read_jsonl(Path(outputs.dataset, "videos.jsonl"))
+        job.used = {videos: looked_for(listed, job.recipe["name"])}

@@ -9,13 +9,18 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from moult.base.errors import UserError
+from moult.base.errors import UserError, ended, nearest
 from moult.base.files import digest
+from moult.base.outside import one_line
 from moult.base.paths import named_files
 from moult.base.rows import CanonicalRow, LabelSet, Message, Template
+from moult.base.yaml_files import read_yaml
 
 # How chat templates spell the turns of a conversation, as far as no text about code needs it so.
 CONTROL = re.compile(r"<(?=\|[\w ]{1,40}\|>|/?(?:start|end)_of_turn>|<SYS>>|</SYS>>)|\[(?=/?INST\])")
+
+# What a template may have a text for.
+ROLES = ("system", "user", "answer")
 
 
 @dataclass(frozen=True)
@@ -44,16 +49,34 @@ def load_template(name: str) -> Template:
 
 @cache
 def _read_template(path):
-    import yaml
+    """UserError where a file is no prompt: an unknown key, a role without text, text that Jinja cannot read."""
+    import jinja2
 
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    found = read_yaml(path)
+    if not isinstance(found, dict) or "user" not in found:
+        raise UserError(f"{path}: needs `user:`, the text that is put to a model.")
+    for role, text in found.items():
+        if role not in ROLES:
+            raise UserError(ended(f"{path}: unknown key {role!r}{nearest(role, ROLES)}"))
+        if not isinstance(text, str):
+            raise UserError(f"{path}: {role} is no text; write `{role}: |-` and the text below it.")
+        try:
+            _compiled(text)
+        except jinja2.TemplateError as error:
+            line = getattr(error, "lineno", 1)
+            raise UserError(
+                f"{path}, {role}, line {line} of its text: no Jinja template ({str(error).rstrip('.')}); mend it."
+            ) from None
+    return found
 
 
 @cache
 def _compiled(text):
-    import jinja2
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    return jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False).from_string(text)
+    # A prompt may come from anybody, too.
+    return ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False).from_string(text)
 
 
 def _fill(text, fields):
@@ -63,6 +86,8 @@ def _fill(text, fields):
         return _compiled(text).render(fields).strip()
     except jinja2.UndefinedError as error:
         raise UserError(f"prompt template: {error.message}; the row has {sorted(fields)}.") from error
+    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        raise UserError(f"prompt template: cannot be filled ({one_line(error).rstrip('.')}); correct it.") from error
 
 
 def render(template: Template, **fields: Any) -> list[Message]:

@@ -9,7 +9,8 @@ rows behind it, and drop quotes that belong to the text; strict, they stop at ei
 row began. Utterances begin with quotes, so the cells are told apart here.
 """
 
-import codecs
+import contextlib
+import itertools
 import json
 import logging
 import math
@@ -21,36 +22,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from moult.base.errors import UserError
-from moult.base.signatures import LFS_POINTER, WEB_PAGE
+from moult.base.signatures import PARQUET, signature_of
 from moult.data.excerpts import as_json, printable
 
 LINE_END = re.compile(r"\r\n|\n|\r")
 JSON_BLANKS = " \t\n\r"
 BLANKS = re.compile(f"[{JSON_BLANKS}]*")
 # Each row of these names its columns.
+STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)
+TOO_DEEP = "nested too deeply"
 WITHOUT_HEADER = (".json", ".jsonl", ".ndjson")
 SPELT = {None: "", True: "true", False: "false"}
-UNPACK = "unpack it"
-EXPORT = "export it as TSV, CSV, JSON, JSON lines or parquet"
-PARQUET = b"PAR1"
-# What is no table of text, by its first bytes; UTF-32 begins like UTF-16.
-SIGNATURES = (
-    (b"\xff\xfe", "UTF-16", "save it as UTF-8"),
-    (b"\xfe\xff", "UTF-16", "save it as UTF-8"),
-    (b"\x1f\x8b", "gzip", UNPACK),
-    (b"BZh91AY&SY", "bzip2", UNPACK),
-    (b"\xfd7zXZ\x00", "xz", UNPACK),
-    (b"\x28\xb5\x2f\xfd", "zstandard", UNPACK),
-    (b"7z\xbc\xaf", "7-Zip", UNPACK),
-    (b"PK\x03\x04", "a zip archive or an Excel workbook", f"{UNPACK}, or {EXPORT}"),
-    (b"\xd0\xcf\x11\xe0", "an old Excel workbook", EXPORT),
-    (PARQUET + b"\x15", "parquet", "name it .parquet"),
-    (b"ARROW1\x00", "Arrow", EXPORT),
-    (b"SQLite format 3\x00", "SQLite", EXPORT),
-    (b"%PDF-", "PDF", EXPORT),
-    (LFS_POINTER, "a pointer of Git LFS", "fetch the file itself, with `git lfs pull`"),
-    *((mark, "a web page", "download the file itself") for mark in WEB_PAGE),
-)
 logger = logging.getLogger(__name__)
 RawRow = dict[str, Any]
 # Number, row and reason of each row.
@@ -68,18 +50,12 @@ def _text_of(path):
     """Return a file as text, each byte that is not UTF-8 as a lone surrogate; UserError when it is no text at all."""
     raw = Path(path).read_bytes()
     start = raw[:64]
-    found = _signature_of(start)
+    found = signature_of(start)
     if found is None and {0} in (set(start[::2]), set(start[1::2])):
         found = "", "UTF-16 without its mark, or no text", "save it as UTF-8"
     if found:
         raise UserError(f"{path}: is {found[1]}, not a table in UTF-8; {found[2]} and run again.")
     return raw.decode("utf-8-sig", "surrogateescape")
-
-
-def _signature_of(start):
-    """Return the entry of SIGNATURES for the first bytes of a file, None where they are of none."""
-    page = start.removeprefix(codecs.BOM_UTF8).lstrip().lower()
-    return next((one for one in SIGNATURES if start.startswith(one[0]) or page.startswith(one[0])), None)
 
 
 def _not_text(cells):
@@ -187,7 +163,7 @@ def _told_apart(records, width, delimiter, path):
     lines are rows by themselves, rows they are. And where the whole has other than `width` fields, it is no row anyway:
     its lines are tried one by one as soon as one of them is a row.
     """
-    mixed = any(record.stray for record in records)
+    mixed, doubtful = any(record.stray for record in records), []
     for line, cells, lines, _ in records[1:]:
         numbered = enumerate(lines, start=line)
         apart = [(number, alone.cells) for number, text in numbered for alone in _records(text, delimiter)]
@@ -197,8 +173,12 @@ def _told_apart(records, width, delimiter, path):
             yield from apart
         else:
             if most:
-                logger.warning("%s, line %d: read as one row for its quotes, its lines look like rows", path, line)
+                doubtful.append(line)
             yield line, cells
+    if doubtful:
+        more = f" (and {len(doubtful) - 1} rows more)" if len(doubtful) > 1 else ""
+        told = "%s, line %d: read as one row for its quotes, its lines look like rows%s"
+        logger.warning(told, path, doubtful[0], more)
 
 
 # ---------------------------------------------------------------- JSON
@@ -231,13 +211,13 @@ def _parse(text):
     try:
         return _DECODER.decode(text)
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise ValueError(TOO_DEEP) from None
 
 
 def _row_of(value):
     """Return (row, reason) of one JSON value."""
     if not isinstance(value, dict):
-        return {"entry": value}, "is not an object"
+        return {"entry": value}, f"is {TOO_DEEP}" if value is TOO_DEEP else "is not an object"
     row = {key: cell if isinstance(cell, str | list | dict) else SPELT[cell] for key, cell in value.items()}
     if isinstance(value, _Repeating):
         return row, "names a key twice"
@@ -254,6 +234,9 @@ def _list_of(path, text):
     try:
         values = _parse(text)
     except ValueError as error:
+        if str(error) == TOO_DEEP:
+            with contextlib.suppress(ValueError, IndexError):
+                return [value for value, *_ in _entries(text)]
         remedy = "give a list of objects"
         if "Extra data" in str(error):
             remedy += ", or name the file .jsonl if each line is an object"
@@ -299,11 +282,9 @@ def read_spelt(path: str | Path) -> Iterator[tuple[int, Spelt, str | None]]:
     ending = Path(path).suffix.lower()
     if ending == ".json":
         text = _text_of(path)
-        values = _list_of(path, text)
-        spans = _spans(text, len(values))
+        _list_of(path, text)
         found: Iterator[tuple[int, Any, str, str | None]] = (
-            (number, value, text[slice(*span)], None)
-            for number, (value, span) in enumerate(zip(values, spans, strict=True), start=1)
+            (number, value, text[start:end], None) for number, (value, start, end) in enumerate(_entries(text), start=1)
         )
     elif ending in WITHOUT_HEADER:
         found = ((number, value, line.strip(), reason) for number, line, value, reason in _lines(_text_of(path)))
@@ -314,13 +295,23 @@ def read_spelt(path: str | Path) -> Iterator[tuple[int, Spelt, str | None]]:
         yield number, Spelt(row, spelt), reason or _row_of(value)[1]
 
 
-def _spans(text, count):
-    """Yield where each of the `count` entries of a JSON list begins and ends; `text` is known to be one."""
+def _entries(text):
+    """Yield (value, where it begins, where it ends) of the entries of a JSON list; TOO_DEEP where one has no value."""
     at = text.index("[")
-    for _ in range(count):
+    while text[at] != "]":
         start = BLANKS.match(text, at + 1).end()
-        end = _DECODER.raw_decode(text, start)[1]
-        yield start, end
+        if text[start] == "]":
+            return
+        try:
+            value, end = _DECODER.raw_decode(text, start)
+        except RecursionError:
+            value, depth = TOO_DEEP, 0
+            for found in STRING_OR_BRACKET.finditer(text, start):
+                depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
+                end = found.end()
+                if not depth:
+                    break
+        yield value, start, end
         at = BLANKS.match(text, end).end()
 
 
@@ -331,7 +322,7 @@ def json_frame(path: str | Path) -> dict[str, str] | None:
         return None
     text = _text_of(path)
     if ending == ".json":
-        spans = list(_spans(text, min(2, len(_list_of(path, text)))))
+        spans = [span for _, *span in itertools.islice(_entries(text), 2)]
         rows = text.rstrip(JSON_BLANKS).removesuffix("]").rstrip(JSON_BLANKS)
         return {
             "head": text[: spans[0][0]] if spans else "[",
@@ -353,7 +344,7 @@ def read_parquet(path: str | Path) -> Rows:
     with open(path, "rb") as handle:
         start = handle.read(64)
     if not start.startswith(PARQUET):
-        known = _signature_of(start) or (start, "empty or of another kind", "fetch or export it again")
+        known = signature_of(start) or (start, "empty or of another kind", "fetch or export it again")
         raise UserError(f"{path}: is {known[1]}, not parquet; {known[2]} and run again.")
     number = 0
     try:

@@ -4,11 +4,12 @@ Verdicts are in the item's own order. A verdict that could not be read is in no 
 published by another rule, that rule has a name of its own (docs/judges.md defines each metric).
 """
 
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from moult.base.files import derive_seed, read_jsonl, write_csv
+from moult.base.files import read_jsonl, write_csv
 from moult.base.rows import Difference, Recipe, Score, Verdict
 from moult.base.stage import Job
 from moult.evaluation import association, injections, metrics
@@ -41,12 +42,13 @@ def pair_metrics(items: Sequence[Item], seed: int, brief: bool = False) -> dict[
     mean("consistency", (len(set(item.said.values())) == 1 for item in both))
     mean("vote", (item.vote() for item in asked))
     if brief:
-        return metrics.counted_means(columns, seed)
+        return metrics.counted_means(columns, seed, (0, 1))
     for order, name in (("original", "forward"), ("swapped", "swapped")):
         mean(f"agreement_{name}", (item.said[order] == item.human for item in items if order in item.said))
     mean("first_wins", (item.first_won() for item in whole))
     _published_rules(asked, mean)
-    found = _lengths(whole, mean) | _rates(items) | _by_label(items, seed) | metrics.counted_means(columns, seed)
+    found = _lengths(whole, mean) | _rates(items) | _by_label(items, seed)
+    found |= metrics.counted_means(columns, seed, (0, 1))
     people = [item.row["annotators"] for item in items]
     if people and all(people):
         between = association.between_people(cast(list[list[str]], people), seed)
@@ -166,9 +168,7 @@ def score_verdicts(recipe: Recipe, verdicts: Sequence[Verdict]) -> list[Score]:
 def measured(method: str, rows: Sequence[Verdict], seed: int, brief: bool = False) -> dict[str, tuple[int, Estimate]]:
     """Return metric → (n, Estimate) of a judge's verdicts on some items; brief: of a group of them. Where nothing was
     read, `agreement` may be any."""
-    import numpy as np
-
-    any_agreement = {"agreement": (0, Estimate(0.5, np.linspace(0, 1, metrics.RESAMPLES)))}
+    any_agreement = {"agreement": (0, Estimate(0.5, (0.0, 1.0)))}
     if method != GRADE:
         return any_agreement | pair_metrics(items_of(rows), seed, brief)
     found = grade_metrics(rows, seed)
@@ -198,24 +198,27 @@ def differences(recipe: Recipe, verdicts: Mapping[tuple[str, ...], str | Path]) 
     """Return how judges fare against the one that their evaluation names, by item: right in all that was asked, or, of
     grades, nearer to people's.
 
-    recipe: pairs [suite, judge, against], seed. verdicts: (suite, judge) → path. Items that one of the two did not
-    answer are left out.
+    recipe: pairs [suite, judge, against]. verdicts: (suite, judge) → path. Items that one of the two did not answer are
+    left out. A suite of several datasets has a line `weighted_mean` too, over all items.
     """
     rows: list[Difference] = []
     for suite, judge, against in recipe["pairs"]:
         if (suite, judge) not in verdicts or (suite, against) not in verdicts:
             continue
         ours, theirs = (_outcomes(read_jsonl(verdicts[suite, name])) for name in (judge, against))
-        for dataset, method in dict.fromkeys(key[1:] for key in ours):
-            keys = [key for key in ours if key[1:] == (dataset, method) and key in theirs]
-            if not keys:
-                continue
-            # Of errors the smaller one wins, of verdicts the right one.
-            better = [(ours[key] < theirs[key], theirs[key] < ours[key]) for key in keys]
-            place = {"suite": suite, "model": judge, "against": against, "dataset": dataset, "method": method}
-            seed = derive_seed(recipe["seed"], suite, dataset)
-            told = metrics.paired_difference(better, seed) | {"n": len(keys)}
-            rows.append(cast(Difference, place | told))
+        both = [key for key in ours if key in theirs]
+        for method in dict.fromkeys(key[2] for key in both):
+            of_method = [key for key in both if key[2] == method]
+            names = dict.fromkeys(key[1] for key in of_method)
+            parts = {name: [key for key in of_method if key[1] == name] for name in names}
+            if len(parts) > 1:
+                parts["weighted_mean"] = of_method
+            for dataset, keys in parts.items():
+                # The smaller error wins; of verdicts that is the right one.
+                wins, losses = (sum(one(ours[key], theirs[key]) for key in keys) for one in (operator.lt, operator.gt))
+                place = {"suite": suite, "model": judge, "against": against, "dataset": dataset, "method": method}
+                told: Any = metrics.paired_difference(wins, losses, len(keys))
+                rows.append(cast(Difference, place | told | {"n": len(keys)}))
     return rows
 
 

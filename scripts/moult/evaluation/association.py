@@ -87,8 +87,16 @@ def grade_metrics(given: Sequence[float], human: Sequence[float], seed: int) -> 
         values = measure(x, y, counts)
         if np.isfinite(values[0]):
             nothing = 0.5 if measure is concordance else 0.0
-            found[name] = Estimate(float(values[0]), np.where(np.isfinite(values[1:]), values[1:], nothing))
+            found[name] = from_draws(values[0], np.where(np.isfinite(values[1:]), values[1:], nothing))
     return found
+
+
+def from_draws(value: float, draws: np.ndarray) -> Estimate:
+    """Return a value with the percentiles of its resamples, itself within them."""
+    import numpy as np
+
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Estimate(float(value), (min(float(low), float(value)), max(float(high), float(value))))
 
 
 def _correlation(x, y, counts):
@@ -159,7 +167,7 @@ def kappa_of(first: Sequence[str], second: Sequence[str], seed: int) -> Estimate
     n = int(table.sum())
     draws = np.random.default_rng(seed).multinomial(n, table.ravel() / n, size=metrics.RESAMPLES)
     drawn = kappa(draws.reshape(metrics.RESAMPLES, *table.shape).astype(float))
-    return Estimate(float(value), np.where(np.isfinite(drawn), drawn, 0.0))
+    return from_draws(value, np.where(np.isfinite(drawn), drawn, 0.0))
 
 
 def partial_correlation(x: Sequence[float], y: Sequence[float], groups: Sequence[Any]) -> Estimate | None:
@@ -205,7 +213,7 @@ def between_people(rows: Sequence[Sequence[str]], seed: int) -> dict[str, Estima
             if 2 * others.count(most) > len(others):
                 against.append((row[one], most))
     if against:
-        found |= metrics.means({"people_agreement": [one == most for one, most in against]}, seed)
+        found |= metrics.means({"people_agreement": [one == most for one, most in against]}, seed, (0, 1))
         found["people_kappa"] = kappa_of([one for one, _ in against], [most for _, most in against], seed)
     return {name: estimate for name, estimate in found.items() if estimate is not None}
 

@@ -13,7 +13,7 @@ from moult.base.stage import Job
 from moult.data.questions import question_rows
 from moult.evaluation import association, metrics
 from moult.evaluation.judging import ORDERS, answers_of
-from moult.evaluation.pairwise import TRUST, columns_of, trust, whole_pairs
+from moult.evaluation.pairwise import TRUST, columns_of, counted, trust, whole_pairs
 from moult.evaluation.verdict_items import SIGN
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ def consensus(recipe: Recipe, said: Mapping[str, Sequence[Judgement]]) -> dict[s
     is over pairs of answers that both judges read in both orders.
 
     An entry of `pairs` has judges; n (pairs of answers) and questions; `same_winner`, the share of replies to the same
-    order that name the same winner, and `kappa`, Cohen's of these replies; `ranks`, Spearman's correlation of the win
-    shares of all models, that which they are compared with at one half; `shares` (model, n, a win share per judge); and
-    `differing` (see `_differing`). Intervals are of a bootstrap over questions.
+    order that name the same winner, each question counting the same, and `kappa`, Cohen's of these replies; `ranks`,
+    Spearman's correlation of the win shares of all models, that which they are compared with at one half; `shares`
+    (model, n, a win share per judge); and `differing` (see `_differing`). Intervals are of a bootstrap over questions.
     """
     whole = {judge: whole_pairs(rows) for judge, rows in said.items()}
     return {
@@ -47,7 +47,7 @@ def consensus(recipe: Recipe, said: Mapping[str, Sequence[Judgement]]) -> dict[s
 
 
 def _trusted(whole, rows, seed):
-    found = metrics.counted_means(columns_of(whole, "A", ["overall"]), seed)
+    found = counted(columns_of(whole, "A", ["overall"]), seed)
     told = {metric: _told(n, estimate) for (_, metric), (n, estimate) in found.items()}
     return (
         dict.fromkeys(TRUST) | told | {metric: _told(of, metrics.share(count, of)) for metric, count, of in trust(rows)}
@@ -85,10 +85,10 @@ def _agreement(recipe, judges, first, second):
         draws = np.random.default_rng(recipe["seed"]).multinomial(n, np.full(n, 1 / n), size=metrics.RESAMPLES)
         counts = np.vstack([np.ones(n), draws])
         drawn = (counts @ tables.reshape(n, -1)).reshape(-1, len(LABELS), len(LABELS))
-        same = np.trace(drawn, axis1=1, axis2=2) / drawn.sum(axis=(1, 2))
+        same = np.trace(tables, axis1=1, axis2=2) / tables.sum(axis=(1, 2))
         ranks = _rank_correlation(recipe["models"], both, place, counts, first, second)
         replies = int(tables.sum())
-        found["same_winner"] = _told(replies, _estimate(same))
+        found["same_winner"] = _told(replies, metrics.means({"same": same.tolist()}, recipe["seed"], (0, 1))["same"])
         found["kappa"] = _told(replies, _estimate(association.kappa(drawn)))
         found["ranks"] = _told(len(shares) + 1, _estimate(ranks))
     return found | {"differing": _differing(both, first, second)}
@@ -100,12 +100,12 @@ def _estimate(values: np.ndarray) -> metrics.Estimate | None:
 
     if not np.isfinite(values[0]):
         return None
-    return metrics.Estimate(float(values[0]), np.where(np.isfinite(values[1:]), values[1:], 0.0))
+    return association.from_draws(values[0], np.where(np.isfinite(values[1:]), values[1:], 0.0))
 
 
 def _win_share(keys, pairs, seed):
     columns = columns_of({key: pairs[key] for key in keys}, "A", ["overall"])["overall", "win_share"]
-    return _told(len(columns), metrics.means({"share": columns}, seed)["share"])
+    return _told(len(columns), metrics.means({"share": columns}, seed, (0, 1))["share"])
 
 
 def _rank_correlation(models, both, place, counts, first, second):

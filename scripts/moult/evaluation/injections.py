@@ -79,8 +79,9 @@ def pulls(recipe: Recipe, verdicts: Sequence[Verdict]) -> Iterator[tuple[str, di
 
 
 def _means(columns, seed):
+    bounds = {"pull": (-1, 1), "score_shift": (-10, 10)}
     some = {name: values for name, values in columns.items() if values}
-    return {name: (len(values), metrics.means({name: values}, seed)[name]) for name, values in some.items()}
+    return {name: (len(one), metrics.means({name: one}, seed, bounds[name])[name]) for name, one in some.items()}
 
 
 def _weak(item):

@@ -80,17 +80,26 @@ class JudgeSuite(Settings):
             "where a `form` is set, else `criteria`."
         ),
     )
-    prompt: Prompt | None = Field(
-        None,
+    prompt: Prompt = Field(
+        "judge/pair",
         description=(
-            "Template of resources/prompts that asks the judge to compare two answers; null: judge/compare by a "
-            "rubric, judge/pair by `criteria`."
+            "Template of resources/prompts that asks the judge to compare two answers; judge/compare where it does so "
+            "by a rubric."
         ),
     )
     decoding: Decoding = Field(Decoding(max_tokens=1500), description="How the judge's reply is decoded.")
     repeats: Repeats = Field(
         Repeats(), description="Which pairs the judge is shown again, to measure how far it agrees with itself."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def prompt_of_a_rubric(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict) or "prompt" in raw:
+            return raw
+        jurors = raw["judges"] if isinstance(raw.get("judges"), list) else []
+        formed = [one.get("form") for one in [raw, *jurors] if isinstance(one, dict)]
+        return raw | {"prompt": "judge/compare"} if any(formed) or raw.get("rubric") else raw
 
     @model_validator(mode="after")
     def criteria_are_distinct(self) -> Self:
@@ -127,6 +136,10 @@ class JudgeSuite(Settings):
         """Name of the rubric by which all judge; None where they judge by `criteria`."""
         formed = self.form or any(juror.form for juror in self.judges or ())
         return self.rubric or (DEFAULT if formed else None)
+
+    @property
+    def shown(self) -> dict[str, tuple[str, ...]]:  # type: ignore[override]  # a rubric is no text to be tried with
+        return {} if self.by_rubric else {"prompt": ("answer_1", "answer_2", "fence", "criteria")}
 
     @property
     def endpoints(self) -> dict[str, str]:

@@ -65,7 +65,6 @@ def _judge_answers(cfg, suite, measured, asked=None):
     by_rubric = {}
     if judge.by_rubric:
         by_rubric = {"form": juror.form or judge.form or "json", "rubric": named_rubric(judge.by_rubric)}
-    prompt = judge.prompt or ("judge/compare" if by_rubric else "judge/pair")
     return by_rubric | {
         "suite": suite,
         "model": measured,
@@ -73,7 +72,7 @@ def _judge_answers(cfg, suite, measured, asked=None):
         "questions": _sampled_questions(cfg, suite),
         "criteria": _criteria(judge),
         "endpoint": endpoint_recipe(cfg, juror.endpoint),
-        "prompt": load_template(prompt),
+        "prompt": load_template(judge.prompt),
         "decoding": decoding_recipe(judge.decoding),
         "repeats": {"questions": judge.repeats.questions, "times": judge.repeats.times},
         "version": judging.VERSION,
@@ -196,20 +195,36 @@ def _asks(cfg, known, suite, measured, asked=None):
     if None in rows:
         return Asking(endpoints, recipe, None)
     questions = judging.drawn(recipe["questions"], [row for part in rows for row in part])
-    sides, missing = [], 0
+    low, high = known.assumed
+    sides, lacking = [], {row["uid"] for row in questions} if high else set()
     for side in ("ours", "theirs"):
         reference = _compared(cfg, suite, measured)[side]
-        if (written := known.rows(reference)) is not None:
-            sides.append(judging.answers_of(written))
-            continue
-        name = reference.name.split("/")[-1]
-        sides.append({row["uid"]: ("", None) for row in questions})
-        writing = judge.answers if reference.kind == "answers" else cfg.find("corpora", name)
-        missing += writing.decoding.max_tokens
-        known.note(f"the answers of {name} are not written yet: counted with 0 to their max_tokens a request")
-    requests = [request for *_, request in judging.planned(recipe, questions, *sides)[0]]
-    plan = Plan(requests, judge.decoding.max_tokens)
-    return Asking(endpoints, recipe, {"endpoint": plan}, exact=not missing, extra=(0, missing))
+        rejected = known.rejected(reference)
+        found = {
+            row["uid"]: row
+            for row in known.rows(reference) or ()
+            if known.is_current(judge.datasets) or "question" in row
+        }
+        answers = judging.answers_of(found.values())
+        missing = [
+            row["uid"]
+            for row in questions
+            if row["uid"] not in rejected
+            and (row["uid"] not in found or found[row["uid"]].get("question", row["question"]) != row["question"])
+        ]
+        sides.append(answers | {uid: ("", None) for uid in missing})
+        if missing:
+            name = reference.name.split("/")[-1]
+            writing = judge.answers if reference.kind == "answers" else cfg.find("corpora", name)
+            high += writing.decoding.max_tokens
+            lacking |= set(missing)
+            known.note(
+                f"{len(missing)} answers of {name} are not written yet: counted with 0 to their max_tokens a request"
+            )
+    shown = judging.planned(recipe, questions, *sides)[0]
+    plan = Plan([request for row, *_, request in shown if row["uid"] not in lacking], judge.decoding.max_tokens)
+    guessed = tuple(request for row, *_, request in shown if row["uid"] in lacking)
+    return Asking(endpoints, recipe, {"endpoint": plan}, guessed, (low, high))
 
 
 def _answers_in_words(recipe, facts):

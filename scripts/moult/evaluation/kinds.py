@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from moult.base.rows import Difference, Recipe
 from moult.base.section import Section
@@ -24,9 +24,9 @@ class Unit:
         """Return a score with its sign; a dash for None."""
         return "–" if value is None else f"{self._number(value)}{self.sign}"
 
-    def interval(self, one: Mapping[str, float]) -> str:
-        """Return the interval of an estimate."""
-        return f"[{self._number(one['low'])}, {self._number(one['high'])}]"
+    def interval(self, one: Mapping[str, float | None]) -> str:
+        """Return the interval of an estimate, or that there are too few rows for one."""
+        return "too few" if one["low"] is None else f"[{self._number(one['low'])}, {self._number(one['high'])}]"
 
     def signed(self, value: float) -> str:
         """Return a difference with its + or −, and without one where it is rounded to 0."""
@@ -62,9 +62,9 @@ class Headline:
         """Return (name, estimate) pairs, the best first; equals in the order given."""
         return sorted(pairs, key=lambda pair: pair[1]["value"], reverse=self.higher_is_better)
 
-    def is_clearly_better(self, estimate: Mapping[str, Any], value: float) -> bool:
-        """Whether the whole interval of an estimate (value, low, high) is better than a value."""
-        return estimate["low"] > value if self.higher_is_better else estimate["high"] < value
+    def is_better(self, value: float, other: float) -> bool:
+        """Whether a score is better than another one."""
+        return value > other if self.higher_is_better else value < other
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,9 @@ class Unread:
 
 class Settings(Section):
     """What stands under a suite's kind in the config: how it measures, on which datasets."""
+
+    # Key of each prompt → what its template is shown beside the question. A prompt that is not here is not tried.
+    shown: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     @property
     def endpoints(self) -> dict[str, str]:

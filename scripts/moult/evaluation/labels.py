@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from moult.base.files import derive_seed, read_json, write_jsonl
+from moult.base.legible import on_one_line
 from moult.base.rows import Prediction, Recipe
 from moult.base.stage import Job, Ref, Stage
 from moult.data.fields import Split
@@ -122,6 +123,8 @@ def _predict_labels(cfg, suite, model):
     """What is predicted: every dataset of a suite that the model is needed for, by every method, in one job."""
     entry = cfg.find("suites", suite).labels
     datasets = cfg.predicted[suite, model]
+    labels = [label for name in datasets for label in cfg.find("datasets", name).label_set["labels"]]
+    read = {"words": "unicode"} if "generate" in entry.methods and not all(map(str.isascii, labels)) else {}
     return {
         "suite": suite,
         "model": model,
@@ -130,6 +133,7 @@ def _predict_labels(cfg, suite, model):
         "max_tokens": entry.max_tokens,
         "datasets": {name: load_template(cfg.find("datasets", name).template) for name in datasets},
         "compute": compute_recipe(cfg, model),
+        **read,
         "version": VERSION,
     }
 
@@ -151,13 +155,20 @@ def _score_labels(cfg, suite, measured):
 
 def _plot_confusion(cfg, suite, measured):
     """Whose answers are counted."""
-    return {
+    recipe = {
         "suite": suite,
         "model": measured,
         "methods": list(cfg.find("suites", suite).labels.methods),
         "datasets": cfg.measured[suite, measured],
         "version": scores.CONFUSION_VERSION,
     }
+    label_sets = [cfg.find("datasets", name).label_set["labels"] for name in recipe["datasets"]]
+    if any(len(labels) > scores.MOST_LABELS for labels in label_sets):
+        recipe["most"] = scores.MOST_LABELS
+    # As long as a name could be read as a formula, or as more than a line, its picture was another one.
+    if any("$" in one or on_one_line(one) != one for labels in label_sets for one in labels):
+        recipe["names"] = "as text"
+    return recipe
 
 
 def _datasets(names):
@@ -214,6 +225,7 @@ STAGES = (
         names=lambda cfg: list(cfg.measured),
         recipe=_plot_confusion,
         inputs=lambda cfg, *names: _predictions(cfg, names[0], names[1], "file") | _datasets(cfg.measured[names]),
+        sealed=False,
     ),
 )
 LABELS = SuiteKind(
@@ -244,6 +256,9 @@ LABELS = SuiteKind(
         "macro_recall": "macro recall",
         "weighted_precision": "weighted precision",
         "weighted_recall": "weighted recall",
+        "macro_f1_occurring": "macro F1, labels that occur",
+        "macro_precision_occurring": "macro precision, labels that occur",
+        "macro_recall_occurring": "macro recall, labels that occur",
     },
     unread=Unread(
         "Answers without one label",

@@ -1,6 +1,7 @@
 """Scores of judged pairs: win shares with intervals, and how far the judge can be trusted."""
 
 import csv
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -11,12 +12,13 @@ from moult.base.stage import Job
 from moult.evaluation import metrics
 from moult.evaluation.kinds import Baseline, Headline, SuiteKind
 from moult.evaluation.leaderboard import MEANS, difference_lines, estimate_of
-from moult.evaluation.published import REFERENCE
+from moult.evaluation.published import REFERENCE, retired_sources
 from moult.evaluation.scores import COLUMNS
 
 # Raise when the same judgements would now be scored otherwise.
-VERSION = 1
+VERSION = 2
 METHOD = "judged"
+logger = logging.getLogger(__name__)
 HEADLINE = Headline("win_share", "win share", "win shares")
 BASELINE = Baseline("one half", value=0.5)
 # What the published table calls our metrics.
@@ -56,17 +58,19 @@ def score_judgements(recipe: Recipe, judgements: Sequence[Judgement]) -> list[Sc
     then as the plain mean over datasets and weighted by n: `score` (1 to 10, mean of both orders), `win_share` (ties
     count half, each order half), `tie_rate`, `order_consistency` (the same winner in both orders), and of the overall
     score alone `first_shown_share` (how often whichever stood first won), all over questions whose pair could be read
-    in both orders, with 95% bootstrap intervals over questions. Then, with Wilson intervals: `parse_failure_rate` and
+    in both orders, with intervals of `metrics.means`. Then, with Wilson intervals: `parse_failure_rate` and
     `error_rate` of all judgements, `unanswered_rate` of questions, and `repeat_stability`, how often the winner of a
     repeated pair is that of the first time.
     """
     published = {} if recipe["limit"] else published_values(recipe)
+    if recipe["limit"] and recipe["reference"]:
+        logger.warning("limit is %d: the published values of `reference` stand beside nothing", recipe["limit"])
     side = "B" if recipe["model"] == recipe["against"] else "A"
     scored, rows = [], []
     for name in recipe["datasets"]:
         mine = [row for row in judgements if row["dataset"] == name]
         columns = columns_of(whole_pairs(mine), side, [*recipe["criteria"], "overall"])
-        result = metrics.counted_means(columns, recipe["seed"])
+        result = counted(columns, recipe["seed"])
         rows += _long(name, result, published if len(recipe["datasets"]) == 1 else {})
         for metric, count, of in trust(mine):
             rows += _long(name, {("overall", metric): (of, metrics.share(count, of))}, {})
@@ -77,6 +81,16 @@ def score_judgements(recipe: Recipe, judgements: Sequence[Judgement]) -> list[Sc
         rows += _long("weighted_mean", _mean_over(scored, weighted=True), published)
     shared = {"model": recipe["model"], "suite": recipe["suite"], "method": METHOD, "limit": recipe["limit"]}
     return cast(list[Score], [{column: (shared | row).get(column) for column in COLUMNS} for row in rows])
+
+
+def counted(
+    columns: Mapping[tuple[str, str], Sequence[float]], seed: int
+) -> dict[tuple[str, str], tuple[int, metrics.Estimate]]:
+    """Return (n, estimate) of columns that have values: scores lie between 1 and 10, all others between 0 and 1."""
+    scores = {key: values for key, values in columns.items() if key[1] == "score"}
+    shares = {key: values for key, values in columns.items() if key not in scores}
+    found = metrics.counted_means(scores, seed, (1, 10)) | metrics.counted_means(shares, seed, (0, 1))
+    return {key: found[key] for key in columns if key in found}
 
 
 def _mean_over(results, weighted):
@@ -187,21 +201,26 @@ def published_values(recipe: Recipe) -> dict[tuple[str, str], dict[str, float]]:
 def differences(recipe: Recipe, judgements: Mapping[tuple[str, ...], str | Path]) -> list[Difference]:
     """Return how the models of judged suites fare against the one they are compared with: wins minus losses.
 
-    recipe: pairs [suite, model, against], seed. judgements: (suite, model) → path. Columns: scores.DIFFERENCES. A pair
-    is won where the overall win share of both orders together is above one half; p is the sign test.
+    recipe: pairs [suite, model, against]. judgements: (suite, model) → path. Columns: scores.DIFFERENCES. A pair is won
+    where the overall win share of both orders together is above one half; p is the sign test. A suite of several
+    datasets has a line `weighted_mean` too, over all questions.
     """
     rows: list[Difference] = []
     for suite, model, against in recipe["pairs"]:
         if (suite, model) not in judgements:
             continue
         found = read_jsonl(judgements[suite, model])
+        parts: dict[str, tuple[int, ...]] = {}
         for dataset in dict.fromkeys(row["dataset"] for row in found):
             pairs = whole_pairs([row for row in found if row["dataset"] == dataset])
-            wins = columns_of(pairs, "A", ["overall"])["overall", "win_share"]
-            if wins:
-                place = {"suite": suite, "model": model, "against": against, "dataset": dataset, "method": METHOD}
-                difference = metrics.paired_difference([(win > 0.5, win < 0.5) for win in wins], recipe["seed"])
-                rows.append(cast(Difference, place | difference | {"n": len(wins)}))
+            if wins := columns_of(pairs, "A", ["overall"])["overall", "win_share"]:
+                parts[dataset] = sum(win > 0.5 for win in wins), sum(win < 0.5 for win in wins), len(wins)
+        if len(parts) > 1:
+            parts["weighted_mean"] = tuple(map(sum, zip(*parts.values(), strict=True)))
+        for dataset, counts in parts.items():
+            place = {"suite": suite, "model": model, "against": against, "dataset": dataset, "method": METHOD}
+            difference: Any = metrics.paired_difference(*counts)
+            rows.append(cast(Difference, place | difference | {"n": counts[-1]}))
     return rows
 
 
@@ -214,15 +233,24 @@ def suite_tables(
     """Return a dict per judged suite of summary.csv: name, tables, trust, win_shares, differences, sources (of the
     published values), and `leaders` and `unread`, which are empty: win_shares and trust say as much.
 
+    rows, differences: those of summary.csv and differences.csv. In a smoke run, whose rows have a `limit`, no
+    difference is called clear.
+
     tables: {dataset, criteria (overall last), rows}; a row has model and, per criterion, a cell of win_share and score
     or None. trust: per model and dataset, the metrics that tell of the judge rather than of the answers. win_shares:
-    {model, against, share}, the overall win share of each compared model over the suite.
+    {model, against, share, test}, the overall win share of each compared model over the suite, and its line of
+    differences over all questions.
     """
-    found = {}
+    found, retired = {}, retired_sources(kind.published)
+    smoke = any(row.get("limit") for row in rows)
     for row in rows:
         suite = found.setdefault(row["suite"], {"cells": {}, "sources": set()})
         cell = suite["cells"].setdefault((row["dataset"], row["model"], row["task"]), {})
-        cell[row["metric"]] = estimate_of(row)
+        cell[row["metric"]] = estimate = estimate_of(row)
+        estimate["published"] = [
+            (f"{source}, judge retired" if source in retired else source, *values)
+            for source, *values in estimate["published"]
+        ]
         suite["sources"] |= {source for source, *_ in cell[row["metric"]]["published"]}
     suites = []
     for name, suite in found.items():
@@ -235,7 +263,8 @@ def suite_tables(
             if criterion == "overall" and dataset not in MEANS and model not in compared_with
         ]
         tables = {"name": name, "tables": _tables(suite["cells"]), "trust": trust, "leaders": [], "unread": []}
-        tables |= {"win_shares": _win_shares(suite["cells"], mine), "differences": difference_lines(HEADLINE, mine)}
+        lines = difference_lines(HEADLINE, mine, smoke)
+        tables |= {"win_shares": _win_shares(suite["cells"], lines), "differences": lines}
         suites.append(tables | {"sources": sorted(suite["sources"])})
     return suites
 
@@ -259,10 +288,12 @@ def _tables(cells):
 
 
 def _win_shares(cells, differences):
+    # The last line of a pair is that of all its questions.
+    tests = {(line["model"], line["against"]): line for line in differences}
     win_shares = []
-    for model, against in dict.fromkeys((row["model"], row["against"]) for row in differences):
+    for (model, against), line in tests.items():
         share = cells.get(("weighted_mean", model, "overall"), {}).get("win_share")
-        win_shares += [{"model": model, "against": against, "share": share}] if share else []
+        win_shares += [{"model": model, "against": against, "share": share, "test": line}] if share else []
     return win_shares
 
 

@@ -48,6 +48,21 @@ def judged_datasets() -> list[str]:
     return sorted({name for _, name, *_ in _judges()})
 
 
+@cache
+def retired_sources(tables: tuple[str, ...]) -> frozenset[str]:
+    """Return the sources of tables of resources/reference whose judge can be asked no more: its service shut it down.
+
+    Such a table has a column `judge`; `retired_judges.csv` has the models and the days.
+    """
+    with open(REFERENCE / "retired_judges.csv", encoding="utf-8", newline="") as handle:
+        retired = {row["model"] for row in csv.DictReader(handle)}
+    found = set()
+    for table in tables:
+        with open(REFERENCE / f"{table}.csv", encoding="utf-8", newline="") as handle:
+            found |= {row["source"] for row in csv.DictReader(handle) if row.get("judge") in retired}
+    return frozenset(found)
+
+
 class Published:
     """The published values of one model and setting, by source: read per dataset, means over the very same datasets."""
 

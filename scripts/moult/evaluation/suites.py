@@ -10,6 +10,7 @@ from moult.evaluation.agreement import AGREEMENT
 from moult.evaluation.judge_suite import JUDGE
 from moult.evaluation.kinds import SuiteKind
 from moult.evaluation.labels import LABELS
+from moult.evaluation.leaderboard import leading_pairs
 from moult.evaluation.scores import COLUMNS, DIFFERENCES
 
 KINDS = (LABELS, JUDGE, AGREEMENT)
@@ -21,11 +22,20 @@ def kind_of(rows: Sequence[Mapping[str, str]], kinds: Iterable[SuiteKind]) -> Su
 
 
 def run(job: Job) -> None:
-    """Do the job of tabulate_scores: one long table of all scores, and paired differences."""
+    """Do the job of tabulate_scores: one long table of all scores, and paired differences.
+
+    Beside the pairs that the config asks for, the best is compared with the runner-up: no lead is called clear without
+    a paired test.
+    """
     rows = [row for path in job.inputs.scores for row in read_csv(path)]
     write_csv(job.outputs.summary, rows, COLUMNS)
     differences: list[Difference] = []
+    measured = {(suite, name) for suite, name, _ in job.recipe["measured"]}
     for kind in KINDS:
+        leading = [pair for pair in leading_pairs(kind, rows) if (pair[0], pair[1]) in measured]
+        known = {(suite, frozenset(names)) for suite, *names in job.recipe["pairs"]}
+        leading = [pair for pair in leading if (pair[0], frozenset(pair[1:])) not in known]
+        recipe = job.recipe | {"pairs": [*job.recipe["pairs"], *leading]}
         paths = {Path(path).with_suffix("").parts[-2:]: path for path in job.inputs[kind.measurement]}
-        differences += kind.differences(job.recipe, paths)
+        differences += kind.differences(recipe, paths)
     write_csv(job.outputs.differences, differences, DIFFERENCES)

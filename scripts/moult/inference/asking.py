@@ -17,7 +17,9 @@ from moult.inference.journal import Journal
 from moult.inference.remote.batch import BatchEndpoint
 from moult.inference.remote.endpoint import RemoteEndpoint
 from moult.inference.requests import Answer, ChatRequest, LabelRequest, Request, author, request_key
+from moult.inference.siblings import adopt
 from moult.inference.spending import Budget, summed_usage
+from moult.inference.usage import answers_in
 
 if TYPE_CHECKING:
     from moult.inference.engines.base import Engine
@@ -44,8 +46,15 @@ def ask_all(
     truncated answer) is kept with its reason: asking again would pay again for the same.
     """
     keys = [request_key(request, identity) for request in requests]
-    stored = journal.known(keys)
-    first = {key: index for index, key in reversed(list(enumerate(keys)))}
+    stored = answers_in(journal.known(keys), journal.path)
+    first: dict[str, int] = {}
+    for index, key in enumerate(keys):
+        first.setdefault(key, index)
+    if "url" in identity and (lacking := {key: requests[index] for key, index in first.items() if key not in stored}):
+        # Before anything is asked, so that an answer which is another request's stays that one's.
+        journal.taken.update(map(journal.origin, stored))
+        stored |= adopt(journal, lacking, identity)
+        journal.taken.update(first)
     missing = sorted(index for key, index in first.items() if key not in stored)
     logger.info("%d requests, %d of them answered before, %d to ask", len(keys), len(stored), len(missing))
     if not missing:
@@ -54,10 +63,20 @@ def ask_all(
     progress = Progress(len(missing), getattr(answerer, "price", None))
     for answered in getattr(answerer, method)(requests, missing):
         values = [(index, as_stored(value)) for index, value in answered]
-        journal.keep([(keys[index], requests[index].as_dict(), value) for index, value in values if _is_final(value)])
+        final = [(keys[index], requests[index].as_dict(), value) for index, value in values if _is_final(value)]
+        journal.keep(final, _payments(answerer, final))
         stored.update((keys[index], value) for index, value in values)
         progress.add([value for _, value in values])
     return [stored[key] for key in keys]
+
+
+def _payments(answerer, entries):
+    """Return the rows of the table `payments` for answers of a remote endpoint that are to be kept."""
+    if not (dollars := getattr(answerer, "dollars", None)):
+        return []
+    who = answerer.settings.get("spending"), answerer.settings["model"]
+    counted = ((key, value["prompt_tokens"], value["completion_tokens"]) for key, _, value in entries)
+    return [(*who, key, prompt, answer, dollars(prompt, answer)) for key, prompt, answer in counted]
 
 
 def as_stored(value: Any) -> Any:
@@ -108,11 +127,15 @@ def identity_of(endpoint: Mapping[str, Any], manifest: str | Path | None = None)
     """Return who answers, as plain JSON: a remote model by its address; a model of this build by the hash of its
     weights, engine and dtype, not by its name. manifest: of the model that `endpoint` serves."""
     if "url" in endpoint:
-        return {"url": endpoint["url"], "model": endpoint["model"]}
+        return {name: endpoint[name] for name in ("url", "model", "reasoning_effort") if name in endpoint}
     from moult.inference.engines import base
+    from moult.inference.since import has_other_tokens
 
+    manifest = Path(cast(Path, manifest))
+    folder = manifest.with_name(manifest.name.removesuffix(".manifest.json"))
+    version = base.VERSION + has_other_tokens(folder, asked=True)
     compute = {key: endpoint["compute"][key] for key in ("engine", "dtype")}
-    return {"content": read_json(cast(Path, manifest))["content"], **compute, "version": base.VERSION}
+    return {"content": read_json(manifest)["content"], **compute, "version": version}
 
 
 class EnginePool:
@@ -143,9 +166,11 @@ class EnginePool:
         return self.engine
 
     def close(self) -> None:
-        """Close the journal and forget the model. Its memory is not swept, as what ends here is mostly the process."""
+        """Close the journal and the engine."""
         if opened := vars(self).pop("journal", None):
             opened.close()
+        if self.engine:
+            self.engine.close()
         self.key = self.engine = None
 
 
@@ -222,18 +247,18 @@ class Asker:
             return self._remote()
         from moult.inference.engines import loading
 
-        compute = self.endpoint["compute"]
+        compute = {key: value for key, value in self.endpoint["compute"].items() if key != "tokens"}
         key = (digest([self.identity, compute]), self.frames)
         return self.pool.load(key, lambda: loading.load_engine(Path(self.model), **compute, frames=self.frames))
 
     def _remote(self):
         settings, journal = self.endpoint | self.client, self.pool.journal
-        budget = Budget.of(self.client, journal.path)
+        budget = Budget.of(self.client, journal)
         if self.client.get("mode") == "batch":
             return BatchEndpoint(settings, budget, journal, self.identity)
         if underway := journal.connection.execute("SELECT COUNT(*) FROM in_batch").fetchone()[0]:
             logger.warning("%d requests are in batches: in mode chat they are asked, and paid, once more", underway)
-        return RemoteEndpoint(settings, budget)
+        return RemoteEndpoint(settings, budget, journal, self.identity)
 
 
 def asker_of(

@@ -23,12 +23,13 @@ class Asking:
     """What a job asks of its endpoints.
 
     endpoints: part → name of the endpoint. recipe: that of the job, with each part's endpoint under its name. plans:
-    part → Plan, None where the rows are unknown. exact: whether the requests are those that will be asked, word by
-    word. extra: tokens that each prompt has beside them, at least and at most.
+    part → Plan, None where the rows are unknown; of a job that asks one endpoint, its requests are known word by word.
+    guessed: further requests to that endpoint, to which something is to be added that is not there yet. extra: how
+    many tokens that is per request, at least and at most.
     """
 
     endpoints: dict[str, str]
     recipe: dict
     plans: dict[str, Plan] | None
-    exact: bool = True
+    guessed: tuple = ()
     extra: tuple[int, int] = (0, 0)

@@ -5,6 +5,7 @@ from typing import Any
 from moult.base.rows import Recipe
 from moult.base.stage import Experiment
 from moult.data.fields import Decoding
+from moult.inference.since import tokens_recipe
 
 
 def compute_recipe(cfg: Experiment, model: str) -> Recipe:
@@ -15,7 +16,7 @@ def compute_recipe(cfg: Experiment, model: str) -> Recipe:
         "dtype": settings.dtype,
         "batch_size": settings.batch_size,
         "threads": settings.threads,
-    }
+    } | tokens_recipe(cfg, model, asked=True)
 
 
 def endpoint_recipe(cfg: Experiment, name: str) -> Recipe:
@@ -23,7 +24,8 @@ def endpoint_recipe(cfg: Experiment, name: str) -> Recipe:
     entry = cfg.find("endpoints", name)
     if entry.serve:
         return {"name": name, "serve": entry.serve, "compute": compute_recipe(cfg, entry.serve)}
-    return {"name": name, "url": entry.url, "model": entry.model}
+    asked = {"name": name, "url": entry.url, "model": entry.model}
+    return asked | ({"reasoning_effort": entry.reasoning_effort} if entry.reasoning_effort else {})
 
 
 def client_of(cfg: Experiment, name: str) -> dict[str, Any] | None:
@@ -47,13 +49,13 @@ def client_of(cfg: Experiment, name: str) -> dict[str, Any] | None:
         "mode": entry.mode,
         "poll": entry.poll,
         "budget": cfg.budget,
-        "spending": spending_folder(cfg),
+        "spending": spending_folder(cfg.name),
     }
 
 
-def spending_folder(cfg: Experiment) -> str:
+def spending_folder(experiment: str) -> str:
     """Return where the jobs of an experiment count what they spend, beside the journals of what it bought."""
-    return f"journal/spending/{cfg.name}"
+    return f"journal/spending/{experiment}"
 
 
 def decoding_recipe(decoding: Decoding) -> Recipe:

@@ -8,7 +8,7 @@ from moult.base.errors import UserError
 from moult.base.files import digest
 from moult.inference.asking import Asker, ask_all
 from moult.inference.requests import RewardRequest
-from moult.inference.tokens import prompt_ids
+from moult.inference.tokens import chat_tokens
 from moult.weights.agreement import check_parts
 from moult.weights.architectures import is_reward_model
 
@@ -16,6 +16,13 @@ from moult.weights.architectures import is_reward_model
 def reward_request(question: str, answer: str) -> RewardRequest:
     """Return the request that scores an answer to a question."""
     return RewardRequest(({"role": "user", "content": question}, {"role": "assistant", "content": answer}))
+
+
+def chat_ids(tokenizer: Any, request: RewardRequest) -> list[int]:
+    """Return the tokens of a chat up to the end of the answer's turn, by the model's own chat template."""
+    *asked, answer = request.messages
+    prompt, (said,) = chat_tokens(tokenizer).answered(asked, [answer["content"]])
+    return prompt + said
 
 
 class RewardModel:
@@ -45,7 +52,7 @@ class RewardModel:
         import torch
 
         for index in missing:
-            ids = prompt_ids(self.tokenizer, list(requests[index].messages), awaits_answer=False)
+            ids = chat_ids(self.tokenizer, requests[index])
             with torch.inference_mode():
                 logits = self.model(torch.tensor([ids], device=self.model.device)).logits
             yield [(index, [round(float(logits[0, 0]), 6)])]

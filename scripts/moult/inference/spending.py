@@ -11,9 +11,12 @@ from typing import Any, Self
 
 from moult.base.errors import UserError
 from moult.base.rows import Usage
+from moult.inference.journal import Journal, journals, passing, reading, root_of
 from moult.inference.requests import Answer, author
 from moult.jobs.locks import only_writer
 
+# Dollars: counts are written with nine digits.
+LEAST = 1e-8
 logger = logging.getLogger(__name__)
 
 
@@ -45,6 +48,27 @@ def summed_usage(values: Sequence[Any], settings: Mapping[str, Any]) -> Usage:
     if assumed:
         usage["assumed"] = assumed
     return usage
+
+
+def recount(folder: str | Path, root: Path, but: Path | None = None) -> None:
+    """Write anew the counts of an experiment's jobs that are missing, damaged, or less than their journals say.
+
+    root: the folder of all journals. but: the journal of the job that is running, which counts for itself.
+    """
+    for path in journals(root, but):
+        # One that is written to counts for itself, too.
+        with passing(), reading(path) as journal:
+            Budget(None, {"input": 0, "output": 0}, Path(folder, job_of(path)), journal)
+
+
+def job_of(journal: Path) -> str:
+    """Return the name of the file in which the job counts whose journal this is: `<rule>.<name>`."""
+    return ".".join(journal.with_suffix("").parts[1:])
+
+
+def counts_in(folder: str | Path) -> dict[str, float]:
+    """Return file name → dollars that the job has spent or promised."""
+    return {path.name: sum(_read(path)) for path in sorted(Path(folder).glob("[!.]*"))}
 
 
 def spending_in(folder: str | Path) -> float:
@@ -85,24 +109,55 @@ class Budget:
     """
 
     def __init__(
-        self, limit: float | None = None, price: Mapping[str, float] | None = None, path: str | Path | None = None
+        self,
+        limit: float | None = None,
+        price: Mapping[str, float] | None = None,
+        path: str | Path | None = None,
+        journal: Journal | None = None,
     ) -> None:
         """limit: dollars, None for no limit. price: see `cost_of`; without one nothing is counted. path: of the
-        job's file, None to count nothing."""
-        self.limit, self.price = limit, price
+        job's file, None to count nothing. journal: the job's, which knows what the file should hold."""
+        self.limit, self.price, self.journal = limit, price, journal
         self.path = Path(path) if path and price else None
         self.calls = self.batches = 0.0
         if self.path:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileNotFoundError):
-                self.calls, self.batches = _read(self.path)
+                self.calls, self.batches = self._counted()
+            self.settle()
 
     @classmethod
-    def of(cls, client: Mapping[str, Any], journal: str | Path) -> Self:
+    def of(cls, client: Mapping[str, Any], journal: Journal) -> Self:
         """Return the budget of the job whose answers are kept in `journal`; client: see `recipes.client_of`."""
-        folder = client.get("spending")
-        name = ".".join(Path(journal).with_suffix("").parts[1:])
-        return cls(client.get("budget"), client.get("price"), folder and Path(folder, name))
+        folder, path = client.get("spending"), journal.path
+        if folder and client.get("price"):
+            recount(folder, root_of(path), path)
+        return cls(client.get("budget"), client.get("price"), folder and Path(folder, job_of(path)), journal)
+
+    def _counted(self):
+        try:
+            return _read(self.path)
+        except UserError:
+            if not self.journal:
+                raise
+            logger.warning("%s was damaged; counted anew by the journal", self.path)
+            self.path.unlink()
+            self._write()
+            return 0.0, 0.0
+
+    def settle(self) -> None:
+        """Bring the file and the journal into agreement: what one of them has more was spent.
+
+        The file has what was paid by older code, or was lost on the way into the journal.
+        """
+        if not (self.path and self.journal):
+            return
+        folder = str(self.path.parent)
+        calls, batches = self.journal.spent(folder)
+        if self.calls > calls + LEAST and not self.journal.only_reads:
+            self.journal.keep((), [(folder, None, None, None, None, self.calls - calls)])
+        if calls > self.calls + LEAST or batches > self.batches + LEAST:
+            self.calls, self.batches = max(calls, self.calls), max(batches, self.batches)
+            self._write()
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         """Return dollars, 0 without a price."""
@@ -152,6 +207,7 @@ class Budget:
         if not self.path:
             return
         # Of one width, so that a write in place leaves nothing of the last one behind.
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o666)
         try:
             os.pwrite(file, f"{self.calls:20.9f} {self.batches:20.9f}\n".encode(), 0)

@@ -1,25 +1,29 @@
 """One parser per answer format."""
 
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from moult.base.outside import Unreadable, parse_json
+from moult.base.text import begins_word, ends_word, folded
 
 
 def parse_label(text: str, labels: Iterable[str]) -> tuple[str | None, str]:
     """Return (label, status) of a generated answer.
 
-    A label counts where it stands as whole words, whatever its case; underscores are spaces. No label is `unknown`,
-    more than one is `multi`; both are wrong, neither is a class. A label inside a longer label that stands there too
-    ("inform" in "inform friend") is not a hit of its own. This is the rule of MMLA's evaluation, made exact.
+    A label counts where it stands as whole words of its script, whatever its case and spelling; underscores are blanks.
+    No label is `unknown`, more than one is `multi`; both are wrong, neither is a class. A label inside a longer label
+    that stands there too ("inform" in "inform friend") is not a hit of its own. This is the rule of MMLA's evaluation,
+    made exact.
     """
-    folded = _folded(text)
+    answer = _folded(text)
     spans = []
     for label in labels:
-        pattern = rf"(?<![a-z0-9]){re.escape(_folded(label))}(?![a-z0-9])"
-        spans += [(found.start(), found.end(), label) for found in re.finditer(pattern, folded)]
+        wanted = _folded(label)
+        for found in re.finditer(f"(?={re.escape(wanted)})", answer):
+            start, end = found.start(), found.start() + len(wanted)
+            if begins_word(answer, start) and ends_word(answer, end):
+                spans.append((start, end, label))
     hits = {
         label
         for start, end, label in spans
@@ -31,7 +35,7 @@ def parse_label(text: str, labels: Iterable[str]) -> tuple[str | None, str]:
 
 
 def _folded(text):
-    return re.sub(r"[\s_]+", " ", unicodedata.normalize("NFKC", text).lower())
+    return re.sub(r"[\s_]+", " ", folded(text))
 
 
 def verdict_schema(longest: int | None = None) -> dict[str, Any]:
@@ -82,3 +86,8 @@ def parse_pair(text: str, criteria: Sequence[str]) -> dict[str, Any] | None:
             return None
     scores = {name: {one: reply[name][one] for one in criteria} for name in ("answer_1", "answer_2")}
     return {"justification": reply["justification"], **scores}
+
+
+def label_key(label: str) -> str:
+    """Return what a label is found by in an answer; two labels of one key cannot be told apart."""
+    return _folded(label).strip()

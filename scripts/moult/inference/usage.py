@@ -1,9 +1,12 @@
 """How many tokens a reply cost: as it reports them, or at its worst case where it reports none that can be true."""
 
 import json
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
+logger = logging.getLogger(__name__)
 # No context is longer than so many tokens.
 MOST = 10_000_000
 # No text has more bytes per token, on average; and so many have one where an answer is longer than max_tokens allow.
@@ -81,6 +84,28 @@ def mended(value: object, request: Callable[[], dict]) -> object:
     said = len(str(value.get("text")).encode(errors="replace"))
     worst = worst_case(request(), said)
     return value | {name: worst[name] for name in wrong} | {"assumed": True}
+
+
+def is_answer(value: object) -> bool:
+    """Whether a stored value is one that code of any day has written: an answer, or log-likelihoods of labels."""
+    if isinstance(value, list):
+        return all(isinstance(number, int | float) for number in value)
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("text"), str)
+        and value.get("finish_reason") in ("stop", "length", "error")
+        and isinstance(value.get("error"), str if value["finish_reason"] == "error" else type(None))
+        and _stands(value.get("prompt_tokens"))
+        and _stands(value.get("completion_tokens"))
+    )
+
+
+def answers_in(found: Mapping[str, Any], where: object) -> dict[str, Any]:
+    """Return what of key → stored value is an answer; say how many are none, which are asked for again."""
+    whole = {key: value for key, value in found.items() if is_answer(value)}
+    if len(whole) < len(found):
+        logger.warning("%s: %d stored answers are none; they are asked for again", where, len(found) - len(whole))
+    return whole
 
 
 def _stands(count):

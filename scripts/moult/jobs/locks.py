@@ -3,18 +3,27 @@
 import base64
 import contextlib
 import fcntl
+import logging
 import os
 import select
 import shutil
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Self
 
 from moult.base.errors import UserError
+from moult.jobs.leases import BEAT, LAPSE, Lease, Presence
 from moult.jobs.manifest import check_manifest
+
+logger = logging.getLogger(__name__)
+
+
+# What it means that somebody else is at work where the lock was granted.
+ODD = "the disk grants every lock to whoever asks, so that its leases alone keep two processes apart: "
 
 
 @contextlib.contextmanager
@@ -22,19 +31,33 @@ def only_writer(path: str | Path, tell: Callable[[str], None]) -> Iterator[None]
     """Hold the lock file `path` while the block runs; first wait for a process that holds it, and `tell` of it.
 
     The lock ends with the process, however the process ends. Two machines see each other's locks where the shared disk
-    passes flock on (NFS 4, Lustre with `-o flock`); where a disk knows no locks, the block runs without one.
+    passes flock on (NFS 4, Lustre with `-o flock`). The lease beside it (`Lease`) stands in where a disk knows no
+    locks, and finds out one that grants them all.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+", encoding="utf-8") as handle:
+    with _opened(path) as handle:
+        odd = ODD
         try:
             _lock(handle, tell)
-        except OSError as error:
-            tell(f"{path}: cannot be locked ({error.strerror}); see to it that nothing else builds this meanwhile")
-        handle.truncate(0)
-        handle.write(f"process {os.getpid()} on {socket.gethostname()}")
-        handle.flush()
-        yield
+        except OSError:
+            odd = ""
+        lease = Lease(f"{path}.lease")
+        lease.wait(tell, odd=odd)
+        try:
+            handle.truncate(0)
+            handle.write(f"process {os.getpid()} on {socket.gethostname()}")
+            handle.flush()
+            yield
+        finally:
+            lease.give_up()
+
+
+def _opened(path):
+    try:
+        return open(path, "a+", encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"{path}: is no file to lock ({error.strerror}); remove it, then run again.") from None
 
 
 def _lock(handle, tell):
@@ -83,21 +106,63 @@ def _scheduler():
     return None
 
 
-def clear_stale_locks(home: str | Path) -> TextIO:
-    """Remove Snakemake's locks from `home` (`.snakemake`) if no scheduler is alive there, and hold a lock that marks
-    this process as alive.
+class Alive:
+    """The mark of a scheduler that is alive in a folder, until it is closed; `alone`: no other one was there first."""
 
-    Snakemake's own locks outlive a scheduler that was killed, and would keep its successor from going on.
+    def __init__(self, home: Path, tell: Callable[[str], None]) -> None:
+        self.presence = Presence(home / "alive")
+        self.file = open(home / "alive.lock", "a")  # noqa: SIM115 - it is held until this process ends
+        granted = True
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            granted = False
+        except OSError:
+            # This disk knows no locks.
+            pass
+        self.alone = granted and self._is_first(tell)
+        with contextlib.suppress(OSError):
+            fcntl.flock(self.file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+    def _is_first(self, tell):
+        end, told = time.monotonic() + LAPSE + BEAT, False
+        while others := self.presence.others():
+            if any(other.runs for other in others) or time.monotonic() > end:
+                return False
+            if not told:
+                told = True
+                tell(
+                    f"waiting for {LAPSE:.0f} s to see whether {', '.join(map(str, others))} is at work in this folder"
+                )
+            time.sleep(1)
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Be no longer there."""
+        self.presence.give_up()
+        self.file.close()
+
+
+def clear_stale_locks(home: str | Path, tell: Callable[[str], None] = logger.warning) -> Alive:
+    """Remove Snakemake's locks from `home` (`.snakemake`) if no scheduler is alive there, and return the mark of this
+    one.
+
+    Snakemake's own locks outlive a scheduler that was killed, and would keep its successor from going on. A scheduler
+    is seen by its lock, and by its lease where the disk grants every lock. One that another machine saw less than LAPSE
+    seconds ago is waited for.
     """
     home = Path(home)
     home.mkdir(exist_ok=True)
-    alive = open(home / "alive.lock", "w")  # noqa: SIM115 - it is held until this process ends
-    with contextlib.suppress(OSError):
-        fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    alive = Alive(home, tell)
+    if alive.alone:
         shutil.rmtree(home / "locks", ignore_errors=True)
         forget_finished(home / "incomplete")
-    with contextlib.suppress(OSError):
-        fcntl.flock(alive, fcntl.LOCK_SH | fcntl.LOCK_NB)
     return alive
 
 

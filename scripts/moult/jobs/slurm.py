@@ -5,8 +5,10 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from moult.base.errors import UserError
+from moult.base.files import write_text_atomic
 
 # Seconds in which a cancelled job must be gone: Slurm waits KillWait (30 unless the site says otherwise), then kills.
 PATIENCE = 120
@@ -30,23 +32,37 @@ def allocated() -> tuple[int, int | None]:
     return int(nodes), int(processors)
 
 
-def cancel_leftovers(tell: Callable[[str], None], patience: float = PATIENCE) -> None:
-    """Cancel the jobs that a killed scheduler left in the queue or at work here, and wait until they are gone.
+def cancel_leftovers(
+    runs: Path, experiment: str, alone: bool, tell: Callable[[str], None], patience: float = PATIENCE
+) -> None:
+    """Cancel the jobs that earlier schedulers of an experiment left in the queue or at work; wait until they are gone.
 
     Else their successors would wait for them, each with an allocation that it does not use. What was at work goes on
-    from its last checkpoint or answer. To be called by the only scheduler of this working directory: every job of this
-    user that runs there, and has the comment that the executor gives, is a leftover then. UserError if one is still
-    there after `patience` seconds.
+    from its last checkpoint or answer. runs: a folder with a file for each scheduler's run (`record_run`); a job of no
+    such run is somebody else's. alone: this is the only scheduler of this working directory; else one of the others may
+    be at work on them, and nothing is cancelled. UserError if a job is still there after `patience` seconds.
     """
-    if not (left := _in_queue()):
-        return
-    tell(f"cancelling what a scheduler that is gone left behind: Slurm jobs {', '.join(left)}")
-    subprocess.run(["scancel", *left], check=False)
-    end = time.monotonic() + patience
-    while left := _in_queue():
-        if time.monotonic() > end:
-            raise UserError(f"Slurm jobs {', '.join(left)} do not end after scancel; see `squeue`, then run again.")
-        time.sleep(1)
+    ours = [path for path in runs.glob("*") if path.read_text(encoding="utf-8") == experiment]
+    if left := _in_queue(names := {path.name for path in ours}):
+        numbers = ", ".join(left)
+        if not alone:
+            tell(f"another build is at work in this folder: Slurm jobs {numbers} of {experiment} are not cancelled")
+            return
+        tell(f"cancelling what a scheduler that is gone left behind: Slurm jobs {numbers}")
+        subprocess.run(["scancel", *left], check=False)
+        end = time.monotonic() + patience
+        while left := _in_queue(names):
+            if time.monotonic() > end:
+                raise UserError(f"Slurm jobs {', '.join(left)} do not end after scancel; see `squeue`, then run again.")
+            time.sleep(1)
+    if alone:
+        for path in ours:
+            path.unlink(missing_ok=True)
+
+
+def record_run(runs: Path, experiment: str, run: str) -> None:
+    """Record before its first job that a scheduler's run, by which the executor names all jobs, is an experiment's."""
+    write_text_atomic(runs / run, experiment)
 
 
 def keep_to_squeue() -> None:
@@ -62,11 +78,13 @@ def keep_to_squeue() -> None:
         plugin.get_min_job_age = lambda: seconds
 
 
-def _in_queue():
-    """Return the numbers of the executor's jobs that wait or work in this directory."""
-    lines = (line.split("|", maxsplit=2) for line in _squeue("--me", "--format=%A|%k|%Z"))
+def _in_queue(names):
+    """Return the numbers of the jobs of some runs that wait or work in this directory."""
+    if not names:
+        return []
+    lines = [line.split("|", maxsplit=2) for line in _squeue("--me", "--format=%A|%j|%Z")]
     here = os.path.realpath(".")
-    return sorted(job for job, comment, place in lines if comment[:5] == "rule_" and os.path.realpath(place) == here)
+    return sorted(job for job, name, place in lines if name in names and os.path.realpath(place) == here)
 
 
 def _squeue(*arguments):

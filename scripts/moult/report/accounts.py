@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from moult.base.files import read_csv, read_json, read_jsonl
+from moult.base.reasons import kinds
 from moult.evaluation.kinds import SuiteKind
 from moult.evaluation.suites import KINDS
+from moult.inference.journal import JOURNALS
+from moult.inference.recipes import spending_folder
+from moult.inference.spending import counts_in, job_of, recount
 from moult.report import plots
 from moult.report.lineage import Artefact, in_order
 
@@ -45,7 +49,8 @@ def corpus_entry(one: Artefact, root: Path) -> dict[str, Any]:
 def asking_cost(one: Artefact, root: Path) -> dict[str, Any]:
     """Return the usage of a measurement that asks an endpoint, in the form of a corpus' entry."""
     url = one["recipe"]["endpoint"].get("url")
-    return {"name": one["name"], "key": one["key"], "url": url, "usage": read_json(root / f"{one['key']}.usage.json")}
+    usage = read_json(root / f"{one['key']}.usage.json")
+    return {"name": one["name"], "key": one["key"], "rule": one["rule"], "url": url, "usage": usage}
 
 
 def _answers_of(row):
@@ -61,14 +66,36 @@ def loss_entry(one: Artefact, root: Path) -> dict[str, Any]:
     return {"name": one["name"], "key": one["key"], "picture": picture, "ends": (ends[0], ends[-1]), **one["facts"]}
 
 
-def total_cost(costs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the sum of what all jobs that ask took; `unknown` counts those whose price is not known."""
+def add_payments(costs: Iterable[dict[str, Any]], experiment: str) -> float:
+    """Add to each entry `paid`: the dollars that an experiment has paid for all answers of the job, those among them
+    that others have superseded since. Return what it has paid for jobs that the config names no more.
+
+    None where the price is unknown; where no journal is at hand, it is the cost of the answers that are there.
+    """
+    folder = spending_folder(experiment)
+    recount(folder, JOURNALS)
+    counts = counts_in(folder)
+    for one in costs:
+        journal = JOURNALS / one["rule"] / f"{one['name']}.sqlite"
+        known = one["usage"]["cost_usd"]
+        counted = counts.pop(job_of(journal), 0.0 if journal.exists() else known)
+        one["paid"] = None if known is None and not counted else counted
+    return sum(counts.values())
+
+
+def total_cost(costs: Iterable[Mapping[str, Any]], beside: float = 0.0) -> dict[str, Any]:
+    """Return the sum of what all jobs that ask took; `unknown` counts those whose price is not known.
+
+    beside: dollars paid for other jobs; see `add_payments`.
+    """
+    costs = list(costs)
     usages = [one["usage"] for one in costs]
     totals = {
         key: sum(usage[key] for usage in usages) for key in ("calls", "failed", "prompt_tokens", "completion_tokens")
     }
     totals["cost_usd"] = sum(usage["cost_usd"] or 0 for usage in usages)
-    return totals | {"unknown": sum(usage["cost_usd"] is None for usage in usages)}
+    totals |= {"beside": beside, "paid": beside + sum(one["paid"] or 0 for one in costs)}
+    return totals | {"unknown": sum(one["paid"] is None for one in costs)}
 
 
 def row_accounts(
@@ -113,4 +140,4 @@ def _account(one, given, kept, reasons, unused=0):
     rejected = sum(reasons.values())
     account = {"key": one["key"], "name": one["name"], "kind": one["kind"], "given": given, "kept": kept}
     account |= {"unused": unused, "rejected": rejected, "missing": given - kept - unused - rejected}
-    return account | {"reasons": sorted(reasons.items(), key=lambda one: -one[1])}
+    return account | {"reasons": list(kinds(Counter(reasons).elements()).items())}

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from moult.base.legible import legible
 from moult.report.svg import PALETTE, shorten
 
 SHAPES = {
@@ -73,7 +74,7 @@ def draw_graph(
     for key, node in nodes.items():
         x, y = map(float, graph.get_node(key).attr["pos"].split(","))
         parts.append(_node(node, x, height - y, *sizes[key]))
-    return "\n".join([*parts, "</svg>\n"])
+    return legible("\n".join([*parts, "</svg>\n"]))
 
 
 def _node(node, x, y, width, height):

@@ -3,22 +3,32 @@
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from moult.base.files import digest, read_csv, read_json, write_text_atomic
-from moult.base.paths import RESOURCES
+from moult.base.legible import legible
+from moult.base.paths import RESOURCES, ROOT
 from moult.base.rows import Facts, Recipe
 from moult.evaluation.kinds import PERCENT, SuiteKind
 from moult.evaluation.suites import KINDS
 from moult.report import graphs
-from moult.report.accounts import asking_cost, corpus_entry, dataset_entry, loss_entry, row_accounts, total_cost
+from moult.report.accounts import (
+    add_payments,
+    asking_cost,
+    corpus_entry,
+    dataset_entry,
+    loss_entry,
+    row_accounts,
+    total_cost,
+)
 from moult.report.lineage import draw_lineage, measurements_of, package_versions, read_manifests, stale_parents
 from moult.report.svg import inline_svg
 
 # Raise when the template, the style or the pictures change: it rewrites reports.
-VERSION = 3
+VERSION = 4
 TEMPLATES = RESOURCES / "report"
 WORDS = {
     "weighted_mean": "weighted mean",
@@ -72,11 +82,15 @@ def write_report(
     # A judge that is a file or a rule of thumb asked nobody.
     paid = [one for one in made.values() if one["kind"] in verbs and one["recipe"]["endpoint"]]
     costs = corpora + [asking_cost(one, root) for one in paid]
+    accounts = row_accounts(made, corpora, root, kinds)
+    lost = [account for account in accounts if account["rejected"]]
+    beside = add_payments(costs, root.name)
     page = {
         "title": title,
         "experiment": root.name,
         "limit": limit,
         "seed": seed,
+        "again": command_of(root),
         "build": digest({key: one["content"] for key, one in made.items()}),
         "artefacts": made,
         "measured": measured,
@@ -90,12 +104,40 @@ def write_report(
         "corpora": corpora,
         "paid": {one["kind"]: verbs[one["kind"]] for one in paid},
         "costs": costs,
-        "cost": total_cost(costs),
-        "accounts": row_accounts(made, corpora, root, kinds),
+        "cost": total_cost(costs, beside),
+        "accounts": accounts,
+        "lost": sorted(lost, key=lambda account: -account["rejected"] / max(account["given"], 1)),
+        "rejected": {account["key"]: account for account in lost},
+        "unpublished": [one["name"] for one in made.values() if one["kind"] == "scores" and _is_unpublished(one)],
         "versions": package_versions(made),
         "stale": stale_parents(made),
     }
     write_text_atomic(target, render(page))
+
+
+def _is_unpublished(one):
+    """Whether the scores of a smoke run would have stood beside published values."""
+    return bool(one["recipe"].get("limit") and one["recipe"].get("reference"))
+
+
+def _spans(columns, most):
+    """Return (begin, end) of the parts of a list that is split evenly, each of at most `most` entries."""
+    parts = -(-len(columns) // most)
+    size = -(-len(columns) // parts) if parts else 1
+    return [(begin, min(begin + size, len(columns))) for begin in range(0, len(columns), size)]
+
+
+def command_of(root: Path, checkout: Path = ROOT) -> str:
+    """Return the command that builds an experiment again, in the folder in which it was built.
+
+    A workflow that has Moult as a module keeps no config beside the results; its own command does it.
+    """
+    if not (root / "config.yaml").exists():
+        return "snakemake --cores all"
+    words = ["snakemake", "--configfile", f"{root.as_posix()}/config.yaml"]
+    if Path.cwd() != checkout:
+        words += ["--snakefile", str(checkout / "Snakefile")]
+    return shlex.join([*words, "--cores", "all"])
 
 
 def _link(path, page):
@@ -104,7 +146,7 @@ def _link(path, page):
 
 
 def render(page: Mapping[str, Any]) -> str:
-    """Return the HTML of a page; whatever data says is escaped."""
+    """Return the HTML of a page; whatever data says is escaped, and nothing in it acts (`legible`)."""
     import jinja2
     from markupsafe import Markup
 
@@ -126,15 +168,17 @@ def render(page: Mapping[str, Any]) -> str:
         "bytes": lambda size: f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.1f} kB",
         "words": lambda key: words.get(key, key),
         "json": lambda value: json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True),
-        "legible": _legible,
+        "cut": _cut,
+        "spans": _spans,
         "breakable": lambda name: Markup("<wbr>").join(re.split(r"(?<=[-_./])", name)),
         "inline": lambda svg, prefix, label: Markup(inline_svg(svg, prefix, label)),
     }
+    shared = {"draw_key": graphs.draw_key, "percent_unit": PERCENT}
     style = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
-    return environment.get_template("report.html.j2").render(**page, style=style, draw_key=graphs.draw_key)
+    return legible(environment.get_template("report.html.j2").render(**page, style=style, **shared))
 
 
-def _legible(text, length):
-    """Return a text cut at `length`, without control characters and those that turn the direction of writing."""
-    text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "�", str(text)).strip()
+def _cut(text, length):
+    """Return a text cut at `length`."""
+    text = str(text).strip()
     return text if len(text) <= length else f"{text[:length].rstrip()} …"

@@ -4,16 +4,20 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moult.base.files import read_csv, read_json, read_jsonl, write_text_atomic
+from moult.base.files import read_csv, read_json, write_text_atomic
+from moult.base.legible import legible
 from moult.base.stage import Job
 from moult.evaluation.kinds import SuiteKind
 from moult.evaluation.leaderboard import MEANS
-from moult.evaluation.scores import confusion_tables
+from moult.evaluation.scores import MOST_LABELS, confusion_tables, read_predictions
 from moult.evaluation.suites import KINDS, kind_of
 from moult.report.svg import PALETTE, shorten
 
 STYLE = {
     "svg.fonttype": "none",
+    # A name is text: no formula, however many dollar signs it has.
+    "text.parse_math": False,
+    "text.usetex": False,
     "svg.hashsalt": "moult",
     "font.size": 9,
     "axes.titlesize": 10,
@@ -41,13 +45,16 @@ STYLE = {
 SERIES = (("first", "o"), ("second", "D"), ("models-line", "s"))
 # Where marks of one, two or three methods stand on a line.
 SHIFTS = ((0,), (-0.16, 0.16), (-0.2, 0, 0.2))
+# Lines of a panel that can be read.
+MOST_MODELS = 60
 
 
 def draw_scores(rows: Sequence[dict[str, str]], kinds: Sequence[SuiteKind] = KINDS) -> str:
     """Return the scores of one suite as SVG, out of its rows of summary.csv; the kind of suite says what is drawn.
 
     A panel per dataset and, where there are several, one for their mean; a line per model, a mark per method, with the
-    95% interval of the headline metric; the baseline as a dashed line.
+    95% interval of the headline metric; the baseline as a dashed line. Of more than MOST_MODELS models, the best by the
+    last panel.
     """
     from matplotlib import style
 
@@ -56,8 +63,9 @@ def draw_scores(rows: Sequence[dict[str, str]], kinds: Sequence[SuiteKind] = KIN
     headline, baseline = kind.headline, kind.baseline
     factor, rows = headline.unit.factor, kind.panels(rows)
     found = {
+        # Too few rows for an interval: the mark alone.
         (row["dataset"], row["model"], row["method"]): [
-            factor * float(row[name]) for name in ("value", "ci_low", "ci_high")
+            factor * float(row[name] or row["value"]) for name in ("value", "ci_low", "ci_high")
         ]
         for row in rows
         if row["metric"] == headline.metric
@@ -71,8 +79,11 @@ def draw_scores(rows: Sequence[dict[str, str]], kinds: Sequence[SuiteKind] = KIN
         if len(baselines) == len(panels):
             baselines["mean"] = sum(baselines.values()) / len(panels)
         panels.append("mean")
+    total, models = len(models), _best(headline, found, models, panels[-1:])
     with style.context(["default", STYLE]):
         figure, axes = _grid(panels, len(models), len(methods))
+        if len(models) < total:
+            figure.suptitle(f"the {len(models)} best of {total} models", fontsize=9, color=PALETTE["muted"])
         for axis, panel in zip(axes, panels, strict=False):
             axis.set_title(shorten(panel) if panel != "mean" else f"mean of {len(panels) - 1} datasets")
             if baseline and panel in baselines:
@@ -81,6 +92,19 @@ def draw_scores(rows: Sequence[dict[str, str]], kinds: Sequence[SuiteKind] = KIN
                 _intervals(axis, found, panel, models, method, shift, PALETTE[colour], marker)
         _finish(figure, axes[: len(panels)], [shorten(name) for name in models], headline)
         return _svg_of(figure)
+
+
+def _best(headline, found, models, panel):
+    """Return the models to draw, in the order given: by their best method in a panel."""
+    if len(models) <= MOST_MODELS:
+        return models
+    values = {}
+    for (dataset, model, _), (value, *_) in found.items():
+        if dataset in panel:
+            values.setdefault(model, []).append(value)
+    ends = {model: (max if headline.higher_is_better else min)(own) for model, own in values.items()}
+    chosen = sorted(ends, key=ends.__getitem__, reverse=headline.higher_is_better)[:MOST_MODELS]
+    return [model for model in models if model in set(chosen)]
 
 
 def _grid(panels, models, methods):
@@ -132,13 +156,15 @@ def _finish(figure, axes, models, headline):
 def draw_confusion(tables: Sequence[Mapping[str, Any]]) -> str:
     """Return confusion matrices as SVG, a line of them per dataset, one beside the other per method.
 
-    tables: {dataset, method, labels, counts}, counts [labels, labels + 1] with the unread answers in the last column.
-    A cell is shaded by its share of its row and holds its count; the diagonal is framed.
+    tables: {dataset, method, labels, counts}, counts [labels, labels + 1] with the unread answers in the last column. A
+    cell is shaded by its share of its row and holds its count; the diagonal is framed. Of more than MOST_LABELS labels,
+    see `_readable`.
     """
     from matplotlib import style
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
 
+    tables = [_readable(table) for table in tables]
     datasets, methods = (list(dict.fromkeys(table[key] for table in tables)) for key in ("dataset", "method"))
     shades = LinearSegmentedColormap.from_list("share", [PALETTE["card"], PALETTE["first"]])
     sizes = {table["dataset"]: len(table["labels"]) for table in tables}
@@ -161,6 +187,30 @@ def draw_confusion(tables: Sequence[Mapping[str, Any]]) -> str:
         return _svg_of(figure)
 
 
+def _readable(table):
+    """Return a table with how many of its labels are `summed` as its last one: none of at most MOST_LABELS.
+
+    Of more, those stay that are most often taken for another or another for them, then those of most rows.
+    """
+    labels, counts = table["labels"], table["counts"]
+    if len(labels) <= MOST_LABELS:
+        return table | {"summed": 0}
+    guessed = [sum(row[place] for row in counts) for place in range(len(labels))]
+
+    def rank(place):
+        rows = sum(counts[place]) + guessed[place]
+        return 2 * counts[place][place] - rows, -rows
+
+    shown = sorted(sorted(range(len(labels)), key=rank)[: MOST_LABELS - 1])
+    groups = [[place] for place in shown] + [sorted(set(range(len(labels))) - set(shown))]
+    columns = [*groups, [len(labels)]]
+    summed = [
+        [sum(counts[line][place] for line in lines for place in places) for places in columns] for lines in groups
+    ]
+    names = [*(labels[place] for place in shown), f"{len(groups[-1])} others"]
+    return table | {"labels": names, "counts": summed, "summed": len(groups[-1])}
+
+
 def _matrix(axis, table, shades):
     """Draw one confusion matrix."""
     n = len(table["labels"])
@@ -179,7 +229,10 @@ def _matrix(axis, table, shades):
             clip_on=False,
         )
     names = [shorten(label, 24) for label in table["labels"]]
-    axis.set_title(f"{shorten(table['dataset'])}, {table['method']}", x=0, fontsize=9)
+    title = f"{shorten(table['dataset'])}, {table['method']}"
+    if table["summed"]:
+        title += f": the {n - 1} most confused of {n - 1 + table['summed']} labels"
+    axis.set_title(title, x=0, fontsize=9)
     axis.set_yticks([i + 0.5 for i in range(n)], names, fontsize=7)
     axis.set_xticks([i + 0.5 for i in range(n + 1)], [*names, "unread"], rotation=90, fontsize=7)
     axis.tick_params(axis="x", labelcolor=PALETTE["ink"])
@@ -211,7 +264,7 @@ def _svg_of(figure):
     """Return a figure as SVG without date and without the blanks that matplotlib leaves at line ends."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+    return legible("\n".join(line.rstrip() for line in buffer.getvalue().split("\n")).rstrip("\n")) + "\n"
 
 
 def run_scores(job: Job) -> None:
@@ -222,7 +275,7 @@ def run_scores(job: Job) -> None:
 
 def run_confusion(job: Job) -> None:
     """Do the job of plot_confusion."""
-    predictions = [row for path in job.inputs.predictions for row in read_jsonl(path)]
+    predictions = (row for path in job.inputs.predictions for row in read_predictions(path))
     names = zip(job.recipe["datasets"], job.inputs.datasets, strict=True)
     labels = {name: read_json(f"{folder}/labels.json")["labels"] for name, folder in names}
     write_text_atomic(job.outputs.plot, draw_confusion(confusion_tables(job.recipe, predictions, labels)))

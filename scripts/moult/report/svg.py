@@ -3,6 +3,8 @@
 import html
 import re
 
+from moult.base.legible import on_one_line
+
 # A page that shows a picture inline swaps each colour for its own variable of that name (see `inline_svg`).
 PALETTE = {
     "card": "#fefefe",
@@ -28,7 +30,8 @@ PALETTE = {
 
 
 def shorten(name: str, length: int = 28) -> str:
-    """Return a name with its middle left out, where it is longer than `length`."""
+    """Return a name as one legible line, with its middle left out where it is longer than `length`."""
+    name = on_one_line(name)
     half = (length - 1) // 2
     return name if len(name) <= length else f"{name[: length - 1 - half]}…{name[-half:]}"
 
@@ -47,4 +50,4 @@ def inline_svg(svg: str, prefix: str, label: str) -> str:
         svg = svg.replace(colour, f"var(--{name})")
     # An image has no parts for a screen reader; a picture with links has.
     role = "group" if "<a " in svg else "img"
-    return svg.replace("<svg", f'<svg role="{role}" aria-label="{html.escape(label)}"', 1)
+    return svg.replace("<svg", f'<svg role="{role}" aria-label="{html.escape(on_one_line(label))}"', 1)

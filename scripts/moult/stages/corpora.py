@@ -84,33 +84,54 @@ def _load(cfg, name):
 def _asks(cfg, known, name):
     """What a corpus asks. Where prompts will hold earlier answers, the questions alone are known."""
     entry = cfg.find("corpora", name)
-    recipe, exact, extra = entry.recipe(cfg), True, (0, 0)
+    recipe = entry.recipe(cfg)
     if any(plan.gains for plan in entry.plans(recipe, []).values()):
-        rows = known.questions(cfg.corpus_dataset(name).name, entry.splits)
+        sure, guessed, extra = known.questions(cfg.corpus_dataset(name).name, entry.splits), [], known.assumed
     else:
-        rows, exact, extra = _rows_to_ask(cfg, known, entry)
-    plans = None if rows is None else entry.plans(recipe, rows)
-    return Asking(entry.endpoints, recipe, plans, exact, extra)
+        sure, guessed, extra = _rows_to_ask(cfg, known, entry)
+    if sure is None:
+        return Asking(entry.endpoints, recipe, None)
+    plans = entry.plans(recipe, sure)
+    requests = tuple(entry.plans(recipe, guessed)["endpoint"].requests) if guessed else ()
+    return Asking(entry.endpoints, recipe, plans, requests, extra)
 
 
 def _rows_to_ask(cfg, known, entry):
-    """Return (rows or None, whether they are the ones that will be asked, tokens per row that are not in them yet)."""
+    """Return (rows as they will be asked, None where none are known; rows that lack something yet; how many tokens
+    that is per row, at least and at most)."""
     if not entry.asked:
-        return known.questions(entry.dataset, entry.splits), True, (0, 0)
-    if (written := known.rows(Ref("corpora", entry.asked))) is not None:
-        return [row for row in written if row["split"] in entry.splits], True, (0, 0)
-    source = cfg.find("corpora", entry.asked)
-    rows, _, extra = _rows_to_ask(cfg, known, source)
-    rows = rows and [row for row in rows if row["split"] in entry.splits]
-    if source.writes != "guidelines":
-        known.note(f"the corpus {source.name} is not written yet: which rows are answered already is unknown")
-        return rows, False, extra
-    most = source.decoding.max_tokens
-    known.note(
-        f"the guidelines {source.name} are not written yet: counted with 0 to {most} tokens a row; which rows are "
-        "answered already is unknown"
-    )
-    return rows, False, (0, most)
+        rows = known.questions(entry.dataset, entry.splits)
+        return (rows, [], (0, 0)) if rows is None or known.assumed == (0, 0) else ([], rows, known.assumed)
+    source, reference = cfg.find("corpora", entry.asked), Ref("corpora", entry.asked)
+    asked, guessed, (low, high) = _rows_to_ask(cfg, known, source)
+    written = known.rows(reference) or []
+    if asked is None:
+        # Its dataset is not at hand, but its rows are.
+        return ([row for row in written if row["split"] in entry.splits], [], (0, 0)) if written else (None, [], (0, 0))
+    # A row that its dataset has as it was asked about is as it will be; one that was rejected will not be asked about.
+    fields = asked[0].keys() - {"uid", "split"} if asked else set()
+    found = {_words(row, fields): row for row in written}
+    rejected = known.rejected(reference)
+    sure, lacking = [], [*guessed]
+    for row in asked:
+        if (whole := found.get(_words(row, fields))) is not None:
+            sure.append(whole | row)
+        elif row["uid"] not in rejected:
+            lacking.append(row)
+    sure, lacking = ([row for row in rows if row["split"] in entry.splits] for rows in (sure, lacking))
+    if lacking and source.writes == "guidelines":
+        high += source.decoding.max_tokens
+        known.note(
+            f"{len(lacking)} guidelines of {source.name} are not written yet: counted with {low} to {high} tokens a row"
+        )
+    elif lacking:
+        known.note(f"{len(lacking)} rows of the corpus {source.name} are not written yet")
+    return sure, lacking, (low, high)
+
+
+def _words(row, fields):
+    """Return a digest of what makes a row's prompt, wherever the row stands."""
+    return digest({name: row.get(name) for name in fields})
 
 
 def _stage(kind):

@@ -5,9 +5,10 @@ from typing import Any
 from moult.base.files import derive_seed
 from moult.base.rows import Recipe, Template
 from moult.base.stage import Local, Ref, Stage
+from moult.base.text import has_spellings
 from moult.config.entries.datasets import Dataset, Source
 from moult.config.experiment import Config
-from moult.data import exports, fields
+from moult.data import exports, fields, splits
 from moult.data import fetch as raw_files
 from moult.data import leakage as leakage_check
 from moult.data import prepare as preparing
@@ -59,21 +60,29 @@ def prepare_dataset(cfg: Config, name: str) -> Recipe:
         "name": name,
         "format": dataset.format,
         "columns": dict(sorted(dataset.columns.items())),
-        **({"tags": dict(sorted(dataset.tags.items()))} if form.shape == "conversations" else {}),
+        **({"tags": dict(sorted(dataset.tags.items()))} if form.tagged else {}),
         "files": {
             split: [source.category or source.basename.split(".")[0].removesuffix("_data") for source in sources]
             for split, sources in sorted(dataset.files.items())
         },
         "label_set": label_set,
         "task": dataset.task or (label_set["task"] if label_set else form.task),
-        "language": label_set["language"] if label_set else form.language,
+        "language": dataset.language,
         "dev_fraction": dataset.dev_fraction,
         **({"test_fraction": dataset.test_fraction} if dataset.test_fraction else {}),
         "limit": cfg.limit,
         "seed": derive_seed(cfg.seed, "prepare_dataset", name),
+        **({"draws": splits.VERSION} if _is_drawn_from(dataset) else {}),
+        **({"labels_folded": True} if any(map(has_spellings, (label_set or {}).get("labels", ()))) else {}),
         "version": preparing.VERSION,
         **(sampled_frames(dataset) if dataset.videos else {}),
     }
+
+
+def _is_drawn_from(dataset):
+    """Whether rows of train become those of a split that has no file."""
+    fractions = {"dev": dataset.dev_fraction, "test": dataset.test_fraction}
+    return "train" in dataset.files and any(fractions[split] for split in fractions.keys() - dataset.files.keys())
 
 
 def export_dataset(cfg: Config, name: str) -> Recipe:
@@ -106,9 +115,12 @@ def sampled_frames(dataset: Dataset) -> Recipe:
 
 def check_leakage(cfg: Config, name: str) -> Recipe:
     """What counts as leakage, and what then."""
-    leakage, beside = cfg.find("datasets", name).leakage, _beside(cfg, name)
+    dataset = cfg.find("datasets", name)
+    leakage = dataset.leakage
     recipe = {"name": name, "near": leakage.near, "found": leakage.found, "version": leakage_check.VERSION}
-    return recipe | ({"beside": beside} if beside else {})
+    # English and Chinese are written without marks.
+    recipe |= {} if dataset.language in ("en", "zh") else {"marks": True}
+    return recipe | ({"beside": beside} if (beside := _beside(cfg, name)) else {})
 
 
 def _beside(cfg, name):
@@ -213,6 +225,7 @@ STAGES = (
         names=_named,
         recipe=check_leakage,
         inputs=_looked_through,
+        sealed=False,
     ),
     Stage(
         rule="export_dataset",
@@ -231,5 +244,7 @@ STAGES = (
         doing="writing one dataset_info.json for all exports",
         run="moult.data.exports:run_index",
         inputs=lambda cfg: {"exports": [Ref("exports", name) for (name,) in _exported(cfg)]},
+        file="exports/dataset_info.json",
+        sealed=False,
     ),
 )

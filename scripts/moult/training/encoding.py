@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from moult.base.rows import Dropped
 from moult.data.prompts import Example, videos_of
-from moult.inference.tokens import end_of_turn_id, prompt_ids
+from moult.inference.tokens import chat_tokens
 from moult.inference.vision import Vision
 from moult.training.pairs import Pair
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class Encoded(TypedDict, total=False):
     """A row of tokens: of an example input_ids and start, of a preference completions and preferred.
 
-    input_ids: prompt, answer, end of turn; start: index of the answer's first token; videos: digests of the frames of
-    those that it shows. completions: a row each, those to prefer first; preferred: how many these are; reference:
-    log-probability of each answer under the frozen reference, in nats.
+    input_ids: prompt, answer, end of turn; start: index of the first token behind the prompt; videos: digests of the
+    frames of those that it shows. completions: a row each, those to prefer first; preferred: how many these are;
+    reference: log-probability of each answer under the frozen reference, in nats.
     """
 
     input_ids: list[int]
@@ -41,18 +41,17 @@ def encode_examples(
 ) -> tuple[list[Encoded], int, list[Dropped]]:
     """Return (rows, number of truncated prompts, dropped) for chat examples; `vision` where they show videos.
 
-    A row has `input_ids` (prompt, answer, end of turn), `start`, the index of the answer's first token, and `videos`
-    where it has some. A prompt that is too long loses its oldest tokens, save a leading BOS that many models lean on,
-    and all up to its last video; an answer is never truncated: a row whose answer leaves no room for a token of prompt
-    is dropped as {uid, reason}.
+    A row has `input_ids`, the tokens of the conversation as the chat template renders it, up to the end of the answer's
+    turn; `start`, the index of the first one behind the prompt; and `videos` where it has some. A prompt that is too
+    long loses its oldest tokens, save a leading BOS that many models lean on, and all up to its last video; an answer
+    is never truncated: a row whose answer leaves no room for a token of prompt is dropped as {uid, reason}.
     """
-    end = end_of_turn_id(tokenizer)
+    chat = chat_tokens(tokenizer)
     rows: list[Encoded] = []
     dropped: list[Dropped] = []
     truncated = 0
     for example in examples:
-        prompt = prompt_ids(tokenizer, example.messages)
-        answer = _answer_ids(tokenizer, example.answer, end)
+        prompt, (answer,) = chat.answered(example.messages, [example.answer])
         head = [token for token in prompt[:1] if token == tokenizer.bos_token_id]
         what = "the answer and its end are"
         if videos := videos_of(example.messages):
@@ -63,7 +62,7 @@ def encode_examples(
             what = "the prompt up to its last video, the answer and its end are"
         room, kept = max_length - len(answer), len(head) if videos else 0
         if room - kept < 1:
-            reason = f"{what} {len(answer) + kept} tokens, max_length is {max_length}"
+            reason = f"{what} too long, max_length is {max_length}"
             dropped.append({"uid": example.uid, "reason": reason})
             continue
         truncated += len(prompt) > room
@@ -83,18 +82,17 @@ def encode_pairs(
     A row has `completions`, one row as `encode_examples` makes it per answer, the chosen answers first, and
     `preferred`, the number of chosen answers. All have the same prompt, truncated to fit the longest answer.
     """
-    end = end_of_turn_id(tokenizer)
+    chat = chat_tokens(tokenizer)
     rows: list[Encoded] = []
     dropped: list[Dropped] = []
     truncated = 0
     for pair in pairs:
-        prompt = prompt_ids(tokenizer, pair.messages)
-        answers = [_answer_ids(tokenizer, text, end) for text in (*pair.chosen, *pair.rejected)]
+        prompt, answers = chat.answered(pair.messages, [*pair.chosen, *pair.rejected])
         longest = max(map(len, answers))
         head = [token for token in prompt[:1] if token == tokenizer.bos_token_id]
         room = max_length - longest
         if room < 1:
-            reason = f"the longer answer and its end are {longest} tokens, max_length is {max_length}"
+            reason = f"the longer answer and its end are too long, max_length is {max_length}"
             dropped.append({"uid": pair.uid, "reason": reason})
             continue
         truncated += len(prompt) > room
@@ -102,11 +100,6 @@ def encode_pairs(
         encoded: list[Encoded] = [{"input_ids": prompt + answer, "start": len(prompt)} for answer in answers]
         rows.append({"completions": encoded, "preferred": len(pair.chosen)})
     return rows, truncated, dropped
-
-
-def _answer_ids(tokenizer, text, end):
-    # Control tokens are spelt out, as in prompts: an answer must not teach the model to end or open a turn.
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] + [end]
 
 
 def _last(prompt, room, head):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from moult.base.errors import UserError
 from moult.base.files import read_json, whole_directory, write_json
+from moult.base.reasons import in_words
 from moult.base.stage import Job
 from moult.data.prompts import Example, videos_of
 from moult.training import launcher
@@ -186,3 +187,5 @@ def run(job: Job) -> None:
         facts = finetune_full(*work, job.outputs.model, inputs.data)
         write_model_card(job.outputs.model, job.card({}))
     job.facts = facts | {"dropped": dropped + facts["dropped"]}
+    if lost := job.facts["dropped"]:
+        logger.warning("%d rows are not trained on: %s", len(lost), in_words(row["reason"] for row in lost))

@@ -1,4 +1,4 @@
-"""Preference pairs out of corpora."""
+"""Preference pairs out of corpora and datasets."""
 
 import logging
 from collections.abc import Sequence
@@ -7,6 +7,8 @@ from pathlib import Path
 
 from moult.base.errors import UserError
 from moult.base.files import digest, read_jsonl
+from moult.base.rows import Dropped
+from moult.data.formats import format_of
 
 # Share of the train pairs that is held out where there is no dev pair.
 HELD_OUT = 0.1
@@ -23,14 +25,24 @@ class Pair:
     rejected: list[str]
 
 
-def read_pairs(paths: Sequence[str | Path], names: Sequence[str], seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Return (train, dev) pairs of preference corpora, uids made unique across them.
+def read_pairs(
+    paths: Sequence[str | Path], names: Sequence[str], seed: int
+) -> tuple[list[Pair], list[Pair], list[Dropped]]:
+    """Return (train, dev, dropped) pairs of preference corpora and prepared datasets, uids made unique across them.
 
     Where no pair is of the dev split, a tenth of train is held out by the seed: something must watch for collapse.
     UserError for a row that is no pair, or for fewer than two pairs.
     """
-    pairs = {"train": [], "dev": []}
+    pairs: dict[str, list[Pair]] = {"train": [], "dev": []}
+    dropped: list[Dropped] = []
     for path, name in zip(paths, names, strict=True):
+        for split in pairs if Path(path).is_dir() else ():
+            if Path(path, f"{split}.parquet").exists():
+                found, without = format_of(path).pairs(path, split)
+                pairs[split] += [Pair(f"{name}/{uid}", prompt, [good], [bad]) for uid, prompt, good, bad in found]
+                dropped += [{"split": split, "uid": f"{name}/{uid}", "reason": reason} for uid, reason in without]
+        if Path(path).is_dir():
+            continue
         for number, row in enumerate(read_jsonl(path), start=1):
             pair = _pair(row, name, f"{path}, row {number}")
             if row["split"] in pairs:
@@ -46,7 +58,7 @@ def read_pairs(paths: Sequence[str | Path], names: Sequence[str], seed: int) -> 
             f"{', '.join(map(str, paths))}: {len(pairs['dev'])} pairs are too few to train on and to hold one out; ask "
             "more questions, or loosen the gate of the corpus (its rejects say what it took)."
         )
-    return pairs["train"], pairs["dev"]
+    return pairs["train"], pairs["dev"], dropped
 
 
 def _pair(row, name, place):

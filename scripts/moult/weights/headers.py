@@ -24,7 +24,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 _AGAIN = "fetch or make it again"
 # Tensor name → (file name, dtype by its name in safetensors, shape).
 Headers = dict[str, tuple[str, str, tuple[int, ...]]]
-_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)\.")
+LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)\.")
 _SHARD = re.compile(r".*-\d{5}-of-\d{5}\.safetensors")
 # What transformers takes in place of an index, or on top of the model.
 _FIRST = ("model.safetensors", "adapter_model.safetensors")
@@ -117,7 +117,7 @@ def left_over(folder: str | Path) -> list[Path]:
 def _refuse_missing_layer(folder, config, held):
     """Raise a UserError for a layer that the config counts and no tensor is of: transformers makes one up at random."""
     count = config.get("num_hidden_layers")
-    numbers = {int(found[1]) for name in held if (found := _LAYER.search(name))}
+    numbers = {int(found[1]) for name in held if (found := LAYER.search(name))}
     if isinstance(count, int) and numbers:
         lacking = next((number for number in range(count) if number not in numbers), None)
         if lacking is not None:

@@ -1,21 +1,36 @@
 """Merge the weights of models with mergekit."""
 
+import contextlib
 import logging
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from moult.base.errors import UserError
-from moult.base.failures import is_disk_full, is_memory_short
 from moult.base.files import read_json, whole_directory, write_json, write_text_atomic
 from moult.base.lean_imports import hide_compiler, hide_packages
 from moult.base.rows import Facts, Recipe
 from moult.base.stage import Job
+from moult.weights import mixtures
+from moult.weights.calling_mergekit import mergekit_path, mergekit_refusals
 from moult.weights.card import write_model_card
-from moult.weights.compatibility import chat_template, check_compatible, tensor_shapes
-from moult.weights.headers import OTHER_FILES, TOKENIZER_FILES, check_finite, check_model_folder, copy_files
-from moult.weights.methods import METHODS, refusals
+from moult.weights.compatibility import (
+    chat_template,
+    check_compatible,
+    embedding_rows,
+    outside_layers,
+    tensor_shapes,
+    tokens_of,
+)
+from moult.weights.headers import (
+    OTHER_FILES,
+    TOKENIZER_FILES,
+    check_finite,
+    check_model_folder,
+    copy_files,
+    tensor_headers,
+)
+from moult.weights.methods import METHODS, filters, gradients_outside, groups, refusals
 
 # Raise when the same recipe would now give other weights.
 VERSION = 1
@@ -30,68 +45,143 @@ def mergekit_config(recipe: Recipe, folder_of: Callable[[str], str]) -> dict[str
     method, base = recipe["method"], recipe.get("base")
     if found := list(refusals(recipe)):
         raise UserError(f"merge by {method}: {'. '.join(found)}.")
-    parameters = {key: value for key, value in recipe.get("parameters", {}).items() if value is not None}
     config = {
         "merge_method": method,
-        "models": [_mergekit_parent(parent, folder_of) for parent in recipe["parents"]],
-        "parameters": parameters,
+        **_sources(recipe, folder_of),
+        "parameters": _given(recipe.get("parameters", {})),
         "dtype": recipe["dtype"],
     }
-    return config if base is None else config | {"base_model": folder_of(base)}
+    if base is not None:
+        config["base_model"] = folder_of(base)
+    if "modules" in recipe:
+        config["modules"] = {
+            name: _sources(part, folder_of) | _parameters(part) for name, part in recipe["modules"].items()
+        }
+    if "out_dtype" in recipe:
+        config["out_dtype"] = recipe["out_dtype"]
+    if "tokenizer" in recipe:
+        config["tokenizer"] = _tokenizer(recipe["tokenizer"], folder_of)
+    return config
 
 
-def _mergekit_parent(parent, folder_of):
-    settings = {key: value for key, value in parent.items() if key != "model" and value is not None}
-    return {"model": folder_of(parent["model"]), "parameters": settings}
+def _sources(part, folder_of):
+    """What is merged, as mergekit writes it: models, or slices; neither where modules say it."""
+    if "slices" in part:
+        return {"slices": [_slice(one, folder_of) for one in part["slices"]]}
+    if "parents" in part:
+        return {"models": [_source(parent, folder_of) for parent in part["parents"]]}
+    return {}
+
+
+def _slice(one, folder_of):
+    base = {"base_model": folder_of(one["base"])} if one.get("base") else {}
+    return {"sources": [_source(source, folder_of) for source in one["sources"]]} | base | _parameters(one)
+
+
+def _source(parent, folder_of):
+    settings = _given({key: value for key, value in parent.items() if key not in ("model", "layer_range")})
+    layers = {"layer_range": list(parent["layer_range"])} if "layer_range" in parent else {}
+    return {"model": folder_of(parent["model"])} | layers | {"parameters": settings}
+
+
+def _given(settings):
+    return {key: value for key, value in settings.items() if value is not None}
+
+
+def _parameters(part):
+    return {"parameters": _given(part["parameters"])} if part.get("parameters") else {}
+
+
+def _tokenizer(given, folder_of):
+    source = given["source"]
+    tokens = {}
+    for token, one in given.get("tokens", {}).items():
+        origin = {"kind": "zero"} if one["source"] == "zero" else folder_of(one["source"])
+        tokens[token] = {"source": origin, "force": one["force"]}
+    config = {"source": source if source in ("union", "base") else folder_of(source), "tokens": tokens}
+    multiple = given.get("pad_to_multiple_of")
+    return config if multiple is None else config | {"pad_to_multiple_of": multiple}
 
 
 def merge_models(recipe: Recipe, folders: Mapping[str, str | Path], target: str | Path) -> Facts:
     """Merge models with mergekit on the CPU; the same recipe gives the same bytes.
 
-    `recipe`: method, base, parents (model, weight, density), parameters, dtype, seed, threads. `folders` maps the
-    names in it to folders. Config, tokenizer, chat template and generation config come from the base (else the
-    first parent), or from the first parent that has a chat template where the base has none. The configuration
-    stays beside the weights as `mergekit_config.yml`, its paths relative to where the job runs. UserError when the
-    models do not fit each other or the result is not finite. Returns the facts: `tokenizer_from`, `warnings`.
+    `recipe`: method, base, parents (model, weight, density) or slices or modules, parameters, dtype, seed, threads;
+    perhaps out_dtype, tokenizer, chat_template. `folders` maps the names in it to folders. Config, tokenizer, chat
+    template and generation config come from the base (else the first parent), or from the first parent that has a chat
+    template where the base has none. The configuration stays beside the weights as `mergekit_config.yml`, its paths
+    relative to where the job runs. UserError when the models do not fit each other or the result is not finite.
+    Returns the facts: `tokenizer_from`, `warnings`.
     """
     import torch
     import yaml
 
-    parents = [parent["model"] for parent in recipe["parents"]]
+    parents = [parent["model"] for group in groups(recipe) for parent in group["parents"]]
     base, method = recipe.get("base"), recipe["method"]
-    config = mergekit_config(recipe, lambda name: _mergekit_path(folders[name]))
-    names = list(dict.fromkeys([base, *parents] if base else parents))
+    config = mergekit_config(recipe, lambda name: mergekit_path(folders[name]))
+    bases = [group["base"] for group in groups(recipe) if group["base"]]
+    names = list(dict.fromkeys([*([base] if base else []), *bases, *parents]))
     models = {name: Path(folders[name]) for name in names}
     for folder in models.values():
         check_model_folder(folder)
         check_finite(folder, "fetch or make this parent again")
-    warnings = check_compatible(models, base if METHODS[method].base == "no parent" else None)
+    warnings = check_compatible(
+        models,
+        base if METHODS[method].task_vectors else None,
+        layers="parents" in recipe,
+        tokens="tokenizer" not in recipe,
+    )
+    _check_filters(recipe, models)
+    if "tokenizer" in recipe:
+        _check_rows(recipe["tokenizer"], models)
+    warnings += gradients_outside(recipe)
     for warning in warnings:
         logger.warning(warning)
-    by_template = sorted(names, key=lambda name: not chat_template(models[name]))
-    logger.info("merging %s by %s", ", ".join(parents), method)
+    by_template = sorted(names, key=lambda name: (name != recipe.get("chat_template"), not chat_template(models[name])))
+    logger.info("merging %s by %s", ", ".join(dict.fromkeys(parents)), method)
     torch.set_num_threads(recipe["threads"])
     with whole_directory(target) as folder:
-        _run_mergekit(config, folder, recipe["seed"])
-        _check_merged(folder, models[names[0]])
-        _write_merged_config(models[names[0]], folder, recipe["dtype"])
-        copy_files(models[by_template[0]], folder, TOKENIZER_FILES)
+        _run_mergekit(config, folder, recipe["seed"], [mergekit_path(models[name]) for name in names])
+        _write_merged_config(recipe, models[names[0]], folder)
+        _check_merged(recipe, folder, models[names[0]])
+        if "tokenizer" in recipe:
+            _take_template(models[by_template[0]], folder)
+        else:
+            copy_files(models[by_template[0]], folder, TOKENIZER_FILES)
         # Backwards, so that of several files of one name the best owner's stays.
         for name in reversed(by_template):
             copy_files(models[name], folder, OTHER_FILES)
         write_text_atomic(folder / "mergekit_config.yml", yaml.safe_dump(config, sort_keys=False))
-    logger.info("merged %s by %s", ", ".join(parents), method)
+    logger.info("merged %s by %s", ", ".join(dict.fromkeys(parents)), method)
     return {"tokenizer_from": by_template[0], "warnings": warnings}
 
 
-def _mergekit_path(folder):
-    path = Path(os.path.relpath(folder)).as_posix()
-    if not {"@", "+"}.isdisjoint(path):
-        raise UserError(f"{path}: mergekit reads @ and + in a path as its own signs; rename the model or the folder.")
-    return path
+def _check_filters(recipe, models):
+    """UserError for a filter that meets no tensor: its value would count nowhere."""
+    names = {name for folder in models.values() for name in tensor_headers(folder)}
+    for where, part in filters(recipe):
+        if not any(part in name for name in names):
+            raise UserError(
+                f"merge by {recipe['method']}: {where}: filter {part!r} meets no tensor; names are such as "
+                f"{', '.join(sorted(names)[:2])}."
+            )
 
 
-def _run_mergekit(config, folder, seed):
+def _check_rows(tokenizer, models):
+    """UserError where rows of embeddings would be lost because no token stands for them, unless that is wanted."""
+    source = tokenizer["source"]
+    of = list(models.values()) if source == "union" else [models.get(source, next(iter(models.values())))]
+    tokens = {token for folder in of for token in tokens_of(folder)}.union(tokenizer.get("tokens", {}))
+    multiple = tokenizer.get("pad_to_multiple_of") or 1
+    kept, rows = -(-len(tokens) // multiple) * multiple, max(embedding_rows(folder) for folder in models.values())
+    if kept < rows and not tokenizer.get("drop_rows"):
+        raise UserError(
+            f"merge: with this tokenizer the embeddings keep {kept} of {rows} rows, because no token stands for the "
+            "others; write pad_to_multiple_of, or `drop_rows: true` if they may be lost."
+        )
+
+
+def _run_mergekit(config, folder, seed, order):
     """Write the merged weights to a folder; UserError where mergekit refuses its configuration."""
     with hide_packages("scipy", "torch_distributed"), hide_compiler():
         from mergekit.config import MergeConfiguration
@@ -99,43 +189,91 @@ def _run_mergekit(config, folder, seed):
         from mergekit.merge import run_merge
         from mergekit.options import MergeOptions
 
-    # Without a base mergekit copies config and tokenizer from a model that it draws from an unordered set, and its
-    # card asks the hub for every path that looks like a repository: the caller sees to both.
+    class Ordered(MergeConfiguration):
+        """mergekit draws its models from an unordered set, on which the order of a union's tokens depends."""
+
+        def referenced_models(self):
+            return sorted(super().referenced_models(), key=lambda model: order.index(model.model.path))
+
+    # Its card asks the hub for every path that looks like a repository; config and tokenizer are the caller's.
     logger.info("ready: mergekit is loaded")
-    options = MergeOptions(random_seed=seed, quiet=True, copy_tokenizer=False, write_model_card=False)
+    options = MergeOptions(
+        random_seed=seed, quiet=True, copy_tokenizer=False, write_model_card=False, clone_tensors="slices" in config
+    )
     try:
-        run_merge(MergeConfiguration.model_validate(config), str(folder), options)
-    except (RuntimeError, ValueError) as error:
-        if is_disk_full(error) or is_memory_short(error):
-            raise
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(
-            f"mergekit refuses this merge ({reason}); correct its parameters, or take models of a kind it knows."
-        ) from error
+        with mergekit_refusals(), _vocabularies_in_order():
+            run_merge(Ordered.model_validate(config), str(folder), options)
     finally:
         # It keeps the files of a path open for the next merge of this process, which may find others there.
         LoaderCache().loaders.clear()
 
 
-def _check_merged(folder, reference):
-    """UserError unless the result has every tensor of the reference, in its shape, and finite."""
-    config = read_json(reference / "config.json")
-    if tensor_shapes(folder, config) != tensor_shapes(reference, config):
+@contextlib.contextmanager
+def _vocabularies_in_order():
+    """Let tokenizers give their vocabulary by ids: they give it in another order in each process."""
+    from transformers import PreTrainedTokenizerFast
+
+    original = PreTrainedTokenizerFast.get_vocab
+
+    def in_order(self):
+        return dict(sorted(original(self).items(), key=lambda item: item[1]))
+
+    PreTrainedTokenizerFast.get_vocab = in_order
+    try:
+        yield
+    finally:
+        PreTrainedTokenizerFast.get_vocab = original
+
+
+def _check_merged(recipe, folder, reference):
+    """UserError unless the result has every tensor of the reference, in its shape, and finite.
+
+    Where layers are put together anew, those outside of the layers are compared, and each layer is there; with a
+    tokenizer of its own the rows of the embeddings may be others.
+    """
+    config, theirs = read_json(folder / "config.json"), read_json(reference / "config.json")
+    made, expected = tensor_shapes(folder, config), tensor_shapes(reference, theirs)
+    if "parents" not in recipe:
+        check_model_folder(folder)
+        made, expected = outside_layers(made), outside_layers(expected)
+    if "tokenizer" in recipe:
+        sides = ((made, embedding_rows(folder)), (expected, embedding_rows(reference)))
+        made, expected = (
+            {name: shape[1:] if shape[:1] == (rows,) else shape for name, shape in shapes.items()}
+            for shapes, rows in sides
+        )
+    if made != expected:
         raise UserError(f"merge: lacks tensors of {reference}; mergekit does not know all of this architecture.")
     check_finite(folder, "the parents do not: look for weights that sum to zero, or merge in another dtype")
 
 
-def _write_merged_config(reference, folder, dtype):
+def _write_merged_config(recipe, reference, folder):
+    """Write config.json: the reference's, with the number format, the layers and the rows of what was merged."""
     config = read_json(reference / "config.json")
+    ranges = [group["parents"][0]["layer_range"] for group in groups(recipe) if "layer_range" in group["parents"][0]]
+    layers = [number for first, last in ranges for number in range(first, last)]
     for settings in (config, *(value for value in config.values() if isinstance(value, dict))):
         if settings is config or "dtype" in settings or "torch_dtype" in settings:
             settings.pop("torch_dtype", None)
-            settings["dtype"] = dtype
+            settings["dtype"] = recipe.get("out_dtype", recipe["dtype"])
+        if "tokenizer" in recipe and "vocab_size" in settings:
+            settings["vocab_size"] = embedding_rows(folder)
+    if layers:
+        config["num_hidden_layers"] = len(layers)
+        if types := config.get("layer_types"):
+            config["layer_types"] = [types[number] for number in layers]
     write_json(folder / "config.json", config)
+
+
+def _take_template(origin, folder):
+    template = chat_template(origin)
+    if template:
+        write_text_atomic(folder / "chat_template.jinja", template)
 
 
 def run(job: Job) -> None:
     """Do the job of merge_models."""
     folders = dict(zip(job.params.names, job.inputs.models, strict=True))
-    job.facts = merge_models(job.recipe, folders, job.outputs.model)
+    make = mixtures.mix_experts if "experts" in job.recipe else merge_models
+    job.facts = make(job.recipe, folders, job.outputs.model)
     write_model_card(job.outputs.model, job.card(job.facts))

@@ -6,11 +6,22 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from moult.base.errors import UserError
-from moult.base.files import derive_seed, digest, read_jsonl, whole_directory, whole_file, write_json, write_jsonl
+from moult.base.files import (
+    ABANDONED,
+    derive_seed,
+    digest,
+    read_jsonl,
+    whole_directory,
+    whole_file,
+    write_json,
+    write_jsonl,
+)
+from moult.base.processes import Process, _state_and_start, machine_start
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -114,3 +125,44 @@ def test_digests_and_seeds_do_not_depend_on_the_order_of_keys():
 def test_json_is_sorted(tmp_path):
     write_json(tmp_path / "a.json", {"b": 1, "a": 2})
     assert (tmp_path / "a.json").read_text() == '{\n  "a": 2,\n  "b": 1\n}\n'
+
+
+def left_by(folder, maker, age=0.0):
+    """Return unfinished work on `model` that names its maker, last changed `age` seconds ago."""
+    half = folder / f".model.{maker}.partial"
+    half.mkdir()
+    (half / "weights").write_text("half")
+    for path in (half / "weights", half):
+        os.utime(path, (time.time() - age,) * 2)
+    return half
+
+
+def test_unfinished_work_is_known_by_its_process_not_by_a_number(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        own = Process.own()
+        theirs = own._replace(number=other.pid, start=_state_and_start(other.pid)[1])
+        gone = [
+            left_by(tmp_path, theirs._replace(start=theirs.start - 1)),
+            left_by(tmp_path, own._replace(number=1, start=7)),
+            left_by(tmp_path, own._replace(number=4_000_000)),
+            # Of an earlier Moult, whose number is that of a process of today.
+            left_by(tmp_path, f"{own.host}-{other.pid}"),
+            left_by(tmp_path, own._replace(place="0" * 8), time.time() - machine_start() + 60),
+            left_by(tmp_path, own._replace(host="elsewhere"), ABANDONED + 60),
+            left_by(tmp_path, "elsewhere-77", ABANDONED + 60),
+        ]
+        stays = [
+            left_by(tmp_path, theirs),
+            left_by(tmp_path, own._replace(place="1" * 8)),
+            left_by(tmp_path, own._replace(host="elsewhere", number=2), ABANDONED - 60),
+            left_by(tmp_path, "elsewhere-78"),
+            left_by(tmp_path, "mine", ABANDONED + 60),
+        ]
+        with whole_directory(tmp_path / "model") as folder:
+            (folder / "weights").write_text("whole")
+        assert not [path.name for path in gone if path.exists()]
+        assert all(path.exists() for path in stays)
+        other.kill()
+        os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
+        # It is dead, though nobody has asked how it ended.
+        assert theirs.runs() is False

@@ -1,9 +1,11 @@
 """A row of a corpus ends as an answer or as a reject with its reason."""
 
+import re
+
 import pytest
 from moult.base.errors import UserError
 from moult.base.files import read_json, read_jsonl
-from moult.corpora.generated import generate_corpus, write_corpus
+from moult.corpora.generated import generate_corpus, nothing_kept, write_corpus
 from moult.data.prompts import load_template
 from moult.inference.asking import Asker
 from openai_server import OpenAIServer
@@ -67,10 +69,35 @@ def test_the_three_files_agree(tmp_path):
     assert len(read_jsonl(paths[0])) + len(read_jsonl(paths[1])) == read_json(paths[2])["calls"]
 
 
+@pytest.mark.parametrize(
+    ("reason", "remedy"),
+    {
+        "judge: the reply is not the JSON that was asked for": "correct `judge_prompt`",
+        "cut: reached max_tokens": "`truncated: keep`",
+        "rejected answer: cut: reached max_tokens": "Raise `decoding.max_tokens`",
+        "not accepted after 3 answers": "raise `max_iterations`",
+        "chosen answer: shorter than min_characters": "that limit of `gate`",
+        "the two answers are equal": "that limit of `gate`",
+        "error: refused: I will not say that.": "ask another endpoint",
+        "error: HTTP 500: the server had an error; tries: 6": "such replies cost nothing",
+        "error: the reply has no choices": "Look at the replies there",
+    }.items(),
+)
+def test_each_reason_has_its_remedy(tmp_path, reason, remedy):
+    assert remedy in str(nothing_kept(tmp_path / "c.jsonl", [{"uid": "q", "reason": reason, "text": ""}]))
+
+
 def test_a_corpus_without_a_row_stops_the_build(tmp_path):
     with OpenAIServer(lambda body: "") as server:
         result = generated(server, tmp_path)
-    with pytest.raises(UserError, match="every row was rejected, the first for 'empty answer'"):
+    kept = tmp_path / "all-rejected" / "c.jsonl"
+    said = f"every row was rejected, 4 for 'empty answer'; all 4 rejects are in {kept}. Raise `decoding.max_tokens`"
+    with pytest.raises(UserError, match=re.escape(said)):
         write_corpus(tmp_path / "c.jsonl", tmp_path / "r.jsonl", tmp_path / "u.json", result)
+    assert [row["uid"] for row in read_jsonl(kept)] == [row["uid"] for row in ROWS]
+    with OpenAIServer(reply) as server:
+        result = generated(server, tmp_path / "again")
+    write_corpus(tmp_path / "c.jsonl", tmp_path / "r.jsonl", tmp_path / "u.json", result)
+    assert not kept.exists()
     with pytest.raises(UserError, match="no rows to ask about"):
         generated(server, tmp_path, [])

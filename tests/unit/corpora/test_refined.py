@@ -259,7 +259,9 @@ def test_nothing_accepted_stops_the_build_but_not_a_chain_of_rounds(tmp_path):
     with OpenAIServer(Both({number: [verdict(False)] for number in range(4)})) as server:
         result = refine(server, tmp_path, max_iterations=1)
     paths = [tmp_path / name for name in ("c.jsonl", "c.rejects.jsonl", "c.usage.json")]
-    with pytest.raises(UserError, match="every row was rejected, the first for 'not accepted after 1 answers'"):
+    with pytest.raises(
+        UserError, match="every row was rejected, 4 for 'not accepted after 1 answers'; .*raise `max_iterations`"
+    ):
         write_refined(*paths, result)
     assert write_refined(*paths, result, may_be_empty=True)["rows"] == 0 and read_jsonl(paths[0]) == []
 

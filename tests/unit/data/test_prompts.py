@@ -151,7 +151,7 @@ def test_questions_without_answers_are_told_not_lost(tmp_path):
 
 
 def test_a_dataset_without_any_answer_cannot_be_trained_on(tmp_path):
-    with pytest.raises(UserError, match="no row has an answer"):
+    with pytest.raises(UserError, match="no row can be trained on: 1 no answer to train on; train on a corpus"):
         questions(tmp_path, "1\tt\tq\t")
 
 

@@ -46,10 +46,11 @@ LINE |= {"difference": "-27.5", "ci_low": "-30", "ci_high": "-25", "p_mcnemar": 
 
 
 def test_the_best_is_the_lowest_and_less_is_progress():
-    (suite,) = suite_tables(LENGTHS, scores({"wordy": 40.0, "brief": 12.5}), [LINE])
-    (table,), (leader,), (line,) = suite["tables"], suite["leaders"], suite["differences"]
+    lines = [LINE | {"dataset": dataset} for dataset in ("acts", "moods", "weighted_mean")]
+    (suite,) = suite_tables(LENGTHS, scores({"wordy": 40.0, "brief": 12.5}), lines)
+    (table,), (leader,), (line, *_) = suite["tables"], suite["leaders"], suite["differences"]
     assert [row["model"] for row in table["rows"] if all(cell["best"] for cell in row["cells"])] == ["brief"]
-    assert (leader["best"], leader["ahead"], leader["beats"]) == ("brief", True, False)
+    assert (leader["best"], leader["ahead"], leader["beyond"]) == ("brief", True, "below")
     assert line["trend"] == "up"
     # Of a number nobody knows the largest: a table's scale ends at its own.
     assert table["rows"][0]["cells"][0]["mean_length"]["places"][2] == 100
@@ -94,7 +95,7 @@ def build(root):
             manifests.append(manifest)
     rows = scores({"wordy": 40.0, "brief": 12.5})
     write_csv(root / "scores/summary.csv", rows, COLUMNS)
-    write_csv(root / "scores/differences.csv", [LINE], DIFFERENCES)
+    write_csv(root / "scores/differences.csv", [LINE, LINE | {"dataset": "weighted_mean"}], DIFFERENCES)
     write_text_atomic(root / "plots/brevity.svg", draw_scores(rows, (*KINDS, LENGTHS)))
     named = {"summary": root / "scores/summary.csv", "differences": root / "scores/differences.csv"}
     named |= {"plots": [root / "plots/brevity.svg"], "confusion": [], "leakage": [], "manifests": manifests}
@@ -110,9 +111,10 @@ def test_the_report_tells_of_it(tmp_path):
     assert (
         '<a href="#lengths">Lengths of answers</a>' in text and '<h2 id="lengths-title">Lengths of answers</h2>' in text
     )
-    assert "<strong>brief</strong> has the lowest mean answer length over 2 datasets:" in text
-    assert "<strong>12.50</strong> [12.00, 13.00]; clearly ahead of wordy (40.00)." in text
-    assert "Quoting the row would score 11.00, which no model clearly beats." in text
+    assert '<code class="name">brief</code></strong> has the lowest mean answer length over 2 datasets:' in text
+    assert "<strong>12.50</strong> [12.00, 13.00]; clearly ahead of" in text
+    assert "(40.00; paired test over all rows, p = 0.001)." in text
+    assert "Quoting the row would score 11.00, below that interval." in text
     assert "measured in words" in text and "longest answer 112.50" in text and "20.0% unread" in text
     assert "−27.50" in text and 'class="number up"' in text and "; lower is better" in text
     # In its picture, its rejects, and what it cost.

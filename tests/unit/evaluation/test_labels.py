@@ -10,7 +10,13 @@ from moult.data.prompts import load_template
 from moult.evaluation import scores as label_scores
 from moult.evaluation.labels import predict_labels
 from moult.evaluation.published import Published
-from moult.evaluation.scores import COLUMNS, DIFFERENCES, differences, score_labels
+from moult.evaluation.scores import (
+    COLUMNS,
+    DIFFERENCES,
+    confusion_tables,
+    differences,
+    score_labels,
+)
 from moult.inference.asking import Asker
 from moult.inference.engines import loading
 
@@ -105,7 +111,7 @@ def test_what_was_not_read_is_wrong_but_no_class(folders):
     assert found["mean", "accuracy"] == found["weighted_mean", "accuracy"] == 0.25
 
 
-def test_published_values_stand_beside_generated_scores(folders):
+def test_published_values_stand_beside_generated_scores(folders, caplog):
     reference = {"table": "mmla", "model": "LLaMA-3-8B", "setting": "zero-shot"}
     preds = ["negative", "positive", "positive", "negative"]
     both = predictions(preds) + predictions(preds, "likelihood")
@@ -118,7 +124,16 @@ def test_published_values_stand_beside_generated_scores(folders):
     assert found["mean", "generate"]["paper"] == found["weighted_mean", "generate"]["paper"] == 0.816
     assert not any(row.get("paper") or row.get("reproduction") for row in rows if row["method"] == "likelihood")
     limited = score_labels(scoring(reference=reference, limit=4), both, folders)
+    assert "limit is 4: the published values of `reference` stand beside nothing" in caplog.text
     assert not any(row["paper"] or row["reproduction"] for row in limited)
+
+
+def test_confusion_counts_by_given_and_predicted_label():
+    rows = [
+        {"dataset": "d", "model": "m", "method": "generate", "gold": "a", "pred": pred} for pred in ("a", "b", None)
+    ]
+    (table,) = confusion_tables({"datasets": {"d": "m"}, "methods": ["generate"]}, rows, {"d": ["a", "b"]})
+    assert table["counts"] == [[1, 1, 1], [0, 0, 0]]
 
 
 NINE = "MIntRec MIntRec2.0 MELD MELD-DA Ch-sims UR-FUNNY MUStARD AnnoMi-client AnnoMi-therapist".split()
@@ -166,7 +181,8 @@ def test_a_setting_is_answered_for_by_one_model_per_dataset(tmp_path):
     assert {dataset: {row["model"] for row in rows} for dataset, rows in found.items()} == {"d": {"one"}, "e": {"two"}}
     compared = {"measured": [["s", "each", setting], ["s", "one", dict.fromkeys("de", "one")]], "seed": 0}
     rows = differences(compared | {"pairs": [["s", "each", "one"]]}, paths)
-    assert [(row["dataset"], row["difference"]) for row in rows] == [("d", 0), ("e", 1)]
+    found = [(row["dataset"], row["difference"], row["n"]) for row in rows]
+    assert found == [("d", 0, 4), ("e", 1, 4), ("weighted_mean", 0.5, 8)]
 
 
 def test_columns_are_those_that_readers_rely_on():

@@ -60,7 +60,8 @@ def test_a_judge_that_goes_by_position_gives_half_and_no_consistency():
     always_first = [one for i in range(8) for one in (said(str(i), "original", 9, 2), said(str(i), "swapped", 2, 9))]
     found = scores(always_first)
     assert found["overall", "win_share"]["value"] == 0.5
-    assert found["overall", "win_share"]["ci_low"] == found["overall", "win_share"]["ci_high"] == 0.5
+    # Eight ties are no proof of a tie.
+    assert found["overall", "win_share"]["ci_low"] < 0.4 and found["overall", "win_share"]["ci_high"] > 0.6
     assert found["overall", "order_consistency"]["value"] == 0
     assert found["overall", "first_shown_share"]["value"] == 1
     assert found["accuracy", "score"]["value"] == 5.5
@@ -131,6 +132,15 @@ def test_the_published_values_are_those_of_the_readme():
             assert row["metric"] == ("score_1_to_10" if column == "overall" else "win_share")
 
 
+def test_no_interval_of_few_questions_has_zero_width():
+    for judgements in (both("1", 7, 7), [one for i in range(3) for one in both(str(i), 7, 7)], both("1", 9, 1)):
+        for row in scores(judgements).values():
+            assert row["ci_low"] <= row["value"] <= row["ci_high"] and row["ci_high"] - row["ci_low"] > 0.05
+    # Scores stay where scores can be.
+    row = scores(both("1", 10, 1))["overall", "score"]
+    assert row["value"] == row["ci_high"] == 10 and 1 <= row["ci_low"] < 9
+
+
 def test_differences_are_wins_minus_losses_with_a_sign_test(tmp_path):
     rows = [row for i in range(9) for row in both(str(i), 8, 4)] + both("9", 4, 8) + both("10", 5, 5)
     rows += [said("11", "original", 9, 2), said("11", "swapped", 2, 9)]
@@ -161,8 +171,7 @@ def test_the_winner_of_a_line_counts_where_its_scores_say_something_else(tmp_pat
     found = scores(rows)
     assert found["overall", "win_share"]["value"] == 0 and found["accuracy", "win_share"]["value"] == 1
     write_jsonl(tmp_path / "new.jsonl", rows)
-    pairs = {"pairs": [["s", "new", "old"]], "seed": 0}
-    (line,) = differences(pairs, {("s", "new"): tmp_path / "new.jsonl"})
+    (line,) = differences({"pairs": [["s", "new", "old"]]}, {("s", "new"): tmp_path / "new.jsonl"})
     assert line["difference"] == -1
 
 
@@ -175,3 +184,15 @@ def test_means_over_datasets_are_weighted_by_the_questions_that_have_the_score()
     share, score = (told["weighted_mean", "overall", name] for name in ("win_share", "score"))
     assert (share["n"], score["n"]) == (4, 3)
     assert share["value"] == 0.75 and score["value"] == pytest.approx((8 + 2 * 6) / 3, abs=1e-6)
+
+
+def test_several_datasets_have_a_difference_over_all_questions(tmp_path):
+    rows = [row for i in range(4) for row in both(str(i), 8, 4)]
+    rows += [row for i in range(4, 8) for row in both(str(i), 8, 4, dataset="r")]
+    write_jsonl(tmp_path / "new.jsonl", rows)
+    lines = differences({"pairs": [["s", "new", "old"]]}, {("s", "new"): tmp_path / "new.jsonl"})
+    assert [(line["dataset"], line["n"], line["p_mcnemar"]) for line in lines] == [
+        ("q", 4, 0.125),
+        ("r", 4, 0.125),
+        ("weighted_mean", 8, 0.007812),
+    ]

@@ -1,12 +1,14 @@
 """Who answers: equal weights are loaded once, two models are never in memory together, what was answered stays."""
 
+import sys
 import types
 import weakref
 
 import pytest
 from moult.base.files import write_json
-from moult.inference.asking import Asker, asker_of
+from moult.inference.asking import Asker, EnginePool, asker_of
 from moult.inference.engines import loading
+from moult.inference.engines.vllm import VllmEngine
 from moult.inference.requests import ChatRequest, LabelRequest, Sampling
 from openai_server import OpenAIServer
 
@@ -132,3 +134,23 @@ def test_a_remote_endpoint_counts_what_another_asker_of_the_job_has_spent(tmp_pa
     (counted,) = (tmp_path / "journal/spending/x").iterdir()
     spent = sum(asker.usage()["cost_usd"] for asker in (one, other))
     assert len(server.paid) == 4 and float(counted.read_text().split()[0]) == pytest.approx(spent)
+
+
+def test_vllm_is_shut_down_before_another_model_loads(tmp_path, monkeypatch):
+    """vLLM runs on GPUs alone: here stands what its release of a card consists of, in its order."""
+    done = []
+    core = types.SimpleNamespace(shutdown=lambda: done.append("shutdown"))
+    engine = VllmEngine.__new__(VllmEngine)
+    engine.llm = types.SimpleNamespace(llm_engine=types.SimpleNamespace(engine_core=core))
+
+    def clean():
+        assert engine.llm is None
+        done.append("cleaned")
+
+    monkeypatch.setitem(sys.modules, "vllm", types.ModuleType("vllm"))
+    monkeypatch.setitem(sys.modules, "vllm.distributed", types.SimpleNamespace(cleanup_dist_env_and_memory=clean))
+    pool = EnginePool(tmp_path / "j.sqlite")
+    pool.load("first", lambda: engine)
+    pool.load("second", lambda: done.append("loaded"))
+    assert done == ["shutdown", "cleaned", "loaded"]
+    pool.close()

@@ -128,9 +128,8 @@ def test_label_likelihoods_are_those_of_one_sequence_a_label(engine, dataset):
     asked = [LabelRequest(messages(row), LABELS) for row in [rows[0], rows[3], None, rows[1]]]
     packed = results(engine.label_logprobs(asked))
     for index, request in enumerate(asked):
-        prompt = engine._prompt(request)
-        for label, found in zip(LABELS, packed[index], strict=True):
-            tokens = engine._label_ids(label)
+        prompt, labels = engine._labelled(request)
+        for tokens, found in zip(labels, packed[index], strict=True):
             ids = torch.tensor([prompt + tokens])
             with torch.inference_mode():
                 logits = engine.model(ids, attention_mask=torch.ones_like(ids), **engine._seen(ids, [request])).logits

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 
 import pytest
 from moult.base.errors import UserError
@@ -59,3 +60,37 @@ def test_scratch_is_named_by_recipe_and_data(tmp_path):
     places.add(Job("train", "x", {"recipe": {"lr": 1}}, [path]).scratch)
     assert len(places) == 3
     assert len({place.parent for place in places}) == 1
+
+
+def test_every_byte_of_a_manifest_is_under_its_seal(tmp_path):
+    path = manifest(tmp_path)
+    data = path.read_bytes()
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        with pytest.raises(UserError, match="m.manifest.json"):
+            check_manifest(path)
+
+
+def test_a_manifest_of_before_has_no_seal_and_is_taken(tmp_path):
+    path = manifest(tmp_path)
+    old = json.loads(path.read_text())
+    del old["seal"]
+    path.write_text(json.dumps(old, indent=2, sort_keys=True) + "\n")
+    assert check_manifest(path)["facts"] == {"rows": 3}
+
+
+def test_digests_of_the_users_files_name_no_place_and_tell_what_was_not_there(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a").write_text("a")
+    (tmp_path / "m").mkdir()
+    path, used = tmp_path / "m.manifest.json", {str(tmp_path / "mine"): ["a", "b"]}
+
+    def write(since):
+        shared = {"rule": "r", "outputs": [tmp_path / "m"], "parents": [], "recipe": {}, "facts": {}}
+        write_manifest(path, **shared, used=used, since=since)
+
+    write(time.time_ns())
+    (local,) = check_manifest(path)["local"]
+    assert local["b"] is None and len(local["a"]) == 64
+    with pytest.raises(UserError, match="a: changed while it was read"):
+        write(1)

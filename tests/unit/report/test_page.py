@@ -4,18 +4,21 @@ import contextlib
 import json
 import math
 import random
+import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from moult.base.files import read_csv, read_json, write_csv, write_jsonl, write_text_atomic
+from moult.base.legible import legible
 from moult.corpora.generated import write_corpus
 from moult.data.prepare import prepare_dataset
 from moult.evaluation.labels import LABELS
-from moult.evaluation.leaderboard import suite_tables
+from moult.evaluation.leaderboard import leading_pairs, suite_tables
 from moult.evaluation.scores import COLUMNS, DIFFERENCES, differences, score_labels
 from moult.jobs.manifest import write_manifest
+from moult.report import page as page_module
 from moult.report.accounts import row_accounts
 from moult.report.lineage import read_manifests
 from moult.report.page import write_report
@@ -316,20 +319,132 @@ def score_rows(values, dataset="acts"):
     ]
 
 
+def line(model, against, difference, p, dataset="acts"):
+    place = {"suite": "labels", "model": model, "against": against, "dataset": dataset, "method": "generate"}
+    numbers = {
+        "difference": difference,
+        "ci_low": difference - 0.1,
+        "ci_high": difference + 0.1,
+        "p_mcnemar": p,
+        "n": 40,
+    }
+    return place | {name: str(value) for name, value in numbers.items()}
+
+
 @pytest.mark.parametrize(
-    ("values", "bold", "ahead"),
+    ("values", "lines", "limit", "bold", "ahead", "p"),
     [
-        ({"a": 0.5, "b": 0.7}, ["b"], True),
-        ({"a": 0.65, "b": 0.7}, [], False),
-        ({"a": 0.7, "b": 0.7}, [], False),
-        ({"a": 0.7}, [], True),
+        # However far apart two intervals are, without a paired test nothing is said.
+        ({"a": 0.2, "b": 0.9}, [], "", [], False, None),
+        ({"a": 0.5, "b": 0.7}, [line("b", "a", 0.2, 0.01)], "", ["b"], True, 0.01),
+        # The test may stand the other way round.
+        ({"a": 0.5, "b": 0.7}, [line("a", "b", -0.2, 0.01)], "", ["b"], True, 0.01),
+        ({"a": 0.5, "b": 0.7}, [line("b", "a", 0.2, 0.109)], "", [], False, 0.109),
+        ({"a": 0.5, "b": 0.7}, [line("b", "a", 0.2, 0.01)], "16", [], False, None),
+        # A test between others, or on another dataset, says nothing of these two.
+        ({"a": 0.5, "b": 0.7}, [line("b", "c", 0.2, 0.01), line("b", "a", 0.2, 0.01, "moods")], "", [], False, None),
+        ({"a": 0.7, "b": 0.7}, [line("b", "a", 0.0, 1.0)], "", [], False, 1.0),
+        ({"a": 0.7}, [], "", [], False, None),
     ],
 )
-def test_bold_needs_the_runner_up_outside_of_the_interval(values, bold, ahead):
-    (suite,) = suite_tables(LABELS, score_rows(values), [])
+def test_only_a_paired_test_calls_a_lead_clear_and_none_in_a_smoke_run(values, lines, limit, bold, ahead, p):
+    (suite,) = suite_tables(LABELS, [row | {"limit": limit} for row in score_rows(values)], lines)
     (table,) = suite["tables"]
     assert [row["model"] for row in table["rows"] if row["cells"][0]["best"]] == bold
-    assert suite["leaders"][0]["ahead"] is ahead
+    assert (suite["leaders"][0]["ahead"], suite["leaders"][0]["p"]) == (ahead, p)
+    if limit:
+        assert {one["trend"] for one in suite["differences"]} == {"even"}
+
+
+def test_the_best_is_tested_against_the_runner_up(experiment):
+    rows = read_csv(experiment["summary"])
+    assert leading_pairs(LABELS, rows) == [["labels", "instruct", "acts_sft"]]
+    assert leading_pairs(LABELS, [row for row in rows if row["model"] == "instruct"]) == []
+
+
+def test_the_page_says_of_a_lead_what_the_test_says(experiment, tmp_path):
+    table = tmp_path / "differences.csv"
+    p = {"generate": "0.0021", "likelihood": "0.109"}
+    rows = [
+        line("instruct", "acts_sft", 0.2, p["generate"], "weighted_mean"),
+        line("acts_sft", "instruct", -0.1, p["likelihood"], "weighted_mean") | {"method": "likelihood"},
+    ]
+    write_csv(table, rows, DIFFERENCES)
+    text = " ".join(write(experiment, differences=table).text.split())
+    assert "clearly ahead of acts_sft (" in text and "paired test over all rows, p = 0.002)" in text
+    assert "not clearly ahead of acts_sft (" in text and "p = 0.109)" in text
+    text = " ".join(write(experiment, differences=table, limit=8).text.split())
+    # The rows themselves say that the run was cut.
+    smoke = [row | {"limit": "8"} for row in read_csv(experiment["summary"])]
+    summary = Path("results/demo/scores/smoke.csv")
+    write_csv(summary, smoke, COLUMNS)
+    text = " ".join(write(experiment, differences=table, summary=summary, limit=8).text.split())
+    assert "clearly ahead" not in text and "next is acts_sft (" in text and "nothing is marked as the best" in text
+    # A name looks like a name.
+    assert '<code class="name">acts_sft</code>' in Path("report/index.html").read_text(encoding="utf-8")
+
+
+def test_a_reference_that_a_smoke_run_drops_is_told(experiment, tmp_path):
+    shutil.copytree("results", tmp_path / "results")
+    with contextlib.chdir(tmp_path):
+        path = Path("results/demo/scores/labels/instruct.manifest.json")
+        one = read_json(path)
+        reference = {"table": "mmla", "model": "LLaMA-3-8B", "setting": "sft"}
+        path.write_text(json.dumps(one | {"recipe": one["recipe"] | {"reference": reference, "limit": 8}}))
+        text = " ".join(write(experiment, limit=8).text.split())
+    assert "The published values of labels/instruct stand beside nothing" in text
+    assert "stand beside nothing" not in write(experiment, limit=8).text
+
+
+def test_lost_rows_are_told_at_the_top_and_beside_their_dataset(experiment, tmp_path):
+    shutil.copytree("results", tmp_path / "results")
+    with contextlib.chdir(tmp_path):
+        folder = Path("results/demo/datasets/acts")
+        rejects = [{"reason": f"the answer and its end are {900 + n} tokens"} for n in range(7)] + [
+            {"reason": "no text"}
+        ]
+        write_jsonl(folder / "rejects.jsonl", rejects)
+        page = write(experiment)
+    text = " ".join(page.text.split())
+    assert (
+        "rows of acts (dataset) were rejected, 7 of them for this: the answer and its end are 900 to 906 tokens" in text
+    )
+    assert "3 of 8 rows of distilled (corpus) were rejected" in text
+    (beside,) = re.findall(r"acts (\d+ of \d+ rows) rejected", text)
+    assert f"{beside} of acts (dataset) were rejected" in text
+    # A reason per kind.
+    assert "7 × the answer and its end are 900 to 906 tokens" in text
+
+
+def test_no_table_is_wider_than_a_screen(experiment):
+    """Columns beyond six of scores go into a table of their own; what a browser makes of it: tests/soak."""
+    for columns, parts in ((6, [(0, 6)]), (7, [(0, 4), (4, 7)]), (14, [(0, 5), (5, 10), (10, 14)]), (0, [])):
+        assert page_module._spans(["x"] * columns, 6) == parts
+    text = write(experiment).text
+    assert "macro recall, labels that occur" in text and "counts 0" in text
+
+
+HOSTILE_NAME = "\x1b[31mred\x1b[0m \u202etxt\u2066 a\0b \ud83d \u200f\ufffe {{7*7}} </title><script>alert(1)</script>"
+
+
+def test_whatever_a_page_is_made_of_nothing_in_it_acts(experiment, tmp_path):
+    shutil.copytree("results", tmp_path / "results")
+    with contextlib.chdir(tmp_path):
+        for path in Path("results").rglob("*.manifest.json"):
+            one = read_json(path)
+            one["versions"] = {"moult": HOSTILE_NAME, HOSTILE_NAME: "1"}
+            if "endpoint" in one["recipe"]:
+                one["recipe"]["endpoint"] |= {"name": HOSTILE_NAME, "model": HOSTILE_NAME, "url": HOSTILE_NAME}
+            path.write_text(json.dumps(one))
+        for path in Path("results").rglob("*.rejects.jsonl"):
+            rows = [json.loads(row) | {"reason": HOSTILE_NAME} for row in path.read_text().splitlines()]
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        page = write(experiment, title=HOSTILE_NAME)
+        text = Path("report/index.html").read_text(encoding="utf-8")
+    assert legible(text) == text and "{{7*7}}" in page.text
+    assert not {"script", "iframe", "object", "base", "form"} & set(page.elements) and page.open == []
+    (policy,) = (value for key, value in page.attributes if key == "content" and "default-src" in value)
+    assert "default-src 'none'" in policy and "script" not in policy and "http" not in policy
 
 
 def test_a_model_that_was_not_measured_on_a_dataset_leaves_a_gap():

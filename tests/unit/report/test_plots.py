@@ -95,6 +95,65 @@ def test_confusion_counts_every_answer_the_unread_ones_too():
     assert plots.draw_confusion(tables) == svg
 
 
+def test_of_many_labels_the_most_confused_are_drawn_and_the_rest_summed():
+    counts = [[2 * (place == line) for place in range(601)] for line in range(600)]
+    for gold, pred, rows in ((5, 7, 9), (7, 5, 4), (599, 600, 3), (1, 2, 1)):
+        counts[gold][pred] += rows
+    table = {"dataset": "d", "method": "generate", "labels": [f"l{i}" for i in range(600)], "counts": counts}
+    drawn = plots._readable(table)
+    assert len(drawn["labels"]) == 60 and drawn["labels"][-1] == "541 others" and drawn["summed"] == 541
+    assert {"l1", "l2", "l5", "l7", "l599"} < set(drawn["labels"])
+    place = drawn["labels"].index
+    assert drawn["counts"][place("l5")][place("l7")] == 9 and drawn["counts"][place("l599")][-1] == 3
+    assert drawn["counts"][-1][-2] == 2 * 541 and sum(map(sum, drawn["counts"])) == sum(map(sum, counts))
+    svg = plots.draw_confusion([table])
+    assert "d, generate: the 59 most confused of 600 labels" in texts(svg) and len(svg) < 1_000_000
+    few = {key: table[key][:60] for key in ("labels", "counts")}
+    assert plots._readable(table | few)["summed"] == 0
+
+
+def test_of_many_models_the_best_are_drawn():
+    rows = score_rows([f"model_{index}" for index in range(500)], ["acts"], ["generate"])
+    rows = [row | {"value": str(int(row["model"][6:]) / 500)} for row in rows]
+    shown = texts(plots.draw_scores(rows))
+    assert "the 60 best of 500 models" in shown and "model_440" in shown and "model_439" not in shown
+
+
+def test_too_few_rows_leave_a_mark_without_an_interval():
+    rows = [row | {"ci_low": "", "ci_high": ""} for row in score_rows(["a"], ["acts"], ["generate"])]
+    assert "a" in texts(plots.draw_scores(rows))
+
+
+NAMES = {
+    "two dollars": ("$50 to $100", "$50 to $100"),
+    "no formula": ("$\\frac$", "$\\frac$"),
+    "escaped": ("\\$5", "\\$5"),
+    "markup": ("</text><script>", "</text><script>"),
+    "escape sequence": ("a\x1b[31mb\x1b]0;t\x07c", "a\ufffdb\ufffdc"),
+    "NUL": ("a\0b", "a\ufffdb"),
+    "direction": ("\u202eevil\u2069", "\ufffdevil\ufffd"),
+    "half a character": ("a\ud83d", "a\ufffd"),
+    "no character": ("a\ufffeb\uffff", "a\ufffdb\ufffd"),
+    "lines": ("a\r\nb\u2028c\td", "a b\ufffdc d"),
+    "emoji": ("\U0001f600", "\U0001f600"),
+    "empty": ("", None),
+}
+
+
+@pytest.mark.parametrize("name", list(NAMES))
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_a_name_of_any_sort_is_text_in_every_picture(name):
+    given, shown = NAMES[name]
+    table = {"dataset": given, "method": "generate", "labels": [given, "b"], "counts": [[1, 2, 0], [3, 4, 1]]}
+    svg = plots.draw_confusion([table])
+    assert ElementTree.fromstring(inline_svg(svg, "p", given).replace("xlink:href", "href")) is not None
+    assert shown is None or shown in texts(svg)
+    svg = plots.draw_scores(score_rows([given], ["acts"], ["generate"]))
+    assert shown is None or shown in texts(svg)
+    nodes = {"a": {"label": given, "detail": given, "title": given, "kind": "models"}, "b": {"label": "b"}}
+    assert shown is None or shown in texts(graphs.draw_graph(nodes, [("a", "b")]))
+
+
 @pytest.mark.parametrize("dev", [(), (2,), (1, 2)])
 def test_losses_with_and_without_dev(dev):
     rows = [{"step": str(step), "split": "train", "loss": "1.5"} for step in (1, 2)]

@@ -1,12 +1,14 @@
 """Recipes: what Snakemake compares to find out what has to be made again."""
 
+import itertools
 import json
 
 import pytest
 import yaml
 from golden import record
 from moult.config.load import load
-from moult.stages import STAGES
+from moult.stages import STAGES, models
+from pico_variants import preference_config
 
 RAW = [yaml.safe_load((record.ROOT / name).read_text()) for name in record.configs()]
 
@@ -51,3 +53,21 @@ def test_a_recipe_is_plain_json_without_paths_whatever_the_order_of_a_config_s_k
             assert not [path for path in [*paths, str(record.ROOT)] if path in text]
             seen += 1
     assert seen
+
+
+def test_a_float32_reference_is_named_where_it_was_rounded_before():
+    """Several devices in bfloat16, and a loss that has a reference: nothing else is trained anew."""
+    raw, said = preference_config(), {}
+    for kind, dtype, method, devices in itertools.product(
+        ("dpo", "ipo", "contrastive"),
+        ("float32", "bfloat16"),
+        ("lora", "full"),
+        ({}, {"devices": 2}, {"devices": 2, "zero": 3}),
+    ):
+        optimise = {"base": "base", "data": ["pairs"], "method": method, "loss": {"kind": kind}} | devices
+        chain = [raw["models"][0], {"name": "tuned", "optimise": optimise}]
+        cfg = load(raw | {"models": chain, "compute": {"dtype": dtype}})
+        said[kind, dtype, method, devices.get("zero", len(devices))] = models.optimise(cfg, "tuned").get("reference")
+    ways = [("lora", 3), ("full", 1), ("full", 3)]
+    expected = {(kind, "bfloat16", *way) for kind in ("dpo", "ipo") for way in ways}
+    assert {way for way, one in said.items() if one} == expected

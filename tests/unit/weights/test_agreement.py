@@ -184,8 +184,8 @@ def test_told_before_the_work_or_right_to_its_end(family, tmp_path):
     requests = [LabelRequest(chat, ("joy", "anger", "no joy at all")) for chat in chats]
     scores = dict(pair for part in engine.label_logprobs(requests) for pair in part)
     for row, request in enumerate(requests):
-        labels = [engine._label_ids(label) for label in request.labels]
-        wanted = [label_sum(engine, engine._prompt(request), label) for label in labels]
+        prompt, labels = engine._labelled(request)
+        wanted = [label_sum(engine, prompt, label) for label in labels]
         assert scores[row] == pytest.approx(wanted, abs=1e-3)
     asked = [ChatRequest(chat, Sampling(max_tokens=5)) for chat in chats]
     together = dict(pair for part in engine.answer(asked) for pair in part)

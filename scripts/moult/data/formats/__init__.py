@@ -4,7 +4,7 @@ from pathlib import Path
 
 from moult.base.errors import UserError, nearest
 from moult.base.files import read_json
-from moult.data.formats import alpaca, judge, mmla, prompts, sharegpt, stackoverflow
+from moult.data.formats import alpaca, judge, mmla, pairs, prompts, sharegpt, stackoverflow
 from moult.data.formats.base import Format
 
 FORMATS = (
@@ -13,6 +13,7 @@ FORMATS = (
     alpaca.FORMAT,
     sharegpt.FORMAT,
     prompts.FORMAT,
+    *pairs.FORMATS,
     judge.FORMAT,
 )
 BY_NAME = {one.name: one for one in FORMATS}

@@ -1,13 +1,12 @@
 """What a dataset format declares, and the base class of formats whose fields are texts."""
 
-import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from moult.base.errors import UserError, nearest
+from moult.base.errors import UserError, ended, nearest
 from moult.base.files import digest
-from moult.base.rows import Recipe, Template
+from moult.base.rows import Message, Recipe, Template
 from moult.data.excerpts import printable
 from moult.data.prompts import Example
 from moult.data.readers import WITHOUT_HEADER, RawRow, read_raw
@@ -36,6 +35,7 @@ class Format:
     repeated: why a row is rejected whose content an earlier row of the split has; None: such a row is kept.
     answered_rows: whether all, some or none of the rows have an answer to train on.
     prompt, video_prompt: default templates for rows without and with videos; None where a row has its own prompt.
+    tagged: whether the messages of its rows are spelt by `tags`, as in LLaMA-Factory.
     videos: whether rows may have videos. task, language: of the rows, where neither dataset nor labels say it.
     """
 
@@ -49,6 +49,7 @@ class Format:
     prompt: str | None = None
     video_prompt: str | None = None
     videos: bool = False
+    tagged: bool = False
     task: str
     language: str
 
@@ -65,12 +66,16 @@ class Format:
         columns = recipe["columns"]
         for number, row, reason in read_raw(path):
             if reason is None:
+                absent = {field: column for field, column in columns.items() if column not in row}
+                if absent and path.suffix.lower() not in WITHOUT_HEADER:
+                    raise UserError(ended(f"{path.name}, row {number}: {no_column(absent, row)}"))
                 row = row | {field: row[column] for field, column in columns.items() if column in row}
                 if missing := next((field for field in self.needed if field not in row), None):
                     reason = f"no column {columns.get(missing, missing)!r}"
                     remedy = f"map it with `columns: {{{missing}: <your column>}}`"
                     if path.suffix.lower() not in WITHOUT_HEADER:
                         there = ", ".join(map(printable, row))
+                        remedy = _other_separator(path, row) or remedy
                         raise UserError(f"{path.name}, row {number}: {reason} (there is {there}); {remedy}.")
                     reason = f"{reason}; {remedy}"
             yield number, row, reason
@@ -92,19 +97,20 @@ class Format:
         texts = (row.get(field) for field in self.ids)
         return next((text.strip() for text in texts if isinstance(text, str) and text.strip()), None)
 
-    def another_name(self, uid: str, prepared: Mapping[str, Any], seen: Collection[str]) -> str | None:
-        """Return another name for a row whose id an earlier row has; None where such a row is rejected."""
+    def another_name(self, uid: str, prepared: Mapping[str, Any], seen: dict[str, int]) -> str | None:
+        """Return another name for a row whose id an earlier row has; None where such a row is rejected.
+
+        seen: all names so far, each with the last number that was put behind it; 1: none.
+        """
         return None
 
-    def named_by_content(self, uid: str, prepared: Mapping[str, Any], seen: Collection[str]) -> str:
-        """Return a name that no row has yet, with a hash of the content."""
-        named = f"{uid}-{digest(self.content(prepared))[:12]}"
-        names = itertools.chain([named], (f"{named}-{count}" for count in itertools.count(2)))
-        return next(name for name in names if name not in seen)
-
-    def together(self, row: Mapping[str, Any]) -> str:
-        """Return what names the rows that a split drawn from train takes all or none of: a row is alone."""
-        return row["uid"]
+    def named_by_content(self, uid: str, prepared: Mapping[str, Any], seen: dict[str, int]) -> str:
+        """Return a name that no row has yet, with a hash of the content; seen: see `another_name`."""
+        named = name = f"{uid}-{digest(self.content(prepared))[:12]}"
+        while name in seen:
+            seen[named] += 1
+            name = f"{named}-{seen[named]}"
+        return name
 
     def attach(
         self, rows: list[dict[str, Any]], folder: str | Path, recipe: Recipe, scratch: Path, wanted: int, workers: int
@@ -121,6 +127,29 @@ class Format:
     ) -> tuple[list[Example], list[tuple[str, str]]]:
         """Return (training examples, (uid, reason) of rows that are none) of a split of a prepared dataset."""
         raise UserError(f"{folder}: rows of format {self.name} have no answer to train on.")
+
+    def pairs(
+        self, folder: str | Path, split: str
+    ) -> tuple[list[tuple[str, list[Message], str, str]], list[tuple[str, str]]]:
+        """Return ((uid, prompt, chosen, rejected) of each pair, (uid, reason) of rows that are none) of a split."""
+        raise UserError(f"{folder}: rows of format {self.name} are no preference pairs.")
+
+
+def no_column(absent: Mapping[str, str], row: Iterable[str]) -> str:
+    """Return that a file lacks a column that `columns` names. absent: field → column. row: the columns that it has."""
+    field, column = next(iter(absent.items()))
+    near = nearest(column, list(map(printable, row)))
+    return f"no column {column!r}, which `columns` names as its {field}{near}"
+
+
+def _other_separator(path, row):
+    """Return the remedy for a table whose header is one cell, because its cells are told apart by something else."""
+    usual = "," if path.suffix.lower() == ".csv" else "\t"
+    spelt = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
+    found = next((mark for mark in spelt if mark != usual and len(row) == 1 and mark in next(iter(row))), None)
+    if not found:
+        return None
+    return f"its cells are told apart by {spelt[found]}, and by {spelt[usual]} where a file is called so; export it so"
 
 
 class TextFormat(Format):

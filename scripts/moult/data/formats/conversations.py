@@ -9,32 +9,37 @@ A prepared row keeps the conversation, and the row as its file spells it, so tha
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from moult.base.errors import UserError, nearest
+from moult.base.errors import nearest
 from moult.base.files import write_json
-from moult.base.rows import Message, Recipe, Template
-from moult.data.formats.base import DatasetEntry, Format
+from moult.base.rows import CanonicalRow, Message, Recipe, Template
+from moult.data.formats.base import DatasetEntry, Format, Shape
 from moult.data.formats.messages import Unusable, text_of
 from moult.data.parquet import read_rows
 from moult.data.prompts import Example
 from moult.data.readers import RawRow, json_frame, read_spelt
-from moult.data.videos.attach import Attached, attach_videos
+from moult.data.videos.attach import Attached, attach_videos, find_video
 
 # The file of a prepared dataset that says how its rows were spelt.
 SPELLING = "conversations.json"
 MEDIA = {"images": "<image>", "videos": "<video>", "audios": "<audio>"}
 PREFERENCE = ("chosen", "rejected", "kto_tag")
+PRETRAINING = "is pre-training text, which has no answer to train on; give data with questions and answers"
 
 
 class Conversations(Format):
     """A format of LLaMA-Factory. defaults: field → its column where a dataset names none. tags: tag → (its default,
     the role that it stands for; None: it names a key of a message); needed_tags: those to write once any is."""
 
-    shape = "conversations"
-    answered_rows = "all"
+    shape: Shape = "conversations"
+    tagged = True
+    # What `formatting` in a dataset_info.json says, where it is not the name of the format, and its `ranking`.
+    formatting: str | None = None
+    ranking = False
+    answered_rows: Literal["all", "some", "none"] = "all"
     videos = True
     task = "conversation"
     language = "und"
@@ -56,8 +61,10 @@ class Conversations(Format):
     def check_layout(self, columns: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """Raise ValueError, with what to write instead, where columns and tags cannot be read."""
         for name in columns:
-            if name in PREFERENCE:
-                raise ValueError(f"columns: {name!r} is of preference data, which these formats do not read")
+            if name == "kto_tag":
+                raise ValueError("columns: 'kto_tag' is of data for KTO, which are not read")
+            if name in PREFERENCE and name not in self.fields:
+                raise ValueError(f"columns: {name!r} is of preference data; write `format: {self.name}_pairs`")
             if name not in self.fields:
                 raise ValueError(f"columns: {name!r} is no column of {self.name}{nearest(name, self.fields)}")
         if tags and not self.tags:
@@ -105,7 +112,7 @@ class Conversations(Format):
     def content(self, prepared: Mapping[str, Any]) -> Any:
         return prepared["meta"]["messages"]
 
-    def another_name(self, uid: str, prepared: Mapping[str, Any], seen: Collection[str]) -> str | None:
+    def another_name(self, uid: str, prepared: Mapping[str, Any], seen: dict[str, int]) -> str | None:
         """LLaMA-Factory knows no ids, and mixed files repeat them."""
         return self.named_by_content(uid, prepared, seen)
 
@@ -121,7 +128,7 @@ class Conversations(Format):
         for row in rows:
             for medium in row.get("media", ()):
                 path = Path(medium["path"])
-                inside = not path.is_absolute() and Path(folder, path).is_file()
+                inside = not path.is_absolute() and find_video(folder, [path.as_posix()])[0]
                 shown.append(row | {"meta": {"video": path.as_posix() if inside else path.name}})
         if not shown:
             return rows, [], [], []
@@ -142,20 +149,21 @@ class Conversations(Format):
     def write_beside(self, folder: str | Path, recipe: Recipe, paths: Mapping[str, Sequence[Path]]) -> None:
         """Write how the rows were spelt."""
         frames = {split: json_frame(found[0]) for split, found in paths.items()}
-        spelling = {"formatting": self.name, "columns": recipe["columns"], "tags": recipe["tags"], "frames": frames}
-        write_json(Path(folder) / SPELLING, spelling)
+        spelling = {"formatting": self.formatting or self.name, "columns": recipe["columns"], "tags": recipe["tags"]}
+        ranking = {"ranking": True} if self.ranking else {}
+        write_json(Path(folder) / SPELLING, spelling | {"frames": frames} | ranking)
 
     def examples(
         self, folder: str | Path, split: str, template: Template
     ) -> tuple[list[Example], list[tuple[str, str]]]:
-        """Return an example for each answer; UserError where no row has one that can be trained on.
+        """Return an example for each answer.
 
         An answer is learned after all that stands before it, the answers of the same conversation among them. So each
         token of an answer that LLaMA-Factory learns is learned after the same text; there a conversation is one row.
         """
         examples, dropped = [], []
         for row in read_rows(folder, split):
-            if reason := _untrainable(row):
+            if reason := untrainable(row):
                 dropped.append((row["uid"], reason))
                 continue
             messages = _showing(row["meta"]["messages"], [medium["frames"] for medium in row["media"] or ()])
@@ -163,8 +171,6 @@ class Conversations(Format):
             for number, index in enumerate(answers, start=1):
                 uid = row["uid"] if len(answers) == 1 else f"{row['uid']}#{number}"
                 examples.append(Example(uid, messages[:index], messages[index]["content"]))
-        if not examples:
-            raise UserError(f"{folder}, {split}: no row can be trained on, the first one {dropped[0][1]}.")
         return examples, dropped
 
 
@@ -203,9 +209,17 @@ def _showing(messages, videos):
     return shown
 
 
-def _untrainable(row):
+def absent(row: RawRow, field: str, column: str) -> str:
+    """Return why a row without the column of a field cannot be used."""
+    if set(row) == {"text"}:
+        return PRETRAINING
+    return f"no column {column!r}; map it with `columns: {{{field}: <your column>}}`"
+
+
+def untrainable(row: CanonicalRow) -> str | None:
+    """Return why a conversation is not trained on, None where it is. Tools that none calls are passed over."""
     meta = row["meta"]
-    if meta.get("tools") or any(message["role"] in ("observation", "function_call") for message in meta["messages"]):
+    if any(message["role"] in ("observation", "function_call") for message in meta["messages"]):
         return "calls tools, which is not trained on"
     if kind := next((kind for kind in MEDIA if meta.get(kind)), None):
         return f"has {kind}, which are not trained on"

@@ -6,11 +6,11 @@ from typing import Any
 
 from moult.base.errors import UserError, nearest
 from moult.base.files import read_json
-from moult.data.formats import alpaca, sharegpt
+from moult.data.formats import alpaca, pairs, sharegpt
 from moult.data.formats.conversations import PREFERENCE
 
 # What an entry's `formatting` may say.
-FORMATS = (alpaca.FORMAT, sharegpt.FORMAT)
+FORMATS = (alpaca.FORMAT, sharegpt.FORMAT, *pairs.FORMATS)
 # Where LLaMA-Factory fetches rows from, before it looks at file_name.
 ELSEWHERE = ("ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
 
@@ -21,6 +21,11 @@ def dataset_of_info(path: str | Path, entries: Mapping[str, str], files: Mapping
     `files` (split → source) are the user's own, which an entry on a hub needs. ValueError, with what to write instead,
     where an entry is not there, is no data for supervised fine-tuning, or differs from the entries of the other splits.
     """
+    if not Path(path).is_file():
+        raise ValueError(
+            f"dataset_info: {path}: cannot be read, it is no file (looked in {Path.cwd()}); give its path, relative "
+            "to the working directory"
+        )
     try:
         info = read_json(path, "give the path of a dataset_info.json, relative to the working directory")
     except UserError as error:
@@ -52,12 +57,11 @@ def dataset_of_info(path: str | Path, entries: Mapping[str, str], files: Mapping
 
 def _layout_of(entry):
     """Return {format, columns, tags} of one entry, as far as they are no defaults."""
-    if entry.get("ranking"):
-        raise ValueError("is preference data (ranking), which these formats do not read")
     if entry.get("num_samples"):
         raise ValueError("num_samples draws rows by chance; leave it out, and write `limit` for a smoke run")
     formatting = entry.get("formatting", "alpaca")
-    form = next((one for one in FORMATS if one.name == formatting), None)
+    ranking = "_pairs" if entry.get("ranking") else ""
+    form = next((one for one in FORMATS if one.name == f"{formatting}{ranking}"), None)
     if form is None:
         raise ValueError(f"formatting {formatting!r} is not read; write sharegpt, with tags, or alpaca")
     columns, tags = entry.get("columns", {}), entry.get("tags", {}) if form.tags else {}
@@ -72,7 +76,7 @@ def _layout_of(entry):
         if kind in entry and not left and (kind == "columns" or form.tags):
             raise ValueError(f"{kind} names none of {formatting}; leave it out, and its defaults hold")
     form.check_layout(columns, tags)
-    return {"format": formatting, "columns": columns, "tags": tags}
+    return {"format": form.name, "columns": columns, "tags": tags}
 
 
 def _files_of(entry, folder, split):
@@ -87,5 +91,5 @@ def _files_of(entry, folder, split):
         raise ValueError(f"has {elsewhere or 'no file_name'}; save the rows as a file and name it as file_name")
     place = folder / entry["file_name"]
     if place.is_dir():
-        return sorted(path.as_posix() for path in place.iterdir() if path.is_file())
+        return sorted(path.as_posix() for path in place.iterdir() if path.is_file() and path.name[0] != ".")
     return [place.as_posix()]

@@ -4,7 +4,7 @@ A row's columns tell its form (`judge_forms.FORMS`), whatever file or folder it 
 of your own.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from moult.base.rows import Recipe
 from moult.data.formats.base import Format
 from moult.data.formats.judge_forms import Cells, form_of
 from moult.data.formats.messages import Unusable
-from moult.data.leakage import normalised
 from moult.data.readers import RawRow, read_spelt
 
 PAIR, GRADE = ("question", "answer_1", "answer_2", "human"), ("question", "answer", "human")
@@ -49,12 +48,8 @@ class Judge(Format):
     def content(self, prepared: Mapping[str, Any]) -> Any:
         return [prepared["text"], *(prepared["meta"].get(field) for field in ("answer", "answer_1", "answer_2"))]
 
-    def another_name(self, uid: str, prepared: Mapping[str, Any], seen: Collection[str]) -> str | None:
+    def another_name(self, uid: str, prepared: Mapping[str, Any], seen: dict[str, int]) -> str | None:
         return self.named_by_content(uid, prepared, seen)
-
-    def together(self, row: Mapping[str, Any]) -> str:
-        """Rows that ask the same, in one mode or in both, are not parted."""
-        return normalised(row["text"])
 
 
 FORMAT = Judge()

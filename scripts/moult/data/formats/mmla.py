@@ -5,8 +5,9 @@ from typing import Any
 
 from moult.base.files import read_json
 from moult.base.rows import Recipe, Template
+from moult.base.text import folded
 from moult.data.formats.base import TextFormat
-from moult.data.parquet import read_rows
+from moult.data.parquet import label_of, read_rows
 from moult.data.prompts import Example, label_messages
 from moult.data.videos.attach import Attached, attach_videos
 
@@ -26,8 +27,7 @@ class Mmla(TextFormat):
     def canonical(self, row: Any, recipe: Recipe, category: str) -> tuple[dict[str, Any] | None, str | None]:
         if not row["text"]:
             return None, "empty text"
-        label_of = {label.lower(): label for label in recipe["label_set"]["labels"]}
-        label = label_of.get(row["label"].lower())
+        label = label_of(recipe["label_set"]).get(folded(row["label"]))
         if label is None:
             return None, f"label {row['label'][:40]!r} is not in the label set"
         meta = {key: row[key] for key in ("video",) if row.get(key)}

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from moult.base.errors import UserError
 from moult.base.rows import Recipe, Template
 from moult.data.formats.base import TextFormat
 from moult.data.parquet import read_rows
@@ -38,14 +37,11 @@ class StackOverflow(TextFormat):
     def examples(
         self, folder: str | Path, split: str, template: Template
     ) -> tuple[list[Example], list[tuple[str, str]]]:
-        """Return an example for each question with an answer; UserError where no question has one."""
+        """Return an example for each question with an answer."""
         rows: list[Any] = [row | {"question": row["text"]} for row in read_rows(folder, split)]
         answered = [row for row in rows if row["meta"].get("answer")]
-        if not answered:
-            raise UserError(
-                f"{folder}, {split}: no row has an answer to train on; train on a corpus distilled from it."
-            )
-        without = [(row["uid"], "no answer") for row in rows if not row["meta"].get("answer")]
+        told = "no answer" if answered else "no answer to train on; train on a corpus distilled from it"
+        without = [(row["uid"], told) for row in rows if not row["meta"].get("answer")]
         return [answered_example(row, template, row["meta"]["answer"]) for row in answered], without
 
 

@@ -1,7 +1,9 @@
 """Videos looked up and decoded for the rows that name them; rows without a usable one are rejected."""
 
+import contextlib
 import hashlib
 import logging
+import unicodedata
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,15 +35,36 @@ def video_names(row: Mapping[str, Any], dataset: str) -> list[str]:
     return [*names, *(name.replace("$_$", "_").replace("/", "_") for name in names)]
 
 
+def looked_for(listed: Iterable[Mapping[str, Any]], dataset: str) -> list[str]:
+    """Return the names under which the videos of rows were found, or would have been; listed: facts per file."""
+    names: set[str] = set()
+    for facts in listed:
+        after_id = video_names({"uid": facts["uid"], "meta": {}}, dataset)
+        names.update(after_id if facts["video"] in after_id else [facts["video"]])
+    return sorted(name for name in names if not _outside(name))
+
+
+def _outside(name):
+    return Path(name).is_absolute() or ".." in Path(name).parts
+
+
 def find_video(folder: str | Path, names: Iterable[str]) -> tuple[Path, None] | tuple[None, str]:
-    """Return (path of the first of the names that is there, None), or (None, why there is none)."""
+    """Return (path of the first of the names that is there, None), or (None, why there is none).
+
+    A name is there too where the folder spells it otherwise: macOS decomposes the letters of names.
+    """
     for name in dict.fromkeys(names):
         # By the name alone: the files may well be links.
-        if Path(name).is_absolute() or ".." in Path(name).parts:
+        if _outside(name):
             return None, "the video lies outside of the folder of videos"
-        path = Path(folder, name)
-        if path.is_file():
-            return path, None
+        try:
+            spellings = dict.fromkeys([name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))])
+            found = next((path for path in (Path(folder, one) for one in spellings) if path.is_file()), None)
+        # A name that is too long, or a folder that may not be read; half a character never was a name.
+        except (OSError, UnicodeError) as error:
+            return None, f"the video cannot be looked up ({getattr(error, 'strerror', None) or 'not UTF-8'})"
+        if found:
+            return found, None
     return None, "the video is missing"
 
 
@@ -103,8 +126,14 @@ def attach_videos(
 
 def _listing(folder):
     """Return a digest of names, sizes and times of the files of a folder."""
-    files = (path for path in sorted(Path(folder).rglob("*")) if path.is_file())
-    return digest([(path.as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files])[:16]
+    found = []
+    for path in sorted(Path(folder).rglob("*")):
+        # A name that is not UTF-8, or a folder that may not be read, is nobody's video.
+        with contextlib.suppress(OSError):
+            if path.is_file():
+                name = path.as_posix().encode("utf-8", "backslashreplace").decode()
+                found.append((name, path.stat().st_size, path.stat().st_mtime_ns))
+    return digest(found)[:16]
 
 
 def _medium(facts):
@@ -124,11 +153,13 @@ def _decoded(row, folder, settings, dataset, decoder):
     result = {"uid": row["uid"], "video": path.relative_to(folder).as_posix() if path else names[0], "reason": reason}
     if reason:
         return result
-    result |= {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-    if wrong := not_a_video(path):
-        return result | {"reason": f"the video {wrong}"}
     try:
+        result |= {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        if wrong := not_a_video(path):
+            return result | {"reason": f"the video {wrong}"}
         facts, packed = decoder(path, settings)
+    except PermissionError as error:
+        return result | {"reason": f"the video cannot be read ({error.strerror})"}
     except ValueError as error:
         return result | {"reason": f"the video {error}"}
     seen = digest([[hashlib.sha256(one).hexdigest() for one in packed], settings["multiple"]])

@@ -10,12 +10,20 @@ from typing import Any
 from moult.base.files import digest, read_json
 from moult.data.prompts import videos_of
 from moult.inference.requests import Answer, ChatRequest, LabelRequest
-from moult.inference.tokens import end_of_turn_id, prompt_ids
+from moult.inference.tokens import chat_tokens
 from moult.weights.agreement import check_parts
 
 # Raise when the same request would now be answered differently.
 VERSION = 1
 logger = logging.getLogger(__name__)
+
+
+def free_memory() -> None:
+    """Give back the memory of models that nothing refers to any more, on the GPU too."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 class Engine:
@@ -37,22 +45,34 @@ class Engine:
         folder = Path(folder)
         check_parts(folder)
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self.end_of_turn = end_of_turn_id(self.tokenizer)
+        self.chat = chat_tokens(self.tokenizer)
         declared = folder / "generation_config.json"
         ends = read_json(declared).get("eos_token_id") if declared.exists() else None
         ends = ends if isinstance(ends, list) else [ends]
-        self.stops = sorted({self.end_of_turn, self.tokenizer.eos_token_id, *ends} - {None})
+        self.stops = sorted({self.chat.end, self.tokenizer.eos_token_id, *ends} - {None})
 
     def close(self) -> None:
         """Give back the memory of the model, on the GPU too. Nothing can be asked of the engine afterwards."""
-        import torch
-
         self.vision = None
-        gc.collect()
-        torch.cuda.empty_cache()
+        free_memory()
 
     def _prompt(self, request):
-        ids, videos = prompt_ids(self.tokenizer, list(request.messages)), videos_of(request.messages)
+        # An answer of an enforced form has no room for thoughts or a header before it.
+        enforced = request.schema is not None or request.choices is not None
+        return self._seeing(self.chat.prompt(list(request.messages), enforced and not self._blanks), request)
+
+    @property
+    def _blanks(self):
+        """What an answer of an enforced form begins with, where that is nothing but blanks."""
+        return "" if self.chat.lead.strip() else self.chat.lead
+
+    def _labelled(self, request):
+        """Return (tokens of the prompt, those of each label with what ends the turn)."""
+        prompt, labels = self.chat.answered(list(request.messages), request.labels)
+        return self._seeing(prompt, request), labels
+
+    def _seeing(self, ids, request):
+        videos = videos_of(request.messages)
         return self.vision.expand(ids, videos) if videos else ids
 
     def answer(
@@ -78,11 +98,11 @@ class Engine:
     ) -> Iterator[list[tuple[int, list[float] | Answer]]]:
         """Yield lists of (index, one log-likelihood per label), planned and chosen as by `answer`.
 
-        It is the exact sum of natural log-probabilities of the label's tokens and the end of turn, given the chat.
+        It is the exact sum of natural log-probabilities of the label's tokens and the end of turn, given the chat: of
+        all that the chat template writes behind the prompt, a blank or empty thoughts before the label too.
         A request that does not fit into the model is an Answer with an error.
         """
-        prompts = [self._prompt(request) for request in requests]
-        labels = [[self._label_ids(label) for label in request.labels] for request in requests]
+        prompts, labels = zip(*map(self._labelled, requests), strict=True) if requests else ((), ())
         room = [max(map(len, ids)) for ids in labels]
 
         def work(rows):
@@ -90,11 +110,6 @@ class Engine:
             return scores, sum(len(prompts[row]) + sum(map(len, labels[row])) for row in rows)
 
         yield from self._in_batches(requests, prompts, room, missing, work)
-
-    def _label_ids(self, label):
-        """Return the tokens of a label as training sees them: control tokens spelt out, then the end of turn."""
-        ids = self.tokenizer(label, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return [*ids, self.end_of_turn]
 
     def _in_batches(self, requests, prompts, room, missing, work):
         missing = set(range(len(requests)) if missing is None else missing)
@@ -144,5 +159,5 @@ class Engine:
         counts = {"prompt_tokens": len(prompt), "completion_tokens": len(ids) if end is None else end + 1}
         if error:
             return Answer("", "error", error=error, **counts)
-        text = self.tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
+        text = self.chat.answer_of(ids[:end], end is not None)
         return Answer(text, "length" if end is None else "stop", **counts)

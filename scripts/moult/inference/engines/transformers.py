@@ -102,13 +102,16 @@ class TransformersEngine(Engine):
         if self.grammar_tokenizer is None:
             size = max(len(self.tokenizer), self.config.vocab_size)
             self.grammar_tokenizer = llguidance.hf.from_tokenizer(self.tokenizer, n_vocab=size, eos_token=self.stops)
+        lead = self._blanks
         if request.choices is not None:
-            words = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in request.choices)
+            words = " | ".join(json.dumps(lead + choice, ensure_ascii=False) for choice in request.choices)
             grammar = llguidance.LLMatcher.grammar_from_lark(f"start: {words}")
         else:
             # As json.dumps writes: a weak model that may put blanks anywhere can put them for ever.
             style = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-            grammar = llguidance.LLMatcher.grammar_from_json_schema(request.schema, overrides=style)
+            form = json.dumps(request.schema | {"x-guidance": style})
+            start = f"{json.dumps(lead)} form" if lead else "form"
+            grammar = llguidance.LLMatcher.grammar_from_lark(f"start: {start}\nform: %json {form}")
         matcher = llguidance.LLMatcher(self.grammar_tokenizer, grammar, log_level=0)
         if matcher.is_error():
             wanted = request.schema if request.choices is None else request.choices

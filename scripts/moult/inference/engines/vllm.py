@@ -38,7 +38,14 @@ class VllmEngine(Engine):
         self.limit = self.llm.llm_engine.model_config.max_model_len - 1
 
     def close(self) -> None:
-        self.llm = None
+        if self.llm:
+            # The engine's core holds weights and cache, here or in processes of its own, whoever refers to the engine.
+            self.llm.llm_engine.engine_core.shutdown()
+            self.llm = None
+            from vllm.distributed import cleanup_dist_env_and_memory
+
+            # Groups of processes hold buffers, and objects that vLLM has frozen are never collected.
+            cleanup_dist_env_and_memory()
         super().close()
 
     def _complete(self, prompts, requests):
@@ -51,7 +58,7 @@ class VllmEngine(Engine):
 
         structure = None
         if request.choices is not None:
-            structure = StructuredOutputsParams(choice=list(request.choices))
+            structure = StructuredOutputsParams(choice=[self._blanks + one for one in request.choices])
         elif request.schema is not None:
             structure = StructuredOutputsParams(json=request.schema)
         sampling = request.sampling

@@ -83,6 +83,10 @@ class BatchEndpoint:
                 self.wanted = {key: request for key, request in self.wanted.items() if not answers.get(key)}
                 self._watch(answers.values())
 
+    def dollars(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Return 0: an answer is paid for with its batch."""
+        return 0.0
+
     def _tags(self):
         """Return the tags of the batches that hold what is wanted."""
         return sorted(set(self.underway.of(self.wanted).values()))

@@ -14,9 +14,11 @@ NAMES = ("max_tokens", "max_completion_tokens")
 # What a parameter is where it changes nothing, so that it may be left out; a seed only makes draws repeatable.
 NEUTRAL = {"temperature": 1, "top_p": 1}
 REMEDIES = {
-    "temperature": "write a `temperature` that it takes where it is asked (most such models: 1)",
+    "temperature": "write a `temperature` that it takes where it is asked (most such models: 1), or "
+    "`reasoning_effort: none` for the endpoint",
     "top_p": "write `top_p: 1` where it is asked",
     "top_k": "write `top_k: 0` where it is asked",
+    "reasoning_effort": "write another `reasoning_effort` for the endpoint, or none",
     "response_format": "write `structured: function` for the endpoint",
     "tools": "write `structured: response_format` for the endpoint",
     "tool_choice": "write `structured: response_format` for the endpoint",
@@ -102,7 +104,7 @@ class Dialect:
         """Return what to write in the config where a parameter decides the answer, None where none does."""
         if name not in REMEDIES:
             return None
-        value = body[name] if name in ("temperature", "top_p", "top_k") else None
+        value = body[name] if name in ("temperature", "top_p", "top_k", "reasoning_effort") else None
         what = f"{name} {json.dumps(value)}" if value is not None else name
         return f"does not take `{what}`, on which its answers depend; {REMEDIES[name]}"
 

@@ -12,13 +12,14 @@ from typing import Any
 from moult.base.errors import UserError
 from moult.base.outside import TooMuch, Unreadable, decoded, one_line, parse_json
 from moult.base.secrets import key_of, redacted, redacted_in
+from moult.inference.journal import Journal
 from moult.inference.remote.connection import Body, bearer, client_options
 from moult.inference.remote.dialect import Dialect
 from moult.inference.remote.errors import UNKNOWN, problem_in, problem_of
 from moult.inference.remote.rate_limit import Limits, retry_after
 from moult.inference.remote.wire import answer_of, failure, guarded, unreadable
-from moult.inference.requests import Answer, ChatRequest
-from moult.inference.spending import Budget
+from moult.inference.requests import Answer, ChatRequest, request_key
+from moult.inference.spending import Budget, cost_of
 
 # Seconds. Before the n-th further try of a request: a random time up to FIRST_WAIT * 2^(n-1), at most LONGEST_WAIT.
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
@@ -31,6 +32,8 @@ CONNECT_PATIENCE, DRAIN = 1.5, 3.0
 MOST_FAILURES = 50
 # So many refusals (403, 404) before any answer mean the same; after an answer a refusal is the row's own.
 REFUSALS = 5
+# So many readings of one reply that end their runs make it a reject.
+MOST_READS = 2
 # So many paid replies in a row that are unusable for one reason end the run.
 USELESS = 20
 logger = logging.getLogger(__name__)
@@ -88,10 +91,19 @@ class RemoteEndpoint:
 
     settings: an endpoint's recipe and client (see `recipes`). budget: `check()` is called before each HTTP request and
     raises when nothing is left, `add(answer)` after each reply that reports tokens; None where nothing is counted.
+    journal, identity: where each reply is kept as it came, before it is interpreted, and who answers, for its key; what
+    a run that was ended has left there is not asked again.
     """
 
-    def __init__(self, settings: Mapping[str, Any], budget: Budget | None = None) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        budget: Budget | None = None,
+        journal: Journal | None = None,
+        identity: Mapping[str, Any] | None = None,
+    ) -> None:
         self.settings, self.budget, self.price = settings, budget, settings.get("price")
+        self.journal, self.identity = journal, identity or {}
         self.name = f"endpoint {settings['name']} ({settings['url']})"
         key = key_of(settings["key"], f"endpoint {settings['name']}")
         self.options, self.proxy = client_options(settings)
@@ -103,12 +115,15 @@ class RemoteEndpoint:
 
         Raises EndpointError, and what the budget raises, after it has yielded what was under way and still arrived.
         """
-        self.loop = asyncio.new_event_loop()
-        self.waiting, self.arrived = list(missing)[::-1], []
         self.slots, self.in_flight, self.failure = set(), set(), None
         self.reached, self.answered, self.unanswered, self.refused = False, False, 0, None
         self.refusals, self.streak, self.told = 0, Streak(), False
+        found = self._left_over(requests, missing)
+        self.loop = asyncio.new_event_loop()
+        self.waiting, self.arrived = [index for index in missing if index not in found][::-1], []
         try:
+            if found:
+                yield list(found.items())
             self.loop.run_until_complete(self._open(requests))
             while self.slots:
                 self.loop.run_forever()
@@ -120,8 +135,35 @@ class RemoteEndpoint:
             if self.refused and not self.answered:
                 raise self.refused
         finally:
+            if self.budget:
+                self.budget.settle()
             self.loop.run_until_complete(self._close())
             self.loop.close()
+
+    def dollars(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """Return what so many tokens cost, None without a price."""
+        return cost_of(self.price, prompt_tokens, completion_tokens) if self.price else None
+
+    def _left_over(self, requests, missing):
+        """Return index → Answer of the replies that came to a run which was ended before it had interpreted them.
+
+        A reply that has ended its reader twice is a reject.
+        """
+        replies, found = self.journal.left_over() if self.journal else {}, {}
+        for index in missing if replies else ():
+            request = requests[index]
+            reply, tries = replies.get(key := request_key(request, self.identity), (None, 0))
+            if reply is not None and tries >= MOST_READS:
+                text = redacted(decoded(reply), self.settings["key"])
+                found[index] = unreadable(text, request, f"reading the reply has ended {tries + 1} runs")
+            elif reply is not None:
+                try:
+                    found[index] = self._read(200, {}, reply, request, self.dialect.body(request))
+                except (Transient, Respelt, UserError):
+                    self.journal.forget(key)
+        if found:
+            logger.info("%d replies came to a run that was ended, and are taken from the journal", len(found))
+        return found
 
     async def _open(self, requests):
         import httpx2
@@ -251,9 +293,16 @@ class RemoteEndpoint:
         finally:
             self.in_flight.discard(slot)
         self.reached = True
+        keeps = self.journal and isinstance(content, bytes) and 200 <= status < 300
+        if keeps:
+            self.journal.arrive(request_key(request, self.identity), content)
         try:
             answer = self._read(status, headers, content, request, body)
-        except Transient as again:
+        except (Transient, Respelt, UserError) as again:
+            if keeps:
+                self.journal.forget(request_key(request, self.identity))
+            if not isinstance(again, Transient):
+                raise
             if again.paid:
                 if self.budget:
                     self.budget.add(again.paid)
@@ -264,6 +313,8 @@ class RemoteEndpoint:
                 self.limits.tokens.take(answer.prompt_tokens + answer.completion_tokens - reserved)
             if self.budget:
                 self.budget.add(answer)
+        elif keeps:
+            self.journal.forget(request_key(request, self.identity))
         return answer
 
     async def _exchange(self, client, data):
@@ -325,7 +376,7 @@ class RemoteEndpoint:
         if meant == 402 or problem.no_quota:
             raise self._error(f"the account has no quota left ({reason})")
         if meant in (401, 403, 404) or 300 <= meant < 400:
-            said = problem.message[:200] or ("a redirect, which is not followed" if meant < 400 else "without a reason")
+            said = "a redirect, which is not followed" if meant < 400 else problem.message[:200] or "without a reason"
             refused = self._error(f"refused ({meant}): {said}; check key, url and model")
             self.refusals += 1
             if meant not in (403, 404) or (not self.answered and self.refusals >= REFUSALS):

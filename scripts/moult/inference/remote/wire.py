@@ -46,9 +46,9 @@ CALLED = {"toolcalls", "toolcall", "tooluse", "functioncall", "functioncalls"}
 def chat_body(request: ChatRequest, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the body of a chat completions call as plain JSON. Choices are asked for as a schema.
 
-    settings: `model`; `structured`, how a schema is asked for: as `response_format`, or as the parameters of the one
-    `function` that the model must call (models older than response_format's schemas); `max_tokens_as`, the name that
-    the API has for max_tokens.
+    settings: `model`; `reasoning_effort`, if any; `structured`, how a schema is asked for: as `response_format`, or as
+    the parameters of the one `function` that the model must call (models older than response_format's schemas);
+    `max_tokens_as`, the name that the API has for max_tokens.
     """
     sampling = request.sampling
     body = {
@@ -59,6 +59,8 @@ def chat_body(request: ChatRequest, settings: Mapping[str, Any]) -> dict[str, An
         settings.get("max_tokens_as") or "max_tokens": sampling.max_tokens,
         "seed": request.seed,
     }
+    if settings.get("reasoning_effort"):
+        body["reasoning_effort"] = settings["reasoning_effort"]
     if sampling.top_k:
         body["top_k"] = sampling.top_k
     schema = _schema_of_choices(request.choices) if request.choices else request.schema

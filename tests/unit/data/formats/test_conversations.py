@@ -261,20 +261,28 @@ def test_what_is_not_named_is_not_read_as_in_llamafactory(tmp_path):
     assert [message["content"] for message in example.messages] == ["a"]
 
 
-def test_what_cannot_be_trained_on_is_kept_and_said(tmp_path):
-    calls = talk("a", "b", tools="[]")
+def test_what_cannot_be_trained_on_is_kept_and_said(tmp_path, caplog):
+    calls = talk("a", "{}", "", "b", tools="[]")
+    for turn, role in zip(calls["conversations"], ("human", "function_call", "observation", "gpt"), strict=True):
+        turn["from"] = role
+    uncalled = talk("e", "f", tools="[]")
     seen = talk("<image>a", "b", images=["i.png"])
     columns = {"messages": "conversations", "tools": "tools", "images": "images"}
-    prepare(tmp_path / "a", json.dumps([calls, seen, talk("c", "d")]), columns=columns)
+    prepare(tmp_path / "a", json.dumps([calls, seen, talk("c", "d"), uncalled]), columns=columns)
     found, dropped = examples_of(tmp_path / "a")
-    assert [example.answer for example in found] == ["d"]
+    assert [example.answer for example in found] == ["d", "f"]
     assert [one["reason"] for one in dropped] == [
         "calls tools, which is not trained on",
         "has images, which are not trained on",
     ]
     prepare(tmp_path / "b", json.dumps([calls]), columns=columns)
-    with pytest.raises(UserError, match="no row can be trained on, the first one calls tools"):
+    with pytest.raises(UserError, match="d, train: no row can be trained on: 1 calls tools, which is not trained on."):
         examples_of(tmp_path / "b")
+    # Beside a dataset that has some it is left out.
+    folders = {"b": tmp_path / "b" / "data", "a": tmp_path / "a" / "data"}
+    found, dropped = training_examples(list(folders.values()), dict.fromkeys(folders), "train")
+    assert [one.uid.split("/")[0] for one in found] == ["a", "a"] and len(dropped) == 3
+    assert "b: no row of train can be trained on, it is left out: 1 calls tools" in caplog.text
 
 
 def test_labelled_rows_come_out_and_back_in_as_the_same_examples(tmp_path):
@@ -302,7 +310,7 @@ def test_questions_without_answers_are_nothing_to_export(tmp_path):
     raw.parent.mkdir(parents=True)
     raw.write_text("title\tquestion_content\na\tb\n")
     prepare_with_manifest(recipe("stackoverflow", files={"train": ["ml"]}), tmp_path / "raw", tmp_path / "data")
-    with pytest.raises(UserError, match="no row has an answer"):
+    with pytest.raises(UserError, match="no row can be trained on: 1 no answer to train on"):
         export_dataset({"name": "d", "template": load_template("meteor/answer")}, tmp_path / "data", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -433,7 +441,7 @@ INFO = {
     },
     "folder": {"file_name": "parts"},
     "hub": {"hf_hub_url": "owner/rows", "formatting": "sharegpt"},
-    "preferences": {"file_name": "x.json", "ranking": True},
+    "preferences": {"file_name": "x.json", "ranking": True, "columns": {"prompt": "p", "chosen": "c"}},
     "tagged": {"file_name": "x.json", "columns": {"prompt": "p", "response": "r", "kto_tag": "k"}},
     "documents": {"file_name": "x.json", "columns": {"prompt": "text"}},
     "drawn": {"file_name": "x.json", "num_samples": 5},
@@ -482,9 +490,9 @@ def test_an_entry_on_a_hub_takes_its_file_from_the_config(tmp_path):
     [
         ({"entries": {"train": "chta"}}, "'chta' is not in .*; did you mean 'chat'?"),
         ({"entries": {"train": "chat", "dev": "plain"}}, "'chat', 'plain' differ in formatting, columns or tags"),
-        ({"entries": {"train": "preferences"}}, "'preferences' of .*: is preference data"),
-        ({"entries": {"train": "tagged"}}, "columns: 'kto_tag' is of preference data"),
-        ({"entries": {"train": "documents"}}, "columns: 'response' is missing; as in LLaMA-Factory"),
+        ({"entries": {"train": "preferences"}}, "columns: 'rejected' is missing; as in LLaMA-Factory"),
+        ({"entries": {"train": "tagged"}}, "columns: 'kto_tag' is of data for KTO, which are not read"),
+        ({"entries": {"train": "documents"}}, "columns: `prompt` alone is pre-training text, which has no answer"),
         ({"entries": {"train": "drawn"}}, "num_samples draws rows by chance; leave it out"),
         ({"entries": {"train": "odd"}}, "formatting 'openai' is not read; write sharegpt, with tags"),
         ({"entries": {"train": "script"}}, "has script_url; save the rows as a file"),

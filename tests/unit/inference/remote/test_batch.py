@@ -25,7 +25,7 @@ PRICE = {"input": 1.0, "output": 2.0}
 
 def requests(count, **more):
     return [
-        ChatRequest(({"role": "user", "content": f"question {i}"},), Sampling(max_tokens=9), **more)
+        ChatRequest(({"role": "user", "content": f"question {i}"},), Sampling(temperature=0.7, max_tokens=9), **more)
         for i in range(count)
     ]
 

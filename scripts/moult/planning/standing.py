@@ -1,0 +1,171 @@
+"""What stands of an experiment before a build: is it what its manifests say, and what the config of today asks for?
+
+Snakemake's own memory of what it made (`.snakemake`) may be gone, or be another's than that of a restored folder, and
+it looks at time stamps. A job whose artefact disagrees with its manifest, or the manifest with the recipe, the parents
+or the user's files of today, is forced while the graph is built; nothing is deleted for it, so that a dry run says the
+same.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moult.base.errors import UserError
+from moult.base.files import blake3_file, digest
+from moult.base.rows import Manifest
+from moult.base.stage import Experiment, Local, Ref, Stage
+from moult.jobs.manifest import HASHED, Seen, flaw_of, read_manifest
+
+# Sentences that are shown; the table of jobs has the others.
+SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a job's artefact looks like before a build.
+
+    again: why it is to be made again, None where it stands or where that is Snakemake's to find. compared: whether its
+    manifest has digests of the user's files, so that their time stamps are no reason to make it again.
+    """
+
+    again: str | None = None
+    compared: bool = False
+
+
+class Standing:
+    """The artefacts of an experiment, each looked at once.
+
+    results: their folder. tell: what shows a sentence. params: whether another recipe is a reason to make one again.
+    """
+
+    def __init__(self, cfg: Experiment, results: Path, tell: Callable[[str], None], params: Callable[[], bool]) -> None:
+        self.cfg, self.results, self.tell, self.params = cfg, results, tell, params
+        self.read: dict[Path, Manifest | UserError] = {}
+        self.looked: dict[tuple[str, tuple[str, ...]], Look] = {}
+        self.told = 0
+
+    def look(self, stage: Stage, names: tuple[str, ...], references: Mapping[str, Any]) -> Look:
+        """Return what a job's artefact looks like; tell of it where it is to be made again.
+
+        references: key → a reference of the job's inputs, or a list of them.
+        """
+        if (stage.rule, names) not in self.looked:
+            flat = [one for value in references.values() for one in (value if isinstance(value, list) else [value])]
+            look = self.looked[stage.rule, names] = self._look(stage, names, flat)
+            if look.again:
+                self.told += 1
+                if self.told <= SHOWN:
+                    self.tell(f"{look.again}; {self.results / stage.path(*names)} is made again.")
+                elif self.told == SHOWN + 1:
+                    self.tell("More disagrees with its manifest, and is made again too.")
+        return self.looked[stage.rule, names]
+
+    def _look(self, stage, names, references):
+        artefact, path = self.results / stage.path(*names), self.results / stage.manifest(*names)
+        seen = Seen(path)
+        if not path.exists():
+            # A manifest beside the outputs is missing where it was never written.
+            was_there = stage.sealed or seen.kept.exists()
+            return Look(f"{path}: is missing" if was_there and artefact.exists() else None)
+        manifest = self._manifest(path)
+        if isinstance(manifest, UserError):
+            return Look(str(manifest).removesuffix("; delete it and run again."))
+        if artefact.name not in manifest["files"] and not artefact.exists():
+            # A whole folder that is gone was taken away by somebody: it is made again when something needs it.
+            return Look(compared="local" in manifest)
+        written = path.stat().st_mtime_ns
+        local = [one for one in references if isinstance(one, Local)]
+        again = (
+            next(_flaws(path, manifest, written, seen), None)
+            or self._other_recipe(path, manifest, stage, names)
+            or self._other_parent(path, manifest, stage, [one for one in references if isinstance(one, Ref)])
+            or next(_changes(path, manifest, local, seen), None)
+        )
+        seen.keep()
+        return Look(again, compared="local" in manifest)
+
+    def _manifest(self, path):
+        """Return a manifest, or the error of reading it."""
+        if path not in self.read:
+            try:
+                self.read[path] = read_manifest(path)
+            except UserError as error:
+                self.read[path] = error
+        return self.read[path]
+
+    def _other_recipe(self, path, manifest, stage, names):
+        if not stage.recipe or not self.params():
+            return None
+        old, new = manifest["recipe"], stage.recipe(self.cfg, *names)
+        if digest(old) == digest(new):
+            return None
+        other = sorted(key for key in {*old, *new} if digest(old.get(key)) != digest(new.get(key)))
+        return f"{path}: is of another recipe than the config's ({', '.join(other)})"
+
+    def _other_parent(self, path, manifest, stage, references):
+        parents = {f"{self.results}/{one.kind}/{one.name}": one for one in references}
+        if stage.sealed:
+            forms = ("artefact", "settled", "manifest")
+            asked = {name for name, one in parents.items() if one.form in forms}
+            if other := sorted(asked.symmetric_difference(manifest["parents"])):
+                return f"{path}: is not of the parents that the config says ({other[0]})"
+        for name, content in manifest["parents"].items():
+            # What is settled is made again without a change to what was made with it.
+            if name in parents and parents[name].form != "settled":
+                parent = self._manifest(Path(f"{name}.manifest.json"))
+                if not isinstance(parent, UserError) and parent["content"] != content:
+                    return f"{path}: is of another {name} than there is"
+        return None
+
+
+def _flaws(path: Path, manifest: Manifest, written: int, seen: Seen) -> Iterator[str]:
+    """Yield what is wrong with the files of a manifest; bytes are compared where time or size moved."""
+    for name, expected in manifest["files"].items():
+        file, sha256 = path.parent / name, expected["sha256"]
+        compared = []
+
+        def doubted(stat, file=file, sha256=sha256, compared=compared):
+            large = stat.st_size > HASHED
+            as_noted = seen.has(file, sha256, stat, copied=large)
+            if as_noted is None:
+                as_noted = max(stat.st_mtime_ns, 0 if large else stat.st_ctime_ns) <= written
+                if as_noted and large:
+                    seen.note(file, sha256)
+            if not as_noted:
+                compared.append(file)
+            return not as_noted
+
+        if wrong := flaw_of(file, expected, path, doubted):
+            yield wrong
+        elif compared:
+            seen.note(file, sha256)
+
+
+def _changes(path: Path, manifest: Manifest, local: Sequence[Local], seen: Seen) -> Iterator[str]:
+    """Yield how the user's files differ from those that a job read, where its manifest has digests of these."""
+    places = {one.path: one for one in local}
+    recorded = manifest.get("local", [])
+    if recorded and len(recorded) != len(places):
+        yield f"{path}: is of other files of yours than the config names"
+    for place, digests in zip(places.values(), recorded, strict=False):
+        try:
+            names = {*digests, *(place.used(place.path) if place.used else ())}
+        except UserError as error:
+            yield str(error).rstrip(".")
+            continue
+        for name in sorted(names):
+            file, expected = Path(place.path, name), digests.get(name)
+            try:
+                stat = os.stat(file)
+                if expected is None:
+                    yield f"{file}: is new"
+                elif not seen.has(file, expected, stat):
+                    if blake3_file(file) == expected:
+                        seen.note(file, expected)
+                    else:
+                        yield f"{file}: has changed"
+            except OSError:
+                if expected is not None:
+                    yield f"{file}: is gone"
