@@ -1,4 +1,4 @@
-# One model on one suite: predictions, or answers and judgements of them, once. Scores as often as the scoring changes,
+# One model on one suite: predictions, or answers and judgements of them, once, by each judge. Scores as often as the scoring changes,
 # of a model, a corpus, a judge, or a setting whose models each answer on a dataset of their own.
 
 
@@ -69,6 +69,41 @@ use rule on_models as judge_answers with:
         **needs_of("judge_answers"),
     params:
         **params_of("judge_answers"),
+
+
+use rule on_models as judge_again with:
+    input:
+        unpack(inputs_of("judge_again")),
+    output:
+        judgements="<results>/opinions/{suite}/{measured}/{judge}.jsonl",
+        usage="<results>/opinions/{suite}/{measured}/{judge}.usage.json",
+        manifest="<results>/opinions/{suite}/{measured}/{judge}.manifest.json",
+    pathvars:
+        job="judge_again/{suite}/{measured}/{judge}",
+    wildcard_constraints:
+        **names_of("judge_again"),
+    threads: threads_of("judge_again")
+    resources:
+        **needs_of("judge_again"),
+    params:
+        **params_of("judge_again"),
+
+
+use rule on_tables as compare_judges with:
+    input:
+        unpack(inputs_of("compare_judges")),
+    output:
+        consensus="<results>/consensus/{suite}.json",
+        manifest="<results>/consensus/{suite}.manifest.json",
+    pathvars:
+        job="compare_judges/{suite}",
+    wildcard_constraints:
+        **names_of("compare_judges"),
+    threads: threads_of("compare_judges")
+    resources:
+        **needs_of("compare_judges"),
+    params:
+        **params_of("compare_judges"),
 
 
 use rule on_tables as score_judgements with:

@@ -25,7 +25,10 @@ GROUPS, COMPONENTS = PROFILE["groups"], PROFILE["group-components"]
 
 
 def whole(config):
-    """Return a config as it is."""
+    """Return a config as it is, with a further judge of corpora, which is a model of the build."""
+    judge = config["suites"][2]["judge"]
+    judge["judges"] = [judge.pop("endpoint"), "student"]
+    judge["decoding"] = {"max_tokens": 1000}
     return config
 
 
@@ -58,8 +61,11 @@ def model_at_work(config, rule, name):
         return name.rpartition("/")[2]
     if rule in ("generate_guidelines", "distill_answers"):
         return find("endpoints", find("corpora", name)["endpoint"]).get("serve")
+    if rule == "judge_again":
+        return find("endpoints", name.rpartition("/")[2]).get("serve")
     if rule == "judge_answers":
-        return find("endpoints", find("suites", name.partition("/")[0])["judge"]["endpoint"]).get("serve")
+        judge = find("suites", name.partition("/")[0])["judge"]
+        return find("endpoints", judge.get("endpoint") or judge["judges"][0]).get("serve")
     return None
 
 

@@ -75,7 +75,7 @@ def keys():
     from moult.corpora import contrasts, judgements
     from moult.corpora import refined as refining
     from moult.data.prompts import label_messages, load_template
-    from moult.data.rubrics import load_rubrics
+    from moult.data.rubrics import load_rubrics, named_rubric
     from moult.evaluation import judging
     from moult.inference.asking import identity_of
     from moult.inference.judge_requests import judge_request
@@ -111,6 +111,7 @@ def keys():
     judged = row | {"category": "math", "reference": "Average precision."}
     told = judged | {"mode": "grade", "answer": "One.", "human": 3.5, "scale": [0, 10], "feedback": None}
     items |= {"endpoint": remote, "references": False, "explain": load_template("judge/explain")}
+    by_rubric = judge | {"form": "line", "rubric": named_rubric("coding"), "prompt": prompts["compare"]}
     beam = {"method": "beam", "beams": 4, "length_penalty": 1.0}
     samples = {"method": "consistency", "samples": 2, "temperature": 0.7, "top_p": 0.9, "top_k": 0}
     asked = {"decoding": drawn, "seed": 7}
@@ -136,6 +137,16 @@ def keys():
         ),
         "pair": (judging.pair_request(judge, row, ("One.", "Two.")), ours),
         "pair, remote": (judging.pair_request(judge | {"endpoint": remote}, row, ("One.", "Two."), 1), theirs),
+        "pair by a rubric": (judging.pair_request(by_rubric, row, ("One.", "Two."), 1), ours),
+        "graded answer": (
+            refining.verdict_request(
+                {"grading": by_rubric, "judge": remote, "judge_decoding": greedy, "seed": 7}
+                | {"judge_prompt": prompts["grade"]},
+                row,
+                "Accuracy.",
+            ),
+            theirs,
+        ),
         "graded item": (
             judge_request(items | {"form": "line", "references": True}, judged, ("One.",), True),
             ours,

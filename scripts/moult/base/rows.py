@@ -142,13 +142,15 @@ class CorpusRow(Question):
 
 
 class Revision(TypedDict):
-    """One answer of a refined row and what became of it. verdict: correct, incorrect, empty, or cut."""
+    """One answer of a refined row and what became of it. verdict: correct, incorrect, empty, or cut; grade: 0 to 10,
+    where the judge grades answers."""
 
     iteration: int
     answer: str
     verdict: str | None
     feedback: str
     hints: str
+    grade: NotRequired[float]
 
 
 class RefinedRow(CorpusRow):
@@ -252,6 +254,7 @@ class JudgeAnswer(TypedDict):
 
 class Judgement(TypedDict):
     """What a judge said of a pair. `judgements/<suite>/<model or corpus>.jsonl`; written by `judge_answers`.
+    A further judge's are `opinions/<suite>/<model or corpus>/<endpoint>.jsonl`; written by `judge_again`.
 
     A is the model, B is `against`, whichever was shown first. order: original, swapped, or None where nothing was
     asked; status: ok, unknown, error or unanswered; scores: A and B → criterion → 1 to 10.

@@ -14,11 +14,13 @@ from moult.base.rows import CorpusRow, Facts, Recipe, RefinedRow, Reject, Usage
 from moult.base.section import Name, Section, exactly_one
 from moult.base.stage import Experiment, Job
 from moult.corpora.generated import check_rows, left_beside, nothing_kept
+from moult.corpora.grading import Grading, grading_recipe, read_grading
 from moult.corpora.kind import Generated
-from moult.data.fields import Decoding, Prompt, Split
+from moult.data.fields import Decoding, Prompt, Split, check_dimensions
 from moult.data.prompts import as_material, load_template, render
 from moult.data.questions import asked_rows
 from moult.inference.asking import Asker, asker_of, flaw_of
+from moult.inference.judge_requests import question_request
 from moult.inference.plans import Plan
 from moult.inference.recipes import client_of, decoding_recipe, endpoint_recipe
 from moult.inference.requests import ChatRequest, Sampling, author
@@ -62,13 +64,31 @@ class Refining(Section):
     revise_prompt: Prompt = Field(
         "meteor/revise", description="Template of resources/prompts that asks for a revision."
     )
-    judge_prompt: Prompt = Field("meteor/judge", description="Template of resources/prompts that asks the judge.")
+    judge_prompt: Prompt = Field(
+        "meteor/judge",
+        description="Template of resources/prompts that asks the judge; judge/grade where `grading` is set.",
+    )
+    grading: Grading | None = Field(
+        None, description="How the judge grades answers; null: it says of each whether it is correct."
+    )
     decoding: Decoding = Field(
         Decoding(temperature=0.7, top_p=0.9, max_tokens=512), description="How answers and revisions are decoded."
     )
     judge_decoding: Decoding = Field(
         Decoding(temperature=0.0, max_tokens=512), description="How the judge's reply is decoded."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def prompt_of_a_grade(cls, raw: Any) -> Any:
+        graded = isinstance(raw, dict) and raw.get("grading") is not None
+        return {"judge_prompt": "judge/grade"} | raw if graded else raw
+
+    @model_validator(mode="after")
+    def grades_by_dimensions(self) -> Self:
+        if self.grading:
+            check_dimensions("judge_prompt", self.judge_prompt, "judge/grade")
+        return self
 
 
 class Refined(Generated, Refining):
@@ -78,11 +98,6 @@ class Refined(Generated, Refining):
     doing: ClassVar = "refining the answers {corpus}"
     run: ClassVar = "moult.corpora.refined:run"
     writes: ClassVar = "answers"
-    shown: ClassVar = {
-        "prompt": (),
-        "revise_prompt": ("previous", "feedback", "hints"),
-        "judge_prompt": ("answer", "fence"),
-    }
 
     kind: Literal["refined"] = Field(
         description="Kind of corpus: answers that a judge accepted, at once or after revision."
@@ -120,7 +135,7 @@ class Refined(Generated, Refining):
 
     def recipe(self, cfg: Experiment) -> Recipe:
         # Of its round a corpus knows nothing.
-        return {
+        return ({"grading": grading_recipe(self.grading)} if self.grading else {}) | {
             "name": self.name,
             "splits": list(self.splits),
             "slice": list(self.slice) if self.slice else None,
@@ -149,6 +164,11 @@ class Refined(Generated, Refining):
         return accepted, f"{accepted}, accepted by {author(recipe['judge'])}; {often}"
 
     @property
+    def shown(self) -> dict[str, tuple[str, ...]]:  # type: ignore[override]  # a rubric is no text to be tried with
+        judged = {} if self.grading else {"judge_prompt": ("answer", "fence")}
+        return {"prompt": (), "revise_prompt": ("previous", "feedback", "hints")} | judged
+
+    @property
     def endpoints(self) -> dict[str, str]:
         return {"endpoint": self.endpoint, "judge": self.judge}
 
@@ -166,8 +186,7 @@ class Refined(Generated, Refining):
         both = longest + self.judge_decoding.max_tokens
         rows = rows[slice(*self.slice)] if self.slice else rows
         answers = [_request(0, recipe["prompt"], row, recipe["decoding"]) for row in rows]
-        shown = [shown_to_judge(row, "") for row in rows]
-        verdicts = [_request(0, recipe["judge_prompt"], fields, recipe["judge_decoding"]) for fields in shown]
+        verdicts = [verdict_request(recipe, row, "") for row in rows]
         return {
             # A revision sees an answer and what was said of it; the judge sees an answer.
             "endpoint": Plan(answers, longest, often, (often - 1) * both),
@@ -181,11 +200,13 @@ def refine_answers(
     """Answer, judge and revise until each row is accepted or has had `max_iterations` answers.
 
     recipe: judge (its recipe), prompt, revise_prompt, judge_prompt (templates), decoding, judge_decoding,
-    max_iterations, cut ("reject": what reached max_tokens is not judged), seed. asker: who answers and revises.
+    max_iterations, cut ("reject": what reached max_tokens is not judged), seed, and grading (form, rubric, accept)
+    where the judge grades answers. asker: who answers and revises.
     judge: the Asker that judges; it shares the pool of `asker`.
 
     Returns (rows with `answer`, rejects, usage). A row that was accepted at once has `status` ok, else revised; every
-    row and reject has its `history`, one {iteration, answer, verdict, feedback, hints} per answer. The verdict of an
+    row and reject has its `history`, one {iteration, answer, verdict, feedback, hints} per answer, with the `grade`
+    where there is one. The verdict of an
     answer that was empty or reached max_tokens is `empty` or `cut`: the judge is not asked about it.
     """
     check_rows(rows)
@@ -245,8 +266,6 @@ def _answers(asker, recipe, pending, histories, iteration):
 def _judge(judge, recipe, answered, histories, iteration, failed):
     """Add to each row's history what became of its answer; to `failed` why a row can go no further."""
     judged, requests = [], []
-    decoding, serves = recipe["judge_decoding"], "serve" in recipe["judge"]
-    schema = verdict_schema(int(WORDY * decoding["max_tokens"]) if serves else None)
     for row, value in answered:
         entry = {"iteration": iteration, "answer": value["text"], "verdict": None, "feedback": "", "hints": ""}
         if value["finish_reason"] == "error":
@@ -258,14 +277,24 @@ def _judge(judge, recipe, answered, histories, iteration, failed):
             entry["feedback"] = UNJUDGED[entry["verdict"]]
             continue
         judged.append((row, entry))
-        fields = shown_to_judge(row, value["text"])
-        requests.append(_request(recipe["seed"], recipe["judge_prompt"], fields, decoding, schema))
+        requests.append(verdict_request(recipe, row, value["text"]))
     for (row, entry), value in zip(judged, judge.ask(requests), strict=True):
-        verdict, problem = parse_verdict(value["text"])
+        graded = "grading" in recipe
+        verdict, problem = read_grading(recipe, value["text"]) if graded else parse_verdict(value["text"])
         if value["error"] or problem:
             failed[row["uid"]] = f"judge: {value['error'] or problem}"
         else:
             entry |= verdict
+
+
+def verdict_request(recipe: Recipe, row: CorpusRow, answer: str) -> ChatRequest:
+    """Return the request that shows the judge a row and an answer to it."""
+    decoding, serves = recipe["judge_decoding"], "serve" in recipe["judge"]
+    if "grading" in recipe:
+        judging = recipe["grading"] | {"decoding": decoding}
+        return question_request(judging, recipe["judge_prompt"], row, (answer,), serves, (recipe["seed"],))
+    schema = verdict_schema(int(WORDY * decoding["max_tokens"]) if serves else None)
+    return _request(recipe["seed"], recipe["judge_prompt"], shown_to_judge(row, answer), decoding, schema)
 
 
 def shown_to_judge(row: CorpusRow, answer: str) -> dict[str, Any]:

@@ -27,13 +27,21 @@ Prompt = Annotated[str, BeforeValidator(_known_prompt)]
 
 
 def _known_rubric(name):
-    if name not in rubric_names():
+    if isinstance(name, str) and name not in rubric_names():
         near = nearest(name, rubric_names())
         raise ValueError(f"rubric: {name!r} is not in resources/judge/criteria/ or judge/criteria/{near}")
     return name
 
 
 Rubric = Annotated[str, BeforeValidator(_known_rubric)]
+# In which form a judge replies.
+Form = Literal["json", "line", "bracket"]
+
+
+def check_dimensions(field: str, prompt: str | None, right: str) -> None:
+    """Raise a ValueError where a template does not show a judge the dimensions of a rubric; right: one that does."""
+    if prompt and "dimensions" not in load_template(prompt).get("user", ""):
+        raise ValueError(f"{field}: {prompt!r} shows no `dimensions` of a rubric; write {right}, or leave it out")
 
 
 class Decoding(Section):

@@ -10,6 +10,8 @@ from moult.base.errors import UserError
 from moult.base.paths import named_files
 
 KIND = "judge/criteria"
+# The rubric of what is of no kind; a judge sees no name of a kind then.
+DEFAULT = "default"
 # Where a reply names dimensions, these characters stand between them.
 RESERVED = re.compile(r"""['"{}:#@&*\n]""")
 
@@ -25,6 +27,11 @@ def load_rubrics() -> dict[str, list[dict[str, Any]]]:
     They go into the recipe of a job whole, since the categories of its items are not known before.
     """
     return {name: _read_rubric(path) for name, path in named_files(KIND).items()}
+
+
+def named_rubric(name: str) -> dict[str, Any]:
+    """Return {name, dimensions} of a rubric, for the recipe of a job whose questions are all of one kind."""
+    return {"name": name, "dimensions": _read_rubric(named_files(KIND)[name])}
 
 
 @cache

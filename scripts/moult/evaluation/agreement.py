@@ -8,9 +8,9 @@ from moult.base.errors import nearest
 from moult.base.files import derive_seed
 from moult.base.section import LocalPath, Name, Section
 from moult.base.stage import Local, Ref, Stage
-from moult.data.fields import Decoding, Prompt, Rubric, Split
+from moult.data.fields import Decoding, Form, Prompt, Rubric, Split
 from moult.data.prompts import load_template
-from moult.data.rubrics import load_rubrics
+from moult.data.rubrics import DEFAULT, load_rubrics
 from moult.evaluation import agreement_scores, item_judging
 from moult.evaluation.agreement_tables import METHODS, panels, samples, suite_tables
 from moult.evaluation.injections import load_injections
@@ -67,7 +67,7 @@ class AgreementSuite(Settings):
     sample: int | None = Field(
         None, ge=1, description="Largest number of items per dataset, drawn with the experiment's seed; null: all."
     )
-    form: Literal["json", "line", "bracket"] = Field(
+    form: Form = Field(
         "json",
         description=(
             "Form of a reply: JSON enforced by a schema, the published line that a trained judge writes, or a verdict "
@@ -83,7 +83,7 @@ class AgreementSuite(Settings):
         "both", description="Orders in which a pair is shown; with one, a liking for a position cannot be seen."
     )
     references: bool = Field(False, description="Whether a judge is shown an item's reference answer.")
-    rubric: Rubric = Field("default", description="Rubric of items whose category has none, or that have no category.")
+    rubric: Rubric = Field(DEFAULT, description="Rubric of items whose category has none, or that have no category.")
     grade: Prompt = Field("judge/grade", description="Template of resources/prompts that asks to grade one answer.")
     compare: Prompt = Field(
         "judge/compare", description="Template of resources/prompts that asks to compare two answers."

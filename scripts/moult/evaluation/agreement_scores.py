@@ -43,27 +43,18 @@ def pair_metrics(items: Sequence[Item], seed: int, brief: bool = False) -> dict[
     mean("consistency", (len(set(item.said.values())) == 1 for item in both))
     mean("vote", (item.vote() for item in asked))
     if brief:
-        return _means(columns, seed)
+        return metrics.counted_means(columns, seed, (0, 1))
     for order, name in (("original", "forward"), ("swapped", "swapped")):
         mean(f"agreement_{name}", (item.said[order] == item.human for item in items if order in item.said))
     mean("first_wins", (item.first_won() for item in whole))
     _published_rules(asked, mean)
-    found = _lengths(whole, mean) | _rates(items) | _by_label(items, seed) | _means(columns, seed)
+    found = _lengths(whole, mean) | _rates(items) | _by_label(items, seed)
+    found |= metrics.counted_means(columns, seed, (0, 1))
     people = [item.row["annotators"] for item in items]
     if people and all(people):
         between = association.between_people(cast(list[list[str]], people), seed)
         found |= {name: (len(people), estimate) for name, estimate in between.items()}
     return found
-
-
-def _means(columns, seed):
-    """Return metric → (n, Estimate) of the mean of each column that has values; columns of one length are resampled
-    together."""
-    found = {}
-    for n in {len(values) for values in columns.values() if values}:
-        same = {name: values for name, values in columns.items() if len(values) == n}
-        found |= {name: (n, estimate) for name, estimate in metrics.means(same, seed, (0, 1)).items()}
-    return {name: found[name] for name in columns if name in found}
 
 
 def _by_label(items, seed):

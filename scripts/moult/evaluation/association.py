@@ -87,11 +87,11 @@ def grade_metrics(given: Sequence[float], human: Sequence[float], seed: int) -> 
         values = measure(x, y, counts)
         if np.isfinite(values[0]):
             nothing = 0.5 if measure is concordance else 0.0
-            found[name] = _from_draws(values[0], np.where(np.isfinite(values[1:]), values[1:], nothing))
+            found[name] = from_draws(values[0], np.where(np.isfinite(values[1:]), values[1:], nothing))
     return found
 
 
-def _from_draws(value, draws):
+def from_draws(value: float, draws: np.ndarray) -> Estimate:
     """Return a value with the percentiles of its resamples, itself within them."""
     import numpy as np
 
@@ -167,7 +167,7 @@ def kappa_of(first: Sequence[str], second: Sequence[str], seed: int) -> Estimate
     n = int(table.sum())
     draws = np.random.default_rng(seed).multinomial(n, table.ravel() / n, size=metrics.RESAMPLES)
     drawn = kappa(draws.reshape(metrics.RESAMPLES, *table.shape).astype(float))
-    return _from_draws(value, np.where(np.isfinite(drawn), drawn, 0.0))
+    return from_draws(value, np.where(np.isfinite(drawn), drawn, 0.0))
 
 
 def partial_correlation(x: Sequence[float], y: Sequence[float], groups: Sequence[Any]) -> Estimate | None:

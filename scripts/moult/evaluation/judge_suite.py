@@ -1,80 +1,18 @@
-"""The kind of suite in which a judge compares answers in pairs: its config, its stages, and how it is shown."""
-
-from typing import Annotated, ClassVar, Self
-
-from pydantic import Field, model_validator
+"""The kind of suite in which judges compare answers in pairs: its stages, and how it is shown."""
 
 from moult.base.files import derive_seed, read_jsonl
-from moult.base.section import Section
 from moult.base.stage import Experiment, Ref, Stage
-from moult.data.fields import Decoding, Prompt, Split
 from moult.data.prompts import load_template
-from moult.evaluation import judging, pairwise
-from moult.evaluation.kinds import Settings, SuiteKind
+from moult.data.rubrics import named_rubric
+from moult.evaluation import consensus, judging, pairwise
+from moult.evaluation.judge_settings import JudgeSuite
+from moult.evaluation.kinds import SuiteKind
 from moult.inference.plans import Asking, Plan
 from moult.inference.recipes import client_of, compute_recipe, decoding_recipe, endpoint_recipe
 from moult.inference.requests import author
 
 # Judgements that the report shows of a suite.
 SAMPLES = 3
-
-
-class Answering(Section):
-    """How the models of a judged evaluation are asked; the defaults are METEOR's."""
-
-    prompt: Prompt | None = Field(
-        None, description="Template of resources/prompts for the questions; null: the one that the dataset trains with."
-    )
-    decoding: Decoding = Field(
-        Decoding(temperature=0.7, top_p=0.9, max_tokens=1024), description="How the models' answers are decoded."
-    )
-
-
-class Repeats(Section):
-    """Pairs that the judge is shown again, each time with another seed, to measure how far it agrees with itself."""
-
-    questions: int = Field(
-        20, ge=0, description="Largest number of questions whose pairs the judge is shown again; 0: none."
-    )
-    times: int = Field(1, ge=1, description="How often each of these pairs is shown again.")
-
-
-class JudgeSuite(Settings):
-    """Answers to questions, compared in pairs by a judge that sees each pair in both orders."""
-
-    shown: ClassVar = {"prompt": ("answer_1", "answer_2", "fence", "criteria")}
-
-    datasets: list[str] = Field(min_length=1, description="Datasets whose rows are questions.")
-    split: Split = Field("test", description="Split whose questions are asked.")
-    sample: int | None = Field(
-        100, ge=1, description="Largest number of questions, drawn with the experiment's seed; null: all."
-    )
-    criteria: list[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]] = Field(
-        ["accuracy", "completeness", "relevance", "coherence", "reliability"],
-        min_length=1,
-        description="Criteria that the judge scores from 1 to 10; `overall` is always scored too.",
-    )
-    answers: Answering = Field(Answering(), description="How the compared models answer the questions.")
-    endpoint: str = Field(description="Endpoint that judges.")
-    prompt: Prompt = Field(
-        "judge/pair", description="Template of resources/prompts that asks the judge to compare two answers."
-    )
-    decoding: Decoding = Field(Decoding(max_tokens=1500), description="How the judge's reply is decoded.")
-    repeats: Repeats = Field(
-        Repeats(), description="Which pairs the judge is shown again, to measure how far it agrees with itself."
-    )
-
-    @model_validator(mode="after")
-    def criteria_are_distinct(self) -> Self:
-        if "overall" in self.criteria:
-            raise ValueError("criteria: `overall` is asked for anyway; leave it out")
-        if len(set(self.criteria)) < len(self.criteria):
-            raise ValueError("criteria: one stands twice")
-        return self
-
-    @property
-    def endpoints(self) -> dict[str, str]:
-        return {"endpoint": self.endpoint}
 
 
 # ---------------------------------------------------------------- the stages
@@ -108,16 +46,32 @@ def _answer_questions(cfg, suite, model):
     }
 
 
-def _judge_answers(cfg, suite, measured):
-    """What the judge is shown, and what it is asked about it; `measured` is a model or a corpus."""
-    judge = cfg.find("suites", suite).judge
-    return {
+def _criteria(judge):
+    """Names of what a suite's judges score, beside `overall`."""
+    if not judge.by_rubric:
+        return list(judge.criteria)
+    return [one["name"] for one in named_rubric(judge.by_rubric)["dimensions"]]
+
+
+def _juror(cfg, suite, name=None):
+    """One of a suite's judges, by the name of its endpoint; the one whose scores count without."""
+    jurors = cfg.find("suites", suite).judge.jurors
+    return next((juror for juror in jurors if juror.endpoint == name), jurors[0])
+
+
+def _judge_answers(cfg, suite, measured, asked=None):
+    """What a judge is shown, and what it is asked about it; `measured` is a model or a corpus."""
+    judge, juror = cfg.find("suites", suite).judge, _juror(cfg, suite, asked)
+    by_rubric = {}
+    if judge.by_rubric:
+        by_rubric = {"form": juror.form or judge.form or "json", "rubric": named_rubric(judge.by_rubric)}
+    return by_rubric | {
         "suite": suite,
         "model": measured,
         "against": cfg.judged[suite, measured],
         "questions": _sampled_questions(cfg, suite),
-        "criteria": list(judge.criteria),
-        "endpoint": endpoint_recipe(cfg, judge.endpoint),
+        "criteria": _criteria(judge),
+        "endpoint": endpoint_recipe(cfg, juror.endpoint),
         "prompt": load_template(judge.prompt),
         "decoding": decoding_recipe(judge.decoding),
         "repeats": {"questions": judge.repeats.questions, "times": judge.repeats.times},
@@ -135,7 +89,7 @@ def _score_judgements(cfg, suite, measured):
         "model": measured,
         "against": cfg.judged[suite, measured],
         "datasets": list(judge.datasets),
-        "criteria": list(judge.criteria),
+        "criteria": _criteria(judge),
         "limit": cfg.limit,
         "reference": reference.model_dump() if reference else None,
         "seed": derive_seed(cfg.seed, "score_judgements", suite),
@@ -143,9 +97,24 @@ def _score_judgements(cfg, suite, measured):
     }
 
 
-def _judge(cfg, suite, *_):
+def _compare_judges(cfg, suite):
+    """Whose judgements are compared, of whom."""
+    pairs = _pairs_of(cfg, suite)
+    return {
+        "suite": suite,
+        "judges": [juror.endpoint for juror in cfg.find("suites", suite).judge.jurors],
+        "models": [model for _, model in pairs],
+        "against": cfg.judged[pairs[0]],
+        "datasets": list(cfg.find("suites", suite).judge.datasets),
+        "split": cfg.find("suites", suite).judge.split,
+        "seed": derive_seed(cfg.seed, "compare_judges", suite),
+        "version": consensus.VERSION,
+    }
+
+
+def _judge(cfg, suite, _, asked=None):
     """The model that judges the answers of a suite, None where the judge is remote."""
-    return cfg.find("endpoints", cfg.find("suites", suite).judge.endpoint).serve
+    return cfg.find("endpoints", _juror(cfg, suite, asked).endpoint).serve
 
 
 def judged_pairs(cfg: Experiment) -> list[tuple[str, str]]:
@@ -153,25 +122,57 @@ def judged_pairs(cfg: Experiment) -> list[tuple[str, str]]:
     return [pair for pair, against in cfg.judged.items() if pair[1] != against]
 
 
+def _pairs_of(cfg, suite):
+    return [pair for pair in judged_pairs(cfg) if pair[0] == suite]
+
+
+def second_judges(cfg: Experiment) -> list[tuple[str, str, str]]:
+    """Return (suite, name, endpoint) of every model or corpus that a further judge sets against another."""
+    return [
+        (*pair, juror.endpoint) for pair in judged_pairs(cfg) for juror in cfg.find("suites", pair[0]).judge.jurors[1:]
+    ]
+
+
+def _juries(cfg):
+    """The suites of several judges, as names of jobs."""
+    return [(suite,) for suite in dict.fromkeys(suite for suite, *_ in second_judges(cfg))]
+
+
 def _questions(cfg, suite, *_):
     return {"datasets": [Ref("datasets", name) for name in cfg.find("suites", suite).judge.datasets]}
 
 
-def _compared(cfg, suite, measured):
+def _answers(cfg, suite, name):
+    """What a judge is shown of a model or a corpus."""
+    kind = "answers" if cfg.evaluation_of[suite, name].models else "corpora"
+    return Ref(kind, f"{suite}/{name}" if kind == "answers" else name)
+
+
+def _compared(cfg, suite, measured, asked=None):
     """The two files of answers that a judge compares, the questions, and the judge, if it is ours."""
-    kind = "answers" if cfg.evaluation_of[suite, measured].models else "corpora"
-    found = {}
-    for side, name in (("ours", measured), ("theirs", cfg.judged[suite, measured])):
-        found[side] = Ref(kind, f"{suite}/{name}" if kind == "answers" else name)
-    judge = _judge(cfg, suite)
+    sides = (("ours", measured), ("theirs", cfg.judged[suite, measured]))
+    found = {side: _answers(cfg, suite, name) for side, name in sides}
+    judge = _judge(cfg, suite, measured, asked)
     return found | _questions(cfg, suite) | ({"served": Ref("models", judge)} if judge else {})
 
 
 def _judgements(cfg, suite, measured):
     """The model's own judgements; of the model that all others are compared with, the judgements of all others."""
-    pairs = [pair for pair in judged_pairs(cfg) if pair[0] == suite]
+    pairs = _pairs_of(cfg, suite)
     mine = [pair for pair in pairs if pair[1] == measured] or pairs
     return {"judgements": [Ref("judgements", "/".join(pair)) for pair in mine]}
+
+
+def _of_all_judges(cfg, suite):
+    """What each judge of a suite said of each model, and what it was said of."""
+    pairs = _pairs_of(cfg, suite)
+    names = [*(model for _, model in pairs), cfg.judged[pairs[0]]]
+    others = [one for one in second_judges(cfg) if one[0] == suite]
+    return _questions(cfg, suite) | {
+        "answers": [_answers(cfg, suite, name) for name in names],
+        "judgements": [Ref("judgements", "/".join(pair)) for pair in pairs],
+        "opinions": [Ref("opinions", "/".join(one)) for one in others],
+    }
 
 
 def _answering_load(cfg, suite, *_):
@@ -186,12 +187,13 @@ def _judging_load(cfg, suite, *_):
     return load | {"answer": 2 * load["answer"] + cfg.find("suites", suite).judge.decoding.max_tokens}
 
 
-def _asks(cfg, known, suite, measured):
-    """What the judge asks; answers that are not written yet are counted with 0 to their max_tokens."""
-    judge, recipe = cfg.find("suites", suite).judge, _judge_answers(cfg, suite, measured)
+def _asks(cfg, known, suite, measured, asked=None):
+    """What a judge is asked; answers that are not written yet are counted with 0 to their max_tokens."""
+    judge, recipe = cfg.find("suites", suite).judge, _judge_answers(cfg, suite, measured, asked)
+    endpoints = {"endpoint": _juror(cfg, suite, asked).endpoint}
     rows = [known.questions(dataset, [judge.split]) for dataset in judge.datasets]
     if None in rows:
-        return Asking(judge.endpoints, recipe, None)
+        return Asking(endpoints, recipe, None)
     questions = judging.drawn(recipe["questions"], [row for part in rows for row in part])
     low, high = known.assumed
     sides, lacking = [], {row["uid"] for row in questions} if high else set()
@@ -213,16 +215,16 @@ def _asks(cfg, known, suite, measured):
         sides.append(answers | {uid: ("", None) for uid in missing})
         if missing:
             name = reference.name.split("/")[-1]
-            asked = judge.answers if reference.kind == "answers" else cfg.find("corpora", name)
-            high += asked.decoding.max_tokens
+            writing = judge.answers if reference.kind == "answers" else cfg.find("corpora", name)
+            high += writing.decoding.max_tokens
             lacking |= set(missing)
             known.note(
                 f"{len(missing)} answers of {name} are not written yet: counted with 0 to their max_tokens a request"
             )
-    asked = judging.planned(recipe, questions, *sides)[0]
-    plan = Plan([request for row, *_, request in asked if row["uid"] not in lacking], judge.decoding.max_tokens)
-    guessed = tuple(request for row, *_, request in asked if row["uid"] in lacking)
-    return Asking(judge.endpoints, recipe, {"endpoint": plan}, guessed, (low, high))
+    shown = judging.planned(recipe, questions, *sides)[0]
+    plan = Plan([request for row, *_, request in shown if row["uid"] not in lacking], judge.decoding.max_tokens)
+    guessed = tuple(request for row, *_, request in shown if row["uid"] in lacking)
+    return Asking(endpoints, recipe, {"endpoint": plan}, guessed, (low, high))
 
 
 def _answers_in_words(recipe, facts):
@@ -232,6 +234,26 @@ def _answers_in_words(recipe, facts):
 def _judgements_in_words(recipe, facts):
     who = f"{recipe['model']} against {recipe['against']}"
     return "", f"{who}, judged by {author(recipe['endpoint'])}: {facts['rows']:,} judgements"
+
+
+def _judging_stage(rule, makes, doing, names, *further):
+    """Return a stage in which a judge compares answers: the suite's first one, or the one that a wildcard names."""
+    return Stage(
+        rule=rule,
+        makes=makes,
+        doing=doing,
+        run="moult.evaluation.judging:run_judgements",
+        wildcards=("suite", "measured", *further),
+        names=names,
+        recipe=_judge_answers,
+        client=lambda cfg, suite, measured, asked=None: client_of(cfg, _juror(cfg, suite, asked).endpoint),
+        inputs=_compared,
+        model=_judge,
+        needs="inference",
+        workload=_judging_load,
+        words=_judgements_in_words,
+        asks=_asks,
+    )
 
 
 STAGES = (
@@ -249,21 +271,20 @@ STAGES = (
         workload=_answering_load,
         words=_answers_in_words,
     ),
+    _judging_stage("judge_answers", "judgements", "judging the answers of {measured} to {suite}", judged_pairs),
+    _judging_stage(
+        "judge_again", "opinions", "judging the answers of {measured} to {suite} by {judge}", second_judges, "judge"
+    ),
     Stage(
-        rule="judge_answers",
-        makes="judgements",
-        doing="judging the answers of {measured} to {suite}",
-        run="moult.evaluation.judging:run_judgements",
-        wildcards=("suite", "measured"),
-        names=judged_pairs,
-        recipe=_judge_answers,
-        client=lambda cfg, suite, measured: client_of(cfg, cfg.find("suites", suite).judge.endpoint),
-        inputs=_compared,
-        model=_judge,
-        needs="inference",
-        workload=_judging_load,
-        words=_judgements_in_words,
-        asks=_asks,
+        rule="compare_judges",
+        makes="consensus",
+        doing="comparing the judges of {suite}",
+        run="moult.evaluation.consensus:run",
+        wildcards=("suite",),
+        names=_juries,
+        recipe=_compare_judges,
+        inputs=_of_all_judges,
+        words=lambda recipe, facts: ("", f"how {' and '.join(recipe['judges'])} agree on the same answers"),
     ),
     Stage(
         rule="score_judgements",
@@ -344,8 +365,9 @@ JUDGE = SuiteKind(
     tables=pairwise.suite_tables,
     section=("judged", "Judged answers"),
     template="judged.html.j2",
-    rejecting=("answers", "judgements"),
-    paid={"judgements": "judging"},
+    rejecting=("answers", "judgements", "opinions"),
+    paid={"judgements": "judging", "opinions": "judging"},
+    of_suite="consensus",
     checks=_checks,
     panels=pairwise.panels,
     samples=_samples,

@@ -14,7 +14,7 @@ from moult.data.prompts import as_material, render
 from moult.data.questions import question_rows
 from moult.inference.asking import Asker, asker_of
 from moult.inference.judge_replies import read_pair
-from moult.inference.judge_requests import JUSTIFICATION, pair_schema
+from moult.inference.judge_requests import JUSTIFICATION, pair_schema, question_request
 from moult.inference.remote.wire import OFF_FORM
 from moult.inference.requests import ChatRequest, Sampling, author, corpus_requests
 
@@ -84,16 +84,20 @@ def answer_questions(recipe: Recipe, folders: Mapping[str, str | Path], asker: A
 
 
 def pair_request(recipe: Recipe, row: Question, shown: Sequence[str], repeat: int = 0) -> ChatRequest:
-    """Return the request that shows the judge a question and two answers, in the order of `shown`."""
+    """Return the request that shows the judge a question and two answers, in the order of `shown`: by the criteria of
+    the recipe, or by its rubric and in its form, where it has one."""
+    served = "serve" in recipe["endpoint"]
+    if "rubric" in recipe:
+        seed = (recipe["questions"]["seed"], repeat)
+        return question_request(recipe, recipe["prompt"], row, shown, served, seed)
     texts = {"title": row["title"] or "", "question": row["question"], "answer_1": shown[0], "answer_2": shown[1]}
     fields = as_material(texts) | {"field": row["field"], "criteria": recipe["criteria"]}
     messages = render(recipe["prompt"], **fields)
-    longest = JUSTIFICATION if "serve" in recipe["endpoint"] else None
     return ChatRequest(
         tuple(messages),
         Sampling(**recipe["decoding"]),
         seed=derive_seed(recipe["questions"]["seed"], messages, repeat),
-        schema=pair_schema(recipe["criteria"], longest),
+        schema=pair_schema(recipe["criteria"], JUSTIFICATION if served else None),
     )
 
 
@@ -139,8 +143,9 @@ def judge_answers(
 ) -> tuple[list[Judgement], Usage]:
     """Return (judgements, usage): what the judge says of each pair, in both orders, and again on a sample.
 
-    recipe: model (A), against (B), criteria, endpoint, prompt, decoding, questions, repeats. ours, theirs: see
-    `planned`. asker: the judge. Rows are those of `judgement`; a pair without an answer is one row.
+    recipe: model (A), against (B), criteria, endpoint, prompt, decoding, questions, repeats, and form and rubric where
+    the judge is asked by a rubric. ours, theirs: see `planned`. asker: the judge. Rows are those of `judgement`; a pair
+    without an answer is one row.
     """
     asked, unanswered = planned(recipe, questions, ours, theirs)
     values = asker.ask([request for *_, request in asked])

@@ -150,6 +150,8 @@ class SuiteKind:
     # Folders of its artefacts whose rows that are not `ok` are rejects; those that cost money, each with a verb.
     rejecting: tuple[str, ...] = ()
     paid: dict[str, str] = field(default_factory=dict)
+    # Folder of what a stage says of a whole suite, <of_suite>/<suite>.json; its template sees it, or None, as `whole`.
+    of_suite: str | None = None
     # Config → sentences on what is wrong with its evaluations; all names are known by then.
     checks: Callable[[Experiment], Iterable[str]] = lambda cfg: ()
     # Rows of summary.csv → rows to draw, a panel per `dataset`.

@@ -205,6 +205,18 @@ def means(
     return result
 
 
+def counted_means(
+    columns: Mapping[Any, Sequence[float]], seed: int, bounds: tuple[float, float] | None = None
+) -> dict[Any, tuple[int, Estimate]]:
+    """Return name → (n, Estimate) of the mean of each column that has values, as `means` does; columns of one length
+    are resampled together."""
+    found = {}
+    for n in {len(values) for values in columns.values() if values}:
+        same = {name: values for name, values in columns.items() if len(values) == n}
+        found |= {name: (n, estimate) for name, estimate in means(same, seed, bounds).items()}
+    return {name: found[name] for name in columns if name in found}
+
+
 def mean_of(results: Sequence[Mapping[Any, Estimate]], weights: Sequence[int] | None = None) -> dict[Any, Estimate]:
     """Return the mean over data sets of every metric that all of them have; plain, or weighted.
 

@@ -2,7 +2,7 @@
 
 import csv
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,33 +29,38 @@ TRUST = (
 ).split()
 
 
-def outcome(scores: Mapping[str, Mapping[str, int]], mine: str, theirs: str, criterion: str) -> float:
-    """Return 1 where `mine` (A or B) has the higher score of a criterion, 0 where `theirs` has, 0.5 for a tie."""
-    difference = scores[mine][criterion] - scores[theirs][criterion]
+def outcome(said: Mapping[str, Any], mine: str, theirs: str, criterion: str) -> float:
+    """Return 1 where `mine` (A or B) has the higher score of a criterion, or, of `overall`, is the winner; 0 where it
+    is `theirs`, 0.5 for a tie. said: a Judgement that has such scores."""
+    if criterion == "overall":
+        return {mine: 1.0, theirs: 0.0}.get(said["winner"], 0.5)
+    difference = said["scores"][mine][criterion] - said["scores"][theirs][criterion]
     return 0.5 + 0.5 * ((difference > 0) - (difference < 0))
 
 
 def whole_pairs(judgements: Sequence[Judgement]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return (model, uid) → {order: scores} of the pairs that could be read in both orders; repeats left out.
+    """Return (model, uid) → {order: Judgement} of the pairs that could be read in both orders; repeats left out.
 
     With one order alone, a judge's preference for the first answer would count as skill.
     """
     pairs = {}
     for row in judgements:
         if row["status"] == "ok" and row["repeat"] == 0:
-            pairs.setdefault((row["model"], row["uid"]), {})[row["order"]] = row["scores"]
+            pairs.setdefault((row["model"], row["uid"]), {})[row["order"]] = row
     return {key: orders for key, orders in pairs.items() if len(orders) == 2}
 
 
 def score_judgements(recipe: Recipe, judgements: Sequence[Judgement]) -> list[Score]:
     """Return score rows (see scores.COLUMNS) of a model, or of the model that all others are compared with.
 
-    `task` is the criterion, or overall. Per dataset, then as the plain mean over datasets and weighted by n: `score`
-    (1 to 10, mean of both orders), `win_share` (ties count half, each order half), `tie_rate`, `order_consistency` (the
-    same winner in both orders), and of the overall score alone `first_shown_share` (how often whichever stood first
-    won), all over questions whose pair could be read in both orders, with intervals of `metrics.means`. Then, with
-    Wilson intervals: `parse_failure_rate` and `error_rate` of all judgements, `unanswered_rate` of questions, and
-    `repeat_stability`, how often the winner of a repeated pair is that of the first time.
+    The winner decides who wins overall; in a reply by a form without scores, or whose scores could not be read, it is
+    all there is, and the metrics of scores are over fewer questions. `task` is the criterion, or overall. Per dataset,
+    then as the plain mean over datasets and weighted by n: `score` (1 to 10, mean of both orders), `win_share` (ties
+    count half, each order half), `tie_rate`, `order_consistency` (the same winner in both orders), and of the overall
+    score alone `first_shown_share` (how often whichever stood first won), all over questions whose pair could be read
+    in both orders, with intervals of `metrics.means`. Then, with Wilson intervals: `parse_failure_rate` and
+    `error_rate` of all judgements, `unanswered_rate` of questions, and `repeat_stability`, how often the winner of a
+    repeated pair is that of the first time.
     """
     published = {} if recipe["limit"] else published_values(recipe)
     if recipe["limit"] and recipe["reference"]:
@@ -64,59 +69,85 @@ def score_judgements(recipe: Recipe, judgements: Sequence[Judgement]) -> list[Sc
     scored, rows = [], []
     for name in recipe["datasets"]:
         mine = [row for row in judgements if row["dataset"] == name]
-        columns = _columns(whole_pairs(mine), side, [*recipe["criteria"], "overall"])
-        n = len(columns["overall", "win_share"])
-        result = _means(columns, recipe["seed"]) if n else {}
-        scored.append((n, result))
-        rows += _long(name, n, result, published if len(recipe["datasets"]) == 1 else {})
-        for metric, count, of in _trust(mine):
-            rows += _long(name, of, {("overall", metric): metrics.share(count, of)}, {})
-    counted = [(n, result) for n, result in scored if n]
-    if counted:
-        ns, results = zip(*counted, strict=True)
-        rows += _long("mean", sum(ns), metrics.mean_of(results), {})
-        rows += _long("weighted_mean", sum(ns), metrics.mean_of(results, ns), published)
+        columns = columns_of(whole_pairs(mine), side, [*recipe["criteria"], "overall"])
+        result = counted(columns, recipe["seed"])
+        rows += _long(name, result, published if len(recipe["datasets"]) == 1 else {})
+        for metric, count, of in trust(mine):
+            rows += _long(name, {("overall", metric): (of, metrics.share(count, of))}, {})
+        if result:
+            scored.append(result)
+    if scored:
+        rows += _long("mean", _mean_over(scored, weighted=False), {})
+        rows += _long("weighted_mean", _mean_over(scored, weighted=True), published)
     shared = {"model": recipe["model"], "suite": recipe["suite"], "method": METHOD, "limit": recipe["limit"]}
     return cast(list[Score], [{column: (shared | row).get(column) for column in COLUMNS} for row in rows])
 
 
-def _means(columns, seed):
-    """Return the estimates of columns: scores lie between 1 and 10, all others between 0 and 1."""
+def counted(
+    columns: Mapping[tuple[str, str], Sequence[float]], seed: int
+) -> dict[tuple[str, str], tuple[int, metrics.Estimate]]:
+    """Return (n, estimate) of columns that have values: scores lie between 1 and 10, all others between 0 and 1."""
     scores = {key: values for key, values in columns.items() if key[1] == "score"}
     shares = {key: values for key, values in columns.items() if key not in scores}
-    found = metrics.means(scores, seed, (1, 10)) | metrics.means(shares, seed, (0, 1))
-    return {key: found[key] for key in columns}
+    found = metrics.counted_means(scores, seed, (1, 10)) | metrics.counted_means(shares, seed, (0, 1))
+    return {key: found[key] for key in columns if key in found}
 
 
-def _columns(pairs, side, criteria):
-    """Return (criterion, metric) → a value per question; that of several models is their mean."""
+def _mean_over(results, weighted):
+    """Return metric → (n, Estimate), the mean over datasets of what all of them have."""
+    found = {}
+    for key in [key for key in results[0] if all(key in one for one in results)]:
+        ns = [one[key][0] for one in results]
+        mean = metrics.mean_of([{key: one[key][1]} for one in results], ns if weighted else None)
+        found |= {name: (sum(ns), estimate) for name, estimate in mean.items()}
+    return found
+
+
+def columns_of(
+    pairs: Mapping[tuple[str, str], Mapping[str, Any]], side: str, criteria: Sequence[str]
+) -> dict[tuple[str, str], list[float]]:
+    """Return (criterion, metric) → a value per question that has one; that of several models is their mean.
+
+    pairs: see `whole_pairs`. side: A or B, whose metrics they are.
+    """
     other = "AB".replace(side, "")
     by_question = {}
     for (_, uid), orders in pairs.items():
         by_question.setdefault(uid, []).append([orders["original"], orders["swapped"]])
-    columns = {}
+    columns: dict[tuple[str, str], list[float]] = {}
     for criterion in criteria:
         names = ["score", "win_share", "tie_rate", "order_consistency"]
         names += ["first_shown_share"] if criterion == "overall" else []
         for name in names:
             columns[criterion, name] = []
-        for several in by_question.values():
-            found = [[outcome(scores, side, other, criterion) for scores in orders] for orders in several]
+        for everything in by_question.values():
+            rated = [orders for orders in everything if all(_rates(said, criterion) for said in orders)]
+            if rated:
+                scores = [said["scores"][side][criterion] for orders in rated for said in orders]
+                columns[criterion, "score"].append(_mean(scores))
+            several = everything if criterion == "overall" else rated
+            if not several:
+                continue
+            found = [[outcome(said, side, other, criterion) for said in orders] for orders in several]
             values = {
-                "score": _mean(scores[side][criterion] for orders in several for scores in orders),
                 "win_share": _mean(one for two in found for one in two),
                 "tie_rate": _mean(one == 0.5 for two in found for one in two),
                 "order_consistency": _mean(first == second for first, second in found),
                 # A stood first in the original order, B in the swapped one.
                 "first_shown_share": _mean(
-                    outcome(scores, *shown, criterion)
+                    outcome(said, shown[0], shown[1], criterion)
                     for orders in several
-                    for scores, shown in zip(orders, ("AB", "BA"), strict=True)
+                    for said, shown in zip(orders, ("AB", "BA"), strict=True)
                 ),
             }
-            for name in names:
+            for name in names[1:]:
                 columns[criterion, name].append(values[name])
     return columns
+
+
+def _rates(said, criterion):
+    """Whether a judgement scores both answers by a criterion."""
+    return bool(said["scores"]) and all(criterion in said["scores"][side] for side in "AB")
 
 
 def _mean(values):
@@ -124,7 +155,7 @@ def _mean(values):
     return sum(values) / len(values)
 
 
-def _trust(judgements):
+def trust(judgements: Sequence[Judgement]) -> Iterator[tuple[str, int, int]]:
     """Yield (metric, count, of how many) of what was not judged, not read, or not repeated."""
     asked = [row for row in judgements if row["status"] != "unanswered"]
     yield "parse_failure_rate", sum(row["status"] == "unknown" for row in asked), len(asked)
@@ -139,8 +170,8 @@ def _trust(judgements):
         yield "repeat_stability", sum(one == other for one, other in again), len(again)
 
 
-def _long(dataset, n, result, published):
-    for (criterion, metric), estimate in result.items():
+def _long(dataset, result, published):
+    for (criterion, metric), (n, estimate) in result.items():
         row = {"dataset": dataset, "task": criterion, "metric": metric, "n": n} | estimate.as_row()
         for source, value in published.get((criterion, metric), {}).items():
             row |= {source: value, f"{source}_delta": round(estimate.value - value, 6)}
@@ -182,7 +213,7 @@ def differences(recipe: Recipe, judgements: Mapping[tuple[str, ...], str | Path]
         parts: dict[str, tuple[int, ...]] = {}
         for dataset in dict.fromkeys(row["dataset"] for row in found):
             pairs = whole_pairs([row for row in found if row["dataset"] == dataset])
-            if wins := _columns(pairs, "A", ["overall"])["overall", "win_share"]:
+            if wins := columns_of(pairs, "A", ["overall"])["overall", "win_share"]:
                 parts[dataset] = sum(win > 0.5 for win in wins), sum(win < 0.5 for win in wins), len(wins)
         if len(parts) > 1:
             parts["weighted_mean"] = tuple(map(sum, zip(*parts.values(), strict=True)))

@@ -193,11 +193,18 @@ def read_grade(form: str, text: str, criteria: Sequence[str]) -> dict[str, Any] 
     return None if rating is None else {"grade": rating, "scores": None, "feedback": None}
 
 
+def _as_asked(scores, criteria):
+    """Return scores by the names that were asked for, whatever the case in which the reply has them."""
+    names = {name.lower(): name for name in criteria} | {OVERALL: "overall"}
+    return scores and {names.get(name.lower(), name): score for name, score in scores.items()}
+
+
 def read_pair(form: str, text: str, criteria: Sequence[str]) -> dict[str, Any] | None:
     """Return {winner, first, second, feedback} of a reply about two answers, in the form that was asked for; None if it
     is not in it. By JSON the higher overall score wins. form: json, line or bracket."""
     if form == "line":
-        return parse_pair_line(text)
+        found = parse_pair_line(text)
+        return found and found | {place: _as_asked(found[place], criteria) for place in ("first", "second")}
     if form == "bracket":
         verdict = parse_bracket(text)
         said = {"first": None, "second": None, "feedback": None}

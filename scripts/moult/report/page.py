@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from moult.base.files import digest, read_csv, write_text_atomic
+from moult.base.files import digest, read_csv, read_json, write_text_atomic
 from moult.base.legible import legible
 from moult.base.paths import RESOURCES, ROOT
 from moult.base.rows import Facts, Recipe
@@ -70,6 +70,8 @@ def write_report(
         suites = kind.tables(kind, *([row for row in rows if row["method"] in kind.methods] for rows in tables))
         for suite in suites:
             suite |= kind.samples(measurements_of(suite["name"], kind, made), root)
+            of_suite = f"{kind.of_suite}/{suite['name']}"
+            suite["whole"] = read_json(root / f"{of_suite}.json") if of_suite in made else None
         measured.append({"kind": kind, "suites": suites})
     suites = [suite for section in measured for suite in section["suites"]]
     for number, suite in enumerate(suites, 1):

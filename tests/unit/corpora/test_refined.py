@@ -7,13 +7,17 @@ from collections import Counter
 import pytest
 from moult.base.errors import UserError
 from moult.base.files import digest, read_json, read_jsonl, write_json
+from moult.config.load import load
 from moult.corpora.refined import check_rounds, refine_answers, row_digest, slice_of, write_refined
 from moult.data.prompts import load_template
 from moult.inference.asking import Asker
 from moult.inference.engines import loading
+from moult.inference.judge_replies import grade_line
+from moult.inference.judge_requests import judge_messages
 from moult.inference.structured import verdict_schema
 from openai_server import OpenAIServer, Reply, completion
 from pico import build_pico_model
+from pico_build import pico_config
 
 ROWS = [
     {"uid": f"q:{i}", "split": "train", "field": "machine learning", "title": f"title {i}", "question": f"body {i}"}
@@ -281,3 +285,73 @@ def test_another_number_of_rounds_is_told_with_the_rows_to_write(found, right):
         return
     with pytest.raises(UserError, match=f"q has {found} train rows.*write `rows: {found}`"):
         check_rounds(place, found, "q")
+
+
+# ---------------------------------------------------------------- a judge that grades
+
+RUBRIC = {"name": "coding", "dimensions": [{"name": "use", "sentence": "It is of use.", "weight": 1}]}
+
+
+def in_form(form, grade):
+    said = {"json": {"justification": "too short", "answer": {"use": grade, "overall": grade}}}
+    if form == "json":
+        return json.dumps(said["json"])
+    return grade_line({"Use": grade}, grade, "too short") if form == "line" else f"too short [[{grade}]]"
+
+
+@pytest.mark.parametrize("form", ["json", "line", "bracket"])
+def test_a_judge_that_grades_accepts_from_a_grade_on(tmp_path, form):
+    grades, times, judged = {1: [7, 8], 2: [3, 4, 5]}, Counter(), []
+
+    def reply(body):
+        text = body["messages"][-1]["content"]
+        number = int(text.split("body ")[1][0])
+        if "overall score" not in text:
+            times["answer", number] += 1
+            return f"answer {times['answer', number]} to {number}"
+        judged.append(body)
+        times[number] += 1
+        return "I cannot say" if number == 3 else in_form(form, grades.get(number, [9])[times[number] - 1])
+
+    grading = {"form": form, "rubric": RUBRIC, "accept": 8}
+    with OpenAIServer(reply) as server:
+        kept, rejects, _ = refine(server, tmp_path, judge_prompt=load_template("judge/grade"), grading=grading)
+    assert [(row["uid"], row["status"]) for row in kept] == [("q:0", "ok"), ("q:1", "revised")]
+    assert [(entry["verdict"], entry["grade"]) for entry in kept[1]["history"]] == [("incorrect", 7), ("correct", 8)]
+    assert kept[1]["history"][0]["feedback"].startswith("too short") and kept[1]["history"][0]["hints"] == ""
+    assert [row["uid"] for row in rejects] == ["q:2", "q:3"]
+    wrong = "is not the JSON" if form == "json" else "has no grade in the form"
+    assert rejects[1]["reason"].startswith(f"judge: the reply {wrong} that was asked for")
+    # As a judge is trained: the same words, and nothing that is judged outside a fence.
+    item = {"question": "title 0\n\nbody 0", "category": "coding", "reference": None}
+    asked = {"rubrics": {"coding": RUBRIC["dimensions"]}, "rubric": "default", "form": form, "references": False}
+    asked |= {"prompts": {"grade": load_template("judge/grade")}}
+    assert judged[0]["messages"] == judge_messages(asked, item, ("answer 1 to 0",))
+    assert all(("response_format" in body) == (form == "json") for body in judged)
+
+
+@pytest.mark.parametrize(
+    ("more", "prompt", "keys"),
+    [({}, "meteor/judge", set()), ({"grading": {"form": "line"}}, "judge/grade", {"grading"})],
+)
+def test_the_key_of_a_grading_judge_is_in_the_recipe_only_where_it_is_set(more, prompt, keys):
+    config = pico_config()
+    entry = {"name": "refined", "kind": "refined", "dataset": "questions", "endpoint": "student", "judge": "student"}
+    config["corpora"].append(entry | more)
+    cfg = load(config)
+    told = cfg.find("corpora", "refined").recipe(cfg)
+    assert told.keys() & {"grading"} == keys and told["judge_prompt"] == load_template(prompt)
+    plan = cfg.find("corpora", "refined").plans(told, [ROWS[0] | {"dataset": "questions"}])["judge"]
+    assert len(plan.requests) == 1 and plan.longest == 512
+
+
+def test_rounds_hand_a_grading_judge_on_and_a_prompt_without_dimensions_is_refused():
+    config = pico_config()
+    entry = {"name": "rounds", "base": "base", "dataset": "questions", "rows": 3, "interval": 3, "judge": "student"}
+    config["rounds"] = [entry | {"grading": {"rubric": "coding", "accept": 6}}]
+    cfg = load(config)
+    told = cfg.find("corpora", "rounds-r1").recipe(cfg)["grading"]
+    assert (told["form"], told["rubric"]["name"], told["accept"]) == ("json", "coding", 6)
+    config["rounds"][0]["judge_prompt"] = "meteor/judge"
+    with pytest.raises(UserError, match="judge_prompt: 'meteor/judge' shows no `dimensions` of a rubric"):
+        load(config)

@@ -18,6 +18,8 @@ from moult.evaluation.judging import (
     sampled_questions,
 )
 from moult.inference.asking import Asker
+from moult.inference.judge_replies import pair_line
+from moult.inference.judge_requests import judge_messages
 from moult.inference.structured import parse_pair
 from openai_server import MISBEHAVIOURS, OpenAIServer, Reply, completion
 
@@ -242,3 +244,55 @@ def test_failed_answers_are_told_apart(tmp_path):
     }
     asked, unanswered = planned(recipe(), QUESTIONS, {}, THEIRS)
     assert not asked and len(unanswered) == 6
+
+
+# ---------------------------------------------------------------- by a rubric, in the form of a trained judge
+
+RUBRIC = {"name": "coding", "dimensions": [{"name": "user use", "sentence": "It is of use.", "weight": 1}]}
+
+
+def as_trained(body, form):
+    """Say, in a form, which answer says that it is worth more."""
+    first, second = (int(text.split()[-1]) for text in shown(body))
+    winner = "Tie" if first == second else "first" if first > second else "second"
+    if form == "json":
+        scores = ({"user use": score, "overall": score} for score in (first, second))
+        return json.dumps(dict(zip(("justification", "answer_1", "answer_2"), ("so it is", *scores), strict=True)))
+    if form == "line":
+        return pair_line({"User Use": first}, {"User Use": second}, (first, second), winner, "so it is")
+    return f"so it is [[{ {'first': 'A>B', 'second': 'B>>A', 'Tie': 'A=B'}[winner] }]]"
+
+
+@pytest.mark.parametrize("form", ["json", "line", "bracket"])
+def test_a_rubric_is_asked_about_in_the_form_of_a_trained_judge(tmp_path, form):
+    more = {"form": form, "rubric": RUBRIC, "criteria": ["user use"], "prompt": load_template("judge/compare")}
+    more |= {"repeats": {"questions": 2, "times": 1}}
+    rows, _, asked = judged(lambda body: as_trained(body, form), tmp_path, **more)
+    assert len(rows) == 14 and len({body["seed"] for body in asked}) == 14
+    for row in rows:
+        worth = 3 + int(row["uid"].split(":")[1])
+        assert (row["status"], row["winner"]) == ("ok", "A" if worth > 5 else "B" if worth < 5 else "Tie")
+        if form != "bracket":
+            assert row["scores"] == {side: {"user use": n, "overall": n} for side, n in (("A", worth), ("B", 5))}
+    system, user = asked[0]["messages"]
+    assert 'of the kind "coding"' in system["content"] and "- user use: It is of use." in user["content"]
+    assert ("response_format" in asked[0]) == (form == "json")
+
+
+def test_the_words_are_those_that_a_judge_is_trained_on():
+    item = {"question": "title 0\n\nbody 0", "category": "coding", "reference": None}
+    asked = {"rubrics": {"coding": RUBRIC["dimensions"]}, "rubric": "default", "form": "line", "references": False}
+    asked |= {"prompts": {"compare": load_template("judge/compare")}}
+    told = recipe(form="line", rubric=RUBRIC, prompt=load_template("judge/compare"))
+    for kind in ("coding", "default"):
+        told["rubric"] = RUBRIC | {"name": kind}
+        ours = pair_request(told, QUESTIONS[0], ("One.", "Two."))
+        asked["rubrics"] = {kind: RUBRIC["dimensions"]}
+        assert list(ours.messages) == judge_messages(asked, item | {"category": kind}, ("One.", "Two."))
+        assert ours.schema is None
+
+
+def test_a_reply_by_words_alone_is_unknown_where_a_line_was_asked_for(tmp_path):
+    more = {"form": "line", "rubric": RUBRIC, "prompt": load_template("judge/compare")}
+    rows, _, _ = judged(lambda body: "The first one. ###Final Result: the first", tmp_path, **more)
+    assert {(row["status"], row["winner"], row["scores"]) for row in rows} == {("unknown", None, None)}

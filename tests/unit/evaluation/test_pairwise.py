@@ -151,6 +151,41 @@ def test_differences_are_wins_minus_losses_with_a_sign_test(tmp_path):
     assert line["p_mcnemar"] == pytest.approx(2 * (1 + 10) / 2**10, abs=1e-6)
 
 
+def test_a_winner_without_scores_counts_overall_and_nowhere_else():
+    rows = both("1", 8, 4) + [row | {"scores": None} for row in both("2", 2, 6) + both("3", 7, 6)]
+    found = scores(rows)
+    assert found["overall", "win_share"]["value"] == pytest.approx(2 / 3, abs=1e-6)
+    assert (found["overall", "win_share"]["n"], found["overall", "score"]["n"], found["accuracy", "score"]["n"]) == (
+        3,
+        1,
+        1,
+    )
+    assert found["accuracy", "win_share"]["value"] == 1
+    assert found["overall", "order_consistency"]["value"] == 1
+    alone = scores([row | {"scores": None} for row in both("2", 2, 6)])
+    assert alone["overall", "win_share"]["value"] == 0 and ("overall", "score") not in alone
+
+
+def test_the_winner_of_a_line_counts_where_its_scores_say_something_else(tmp_path):
+    rows = [row | {"winner": "B"} for row in both("1", 8, 4)]
+    found = scores(rows)
+    assert found["overall", "win_share"]["value"] == 0 and found["accuracy", "win_share"]["value"] == 1
+    write_jsonl(tmp_path / "new.jsonl", rows)
+    (line,) = differences({"pairs": [["s", "new", "old"]]}, {("s", "new"): tmp_path / "new.jsonl"})
+    assert line["difference"] == -1
+
+
+def test_means_over_datasets_are_weighted_by_the_questions_that_have_the_score():
+    rows = both("1", 8, 4, dataset="q") + both("2", 6, 4, dataset="r") + both("3", 6, 4, dataset="r")
+    rows += [row | {"scores": None} for row in both("4", 2, 6, dataset="r")]
+    told = {
+        (row["dataset"], row["task"], row["metric"]): row for row in score_judgements(recipe(datasets=["q", "r"]), rows)
+    }
+    share, score = (told["weighted_mean", "overall", name] for name in ("win_share", "score"))
+    assert (share["n"], score["n"]) == (4, 3)
+    assert share["value"] == 0.75 and score["value"] == pytest.approx((8 + 2 * 6) / 3, abs=1e-6)
+
+
 def test_several_datasets_have_a_difference_over_all_questions(tmp_path):
     rows = [row for i in range(4) for row in both(str(i), 8, 4)]
     rows += [row for i in range(4, 8) for row in both(str(i), 8, 4, dataset="r")]
