@@ -101,12 +101,10 @@ class Question(TypedDict):
 
 
 class JudgeItem(TypedDict):
-    """What people judged: an answer with a grade (mode grade), or two with a verdict (mode compare); in no file,
-    `judge_items` makes it of a canonical row.
+    """What people judged: an answer (mode grade) or two (mode compare); `judge_items` makes it of a canonical row.
 
     human: a grade on `scale` (lowest, highest), or one of `labels` (A, B, Tie) in the item's own order. annotators:
-    what each of several people said. tag: the group by which its publishers report; origin: where they have it from;
-    source: file and row. scores: of each answer, dimension → 1 to 10, where the data say it.
+    what several people said. tag: the group of its publishers; source: file and row. scores: per answer, if known.
     """
 
     uid: str
@@ -142,8 +140,7 @@ class CorpusRow(Question):
 
 
 class Revision(TypedDict):
-    """One answer of a refined row and what became of it. verdict: correct, incorrect, empty, or cut; grade: 0 to 10,
-    where the judge grades answers."""
+    """One answer of a refined row. verdict: correct, incorrect, empty, or cut; grade: 0 to 10, where there is one."""
 
     iteration: int
     answer: str
@@ -277,10 +274,9 @@ class Judgement(TypedDict):
 class Verdict(TypedDict):
     """What a judge said of an item that people judged. `verdicts/<suite>/<judge>.jsonl`; written by `judge_items`.
 
-    method: compare, grade, or by_grades (two answers, each graded alone); order: original, swapped, or None where
-    nothing was asked; status: ok, unknown, error or unanswered; winner: of a pair, in the item's own order; grade: of
-    one answer; scores: dimension → 1 to 10, of a pair for A and B; rubric: its name; lengths: characters of the
-    answers. The rest is the item's, see `JudgeItem`.
+    method: compare, grade, or by_grades (two answers, each graded alone); order: None where nothing was asked; status:
+    ok, unknown, error or unanswered; winner: in the item's own order; scores: dimension → 1 to 10, of a pair for A and
+    B; lengths: characters of the answers. The rest is the item's, see `JudgeItem`.
     """
 
     uid: str
