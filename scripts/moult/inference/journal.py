@@ -76,6 +76,7 @@ class Journal:
         self.lease = Lease(f"{path}.lease")
         self.lease.wait(logger.warning, PATIENCE)
         self.connection = sqlite3.connect(path, timeout=5)
+        self.connection.text_factory = _text
         try:
             self.connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             self.connection.execute("PRAGMA journal_mode=WAL")
@@ -100,6 +101,7 @@ class Journal:
 
         try:
             self.connection = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=0)
+            self.connection.text_factory = _text
             self.connection.execute("SELECT name FROM sqlite_master LIMIT 1").fetchone()
         except sqlite3.DatabaseError as error:
             raise BlockingIOError(f"{self.path}: {error}") from None
@@ -247,6 +249,11 @@ class Journal:
             ) from error
         except sqlite3.DatabaseError as error:
             raise self._damaged(error) from error
+
+
+def _text(content):
+    """Read a text that may be damaged; what counts is compared with its digest, as bytes."""
+    return content.decode("utf-8", "replace")
 
 
 def _whole(key, request, answer, sealed):
