@@ -202,3 +202,13 @@ def test_a_stored_value_that_is_none_is_asked_for_again(server, odd):
         journal.keep([(key, json.loads(request), odd)])
     assert paid_for(server, "two", requests(texts="ab"))[0] == 1
     assert paid_for(server, "one", requests(texts="ab"))[0] == 0
+
+
+@pytest.mark.parametrize("column", ["request", "answer"])
+def test_a_text_that_is_no_text_any_more_is_asked_for_again(server, column):
+    first = ask(server, "old", requests())
+    with sqlite3.connect("journal/distill_answers/old.sqlite") as connection:
+        broken = f"UPDATE answers SET {column} = CAST(CAST({column} AS BLOB) || x'ff' AS TEXT) WHERE answer LIKE ?"
+        assert connection.execute(broken, (f"%{first[1]}%",)).rowcount == 1
+    paid, texts = paid_for(server, "old", requests(seed=5))
+    assert paid == 1 and [texts[0], texts[2]] == [first[0], first[2]] and texts[1] != first[1]
