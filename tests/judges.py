@@ -5,6 +5,16 @@ import json
 from moult.base.files import write_jsonl
 from pico_build import TEACHER
 
+# Pairs whose verdicts an endpoint explains.
+EXPLAINED = {
+    "name": "judged",
+    "seed": 3,
+    "datasets": [{"name": "pairs", "format": "judge", "files": {"train": "pairs.json"}, "dev_fraction": 0.2}],
+    "endpoints": [
+        {"name": "teacher", "url": TEACHER, "model": "big", "price": {"input": 1, "output": 2}, "concurrency": 2}
+    ],
+    "corpora": [{"name": "said", "kind": "judgements", "dataset": "pairs", "endpoint": "teacher"}],
+}
 CATEGORIES = ["math", "writing", "of no rubric"]
 
 
@@ -95,3 +105,46 @@ def honest(body):
         return f"###Overall Score: {grade}&&&Detailed Evaluation Feedback: so it is***"
     first = text.split(" answer_1]\n", 1)[1].split("\n[", 1)[0]
     return f"###Final Result: {'A' if first.startswith('right') else 'B'}&&&Detailed Evaluation Feedback: so it is***"
+
+
+def jury_config(rubric):
+    """Return a config in which two judges are asked about the same answers, in two suites."""
+    corpora = [
+        {"name": f"t{number}", "kind": "distilled", "dataset": "questions", "splits": ["train"], "endpoint": "teacher"}
+        | {"decoding": {"temperature": number / 10, "max_tokens": 8}}
+        for number in (1, 2, 3)
+    ]
+    judge = {"datasets": ["questions"], "split": "train", "rubric": rubric, "repeats": {"questions": 0}}
+    judge |= {"decoding": {"max_tokens": 1500}}
+    return {
+        "name": "two",
+        "seed": 3,
+        "compute": {"dtype": "float32", "batch_size": 8},
+        "datasets": [
+            {"name": "questions", "format": "stackoverflow", "files": {"train": "questions.tsv"}, "dev_fraction": 0}
+        ],
+        "endpoints": [
+            {"name": "teacher", "url": TEACHER, "model": "big", "price": {"input": 1, "output": 2}, "concurrency": 2},
+            {
+                "name": "other",
+                "url": TEACHER,
+                "model": "contrary",
+                "price": {"input": 1, "output": 2},
+                "concurrency": 2,
+            },
+            {"name": "own", "serve": "base"},
+        ],
+        "corpora": corpora,
+        "models": [{"name": "base", "fetch": {"path": "models/base"}, "parameters": 0.001}],
+        "suites": [
+            {
+                "name": "mixed",
+                "judge": judge | {"sample": 2, "judges": ["own", {"endpoint": "teacher", "form": "line"}]},
+            },
+            {"name": "lines", "judge": judge | {"form": "line", "judges": ["teacher", "other"]}},
+        ],
+        "evaluations": [
+            {"suite": suite, "corpora": ["t1", "t2", "t3"][: 3 if suite == "lines" else 2], "against": "t1"}
+            for suite in ("mixed", "lines")
+        ],
+    }

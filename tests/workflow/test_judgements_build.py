@@ -4,25 +4,16 @@ import json
 import random
 import re
 
-from judges import pairs
+from judges import EXPLAINED, pairs
 from moult.base.files import read_json, read_jsonl
 from moult.config.load import load
 from moult.inference.judge_replies import parse_pair_line
 from moult.planning.estimate import Estimator
 from openai_server import OpenAIServer, filled
-from pico_build import TEACHER, Folder
+from pico_build import Folder
 from processes import kill_group, wait_for
 
 COUNT = 24
-CONFIG = {
-    "name": "judged",
-    "seed": 3,
-    "datasets": [{"name": "pairs", "format": "judge", "files": {"train": "pairs.json"}, "dev_fraction": 0.2}],
-    "endpoints": [
-        {"name": "teacher", "url": TEACHER, "model": "big", "price": {"input": 1, "output": 2}, "concurrency": 2}
-    ],
-    "corpora": [{"name": "said", "kind": "judgements", "dataset": "pairs", "endpoint": "teacher"}],
-}
 
 
 def explaining(body):
@@ -40,7 +31,7 @@ def explaining(body):
 
 def write(folder):
     (folder / "pairs.json").write_text(json.dumps(pairs(COUNT)))
-    (folder / "pico.yaml").write_text(json.dumps(CONFIG))
+    (folder / "pico.yaml").write_text(json.dumps(EXPLAINED))
 
 
 def test_a_killed_rendering_goes_on_and_asks_nothing_twice(tmp_path, monkeypatch):

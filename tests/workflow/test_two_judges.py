@@ -6,6 +6,7 @@ import re
 import shutil
 
 import pytest
+from judges import jury_config
 from moult.base.files import read_jsonl
 from moult.config.load import load
 from moult.inference.judge_replies import pair_line
@@ -14,7 +15,7 @@ from moult.planning.needs import job_needs
 from moult.stages import BY_RULE
 from openai_server import OpenAIServer
 from pico import build_pico_model
-from pico_build import TEACHER, Folder
+from pico_build import Folder
 from processes import kill_group, wait_for
 
 WORTH = {0.1: 5, 0.2: 8, 0.3: 3}
@@ -33,48 +34,6 @@ def reply(body):
     return pair_line({"Use": first}, {"Use": second}, (first, second), winner, "it is of use")
 
 
-def config():
-    corpora = [
-        {"name": f"t{number}", "kind": "distilled", "dataset": "questions", "splits": ["train"], "endpoint": "teacher"}
-        | {"decoding": {"temperature": number / 10, "max_tokens": 8}}
-        for number in (1, 2, 3)
-    ]
-    judge = {"datasets": ["questions"], "split": "train", "rubric": "short", "repeats": {"questions": 0}}
-    judge |= {"decoding": {"max_tokens": 1500}}
-    return {
-        "name": "two",
-        "seed": 3,
-        "compute": {"dtype": "float32", "batch_size": 8},
-        "datasets": [
-            {"name": "questions", "format": "stackoverflow", "files": {"train": "questions.tsv"}, "dev_fraction": 0}
-        ],
-        "endpoints": [
-            {"name": "teacher", "url": TEACHER, "model": "big", "price": {"input": 1, "output": 2}, "concurrency": 2},
-            {
-                "name": "other",
-                "url": TEACHER,
-                "model": "contrary",
-                "price": {"input": 1, "output": 2},
-                "concurrency": 2,
-            },
-            {"name": "own", "serve": "base"},
-        ],
-        "corpora": corpora,
-        "models": [{"name": "base", "fetch": {"path": "models/base"}, "parameters": 0.001}],
-        "suites": [
-            {
-                "name": "mixed",
-                "judge": judge | {"sample": 2, "judges": ["own", {"endpoint": "teacher", "form": "line"}]},
-            },
-            {"name": "lines", "judge": judge | {"form": "line", "judges": ["teacher", "other"]}},
-        ],
-        "evaluations": [
-            {"suite": suite, "corpora": ["t1", "t2", "t3"][: 3 if suite == "lines" else 2], "against": "t1"}
-            for suite in ("mixed", "lines")
-        ],
-    }
-
-
 def write(folder):
     (folder / "models").mkdir()
     build_pico_model(folder / "models" / "base", max_position_embeddings=8192)
@@ -83,7 +42,7 @@ def write(folder):
     (folder / "judge" / "criteria").mkdir(parents=True)
     dimensions = [{"name": "use", "sentence": "The answer is of use."}]
     (folder / "judge" / "criteria" / "short.yaml").write_text(json.dumps({"dimensions": dimensions}))
-    (folder / "pico.yaml").write_text(json.dumps(config()))
+    (folder / "pico.yaml").write_text(json.dumps(jury_config("short")))
 
 
 @pytest.fixture(scope="module")

@@ -101,13 +101,20 @@ def merge(cfg: Config, name: str) -> Recipe:
         "method": entry.method,
         "base": entry.base,
         **parts,
-        "parameters": dict(sorted(entry.parameters.items())),
+        "parameters": {key: _in_order(value) for key, value in sorted(entry.parameters.items())},
         "dtype": entry.dtype,
         **further,
         "threads": cfg.compute_of(name).threads,
         "seed": derive_seed(cfg.seed, "merge", name),
         "version": merging.VERSION,
     }
+
+
+def _in_order(value):
+    """Return a setting with the keys of its `{filter, value}` in one order, however they were written."""
+    if not isinstance(value, list):
+        return value
+    return [dict(sorted(part.items())) if isinstance(part, dict) else part for part in value]
 
 
 def mix(cfg: Config, name: str) -> Recipe:

@@ -185,12 +185,14 @@ def everything():
         "datasets": [
             {"name": "rows", "format": "mmla", "files": files, "labels": ["a", "b"], "task": "t"},
             {"name": "asked", "format": "stackoverflow", "files": files},
+            {"name": "judged", "format": "judge", "files": {"train": "x.json", "test": "y.json"}},
         ],
-        "endpoints": [{"name": "student", "serve": "base"}],
+        "endpoints": [{"name": "student", "serve": "base"}, {"name": "other", "serve": "tuned"}],
         "corpora": [
             {"name": "words", "kind": "guidelines", **answers},
             {"name": "distilled", "kind": "distilled", **answers},
             {"name": "pairs", "kind": "contrasts", **answers},
+            {"name": "said", "kind": "judgements", "dataset": "judged", "endpoint": "student"},
         ],
         "models": [
             {"name": "base", "fetch": {"path": "b"}, "parameters": 8},
@@ -213,9 +215,11 @@ def everything():
         ],
         "suites": [
             {"name": "labels", "labels": {"datasets": ["rows"]}},
-            {"name": "quality", "judge": {"datasets": ["asked"], "endpoint": "student"}},
+            {"name": "quality", "judge": {"datasets": ["asked"], "judges": ["student", "other"]}},
+            {"name": "people", "agreement": {"datasets": ["judged"]}},
         ],
         "evaluations": [
+            {"suite": "people", "judges": [{"name": "tuned", "model": "tuned"}]},
             {"suite": "labels", "models": ["tuned"]},
             {"suite": "quality", "models": ["base", "tuned"], "against": "base"},
         ],
