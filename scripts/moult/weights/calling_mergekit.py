@@ -22,10 +22,14 @@ def mergekit_refusals() -> Iterator[None]:
     """Turn what mergekit raises, or ends the process with, into a UserError."""
     try:
         yield
-    except (RuntimeError, ValueError, AssertionError, SystemExit) as error:
+    except (RuntimeError, ValueError, AssertionError, KeyError, SystemExit) as error:
         if is_disk_full(error) or is_memory_short(error):
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        if isinstance(error, KeyError):
+            reason = f"there is no {reason}"
+        elif isinstance(error, SystemExit):
+            reason = "the lines before this one in the log say why"
         raise UserError(
             f"mergekit refuses this merge ({reason}); correct its parameters, or take models of a kind it knows."
         ) from error

@@ -137,7 +137,10 @@ def merge_models(recipe: Recipe, folders: Mapping[str, str | Path], target: str 
     warnings += gradients_outside(recipe)
     for warning in warnings:
         logger.warning(warning)
-    by_template = sorted(names, key=lambda name: (name != recipe.get("chat_template"), not chat_template(models[name])))
+    chosen = recipe.get("chat_template")
+    if chosen and not chat_template(models[chosen]):
+        raise UserError(f"merge: chat_template names {chosen}, which has none; name another model, or leave it out.")
+    by_template = sorted(names, key=lambda name: (name != chosen, not chat_template(models[name])))
     logger.info("merging %s by %s", ", ".join(dict.fromkeys(parents)), method)
     torch.set_num_threads(recipe["threads"])
     with whole_directory(target) as folder:

@@ -387,3 +387,32 @@ def test_the_template_of_a_chosen_parent_is_taken(project):
     facts = merge_models(recipe, {"a": "models/a", "b": "chatty"}, project / "merged")
     assert facts["tokenizer_from"] == "b"
     assert (project / "merged/chat_template.jinja").read_text() == "{{ messages }}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"modules": {"vision": {"parents": [A, B]}}}, "mergekit refuses this merge .there is no 'vision'"),
+        (
+            {"slices": [{"sources": [A | {"layer_range": (2, 9)}]}]},
+            "mergekit refuses this merge .Tensor model.layers.4",
+        ),
+        ({"parents": [A, B], "chat_template": "b"}, "chat_template names b, which has none"),
+    ],
+)
+def test_what_only_the_models_show_is_one_sentence(project, settings, sentence):
+    with pytest.raises(UserError, match=sentence):
+        made_by_us(Merge(method="linear", **settings), project / "merged")
+    assert not (project / "merged").exists()
+
+
+def test_a_mixture_that_mergekit_knows_no_kind_for_leads_to_its_reasons(project):
+    experts = [{"model": one, "positive_prompts": [one]} for one in "ab"]
+    with pytest.raises(UserError, match="mergekit refuses this merge .the lines before this one in the log say why"):
+        made_by_us(Mixture(base="base", architecture="qwen3", experts=experts), project / "mixture")
+
+
+def test_a_token_comes_from_a_model_of_the_merge():
+    tokenizer = {"source": "union", "drop_rows": True, "tokens": {"cat": {"source": "nobody"}}}
+    with pytest.raises(ValueError, match="tokenizer: token 'cat': nobody is none of the models a, b"):
+        Merge(method="linear", parents=[A, B], tokenizer=tokenizer)

@@ -149,7 +149,10 @@ class Merge(Section):
             raise ValueError("modules: slices are possible where a model has one module")
         if found := list(refusals(self.model_dump())):
             raise ValueError(". ".join(found))
-        for setting, named in (("chat_template", self.chat_template), ("tokenizer: source", self._tokens_of())):
+        tokens = self.tokenizer.tokens if self.tokenizer else {}
+        settings = [("chat_template", self.chat_template), ("tokenizer: source", self._tokens_of())]
+        settings += [(f"tokenizer: token {key!r}", one.source) for key, one in tokens.items() if one.source != "zero"]
+        for setting, named in settings:
             if named is not None and named not in self.models:
                 raise ValueError(f"{setting}: {named} is none of the models {', '.join(self.models)}")
         return self
