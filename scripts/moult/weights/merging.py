@@ -12,7 +12,7 @@ from moult.base.lean_imports import hide_compiler, hide_packages
 from moult.base.rows import Facts, Recipe
 from moult.base.stage import Job
 from moult.weights import mixtures
-from moult.weights.calling_mergekit import mergekit_path, mergekit_refusals
+from moult.weights.calling_mergekit import keep_memory, mergekit_path, mergekit_refusals
 from moult.weights.card import write_model_card
 from moult.weights.compatibility import (
     chat_template,
@@ -107,7 +107,7 @@ def merge_models(recipe: Recipe, folders: Mapping[str, str | Path], target: str 
     """Merge models with mergekit on the CPU; the same recipe gives the same bytes.
 
     `recipe`: method, base, parents (model, weight, density) or slices or modules, parameters, dtype, seed, threads;
-    perhaps out_dtype, tokenizer, chat_template. `folders` maps the names in it to folders. Config, tokenizer, chat
+    perhaps out_dtype, tokenizer, chat_template, order (stable). `folders` maps the names in it to folders. Config, tokenizer, chat
     template and generation config come from the base (else the first parent), or from the first parent that has a chat
     template where the base has none. The configuration stays beside the weights as `mergekit_config.yml`, its paths
     relative to where the job runs. UserError when the models do not fit each other or the result is not finite.
@@ -144,7 +144,7 @@ def merge_models(recipe: Recipe, folders: Mapping[str, str | Path], target: str 
     logger.info("merging %s by %s", ", ".join(dict.fromkeys(parents)), method)
     torch.set_num_threads(recipe["threads"])
     with whole_directory(target) as folder:
-        _run_mergekit(config, folder, recipe["seed"], [mergekit_path(models[name]) for name in names])
+        _run_mergekit(config, folder, recipe, [mergekit_path(models[name]) for name in names])
         _write_merged_config(recipe, models[names[0]], folder)
         _check_merged(recipe, folder, models[names[0]])
         if "tokenizer" in recipe:
@@ -184,7 +184,7 @@ def _check_rows(tokenizer, models):
         )
 
 
-def _run_mergekit(config, folder, seed, order):
+def _run_mergekit(config, folder, recipe, order):
     """Write the merged weights to a folder; UserError where mergekit refuses its configuration."""
     with hide_packages("scipy", "torch_distributed"), hide_compiler():
         from mergekit.config import MergeConfiguration
@@ -201,14 +201,28 @@ def _run_mergekit(config, folder, seed, order):
     # Its card asks the hub for every path that looks like a repository; config and tokenizer are the caller's.
     logger.info("ready: mergekit is loaded")
     options = MergeOptions(
-        random_seed=seed, quiet=True, copy_tokenizer=False, write_model_card=False, clone_tensors="slices" in config
+        random_seed=recipe["seed"],
+        quiet=True,
+        copy_tokenizer=False,
+        write_model_card=False,
+        clone_tensors="slices" in config,
     )
+    keep_memory()
     try:
-        with mergekit_refusals(), _vocabularies_in_order():
+        with mergekit_refusals(), _vocabularies_in_order(), _choosing(recipe):
             run_merge(Ordered.model_validate(config), str(folder), options)
     finally:
         # It keeps the files of a path open for the next merge of this process, which may find others there.
         LoaderCache().loaders.clear()
+
+
+def _choosing(recipe):
+    """Within it entries are chosen by the rank of their magnitude as the recipe says: stable, or by mergekit's sort."""
+    if "order" not in recipe:
+        return contextlib.nullcontext()
+    from moult.weights.largest import Largest
+
+    return Largest()
 
 
 @contextlib.contextmanager
