@@ -153,6 +153,9 @@ def card(cfg: Config, name: str) -> dict[str, Any]:
         summary += "; the adapter is folded in." if lora else "."
         recipe = finetune(cfg, name) if model.finetune else optimise(cfg, name)
         data = [_data_line(cfg, source) for source in model.training.data]
+    elif model.select:
+        # What it was chosen by, and by how much, is known to its job.
+        summary, recipe, data = f"The best of {', '.join(model.select.among)} by {model.select.suite}.", {}, []
     else:
         if model.moe:
             summary = (

@@ -107,11 +107,11 @@ def merge_models(recipe: Recipe, folders: Mapping[str, str | Path], target: str 
     """Merge models with mergekit on the CPU; the same recipe gives the same bytes.
 
     `recipe`: method, base, parents (model, weight, density) or slices or modules, parameters, dtype, seed, threads;
-    perhaps out_dtype, tokenizer, chat_template, order (stable). `folders` maps the names in it to folders. Config, tokenizer, chat
-    template and generation config come from the base (else the first parent), or from the first parent that has a chat
-    template where the base has none. The configuration stays beside the weights as `mergekit_config.yml`, its paths
-    relative to where the job runs. UserError when the models do not fit each other or the result is not finite.
-    Returns the facts: `tokenizer_from`, `warnings`.
+    perhaps out_dtype, tokenizer, chat_template, order (stable: of equally large entries the first are kept). `folders`
+    maps the names in it to folders. Config, tokenizer, chat template and generation config come from the base (else the
+    first parent), or from the first parent that has a chat template where the base has none. The configuration stays
+    beside the weights as `mergekit_config.yml`, its paths relative to where the job runs. UserError when the models do
+    not fit each other or the result is not finite. Returns the facts: `tokenizer_from`, `warnings`.
     """
     import torch
     import yaml
