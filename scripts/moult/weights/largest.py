@@ -8,8 +8,9 @@ rank, and of the entries that have it those that stand first are taken, as a sta
 """
 
 import sys
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -94,11 +95,16 @@ def _bin_of(counts, rank, descending):
     return bin_, int(counts[bin_]), inside
 
 
-class _Sorted(NamedTuple):
-    """What stands for the result of a sort of which only the order of the entries is used."""
+@dataclass(frozen=True)
+class _Sorted:
+    """The result of a sort of which the order is asked for; unpacked, it is sorted after all."""
 
-    values: None
-    indices: Any
+    indices: Order
+    sort: Callable[[], Iterable[torch.Tensor]]
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        with torch._C.DisableTorchFunction():
+            return iter(self.sort())
 
 
 class Largest(TorchFunctionMode):
@@ -114,9 +120,12 @@ class Largest(TorchFunctionMode):
         if func not in _SORTING or args[0].dim() != 1:
             return func(*args, **kwargs)
         order = self.order(args[0], kwargs.get("largest", kwargs.get("descending", False)))
+        if func is torch.argsort:
+            return order
         if func is torch.topk:
-            return _Sorted(None, order[: kwargs["k"]])
-        return order if func is torch.argsort else _Sorted(None, order)
+            # The values are those of the entries, which nobody asks for.
+            return None, order[: kwargs["k"]]
+        return _Sorted(order, lambda: func(*args, **kwargs))
 
     def order(self, values: torch.Tensor, descending: bool) -> Order:
         """Return the order of a flat tensor."""
