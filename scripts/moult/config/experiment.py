@@ -177,6 +177,15 @@ class Config(Section):
         return [model.name for model in self.models if model.round and model.round.number < model.round.count]
 
     @cached_property
+    def sweeps(self) -> dict[str, list[str]]:
+        """The merges that are made together: sweep → the names of its models."""
+        found: dict[str, list[str]] = {}
+        for model in self.models:
+            if model.swept and model.merge:
+                found.setdefault(model.swept, []).append(model.name)
+        return found
+
+    @cached_property
     def kept_models(self) -> list[str]:
         """Names of the models whose full weights `all` makes: not those of a round that nothing but the next needs."""
         by_name = self.by_name
