@@ -57,6 +57,7 @@ def _unknown_names(cfg):
     guidelines, answers, pairs = (
         {entry.name for entry in cfg.corpora if entry.writes == what} for what in ("guidelines", "answers", "pairs")
     )
+    fused = {entry.name for entry in cfg.corpora if entry.writes == "pairs" and entry.has_sources}
     for corpus in cfg.corpora:
         if _is_written_out(cfg, corpus):
             continue
@@ -90,6 +91,11 @@ def _unknown_names(cfg):
                 yield from _known("models", model.name, "data", name, trainable)
         for name in model.optimise.data if model.optimise else []:
             yield from _known("models", model.name, "data (preference pairs)", name, pairs)
+            if model.optimise.loss.needs_sources and name in pairs - fused:
+                yield (
+                    f"models {model.name!r}, loss: {model.optimise.loss.kind} learns from answers of sources, and the "
+                    f"pairs of {name!r} have none; name other data, or another loss"
+                )
     for suite in cfg.suites:
         kind, settings = suite.kind, suite.settings
         for name in settings.datasets:

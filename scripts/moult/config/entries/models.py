@@ -200,6 +200,13 @@ class Optimise(Finetune):
     evaluate_every: int | None = Field(
         None, ge=1, description="Optimiser steps between two evaluations on dev; null: ten evaluations per training."
     )
+    shared_prompt: bool | None = Field(
+        None,
+        description=(
+            "Whether all answers to a prompt are read behind one copy of it, where the model's attention allows that; "
+            "null: with `loss: {kind: wrpo}`."
+        ),
+    )
     selection: Literal["loss", "accuracy"] = Field(  # type: ignore[assignment]  # metrics of pairs
         "loss", description="Metric on dev by which the best checkpoint is chosen."
     )
