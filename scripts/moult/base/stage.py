@@ -13,7 +13,7 @@ from moult.base.rows import Facts, Recipe
 
 # How an artefact's name ends where it is no file of rows: folders have no ending.
 ENDINGS = dict.fromkeys(("raw", "videos", "datasets", "models", "students", "adapters", "exports"), "")
-ENDINGS |= {"scores": ".csv", "leakage": ".csv", "plots": ".svg", "consensus": ".json"}
+ENDINGS |= {"scores": ".csv", "leakage": ".csv", "plots": ".svg", "consensus": ".json", "published": ".json"}
 
 
 class Experiment(Protocol):

@@ -190,6 +190,12 @@ def repeated_names(cfg: Config) -> Iterator[str]:
             yield f"{place}: {name!r} stands twice; leave one out"
 
 
+def published(cfg: Config) -> Iterator[str]:
+    """Yield a sentence for every repository of a hub that two models would be published to."""
+    for hub, *_ in _meeting([model.publish.hub for model in cfg.models if model.publish]):
+        yield f"models, publish: two go to {hub}, where one would take the other's place; give each its own"
+
+
 def _reserved(place, name):
     if name.lower() in ("mean", "weighted_mean"):
         yield f"{place}: the score tables call their means so; take another name"

@@ -39,6 +39,10 @@ class Config(Section):
             "Limit in US dollars on all remote answers of all runs of the experiment together; null: no limit."
         ),
     )
+    push: bool = Field(
+        False,
+        description="Whether the target `publish` may send models to a hub; meant for the command line.",
+    )
     compute: Compute = Field(
         Compute(), description="Engine, dtype, batch size and threads of every model that has no `compute` of its own."
     )
@@ -129,6 +133,16 @@ class Config(Section):
         while models[-1].parents:
             models.append(self.find("models", models[-1].parents[0]))
         return models
+
+    def ancestors(self, name: str) -> list[str]:
+        """Return the names of all models that a model is made of, by any parent, nearest first."""
+        found: dict[str, None] = {}
+        waiting = [name]
+        while waiting:
+            new = [one for parent in waiting for one in self.find("models", parent).parents if one not in found]
+            found |= dict.fromkeys(new)
+            waiting = list(dict.fromkeys(new))
+        return list(found)
 
     @cached_property
     def _inherited(self):

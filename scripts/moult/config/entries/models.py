@@ -27,6 +27,7 @@ from moult.config.entries.merges import Merge, Mixture
 from moult.corpora.refined import Round
 from moult.data.chats import DATE, load_template
 from moult.objectives import LOSSES
+from moult.weights.publish import Publish
 from moult.weights.template import SETTINGS
 
 
@@ -283,6 +284,9 @@ class Model(Section):
     )
     needs: NeedsOverride = Field(
         NeedsOverride(), description="What jobs of this model ask for, where the estimate does not fit."
+    )
+    publish: Publish | None = Field(
+        None, description="Where the target `publish` sends the model, with its card; null: nowhere."
     )
     chat_template: ChatTemplateName | None = Field(
         None,
