@@ -206,7 +206,7 @@ def run(job: Job) -> None:
     files = read_manifest(job.inputs.model_manifest)["files"]
     folder = Path(job.inputs.model)
     inside = {name.removeprefix(f"{folder.name}/"): facts for name, facts in files.items()}
-    license = job.recipe["license"] or stated[job.recipe["model"]]
+    license = str(job.recipe["license"] or stated[job.recipe["model"]])
     published = publish_model(job.recipe, folder, inside, job.client["token"], license)
     write_json(job.outputs.published, published)
     job.facts = {key: published[key] for key in ("hub", "revision")}
