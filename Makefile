@@ -15,15 +15,17 @@
 #   make estimate CONFIG=...  what the remote answers would cost, before anything is spent (or NAME=, as for the demo)
 #   make needs CONFIG=... what each job asks a cluster for, and the partition that has it (default: all shipped configs)
 #   make verify CONFIG=... compare every hash of an experiment's results and journals with the disk
+#   make build CONFIG=... KEEP=4  build; of models with `keep: false`, four are there at a time (PROFILE=slurm: on a cluster)
 #   make publish CONFIG=... PUSH=yes  send the models that say `publish` to their hub; without PUSH=yes, why it is not done
 #   make efficiency CONFIG=... what the jobs of the last build used of what they had asked for
 #   make pin CONFIG=...  look up unknown revisions and checksums, and record them in the config
-#     with STUDY=path, those six look at the config.yaml of a study, in its folder
+#     with STUDY=path, those seven look at the config.yaml of a study, in its folder
 #   make schema          the JSON schema of the config, for editors, docs/defaults.md, and what mergekit's methods take
 #   make clean           remove results, logs and checkpoints; the journal of paid answers stays
 
 NAME ?=
 STUDY ?=
+KEEP ?= 4
 CONFIG ?= $(if $(STUDY),config.yaml,config/config.yaml)
 PYTHON ?= python3
 SHELL := bash
@@ -38,9 +40,13 @@ CONFIGFILE := $(if $(NAME),--configfile config/demo/$(NAME).yaml)
 IN := $(if $(STUDY),cd "$(STUDY)" && )PYTHONPATH="$(CURDIR)/scripts"
 # Before Snakemake reads a config, which may run code out of it.
 CHECKED := python -m moult.planning.check_config
+# The config that a target is for, and Snakemake on it.
+THIS = $(if $(NAME),config/demo/$(NAME).yaml,$(CONFIG))
+PROFILE ?= local
+BUILD = $(IN) snakemake -s "$(CURDIR)/Snakefile" --profile "$(CURDIR)/profiles/$(PROFILE)" --logger moult
 RESULTS := results/demo$(if $(NAME),-$(NAME))
 
-.PHONY: demo demos plans publish new test test-fast test-cluster test-server test-soak check check-config dag estimate needs efficiency verify pin schema clean
+.PHONY: demo demos plans build publish new test test-fast test-cluster test-server test-soak check check-config dag estimate needs efficiency verify pin schema clean
 
 # torch first, on its own: with it there, nothing asks for a build with CUDA where a CPU build is offered.
 .venv/ready: requirements.lock
@@ -69,9 +75,15 @@ plans: .venv/ready
 	done
 
 publish: .venv/ready
-	@$(IN) $(CHECKED) --quiet "$(if $(NAME),config/demo/$(NAME).yaml,$(CONFIG))"
-	$(IN) snakemake -s "$(CURDIR)/Snakefile" --profile "$(CURDIR)/profiles/local" --logger moult publish \
-		--configfile "$(if $(NAME),config/demo/$(NAME).yaml,$(CONFIG))" $(if $(filter yes,$(PUSH)),--config push=true)
+	@$(IN) $(CHECKED) --quiet "$(THIS)"
+	$(BUILD) publish --configfile "$(THIS)" $(if $(filter yes,$(PUSH)),--config push=true)
+
+# What is made with KEEP of the models that pass, then with the next, then all that is left.
+build: .venv/ready
+	@$(IN) $(CHECKED) --quiet "$(THIS)"
+	@set -o pipefail; $(IN) python -m moult.planning.in_turn "$(THIS)" "$(KEEP)" | while read -r targets; do \
+		$(BUILD) $$targets --configfile "$(THIS)" < /dev/null || exit 1; done
+	$(BUILD) --configfile "$(THIS)"
 
 new: .venv/ready
 	@PYTHONPATH=scripts python -m moult.planning.new_study "$(STUDY)"

@@ -22,6 +22,7 @@ CHECKS = (
     checks.precision,
     checks.corpora,
     checks.published,
+    checks.passing,
     prompts,
 )
 

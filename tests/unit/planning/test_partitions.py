@@ -201,6 +201,8 @@ def everything():
             {"name": "preferring", "optimise": preferring},
             {"name": "preferring_whole", "optimise": preferring | {"method": "full"}},
             {"name": "merged", "merge": MEAN},
+            {"name": "brief", "keep": False, "finetune": trained},
+            {"name": "brief_mean", "keep": False, "merge": MEAN},
         ],
         "rounds": [
             {
@@ -220,7 +222,7 @@ def everything():
         ],
         "evaluations": [
             {"suite": "people", "judges": [{"name": "tuned", "model": "tuned"}]},
-            {"suite": "labels", "models": ["tuned"]},
+            {"suite": "labels", "models": ["tuned", "brief", "brief_mean"]},
             {"suite": "quality", "models": ["base", "tuned"], "against": "base"},
         ],
     }
