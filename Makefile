@@ -81,7 +81,7 @@ publish: .venv/ready
 # What is made with KEEP of the models that pass, then with the next, then all that is left.
 build: .venv/ready
 	@$(IN) $(CHECKED) --quiet "$(THIS)"
-	@set -o pipefail; $(IN) python -m moult.planning.in_turn "$(THIS)" "$(KEEP)" | while read -r targets; do \
+	@set -o pipefail; ($(IN) python -m moult.planning.in_turn "$(THIS)" "$(KEEP)") | while read -r targets; do \
 		$(BUILD) $$targets --configfile "$(THIS)" < /dev/null || exit 1; done
 	$(BUILD) --configfile "$(THIS)"
 

@@ -87,7 +87,7 @@ def test_a_model_is_published_and_nothing_is_sent_twice(folder, hub):
     assert b"license: cc0-1.0\n" in repo.files["README.md"][0]
 
     hub.received.clear()
-    run = publish(folder, *PUSH, "--force", "results/pico/published/base.json")
+    run = folder.snakemake("results/pico/published/base.json", "--force", *PUSH)
     assert run.returncode == 0, run.stdout + run.stderr
     assert json.loads((folder.path / "results/pico/published/base.json").read_text()) == record
     assert hub.received == [] and len(repo.commits) == 2
