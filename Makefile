@@ -40,10 +40,11 @@ CONFIGFILE := $(if $(NAME),--configfile config/demo/$(NAME).yaml)
 IN := $(if $(STUDY),cd "$(STUDY)" && )PYTHONPATH="$(CURDIR)/scripts"
 # Before Snakemake reads a config, which may run code out of it.
 CHECKED := python -m moult.planning.check_config
-# The config that a target is for, and Snakemake on it.
+# The config that a target is for; Snakemake on it, targets between the two: some options take all words that follow.
 THIS = $(if $(NAME),config/demo/$(NAME).yaml,$(CONFIG))
 PROFILE ?= local
-BUILD = $(IN) snakemake -s "$(CURDIR)/Snakefile" --profile "$(CURDIR)/profiles/$(PROFILE)" --logger moult
+BUILD = $(IN) snakemake
+WITH = -s "$(CURDIR)/Snakefile" --profile "$(CURDIR)/profiles/$(PROFILE)" --logger moult --configfile "$(THIS)"
 RESULTS := results/demo$(if $(NAME),-$(NAME))
 
 .PHONY: demo demos plans build publish new test test-fast test-cluster test-server test-soak check check-config dag estimate needs efficiency verify pin schema clean
@@ -76,14 +77,14 @@ plans: .venv/ready
 
 publish: .venv/ready
 	@$(IN) $(CHECKED) --quiet "$(THIS)"
-	$(BUILD) publish --configfile "$(THIS)" $(if $(filter yes,$(PUSH)),--config push=true)
+	$(BUILD) publish $(WITH) $(if $(filter yes,$(PUSH)),--config push=true)
 
 # What is made with KEEP of the models that pass, then with the next, then all that is left.
 build: .venv/ready
 	@$(IN) $(CHECKED) --quiet "$(THIS)"
 	@set -o pipefail; ($(IN) python -m moult.planning.in_turn "$(THIS)" "$(KEEP)") | while read -r targets; do \
-		$(BUILD) $$targets --configfile "$(THIS)" < /dev/null || exit 1; done
-	$(BUILD) --configfile "$(THIS)"
+		$(BUILD) $$targets $(WITH) < /dev/null || exit 1; done
+	$(BUILD) $(WITH)
 
 new: .venv/ready
 	@PYTHONPATH=scripts python -m moult.planning.new_study "$(STUDY)"

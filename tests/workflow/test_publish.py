@@ -3,11 +3,12 @@
 import json
 import os
 import signal
+import subprocess
 import time
 
 import pytest
 from hub_server import PublishingHub
-from pico_build import Folder
+from pico_build import ROOT, Folder
 
 TOKEN = "hf_canary_0123456789"
 
@@ -38,8 +39,9 @@ def folder(unbuilt, hub):
     return folder
 
 
-def publish(folder, *arguments):
-    return folder.snakemake("publish", *arguments)
+def publish(folder, *settings):
+    command = ["make", "--old-file=.venv/ready", "publish", f"STUDY={folder.path}", "CONFIG=pico.yaml", *settings]
+    return subprocess.run(command, cwd=ROOT, env=folder.environment(), capture_output=True, text=True, check=False)
 
 
 PUSH = ("--config", "push=true")
@@ -47,7 +49,7 @@ PUSH = ("--config", "push=true")
 
 def test_a_push_is_refused_without_the_flag_before_anything_is_made(folder, hub):
     run = publish(folder)
-    assert run.returncode == 1
+    assert run.returncode == 2
     assert "base is not published: to send it to me/pico, add `--config push=true` to the command" in run.stderr
     assert "Traceback" not in run.stderr
     assert hub.asked == [] and not (folder.path / "results/pico/models").exists()
@@ -75,7 +77,7 @@ def test_a_model_is_published_and_nothing_is_sent_twice(folder, hub):
     assert not (folder.path / "results/pico/published/base.json").exists()
 
     hub.cut = lambda what: False
-    run = publish(folder, *PUSH)
+    run = publish(folder, "PUSH=yes")
     assert run.returncode == 0, run.stdout + run.stderr
     record = json.loads((folder.path / "results/pico/published/base.json").read_text())
     repo = hub.repos["me/pico"]
