@@ -196,6 +196,19 @@ def repeated_names(cfg: Config) -> Iterator[str]:
             yield f"{place}: {name!r} stands twice; leave one out"
 
 
+def passing(cfg: Config) -> Iterator[str]:
+    """Yield a sentence for every model that is to be there for a while only, and that nothing needs."""
+    for model in cfg.models:
+        if not (model.keep or model.publish or model.name in cfg.used_models):
+            yield f"models {model.name!r}, keep: nothing needs it, so that it would never be there; measure or keep it"
+
+
+def published(cfg: Config) -> Iterator[str]:
+    """Yield a sentence for every repository of a hub that two models would be published to."""
+    for hub, *_ in _meeting([model.publish.hub for model in cfg.models if model.publish]):
+        yield f"models, publish: two go to {hub}, where one would take the other's place; give each its own"
+
+
 def _reserved(place, name):
     if name.lower() in ("mean", "weighted_mean"):
         yield f"{place}: the score tables call their means so; take another name"

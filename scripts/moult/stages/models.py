@@ -358,6 +358,7 @@ STAGES = (
         inputs=_folded_from,
         model=_itself,
         needs="weights",
+        passing=True,
     ),
     Stage(
         rule="fold_adapter",
