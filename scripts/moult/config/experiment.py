@@ -228,7 +228,8 @@ class Config(Section):
         """Names of the models that chats are put to, in training or in inference."""
         trained = {model.training.base for model in self.models if model.training}
         served = {endpoint.serve for endpoint in self.endpoints if endpoint.serve}
-        return trained | served | {name for _, name in [*self.predicted, *self.answered]}
+        raced = {name for model in self.models if model.select and model.select.race for name in model.select.among}
+        return trained | served | raced | {name for _, name in [*self.predicted, *self.answered]}
 
     def compute_of(self, name: str) -> Compute:
         """Return how a model is run: its own settings, an ancestor's, or the experiment's."""
