@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ from moult.base.files import whole_file, write_text_atomic
 from moult.base.rows import Recipe
 from moult.base.stage import Job
 from moult.evaluation.lm_eval_tasks import entries_of, folders_of, hub_of, known_tasks, located
+from moult.inference import asking
 from moult.inference.asking import Asker, EnginePool
 
 # Of a run, not of its results: they would be other bytes each time.
 PASSING = ("date", "git_hash", "upper_git_hash", "pretty_env_info", "total_evaluation_time_seconds")
 # What lm-eval raises where a task's file is wrong.
 OF_TASKS = (KeyError, TypeError, ValueError, AttributeError, IndexError, AssertionError, ImportError, OSError)
+# What fails in here is no task's fault.
+ENGINES = str(Path(asking.__file__).parent)
 logger = logging.getLogger(__name__)
 
 
@@ -131,9 +135,16 @@ def evaluate(recipe: Recipe, folder: Path, askers: Mapping[str, Asker], data: Ma
     except UserError:
         raise
     except (*OF_TASKS, jinja2.TemplateError) as error:
+        if any(frame.filename.startswith(ENGINES) for frame in traceback.extract_tb(error.__traceback__)):
+            raise
         logger.info("lm-eval cannot evaluate", exc_info=True)
         raise _of_task(", ".join(recipe["tasks"]), error) from error
     results = {key: value for key, value in results.items() if key not in PASSING}
+    results["config"]["model"] = recipe["model"]
+    for config in results["configs"].values():
+        # No path of this machine.
+        source = (config.get("metadata") or {}).get("config_source")
+        config["metadata"] = config.get("metadata") and config["metadata"] | {"config_source": Path(source or "").name}
     hashes = {
         name: hash_string("".join(row["doc_hash"] + row["prompt_hash"] + row["target_hash"] for row in rows))
         for name, rows in results["samples"].items()

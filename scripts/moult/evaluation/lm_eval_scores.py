@@ -57,8 +57,8 @@ def score_rows(recipe: Recipe, results: Mapping[str, Any], samples: Iterable[Map
             if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):
                 continue
             stderr = found.get(f"{metric}_stderr,{filtered}", NONE)
-            values = None if group else kept.get((name, metric, filtered))
-            estimate = _estimate(float(value), stderr, list(values.values()) if values else None)
+            values = [one for task in tasks for one in kept.get((task, metric, filtered), {}).values()]
+            estimate = _estimate(float(value), stderr, values, group)
             rows.append(
                 {
                     "model": recipe["model"],
@@ -98,7 +98,7 @@ def marks_of(run: Recipe, results: Mapping[str, Any], tasks: Sequence[str]) -> l
     if run["limit"] or run["samples"]:
         found.append(f"{taken:,} of {whole:,} rows")
     fewer = [
-        f"{results['n-shot'][task]} shots, not {own}"
+        f"{(shots := results['n-shot'][task])} shot{'' if shots == 1 else 's'} instead of {own}"
         for task in tasks
         if (own := results["own_shots"].get(task)) and results["n-shot"].get(task, own) < own
     ]
@@ -108,13 +108,17 @@ def marks_of(run: Recipe, results: Mapping[str, Any], tasks: Sequence[str]) -> l
     return found
 
 
-def _estimate(value, stderr, values):
+def _estimate(value, stderr, values, group):
     """Return value, ci_low and ci_high. values: one per row, where they are known."""
-    if values and set(values) <= {0, 1} and math.isclose(sum(values) / len(values), value, abs_tol=1e-9):
+    is_mean = values and math.isclose(sum(values) / len(values), value, abs_tol=1e-9)
+    if is_mean and not group and set(values) <= {0, 1}:
         return {"value": value} | _ends(metrics.share(round(sum(values)), len(values)).interval)
     if stderr == NONE or not math.isfinite(stderr):
         return {"value": value, "ci_low": None, "ci_high": None}
-    return {"value": value} | _ends((value - Z * stderr, value + Z * stderr))
+    low, high = value - Z * stderr, value + Z * stderr
+    if values and min(values) >= 0 and max(values) <= 1 and 0 <= value <= 1:
+        low, high = max(0.0, low), min(1.0, high)
+    return {"value": value} | _ends((low, high))
 
 
 def _ends(interval):

@@ -233,9 +233,6 @@ STAGES = (
 
 
 def _checks(cfg):
-    for entry in cfg.under("lm_eval"):
-        if entry.reference:
-            yield f"evaluations {entry.suite!r}, reference: there are none for tasks of lm-eval; leave it out"
     for suite in cfg.suites:
         settings = suite.lm_eval
         if not settings:

@@ -134,10 +134,12 @@ def data_files(entry: Entry) -> list[Path]:
 
 def located(path: str, beside: Path) -> str:
     """Return where a file of rows is: relative to the working directory as for lm-eval, or else to the folder of the
-    task's file or the one around it; as it stands where it is in neither, or is no path of this machine."""
+    task's file or the one around it; as it stands where it is in neither, or is no path of this machine. What comes
+    with Moult is beside its task, whatever the working directory has."""
     if "://" in path or Path(path).is_absolute():
         return path
-    places = [Path(path), beside.parent / path, beside.parent.parent / path]
+    own = [] if beside.is_relative_to(RESOURCES) else [Path(path)]
+    places = [*own, beside.parent / path, beside.parent.parent / path]
     # A pattern names several files.
     return str(next((place for place in places if place.exists() or list(place.parent.glob(place.name))), path))
 
