@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 from moult.base.rows import Facts, Recipe
 
 # How an artefact's name ends where it is no file of rows: folders have no ending.
-ENDINGS = dict.fromkeys(("raw", "videos", "datasets", "models", "students", "adapters", "exports"), "")
+ENDINGS = dict.fromkeys(("raw", "videos", "datasets", "models", "students", "adapters", "exports", "taskdata"), "")
 ENDINGS |= {"scores": ".csv", "leakage": ".csv", "plots": ".svg", "consensus": ".json", "published": ".json"}
 
 

@@ -242,6 +242,7 @@ class Config(Section):
         ]
         sources += [dataset.videos for dataset in self.datasets if dataset.videos]
         sources += [model.fetch for model in self.models if model.fetch]
+        sources += [source for suite in self.suites for source in suite.settings.fetched]
         return sorted(
             {
                 source.hub or getattr(source, "url", None) or source.package
@@ -278,6 +279,11 @@ class Config(Section):
                 asking.append(model.fetch)
                 size = f"{model.parameters:g} billion parameters"
                 told.append(f"{model.fetch.hub}: this hub model will be fetched, {size}")
+        for suite in self.suites:
+            for source in suite.settings.fetched if not made("taskdata", suite.name) else ():
+                asking.append(source)
+                gated = ", which is gated," if source.token else ""
+                told.append(f"{source.hub}: this hub dataset{gated} will be fetched for the tasks of {suite.name!r}")
         for token in sorted({source.token for source in asking if source.token}):
             hubs = ", ".join(sorted({source.hub for source in asking if source.token == token}))
             there = "is set" if os.environ.get(token) else "you must set first"

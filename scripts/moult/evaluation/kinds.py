@@ -111,6 +111,11 @@ class Settings(Section):
         """The endpoints that are asked: field → name."""
         return {}
 
+    @property
+    def fetched(self) -> Sequence[Any]:
+        """Repositories of the hub that are fetched for it: each has hub, revision and token."""
+        return ()
+
 
 @dataclass(frozen=True)
 class SuiteKind:
