@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from moult.base.errors import UserError, nearest
-from moult.base.rows import Battle
+from moult.base.rows import Battle, columns_of
 from moult.evaluation.head_to_head.length_control import known_instructions
 from moult.evaluation.head_to_head.public_files import each_row, named_by
 from moult.evaluation.published import retired_models
@@ -28,8 +28,8 @@ Read = Iterator[tuple[str | None, str | None, dict[str, Any]]]
 
 
 def preference_of(logprobs: Mapping[str, float], swapped: bool) -> float | None:
-    """Return the preference for the model, from 1 (the baseline) to 2, of the log-probabilities (nats) of the letters m,
-    the answer shown first, and M, the second; None without either. swapped: whether the model stood first."""
+    """Return the preference for the model, from 1 (the baseline) to 2, of log-probabilities (nats) of the letters m, the
+    answer shown first, and M, the second; None without either. swapped: whether the model stood first."""
     first, second = (math.exp(logprobs[letter]) if letter in logprobs else 0.0 for letter in ("m", "M"))
     if first + second == 0:
         return None
@@ -123,10 +123,10 @@ def read_judgements(
         for model, judge, said in read:
             models[model] = None
             if of is None or model == of:
-                said = {"raw": None, "reason": None} | said
-                said["status"] = "unknown" if said["value"] is None else "ok"
-                place_of = {"model": name, "judge": judge or "not named", "source": "published"}
-                rows.append(cast(Battle, {key: (said | place_of)[key] for key in Battle.__annotations__}))
+                told: dict[str, Any] = {"raw": None, "reason": None} | said
+                told |= {"model": name, "judge": judge or "not named", "source": "published"}
+                told["status"] = "unknown" if told["value"] is None else "ok"
+                rows.append(cast(Battle, {key: told[key] for key in columns_of(Battle)}))
     if of is None and len(models) > 1:
         raise UserError(
             f"{path}: has judgements of {len(models)} models; write `of`, the one that is meant{_among(models)}"

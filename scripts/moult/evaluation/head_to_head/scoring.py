@@ -161,8 +161,8 @@ def method_of(kind: str, source: str) -> str:
 def score_battles(
     recipe: Recipe, battles: Sequence[Battle], known: Mapping[str, Sequence[Battle]] | None = None
 ) -> list[Score]:
-    """Return score rows (see COLUMNS) of one model: of what the judge that was asked said, of published judgements, and,
-    where there are models that both have judged, of the first on the scale of the second.
+    """Return score rows (see COLUMNS) of one model: of what the judge that was asked said, of published judgements,
+    and, where there are models that both have judged, of the first on the scale of the second.
 
     recipe: suite, model, kind, published (its name in wrpo.csv, or None), limit, seed. known: model → battles of those
     that were judged both ways (see `estimates.bridged`).
