@@ -318,13 +318,14 @@ class Battle(TypedDict):
     """What a judge said of a model's answer, alone or beside the baseline's. `battles/<suite>/<name>.jsonl`; written by
     `judge_battles`.
 
-    part: the question's category. source: asked, or published by others. game: the order (original: the baseline
-    stands first; swapped), or turn_1, turn_2. status: ok, unknown, error or unanswered. value: under alpaca the
-    preference from 1 (the baseline) to 2, under arena the outcome from 0 to 1, under mt the score; None where nothing
-    could be read. lengths: characters of the baseline's and the model's answer, None where they are not known.
+    kind: of the suite. part: the question's category. source: asked, or published by others. game: the order (original:
+    the baseline stands first; swapped), or turn_1, turn_2. status: ok, unknown, error or unanswered. value: under
+    alpaca the preference from 1 (the baseline) to 2, under arena the outcome from 0 to 1, under mt the score; None
+    where nothing could be read. lengths: characters of the baseline's and the model's answer, None where not known.
     """
 
     uid: str
+    kind: Literal["alpaca", "arena", "mt"]
     part: str | None
     model: str
     judge: str
@@ -379,7 +380,7 @@ class StoredAnswer(TypedDict):
     """What came back for a chat request, as the journal keeps it. `journal/<rule>/<name>.sqlite`, table answers.
 
     finish_reason: stop, length, or error; then `error` says why and `text` is empty. assumed: the tokens are counted at
-    their worst case; raw: a reply that could not be read, as it came.
+    their worst case; raw: a reply that could not be read, as it came; logprobs: token → log-probability (nats).
     """
 
     text: str
@@ -389,6 +390,7 @@ class StoredAnswer(TypedDict):
     error: str | None
     assumed: NotRequired[bool]
     raw: NotRequired[str | None]
+    logprobs: NotRequired[dict[str, float] | None]
 
 
 class Usage(TypedDict):

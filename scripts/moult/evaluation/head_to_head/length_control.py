@@ -60,7 +60,7 @@ def table_digest() -> str:
 
 
 @dataclass(frozen=True)
-class Compared:
+class Preference:
     """One instruction: its name, characters of the baseline's and the model's answer, and the preference for the model,
     from 0 to 1."""
 
@@ -69,7 +69,7 @@ class Compared:
     preference: float
 
 
-def difficulties_of(rows: Sequence[Compared]) -> list[float] | None:
+def difficulties_of(rows: Sequence[Preference]) -> list[float] | None:
     """Return the difficulty of each instruction; None unless all are known, and the baseline is the one that they are
     known for, by the lengths of its answers."""
     known = [known_instructions().get(row.question) for row in rows]
@@ -80,7 +80,7 @@ def difficulties_of(rows: Sequence[Compared]) -> list[float] | None:
 
 
 def length_controlled(
-    rows: Sequence[Compared], difficulties: Sequence[float] | None, gamed: bool = True
+    rows: Sequence[Preference], difficulties: Sequence[float] | None, gamed: bool = True
 ) -> tuple[Linear, bool]:
     """Return the length-controlled win rate (0 to 1), and whether the fit has a finite optimum.
 

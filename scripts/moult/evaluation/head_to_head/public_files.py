@@ -7,7 +7,7 @@ is a text, or {content: text}.
 
 import csv
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ from moult.base.outside import Unreadable, parse_json
 
 @dataclass(frozen=True)
 class Question:
-    """A question of a set: its name, its turns, its category, and the baseline's answer where the set has one."""
+    """A question of a set: its name, its turns, its category, and the baseline's answer and reference answers to its
+    turns where the set has them."""
 
     uid: str
     turns: tuple[str, ...]
     part: str | None = None
     baseline: str | None = None
+    references: tuple[str, ...] = ()
 
 
 def named_by(instruction: str) -> str:
@@ -91,10 +93,11 @@ def read_questions(path: str | Path, turns: int) -> list[Question]:
         if uid in found:
             raise UserError(f"{place}: question {uid} stands twice; leave one out.")
         part = row.get("dataset") if "instruction" in row else row.get("category")
-        baseline = row.get("output")
-        found[uid] = Question(
-            uid, tuple(texts), str(part) if part else None, baseline if isinstance(baseline, str) else None
-        )
+        baseline = row["output"] if isinstance(row.get("output"), str) else None
+        references = row["reference"] if isinstance(row.get("reference"), list) else []
+        if not all(isinstance(text, str) for text in references):
+            raise UserError(f"{place}: a reference of question {uid} is no text; write `reference`, a list of texts.")
+        found[uid] = Question(uid, tuple(texts), str(part) if part else None, baseline, tuple(references))
     if not found:
         raise UserError(f"{path}: has no questions; name a file that has some.")
     return list(found.values())
@@ -138,11 +141,6 @@ def _answer(row: Mapping[str, Any]) -> tuple[str, ...] | None:
     except (KeyError, IndexError, TypeError):
         return None
     return tuple(text for text in texts if text is not None) if texts and None not in texts else None
-
-
-def categories(questions: Iterable[Question]) -> dict[str, str | None]:
-    """Return question → its category."""
-    return {question.uid: question.part for question in questions}
 
 
 def each_row(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:

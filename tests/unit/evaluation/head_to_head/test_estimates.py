@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from moult.evaluation.head_to_head.estimates import Linear, bridged, difference, over_questions, weighted_mean
-from moult.evaluation.head_to_head.length_control import Compared, length_controlled
+from moult.evaluation.head_to_head.length_control import Preference, length_controlled
 
 TRUTH = 0.4
 
@@ -85,7 +85,7 @@ def judged_by_length(seed, better, n=400):
     leaning = better - 1.5 * np.tanh(apart / apart.std(ddof=1)) + random.normal(0, 0.3, n)
     won = random.random(n) < 1 / (1 + np.exp(-leaning))
     return [
-        Compared(str(at), (int(theirs), int(ours)), float(one))
+        Preference(str(at), (int(theirs), int(ours)), float(one))
         for at, (theirs, ours, one) in enumerate(zip(baseline, own, won, strict=True))
     ]
 

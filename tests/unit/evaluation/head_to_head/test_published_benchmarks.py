@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from moult.base.errors import UserError
-from moult.evaluation.head_to_head.estimates import over_battles
+from moult.evaluation.head_to_head.alpaca import preference_of, preferences
+from moult.evaluation.head_to_head.benchmarks import BENCHMARKS
+from moult.evaluation.head_to_head.estimates import over_battles, over_questions
 from moult.evaluation.head_to_head.length_control import (
     GAMED_WEIGHT,
     _features,
@@ -17,8 +19,8 @@ from moult.evaluation.head_to_head.length_control import (
     known_instructions,
     length_controlled,
 )
-from moult.evaluation.head_to_head.published_judgements import preference_of, read_judgements
-from moult.evaluation.head_to_head.scoring import MEASURES, compared, read_ones, score_battles
+from moult.evaluation.head_to_head.published_judgements import read_judgements
+from moult.evaluation.head_to_head.scoring import read_ones, score_battles
 
 DATA = Path(__file__).parents[3] / "reference" / "head_to_head"
 WITH_MISSING_ROWS = {"gpt35_turbo_instruct": (804, 17.68, 14.90), "text_davinci_001": (803, 8.91, 6.46)}
@@ -47,7 +49,7 @@ def annotations(tmp_path_factory):
                 if row[f"{model}:preference"]:
                     at = int(row["index"])
                     writer.writerow([at, baseline[at], row[f"{model}:chars"], row[f"{model}:preference"]])
-        found[model] = read_judgements(folder / f"{model}.csv", "alpaca", model)
+        found[model] = read_judgements(folder / f"{model}.csv", BENCHMARKS["alpaca"], model)
     return found
 
 
@@ -62,8 +64,8 @@ def scored(kind, battles, **more):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_win_rates_are_the_published_ones(annotations, model):
-    published, rows = LEADERBOARD[model], compared(read_ones(annotations[model]))
-    measured = MEASURES["alpaca"].measured(read_ones(annotations[model]), 1)
+    published, rows = LEADERBOARD[model], preferences(read_ones(annotations[model]))
+    measured = BENCHMARKS["alpaca"].measured(read_ones(annotations[model]), 1)
     assert 100 * measured["win_rate"][1].value == pytest.approx(float(published["win_rate"]), abs=1e-9)
     assert 100 * measured["standard_error"][1].value == pytest.approx(float(published["standard_error"]), abs=1e-9)
     discrete = 100 * measured["discrete_win_rate"][1].value
@@ -74,7 +76,7 @@ def test_win_rates_are_the_published_ones(annotations, model):
 @pytest.mark.parametrize("model", WHOLE)
 def test_the_length_controlled_win_rate_is_the_published_one(annotations, model):
     """Theirs has a penalty: what it shifts is all that is left between the two."""
-    rows, published = compared(read_ones(annotations[model])), float(LEADERBOARD[model]["length_controlled_winrate"])
+    rows, published = preferences(read_ones(annotations[model])), float(LEADERBOARD[model]["length_controlled_winrate"])
     value, finite = length_controlled(rows, difficulties_of(rows))
     assert finite and 100 * value.value == pytest.approx(published, abs=0.11)
     low, high = value.estimate((0, 1)).interval
@@ -93,7 +95,7 @@ def test_published_coefficients_give_the_published_rate(model):
 def test_without_the_gamed_baselines_the_rates_are_others(annotations):
     apart = []
     for model in WHOLE:
-        rows = compared(read_ones(annotations[model]))
+        rows = preferences(read_ones(annotations[model]))
         alone = length_controlled(rows, difficulties_of(rows), gamed=False)[0].value
         apart.append(abs(100 * alone - float(LEADERBOARD[model]["length_controlled_winrate"])))
     assert max(apart) > 0.5 and sum(one > 0.11 for one in apart) >= 3
@@ -102,7 +104,7 @@ def test_without_the_gamed_baselines_the_rates_are_others(annotations):
 @pytest.mark.parametrize("model", WITH_MISSING_ROWS)
 def test_rows_are_joined_by_instruction_and_not_by_their_number(annotations, model):
     n, by_row, by_instruction = WITH_MISSING_ROWS[model]
-    rows = compared(read_ones(annotations[model]))
+    rows = preferences(read_ones(annotations[model]))
     right = difficulties_of(rows)
     neighbours = [one.difficulty for one in known_instructions().values()][: len(rows)]
     assert len(rows) == n
@@ -123,14 +125,14 @@ def test_the_published_cross_validated_fit_is_near(annotations, model):
     from sklearn.metrics import log_loss
     from sklearn.model_selection import GroupKFold
 
-    rows = compared(read_ones(annotations[model]))
+    rows = preferences(read_ones(annotations[model]))
     own, (gamed, liked) = _features(rows, difficulties_of(rows)), _gamed()
     features = np.vstack([gamed, own])
-    preferences = np.append(liked, [row.preference for row in rows])
+    wished = np.append(liked, [row.preference for row in rows])
     shares = np.append(np.full(len(liked), GAMED_WEIGHT), np.ones(len(rows)))
-    n = len(preferences)
+    n = len(wished)
     twice, wanted = np.vstack([features, features]), np.repeat([1, 0], n)
-    weights = np.concatenate([preferences * shares, (1 - preferences) * shares])
+    weights = np.concatenate([wished * shares, (1 - wished) * shares])
     folds = list(GroupKFold(5).split(twice, wanted, np.tile(np.arange(n), 2)))
 
     def fitted(c, at):
@@ -186,8 +188,9 @@ def test_a_model_that_wins_everything_has_a_rate_without_an_interval(annotations
 
 
 def test_arenas_battles_give_the_published_rate_and_its_interval():
-    battles = read_judgements(DATA / "arena_battles.csv", "arena", "gpt-3.5-turbo-0125")
-    rate, by_battles = (MEASURES["arena"].measured(battles, 1)[name][1] for name in ("win_rate", "win_rate_by_battles"))
+    battles = read_judgements(DATA / "arena_battles.csv", BENCHMARKS["arena"], "gpt-3.5-turbo-0125")
+    measured = BENCHMARKS["arena"].measured(battles, 1)
+    rate, by_battles = (measured[name][1] for name in ("win_rate", "win_rate_by_battles"))
     assert 100 * rate.value == pytest.approx(23.338048, abs=1e-6)
     said = [(row["uid"], row["value"], row["weight"]) for row in battles]
     low, high = (100 * (end - rate.value) for end in over_battles(said, 1, draws=5000).interval)
@@ -200,7 +203,7 @@ def test_arenas_battles_give_the_published_rate_and_its_interval():
 
 def test_a_game_without_a_verdict_is_dropped_and_its_partner_stays():
     name = "Llama-3-Base-8B-TR_KTO-Alpha_0.6-UltraFeedback"
-    battles = read_judgements(DATA / "arena_judgements.jsonl", "arena", "ours", of=name)
+    battles = read_judgements(DATA / "arena_judgements.jsonl", BENCHMARKS["arena"], "ours", of=name)
     measured = scored("arena", battles)
     assert 100 * measured["arena_published", "", "win_rate"]["value"] == pytest.approx(17.8383, abs=1e-4)
     assert sum(row["weight"] for row in read_ones(battles)) == 569
@@ -220,8 +223,6 @@ def test_the_interval_over_questions_covers_in_four_hundred_runs():
 
 
 def coverage(seeds):
-    from moult.evaluation.head_to_head.estimates import over_questions
-
     def drawn(random, questions):
         """Return (outcomes, weights), [questions, 2 games]: verdicts of one leaning per question."""
         leaning = random.normal(-0.8, 1.2, questions)[:, None] + random.normal(0, 0.6, (questions, 2))
@@ -246,7 +247,7 @@ def coverage(seeds):
     [("mistral-orpo-trl", (7.73125, 6.6, 7.165625)), ("mistral-orpo-capybara", (7.125, 6.5125, 6.81875))],
 )
 def test_scores_of_both_turns_are_the_published_ones(model, turns):
-    battles = read_judgements(DATA / "mt_judgements.jsonl", "mt", "ours", of=model)
+    battles = read_judgements(DATA / "mt_judgements.jsonl", BENCHMARKS["mt"], "ours", of=model)
     measured = scored("mt", battles)
     found = [measured["mt_published", "", name]["value"] for name in ("turn_1", "turn_2", "score")]
     assert found == list(turns)
@@ -260,7 +261,7 @@ def test_a_score_of_minus_one_counts_nowhere_and_a_turn_judged_twice_counts_twic
         {"question_id": q, "turn": t, "model": "m", "judge": ["gpt-4", "single-v1"], "score": s} for q, t, s in rows
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    measured = scored("mt", read_judgements(path, "mt", "ours", parts={"81": "writing", "82": "math"}))
+    measured = scored("mt", read_judgements(path, BENCHMARKS["mt"], "ours", parts={"81": "writing", "82": "math"}))
     assert measured["mt_published", "", "score"]["value"] == pytest.approx((8 + 4 + 9 + 8.5) / 4)
     assert measured["mt_published", "", "turn_2"]["value"] == 8.5
     assert measured["mt_published", "", "judged_twice"]["value"] == 1
@@ -272,14 +273,14 @@ def test_a_score_of_minus_one_counts_nowhere_and_a_turn_judged_twice_counts_twic
 
 def test_a_file_of_several_models_needs_to_say_which():
     with pytest.raises(UserError, match="has judgements of 2 models; write `of`"):
-        read_judgements(DATA / "mt_judgements.jsonl", "mt", "ours")
+        read_judgements(DATA / "mt_judgements.jsonl", BENCHMARKS["mt"], "ours")
     with pytest.raises(UserError, match="has no judgement of 'mistral-orpo-trI'; did you mean 'mistral-orpo-trl'"):
-        read_judgements(DATA / "mt_judgements.jsonl", "mt", "ours", of="mistral-orpo-trI")
+        read_judgements(DATA / "mt_judgements.jsonl", BENCHMARKS["mt"], "ours", of="mistral-orpo-trI")
 
 
 def test_judgements_of_other_questions_are_refused():
     with pytest.raises(UserError, match="has no judgement of any of these questions"):
-        read_judgements(DATA / "arena_battles.csv", "arena", "ours", parts={"1": None})
+        read_judgements(DATA / "arena_battles.csv", BENCHMARKS["arena"], "ours", parts={"1": None})
 
 
 @pytest.mark.parametrize(
@@ -296,4 +297,4 @@ def test_a_judgement_that_is_none_is_a_sentence(tmp_path, kind, row, told):
     path = tmp_path / "judgements.jsonl"
     path.write_text(json.dumps(row) + "\n")
     with pytest.raises(UserError, match=f"judgements.jsonl, row 1: .*{told}"):
-        read_judgements(path, kind, "ours")
+        read_judgements(path, BENCHMARKS[kind], "ours")
