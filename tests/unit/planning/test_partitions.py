@@ -217,10 +217,12 @@ def everything():
             {"name": "labels", "labels": {"datasets": ["rows"]}},
             {"name": "quality", "judge": {"datasets": ["asked"], "judges": ["student", "other"]}},
             {"name": "people", "agreement": {"datasets": ["judged"]}},
+            {"name": "heads", "head_to_head": {"kind": "mt", "questions": "q.jsonl", "endpoint": "student"}},
         ],
         "evaluations": [
             {"suite": "people", "judges": [{"name": "tuned", "model": "tuned"}]},
             {"suite": "labels", "models": ["tuned"]},
+            {"suite": "heads", "models": ["tuned"]},
             {"suite": "quality", "models": ["base", "tuned"], "against": "base"},
         ],
     }

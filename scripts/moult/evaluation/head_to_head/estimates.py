@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from moult.evaluation import metrics
@@ -119,10 +119,14 @@ def bridged(ours: Linear, known: Sequence[tuple[Linear, Linear]]) -> Linear:
     return ours
 
 
-def difference(one: Linear, other: Linear) -> tuple[Estimate, float]:
-    """Return how much more one value is than another over shared questions, with its interval, and the two-sided p of
-    the normal test that they are equal."""
-    apart = one.plus(other, -1.0)
-    if not apart.error:
-        return replace(apart.estimate(), interval=(apart.value, apart.value)), 1.0 if apart.value == 0 else 0.0
-    return apart.estimate(), math.erfc(abs(apart.value) / apart.error / math.sqrt(2))
+def difference(one: Linear, other: Linear, n: int, bounds: tuple[float, float]) -> tuple[Estimate, float]:
+    """Return how much more one value is than another over the same n questions, with its interval, and the two-sided p
+    of the normal test that they are equal.
+
+    bounds: of the values. As in Agresti and Min's interval (see `metrics.paired_difference`), two further questions,
+    one at either end of what a difference can be, leave a width where all questions say the same.
+    """
+    apart, widest = one.plus(other, -1.0), bounds[1] - bounds[0]
+    unseen = {f"unseen {end}": end * widest / (n + 2) for end in (-1, 1)}
+    wider = Linear(apart.value, {**apart.influence, **unseen})
+    return wider.estimate((-widest, widest)), math.erfc(abs(wider.value) / wider.error / math.sqrt(2))

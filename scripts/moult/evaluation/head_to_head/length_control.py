@@ -87,21 +87,26 @@ def length_controlled(
     difficulties: one per row, None to leave the term out, and with it the gamed baselines, which share it. The
     influences are those of the sandwich (White 1982): of instructions drawn, with two unseen ones (see `metrics`), one
     won and one lost at equal lengths. Where no finite optimum exists, as where all rows are won, the value is the limit
-    that the fit tends to, and no row has an influence.
+    that the fit tends to, and no row has an influence. Where all answers are longer by as much, nothing tells length
+    from the model: the value is that of a fit without the length, and no row has an influence either.
     """
     import numpy as np
 
+    apart = {ours - theirs for theirs, ours in (row.lengths for row in rows)}
     own, preferences = _features(rows, difficulties), np.array([row.preference for row in rows])
+    confounded = len(apart) == 1
+    if confounded:
+        own, gamed = own[:, 1:], False
     features, wanted, weights = own, preferences, np.ones(len(rows))
     if difficulties is not None and gamed:
         more, liked = _gamed()
         features, wanted = np.vstack([more, own]), np.append(liked, preferences)
         weights = np.append(np.full(len(liked), GAMED_WEIGHT), weights)
     found, curvature = fit_logistic(features, wanted, weights)
-    at_equal_length = own * (np.arange(own.shape[1]) > 0)
+    at_equal_length = own if confounded else own * (np.arange(own.shape[1]) > 0)
     expected = _sigmoid(at_equal_length @ found)
     value = float(expected.mean())
-    if curvature is None:
+    if curvature is None or (confounded and apart != {0}):
         return Linear(value, {}), False
     n = len(rows)
     slope = (at_equal_length * (expected * (1 - expected))[:, None]).mean(axis=0)

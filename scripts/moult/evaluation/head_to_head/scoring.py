@@ -27,8 +27,8 @@ def read_ones(battles: Sequence[Battle]) -> list[Battle]:
 
 
 def method_of(kind: str, source: str) -> str:
-    """Return the method of a score row: the kind, and whose judgements they are where nobody was asked for them."""
-    return kind if source == ASKED else f"{kind}_{source}"
+    """Return the method of a score row: the kind, and whose judgements they are."""
+    return f"{kind}_{source}"
 
 
 def score_battles(
@@ -130,8 +130,12 @@ def differences(kind: str, recipe: Recipe, paths: Mapping[tuple[str, ...], Any])
             if not both:
                 continue
             mine = [[row for row in side if row["uid"] in both] for side in mine]
-            estimate, p = difference(*(benchmark.linear(side)[benchmark.headline.metric] for side in mine))
-            low, high = estimate.interval or (estimate.value, estimate.value)
+            values = [benchmark.linear(side)[benchmark.headline.metric] for side in mine]
+            if not all(value.influence for value in values):
+                # A limit that a fit tends to has no error to test by.
+                continue
+            estimate, p = difference(values[0], values[1], len(both), benchmark.bounds)
+            low, high = cast(tuple[float, float], estimate.interval)
             place = {"suite": suite, "model": model, "against": against, "dataset": kind}
             place |= {"method": method_of(kind, source), "difference": round(estimate.value, 6)}
             place |= {"ci_low": round(low, 6), "ci_high": round(high, 6), "p_mcnemar": round(p, 6), "n": len(both)}

@@ -12,7 +12,7 @@ from moult.evaluation.published import published_of_benchmark, retired_models
 
 # How the name of a method goes on → its words.
 METHODS = {
-    "": "by the judge that was asked",
+    "_asked": "by the judge that was asked",
     "_published": "published judgements",
     "_bridged": "moved to the published judge's scale",
 }
@@ -58,7 +58,7 @@ def _notes(rows):
         (row["model"], row["method"], row["metric"]): float(row["value"]) for row in rows if row["dataset"] != "mean"
     }
     for (model, method, metric), value in values.items():
-        ending = next(end for end in reversed(METHODS) if method.endswith(end))
+        ending = next(end for end in METHODS if method.endswith(end))
         name = f"{model} ({METHODS[ending]})"
         if metric == "difficulties_known" and not value:
             yield (
@@ -66,7 +66,10 @@ def _notes(rows):
                 "length-controlled win rate is of a fit without them."
             )
         elif metric == "fit_is_finite" and not value:
-            yield f"{name}: the fit of the length-controlled win rate has no finite optimum; its value is a limit."
+            yield (
+                f"{name}: the fit of the length-controlled win rate has no finite optimum, or all answers are longer "
+                "by as much; its value is a limit, or not controlled."
+            )
         elif metric == "judged_twice" and value:
             yield f"{name}: {value:.0f} turns were judged more than once; all of their scores count."
     if any(method.endswith("_bridged") for _, method, _ in values):

@@ -64,8 +64,14 @@ def test_questions_of_both_sets_are_one_draw():
     same = weighted_mean([("a", 0.0, 1.0), ("b", 1.0, 1.0)])
     opposite = weighted_mean([("a", 1.0, 1.0), ("b", 0.0, 1.0)])
     assert bridged(same, [(weighted_mean([("a", 1.0, 1.0), ("b", 1.0, 1.0)]), opposite)]).error == pytest.approx(0)
-    assert difference(same, same) == (difference(same, same)[0], 1.0)
-    assert difference(Linear(1.0, {"a": 0.1}), Linear(0.0, {"b": 0.1}))[1] < 1e-6
+    assert difference(same, same, 2, (0, 1))[1] == 1
+    apart, p = difference(Linear(0.8, {"a": 0.01}), Linear(0.2, {"b": 0.01}), 400, (0, 1))
+    assert apart.value == pytest.approx(0.6) and 0.55 < apart.interval[0] < 0.6 and p < 1e-6
+
+
+def test_few_questions_that_say_the_same_are_no_clear_difference():
+    always, never = (weighted_mean([(str(at), one, 1.0) for at in range(4)]) for one in (1.0, 0.5))
+    assert difference(always, never, 4, (0, 1))[1] > 0.05
 
 
 def test_equal_answers_leave_a_width():
@@ -108,3 +114,13 @@ def test_a_liking_for_length_is_taken_out_and_a_real_difference_is_not():
     assert 0.90 <= controlled <= 0.98 and plain < 0.1
     controlled, _ = half_is_within(range(50), better=0.8)
     assert controlled < 0.1
+
+
+def test_answers_of_one_length_leave_nothing_to_control():
+    won = [0.9, 0.7, 0.4, 0.8]
+    same = [Preference(str(at), (10, 10), one) for at, one in enumerate(won)]
+    value, finite = length_controlled(same, None)
+    assert finite and value.value == pytest.approx(0.7) and value.estimate((0, 1)).interval
+    longer = [Preference(str(at), (10, 40), one) for at, one in enumerate(won)]
+    value, finite = length_controlled(longer, None)
+    assert not finite and value.value == pytest.approx(0.7) and not value.influence
