@@ -212,6 +212,58 @@ use rule on_tables as score_lm_eval with:
         **params_of("score_lm_eval"),
 
 
+use rule on_models as answer_turns with:
+    input:
+        unpack(inputs_of("answer_turns")),
+    output:
+        turns="<results>/turns/{suite}/{model}.jsonl",
+        manifest="<results>/turns/{suite}/{model}.manifest.json",
+    pathvars:
+        job="answer_turns/{suite}/{model}",
+    wildcard_constraints:
+        **names_of("answer_turns"),
+    threads: threads_of("answer_turns")
+    resources:
+        **needs_of("answer_turns"),
+    params:
+        **params_of("answer_turns"),
+
+
+use rule on_models as judge_battles with:
+    input:
+        unpack(inputs_of("judge_battles")),
+    output:
+        battles="<results>/battles/{suite}/{measured}.jsonl",
+        usage="<results>/battles/{suite}/{measured}.usage.json",
+        manifest="<results>/battles/{suite}/{measured}.manifest.json",
+    pathvars:
+        job="judge_battles/{suite}/{measured}",
+    wildcard_constraints:
+        **names_of("judge_battles"),
+    threads: threads_of("judge_battles")
+    resources:
+        **needs_of("judge_battles"),
+    params:
+        **params_of("judge_battles"),
+
+
+use rule on_tables as score_battles with:
+    input:
+        unpack(inputs_of("score_battles")),
+    output:
+        scores="<results>/scores/{suite}/{measured}.csv",
+        manifest="<results>/scores/{suite}/{measured}.manifest.json",
+    pathvars:
+        job="score_battles/{suite}/{measured}",
+    wildcard_constraints:
+        **names_of("score_battles"),
+    threads: threads_of("score_battles")
+    resources:
+        **needs_of("score_battles"),
+    params:
+        **params_of("score_battles"),
+
+
 rule scores:
     input:
         "<results>/scores/summary.csv",

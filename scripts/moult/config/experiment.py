@@ -14,6 +14,7 @@ from moult.config.entries.datasets import Dataset
 from moult.config.entries.evaluations import Evaluation, Suite
 from moult.config.entries.models import Compute, Model
 from moult.config.expansion import LISTS
+from moult.evaluation.head_to_head.suite import answering
 from moult.evaluation.suites import KINDS
 
 
@@ -229,7 +230,7 @@ class Config(Section):
         trained = {model.training.base for model in self.models if model.training}
         served = {endpoint.serve for endpoint in self.endpoints if endpoint.serve}
         raced = {name for model in self.models if model.select and model.select.race for name in model.select.among}
-        return trained | served | raced | {name for _, name in [*self.predicted, *self.answered]}
+        return trained | served | raced | {name for _, name in [*self.predicted, *self.answered, *answering(self)]}
 
     def compute_of(self, name: str) -> Compute:
         """Return how a model is run: its own settings, an ancestor's, or the experiment's."""
