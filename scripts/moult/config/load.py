@@ -18,10 +18,12 @@ from moult.config.reading import read_config
 # Checks of a config whose names are known and stand in no cycle.
 CHECKS = (
     checks.evaluations,
-    checks.selections,
     checks.budget_without_price,
     checks.precision,
     checks.corpora,
+    checks.published,
+    checks.passing,
+    checks.selections,
     prompts,
 )
 

@@ -24,7 +24,8 @@ def _models(names):
 def _merged_from(cfg, name):
     """The parents; of a sweep also what its job made, which is there for a while only and decides no byte."""
     model = cfg.find("models", name)
-    return _models(model.parents) | ({"sweep": Ref("sweeps", model.swept, "unwatched")} if model.swept else {})
+    swept = name in cfg.sweeps.get(model.swept, ())
+    return _models(model.parents) | ({"sweep": Ref("sweeps", model.swept, "unwatched")} if swept else {})
 
 
 def _merge_in_words(recipe, facts):
@@ -51,8 +52,6 @@ STAGES = (
         run="moult.weights.sweeping:run",
         wildcards=("sweep",),
         names=lambda cfg: [(name,) for name in cfg.sweeps],
-        # The merges ask for it, and no one else.
-        wanted=lambda cfg: [],
         recipe=sweep,
         params={"names": _parents},
         inputs=lambda cfg, name: _models(_parents(cfg, name)),
