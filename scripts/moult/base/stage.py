@@ -12,8 +12,10 @@ from typing import Any, Literal, Protocol
 from moult.base.rows import Facts, Recipe
 
 # How an artefact's name ends where it is no file of rows: folders have no ending.
-ENDINGS = dict.fromkeys(("raw", "videos", "datasets", "models", "students", "adapters", "exports"), "")
-ENDINGS |= {"scores": ".csv", "leakage": ".csv", "plots": ".svg", "consensus": ".json"}
+ENDINGS = dict.fromkeys(
+    ("raw", "videos", "datasets", "models", "students", "adapters", "exports", "encodings", "relations"), ""
+)
+ENDINGS |= {"scores": ".csv", "leakage": ".csv", "plots": ".svg", "consensus": ".json", "probe_tables": ".json"}
 
 
 class Experiment(Protocol):

@@ -154,6 +154,10 @@ class SuiteKind:
     of_suite: str | None = None
     # Config → sentences on what is wrong with its evaluations; all names are known by then.
     checks: Callable[[Experiment], Iterable[str]] = lambda cfg: ()
+    # Config → sentences on what is wrong with the user's files that its suites read, asked before a build.
+    flaws: Callable[[Experiment], Iterable[str]] = lambda cfg: ()
+    # Whether its scores are set against those of the other suites of an experiment.
+    related: bool = False
     # Rows of summary.csv → rows to draw, a panel per `dataset`.
     panels: Callable[[Sequence[dict[str, str]]], Sequence[dict[str, str]]] = lambda rows: rows
     # Manifests of one suite's measurements, the results' folder; returns what else its template shows.

@@ -11,9 +11,10 @@ from moult.evaluation.judge_suite import JUDGE
 from moult.evaluation.kinds import SuiteKind
 from moult.evaluation.labels import LABELS
 from moult.evaluation.leaderboard import leading_pairs
+from moult.evaluation.probing.suite import PROBING
 from moult.evaluation.scores import COLUMNS, DIFFERENCES
 
-KINDS = (LABELS, JUDGE, AGREEMENT)
+KINDS = (LABELS, JUDGE, AGREEMENT, PROBING)
 
 
 def kind_of(rows: Sequence[Mapping[str, str]], kinds: Iterable[SuiteKind]) -> SuiteKind | None:
