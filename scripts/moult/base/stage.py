@@ -15,7 +15,9 @@ from moult.base.rows import Facts, Recipe
 ENDINGS = dict.fromkeys(
     ("raw", "videos", "datasets", "models", "students", "sweeps", "adapters", "exports", "taskdata"), ""
 )
+ENDINGS |= dict.fromkeys(("taskdata", "encodings", "relations"), "")
 ENDINGS |= {"scores": ".csv", "leakage": ".csv", "plots": ".svg", "consensus": ".json", "published": ".json"}
+ENDINGS |= {"probe_tables": ".json"}
 
 
 class Experiment(Protocol):

@@ -177,6 +177,10 @@ class SuiteKind:
     checks: Callable[[Experiment], Iterable[str]] = lambda cfg: ()
     # How single rows are scored by its headline metric; None: its models cannot race.
     race: Rows | None = None
+    # Config → sentences on what is wrong with the user's files that its suites read, asked before a build.
+    flaws: Callable[[Experiment], Iterable[str]] = lambda cfg: ()
+    # Whether its scores are set against those of the other suites of an experiment.
+    related: bool = False
     # Rows of summary.csv → rows to draw, a panel per `dataset`.
     panels: Callable[[Sequence[dict[str, str]]], Sequence[dict[str, str]]] = lambda rows: rows
     # Manifests of one suite's measurements, the results' folder; returns what else its template shows.

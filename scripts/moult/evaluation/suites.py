@@ -13,9 +13,10 @@ from moult.evaluation.kinds import SuiteKind
 from moult.evaluation.labels import LABELS
 from moult.evaluation.leaderboard import leading_pairs
 from moult.evaluation.lm_eval_suite import LM_EVAL
+from moult.evaluation.probing.suite import PROBING
 from moult.evaluation.scores import COLUMNS, DIFFERENCES
 
-KINDS = (LABELS, JUDGE, AGREEMENT, *HEAD_TO_HEAD, LM_EVAL)
+KINDS = (LABELS, JUDGE, AGREEMENT, *HEAD_TO_HEAD, LM_EVAL, PROBING)
 
 
 def kind_of(rows: Sequence[Mapping[str, str]], kinds: Iterable[SuiteKind]) -> SuiteKind | None:

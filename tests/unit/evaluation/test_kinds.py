@@ -160,7 +160,7 @@ except UserError as error:
         ),
         (
             {"suites": [{"name": "brevity"}]},
-            "write exactly one of labels, judge, agreement, head_to_head, lm_eval, lengths",
+            "write exactly one of labels, judge, agreement, head_to_head, lm_eval, probing, lengths",
         ),
         (
             {"evaluations": [{"suite": "brevity", "settings": [{"name": "s", "models": "base"}]}]},
