@@ -63,8 +63,8 @@ class TransformersEngine(Engine):
         stops = self.ends if isinstance(requests[0], CompletionRequest) else self.stops
         choosing = {"logits_processor": [TokenChooser(requests, matchers, stops, width)]}
         choosing["stopping_criteria"] = [lambda ids, _: ids.shape[1] - width >= room]
-        if any(until):
-            choosing["stopping_criteria"].append(Until(until, self.tokenizer, width))
+        ended = Until(until, self.tokenizer, width) if any(until) else None
+        choosing["stopping_criteria"] += [ended] if ended else []
         searching = {"num_beams": sampling.beams, "length_penalty": sampling.length_penalty}
         settings = GenerationConfig(
             max_new_tokens=int(room.max()),
@@ -83,9 +83,13 @@ class TransformersEngine(Engine):
                 **({} if sampling.beams > 1 else choosing),
             )
         failed = [matcher.get_error() if matcher else "" for matcher in matchers]
+        lengths = ended.lengths if ended else [None] * len(requests)
         return [
-            (row[width : width + request.sampling.max_tokens], f"structured output: {error}" if error else None)
-            for row, request, error in zip(out.tolist(), requests, failed, strict=True)
+            (
+                row[width : width + (length or request.sampling.max_tokens)],
+                f"structured output: {error}" if error else None,
+            )
+            for row, request, error, length in zip(out.tolist(), requests, failed, lengths, strict=True)
         ]
 
     def _seen(self, ids, requests):
