@@ -6,48 +6,7 @@ import shutil
 import pytest
 from pico import build_pico_model
 from pico_build import MOODS, Folder, write_config
-
-PARENTS = ("base", "left", "right")
-
-
-def config():
-    """Three models, a sweep of six merges of them, and the best of these by scores, and by a race."""
-    sweep = {
-        "methods": ["ties", "dare_ties", "linear"],
-        "base": "base",
-        "parents": ["left", "right"],
-        "densities": [0.5],
-        "weights": [0.5, [0.2, 0.8]],
-        "masks": "by_name",
-        "dtype": "float32",
-    }
-    labels = {"datasets": ["moods"], "max_tokens": 4, "methods": ["likelihood"]}
-    return {
-        "name": "swept",
-        "seed": 7,
-        "datasets": [
-            {
-                "name": "moods",
-                "format": "mmla",
-                "files": {split: f"data/{split}.tsv" for split in MOODS},
-                "labels": ["good", "bad"],
-                "task": "mood",
-            }
-        ],
-        "models": [
-            *({"name": name, "fetch": {"path": f"models/{name}"}, "parameters": 0.001} for name in PARENTS),
-            {"name": "grid", "sweep": sweep},
-            {"name": "best", "select": {"among": ["left", "grid"], "suite": "dev"}},
-            {"name": "raced", "select": {"among": ["grid"], "suite": "dev", "race": {"share": 1}}},
-            {
-                "name": "soup",
-                "merge": {"method": "linear", "parents": [{"model": one, "weight": 1} for one in ("best", "base")]},
-            },
-        ],
-        "suites": [{"name": "dev", "labels": labels | {"split": "dev"}}, {"name": "test", "labels": labels}],
-        "evaluations": [{"suite": "dev", "models": ["left", "grid"]}, {"suite": "test", "models": ["best", "soup"]}],
-    }
-
+from pico_variants import SWEPT, sweep_config
 
 MEMBERS = [
     f"grid-{method}-w{weight}" for method in ("ties-d0.5", "dare_ties-d0.5", "linear") for weight in ("0.5", "0.2-0.8")
@@ -60,9 +19,9 @@ def write(folder):
     for split, n in MOODS.items():
         rows = [f"{split}{i}\tnumber {i} of {split}\t{'good' if i % 2 else 'bad'}" for i in range(n)]
         (folder / "data" / f"{split}.tsv").write_text("\n".join(["id\ttext\tlabel", *rows]) + "\n")
-    for seed, name in enumerate(PARENTS):
+    for seed, name in enumerate(SWEPT):
         build_pico_model(folder / "models" / name, seed, max_position_embeddings=2048)
-    write_config(folder / "pico.yaml", config())
+    write_config(folder / "pico.yaml", sweep_config())
 
 
 @pytest.fixture(scope="module")
