@@ -95,7 +95,7 @@ def fold_adapter(cfg: Config, name: str) -> Recipe:
 def merge(cfg: Config, name: str) -> Recipe:
     """What mergekit is told; what a merge does not have is no key of it."""
     entry = cfg.find("models", name).merge
-    whole = entry.model_dump(exclude_none=True)
+    whole = entry.model_dump(mode="json", exclude_none=True)
     parts = {key: whole[key] for key in ("parents", "slices", "modules") if whole[key]}
     further = {key: whole[key] for key in ("out_dtype", "tokenizer", "chat_template") if key in whole}
     # Of equally large entries it was an accident of a sort which were kept.
