@@ -1,9 +1,9 @@
 """Preference losses of our trainer against trl's: `python benchmarks/preference.py BASE`.
 
-BASE is a model folder. Each side trains all weights in float32 on the same pairs in the same order, in a process of its
-own; needs benchmarks/requirements.txt. trl's sides are DPOTrainer (sigmoid, ipo), whose reference answers in each step
-or once before training, and CPOTrainer (simpo, cpo_alpha 0). Writes benchmarks/preference.csv: what a step takes, the
-most memory, and how far losses (of every step) and final weights are from trl's, these as a share of their change.
+BASE is a model folder. Each side trains all weights on the same pairs in the same order, in a process of its own; needs
+benchmarks/requirements.txt. trl's sides are DPOTrainer (sigmoid, ipo), whose reference answers in each step or once
+before training, and CPOTrainer (simpo, cpo_alpha 0). Writes benchmarks/preference.csv: what a step takes, the most
+memory, and how far losses (of every step) and final weights are from trl's, these as a share of their change.
 `--keep FOLDER` keeps what each side took and its weights: a run that is stopped goes on after its last side.
 """
 
@@ -87,7 +87,7 @@ def recipe_of(options):
         "max_grad_norm": 1.0,
         "batch_size": options.batch,
         "accumulation": 1,
-        "dtype": "float32",
+        "dtype": options.dtype,
         "max_length": 512,
         "evaluate_every": None,
         "selection": "loss",
@@ -131,7 +131,7 @@ def train_trl(options, rows, scratch):
         "report_to": [],
     }
     settings, tokenizer = LOSSES[options.loss], AutoTokenizer.from_pretrained(options.base)
-    model = AutoModelForCausalLM.from_pretrained(options.base, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(options.base, dtype=options.dtype)
     columns = []
     for row in rows:
         good, bad = row["completions"]
@@ -212,7 +212,7 @@ def measure(options, loss, side, weights):
     if took.exists():
         return json.loads(took.read_text())
     command = [sys.executable, __file__, options.base, "--loss", loss, "--side", side, "--weights", weights]
-    for name in ("steps", "batch", "learning_rate", "threads"):
+    for name in ("steps", "batch", "learning_rate", "dtype", "threads"):
         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     environment = os.environ | {"OMP_NUM_THREADS": str(options.threads), "TOKENIZERS_PARALLELISM": "false"}
     path = os.pathsep.join([str(HERE.parent / "scripts"), os.environ.get("PYTHONPATH", "")])
@@ -229,10 +229,10 @@ def off(weights, theirs, base):
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
 
-    begun = dict(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).named_parameters())
+    begun = dict(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64).named_parameters())
     one, other = load_file(weights), load_file(theirs)
-    apart = sum(((one[name] - other[name]).double() ** 2).sum().item() for name in begun)
-    moved = sum(((other[name] - begun[name]).double() ** 2).sum().item() for name in begun)
+    apart = sum(((one[name].double() - other[name]) ** 2).sum().item() for name in begun)
+    moved = sum(((other[name] - begun[name]) ** 2).sum().item() for name in begun)
     return (apart / moved) ** 0.5
 
 
@@ -242,6 +242,7 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--csv", type=Path, default=HERE / "preference.csv")
     parser.add_argument("--keep", type=Path)
