@@ -187,6 +187,7 @@ class Config(Section):
                 served = by_name["endpoints"][endpoint].serve
                 if served and not self.is_within_rounds(served, corpus):
                     needed.add(served)
+            needed.update(corpus.models.values())
         used = [pair for kind in KINDS for pair in kind.uses(self)]
         needed |= {name for what, name in used if what == "models"}
         asked = [name for suite in self.suites for name in suite.settings.endpoints.values()]
@@ -203,7 +204,8 @@ class Config(Section):
         """Names of the models that chats are put to, in training or in inference."""
         trained = {model.training.base for model in self.models if model.training}
         served = {endpoint.serve for endpoint in self.endpoints if endpoint.serve}
-        return trained | served | {name for _, name in [*self.predicted, *self.answered]}
+        read = {name for corpus in self.corpora for name in corpus.models.values()}
+        return trained | served | read | {name for _, name in [*self.predicted, *self.answered]}
 
     def compute_of(self, name: str) -> Compute:
         """Return how a model is run: its own settings, an ancestor's, or the experiment's."""

@@ -54,8 +54,9 @@ def asking_cost(one: Artefact, root: Path) -> dict[str, Any]:
 
 
 def _answers_of(row):
-    """Return the texts of a pair by side; nothing of a row that is none."""
-    return {side: row[side][0]["content"] for side in ("chosen", "rejected") if side in row}
+    """Return the texts of a pair by side, and the question of a row that has its prompt alone."""
+    asked = {} if "question" in row else {"question": row["prompt"][-1]["content"]}
+    return asked | {side: row[side][0]["content"] for side in ("chosen", "rejected") if side in row}
 
 
 def loss_entry(one: Artefact, root: Path) -> dict[str, Any]:

@@ -33,10 +33,12 @@ class Engine:
     take one batch: `_complete(prompts, requests)` → per row (new token ids, None or why it failed), and
     `_score(prompts, labels, requests)` → per row one log-likelihood per label. Prompts and labels are lists of token
     ids; a prompt holds as many placeholders for a video as the model has embeddings for it. `vision` is there when
-    requests may show videos. `pads`: a batch of prompts may differ in length.
+    requests may show videos. `pads`: a batch of prompts may differ in length. `several`: there are several requests to
+    each chat, which stand together in the plan of batches.
     """
 
     vision: Any = None
+    several = False
     pads = True
 
     def __init__(self, folder: str | Path) -> None:
@@ -118,7 +120,8 @@ class Engine:
         if refused:
             yield [(row, self._refusal(prompts[row], room[row])) for row in refused]
         # Longest first: what needs too much memory fails at once.
-        plan = sorted(fitting, key=lambda row: (-len(prompts[row]), digest(requests[row].as_dict())))
+        chats = {row: digest(prompts[row]) if self.several else "" for row in fitting}
+        plan = sorted(fitting, key=lambda row: (-len(prompts[row]), chats[row], digest(requests[row].as_dict())))
         begun = spoken = time.monotonic()
         done, tokens, wanted = 0, 0, len(missing) - len(refused)
         for batch in self._batches(requests, prompts, plan):
