@@ -27,6 +27,8 @@ class Generated(Section):
     shape: ClassVar[str | tuple[str, ...]] = "questions"
     # What the corpora that it reads must write; None: whatever.
     takes: ClassVar[str | None] = None
+    # Whether its job may ask an endpoint or load a model.
+    works_with_models: ClassVar[bool] = True
     # Whether a judge may compare its answers with those of another corpus.
     judged: ClassVar[bool] = False
     # Key of each prompt → what its template is shown beside the question. A prompt that is not here is not tried.

@@ -40,6 +40,7 @@ class Preferences(Generated):
     doing: ClassVar = "pairing the answers {corpus}"
     run: ClassVar = "moult.corpora.preferences:run"
     takes: ClassVar = "scores"
+    works_with_models: ClassVar = False
     dataset: ClassVar = None
 
     kind: Literal["preferences"] = Field(description="Kind of corpus: preference pairs out of scored samples.")

@@ -42,6 +42,8 @@ def corpus_entry(one: Artefact, root: Path) -> dict[str, Any]:
         "usage": read_json(f"{path}.usage.json"),
         "rejects": Counter(row["reason"] for row in read_jsonl(f"{path}.rejects.jsonl")),
         "splits": in_order(Counter(row["split"] for row in rows)),
+        # What is told of pairs beside their number.
+        "told": one["long"] if "won" in one["facts"] else "",
         "samples": [row | _answers_of(row) for row in rows[:SAMPLES]],
     }
 

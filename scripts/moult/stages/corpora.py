@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 
 from moult.base.files import digest, read_json
-from moult.base.stage import Ref, Stage
+from moult.base.stage import Ref, Stage, none
 from moult.config.experiment import Config
 from moult.corpora.kinds import KINDS
 from moult.corpora.refined import check_rounds
@@ -176,7 +176,7 @@ def _stage(kind):
         recipe=_recipe,
         client=lambda cfg, name: cfg.find("corpora", name).client(cfg),
         inputs=_inputs,
-        model=_at_work,
+        model=_at_work if kind.works_with_models else none,
         needs="inference",
         workload=_load,
         words=kind.words,

@@ -8,7 +8,7 @@ from typing import Any
 
 from moult.base.rows import Recipe
 from moult.data.formats.base import Format
-from moult.data.formats.messages import Unusable, kind_of, messages_of, text_of
+from moult.data.formats.messages import Unusable, messages_of, text_of
 
 ROLES = {role: role for role in ("system", "user", "assistant")}
 
@@ -60,7 +60,7 @@ def _asked(row):
 def _answers(values):
     """Return the answers of a row, which has a text or a message for each."""
     if not isinstance(values, list) or not values:
-        raise Unusable(f"answers is {kind_of(values) if values else 'empty'}, no list of answers")
+        raise Unusable("answers is no list of answers, or an empty one")
     answers = []
     for number, value in enumerate(values, start=1):
         message = value if isinstance(value, dict) else {"content": value}
