@@ -82,6 +82,9 @@ class Preferences(Generated):
             "no limit, so that a source's answer may be worse than the one that it is preferred to."
         ),
     )
+    truncated: Literal["keep", "reject"] = Field(
+        "reject", description="What becomes of a pair one of whose answers was truncated at `max_tokens`."
+    )
     min_characters: int = Field(
         1, ge=0, description="Smallest length of the preferred answers that are a source's, in characters."
     )
@@ -150,6 +153,7 @@ class Preferences(Generated):
             "pairing": self.pairing,
             "ties": self.ties,
             "min_margin": self.min_margin,
+            "cut": self.truncated,
             "min_characters": self.min_characters,
             "max_length_ratio": self.max_length_ratio if self.length == "matched" else None,
             "seed": derive_seed(cfg.seed, self.kind, self.name),
@@ -278,13 +282,13 @@ def chosen_and_rejected(recipe: Recipe, groups: Mapping[str, Group]) -> tuple[li
 
 
 def flaw_of_choice(recipe: Recipe, chosen: Sequence[Entry], rejected: Sequence[Entry]) -> str | None:
-    """Return why answers are not to be learnt from, None where they are. recipe: target, min_margin, min_characters,
-    max_length_ratio (None: any)."""
+    """Return why answers are not to be learnt from, None where they are. recipe: target, cut, min_margin,
+    min_characters, max_length_ratio (None: any)."""
     for corpus, row in (*chosen, *rejected):
         of = "the target" if corpus == recipe["target"] else "a source"
         if not row["answer"].strip():
             return f"an answer of {of} is empty"
-        if row["finish_reason"] == "length":
+        if row["finish_reason"] == "length" and recipe["cut"] == "reject":
             return f"an answer of {of} is cut: reached max_tokens"
     for corpus, row in chosen:
         if corpus != recipe["target"] and len(row["answer"]) < recipe["min_characters"]:

@@ -84,7 +84,7 @@ class Samples(Generated):
         "keep",
         description=(
             "What becomes of an answer that was truncated at `decoding.max_tokens`; one that is kept is in no "
-            "preference pair."
+            "preference pair, unless that says otherwise."
         ),
     )
     fits: Fits | None = Field(None, description="Limit on the length of prompts; null: that of the model that answers.")

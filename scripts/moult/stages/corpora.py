@@ -85,9 +85,10 @@ def _load(cfg, name):
     entry = cfg.find("corpora", name)
     load = {"answer": entry.answer_tokens, "answers": entry.most_answers, "at_least": entry.most_beams}
     if entry.takes == "samples":
-        # What is scored is in memory, too.
+        # What is scored is in memory, too; a reward model writes nothing about it.
         source = cfg.find("corpora", entry.asked)
-        load |= {"answer": entry.answer_tokens + source.answer_tokens, "answers": source.most_answers}
+        load |= {"answer": entry.answer_tokens + source.answer_tokens}
+        load |= {"answers": source.most_answers} if entry.endpoints else {}
     return load | {"datasets": [cfg.corpus_dataset(name)]}
 
 

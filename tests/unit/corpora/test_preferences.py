@@ -17,7 +17,14 @@ def sample(uid, number, reward, text=None, **more):
 
 def recipe(**more):
     plain = {"splits": ["train"], "sources": ["a", "b"], "target": "own", "rm": "reward", "pairing": "weighted"}
-    plain |= {"ties": "first", "min_margin": None, "min_characters": 1, "max_length_ratio": None, "seed": 3}
+    plain |= {
+        "ties": "first",
+        "min_margin": None,
+        "cut": "reject",
+        "min_characters": 1,
+        "max_length_ratio": None,
+        "seed": 3,
+    }
     return plain | more
 
 
@@ -108,6 +115,11 @@ def test_target_s_best_and_worst_of_one_text_are_no_pair():
     """Two equal texts with unequal scores, beside a third one that is neither best nor worst."""
     own = [sample(1, 0, 3.0, "x", **{"as": 1}), sample(1, 1, 1.0, "x", **{"as": 1}), sample(1, 2, 2.0, "z")]
     assert one_pair(recipe(), corpora([4.0], [], own)) == "a preferred answer and the other one are equal"
+
+
+def test_what_is_cut_may_be_kept():
+    own = [sample(1, 0, 1.0), sample(1, 1, 2.0, finish_reason="length")]
+    assert one_pair(recipe(cut="keep"), corpora([3.0], [], own))[2] == 1.0
 
 
 def test_ties_go_by_the_declared_rule():
