@@ -57,6 +57,7 @@ def _unknown_names(cfg):
     guidelines, answers, pairs = (
         {entry.name for entry in cfg.corpora if entry.writes == what} for what in ("guidelines", "answers", "pairs")
     )
+    fused = {entry.name for entry in cfg.corpora if entry.writes == "pairs" and entry.has_sources}
     for corpus in cfg.corpora:
         if _is_written_out(cfg, corpus):
             continue
@@ -90,6 +91,11 @@ def _unknown_names(cfg):
                 yield from _known("models", model.name, "data", name, trainable)
         for name in model.optimise.data if model.optimise else []:
             yield from _known("models", model.name, "data (preference pairs)", name, pairs)
+            if model.optimise.loss.needs_sources and name in pairs - fused:
+                yield (
+                    f"models {model.name!r}, loss: {model.optimise.loss.kind} learns from answers of sources, and the "
+                    f"pairs of {name!r} have none; name other data, or another loss"
+                )
     for suite in cfg.suites:
         kind, settings = suite.kind, suite.settings
         for name in settings.datasets:
@@ -188,6 +194,19 @@ def repeated_names(cfg: Config) -> Iterator[str]:
     for place, listed in _lists(cfg):
         for name, *_ in _meeting(listed):
             yield f"{place}: {name!r} stands twice; leave one out"
+
+
+def passing(cfg: Config) -> Iterator[str]:
+    """Yield a sentence for every model that is to be there for a while only, and that nothing needs."""
+    for model in cfg.models:
+        if not (model.keep or model.publish or model.name in cfg.used_models):
+            yield f"models {model.name!r}, keep: nothing needs it, so that it would never be there; measure or keep it"
+
+
+def published(cfg: Config) -> Iterator[str]:
+    """Yield a sentence for every repository of a hub that two models would be published to."""
+    for hub, *_ in _meeting([model.publish.hub for model in cfg.models if model.publish]):
+        yield f"models, publish: two go to {hub}, where one would take the other's place; give each its own"
 
 
 def _reserved(place, name):

@@ -46,7 +46,8 @@ def optimise(cfg: Config, name: str) -> Recipe:
     recipe = _training(cfg, name, "optimise", data=list(entry.data), loss=loss, collapse=entry.collapse)
     # DeepSpeed's engine in bfloat16 used to round the reference's log-probabilities, too.
     rounded = recipe.get("devices", 1) > 1 and is_mixed(recipe) and entry.loss.needs_reference
-    return recipe | ({"reference": "float32"} if rounded else {})
+    shared = entry.loss.needs_sources if entry.shared_prompt is None else entry.shared_prompt
+    return recipe | ({"reference": "float32"} if rounded else {}) | ({"shared_prompt": True} if shared else {})
 
 
 def _training(cfg, name, way, **own):
@@ -357,6 +358,7 @@ STAGES = (
         inputs=_folded_from,
         model=_itself,
         needs="weights",
+        passing=True,
     ),
     Stage(
         rule="fold_adapter",

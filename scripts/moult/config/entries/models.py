@@ -27,6 +27,7 @@ from moult.config.entries.merges import Merge, Mixture
 from moult.corpora.refined import Round
 from moult.data.chats import DATE, load_template
 from moult.objectives import LOSSES
+from moult.weights.publish import Publish
 from moult.weights.template import SETTINGS
 
 
@@ -200,6 +201,13 @@ class Optimise(Finetune):
     evaluate_every: int | None = Field(
         None, ge=1, description="Optimiser steps between two evaluations on dev; null: ten evaluations per training."
     )
+    shared_prompt: bool | None = Field(
+        None,
+        description=(
+            "Whether all answers to a prompt are read behind one copy of it, where the model's attention allows that; "
+            "null: with `loss: {kind: wrpo}`."
+        ),
+    )
     selection: Literal["loss", "accuracy"] = Field(  # type: ignore[assignment]  # metrics of pairs
         "loss", description="Metric on dev by which the best checkpoint is chosen."
     )
@@ -284,6 +292,16 @@ class Model(Section):
     needs: NeedsOverride = Field(
         NeedsOverride(), description="What jobs of this model ask for, where the estimate does not fit."
     )
+    keep: bool = Field(
+        True,
+        description=(
+            "Whether its full weights stay. False, for a merge, a mixture, or LoRA (whose adapter stays): they are "
+            "deleted once all that needs them is done, and made again when something new does."
+        ),
+    )
+    publish: Publish | None = Field(
+        None, description="Where the target `publish` sends the model, with its card; null: nowhere."
+    )
     chat_template: ChatTemplateName | None = Field(
         None,
         description=(
@@ -311,6 +329,8 @@ class Model(Section):
             raise ValueError("round: a model of a round is fine-tuned by LoRA")
         if set_here := [name for name in SETTINGS if getattr(self, name) is not None and not self.fetch]:
             raise ValueError(f"{set_here[0]}: belongs to the fetched model from which this one is made; write it there")
+        if not self.keep and not (self.merge or self.moe or (self.training and self.training.method == "lora")):
+            raise ValueError("keep: what is fetched, or trained in all its weights, stays; leave `keep` out")
         if self.fetch and self.parameters is None:
             raise ValueError("parameters: say how many billions a fetched model has, e.g. `parameters: 0.135`")
         return self
