@@ -12,9 +12,7 @@ from moult.stages import BY_RULE
 QUESTIONS = {
     "alpaca.json": [{"instruction": f"do {at}", "output": "plain", "dataset": "part"} for at in range(3)],
     "arena.json": [{"question_id": f"q{at}", "category": "c", "turns": [{"content": "ask"}]} for at in range(3)],
-    "mt.json": [
-        {"question_id": at, "category": "math", "turns": ["one", "two"], "reference": ["1"]} for at in range(3)
-    ],
+    "mt.json": [{"question_id": at, "category": "math", "turns": ["one", "two"], "reference": []} for at in range(3)],
     "answers.json": [{"instruction": f"do {at}", "output": "good"} for at in range(3)],
     "told.json": [{"question_id": 0, "turn": 1, "score": 7, "model": "a"}, {"question_id": 0, "turn": 2, "score": 5}],
 }
@@ -105,7 +103,7 @@ EVALUATION = ("evaluations", 0)
         (ARENA, {"baseline": {"name": "x"}}, "baseline: write exactly one of model, answers"),
         (ARENA, {"baseline": None}, "baseline: the questions come without answers to compare with; name one"),
         (ARENA, {"baseline": {"name": "x", "model": "bas"}}, "baseline: 'bas' is not there; did you mean 'base'?"),
-        (ARENA, {"questions": "mt.json"}, "mt.json, row 1: question 0 has 2 turns, such a suite asks 1"),
+        (ARENA, {"questions": "mt.json"}, "mt.json, row 1: question 0 has 2 turns, but such a suite asks 1"),
         (MT, {"baseline": {"name": "x", "model": "base"}}, "head_to_head: baseline is no setting of mt"),
         (MT, {"references": "answers.json"}, "answers.json, row 1: is a reference for question"),
         (

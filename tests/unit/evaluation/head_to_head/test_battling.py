@@ -111,10 +111,10 @@ def test_strong_verdicts_weigh_three_and_orders_are_turned_back_once(tmp_path):
 
 @pytest.mark.parametrize(("text", "value"), [("[[8.5]]", 8.5), ("[7]", 7), ("[[0]]", None), ("none", None)])
 def test_a_grade_is_from_one_to_ten(tmp_path, text, value):
-    rows, bodies = judged(tmp_path, "mt", lambda body: text, [MT], answers(**{"1": ["one", "two"]}))
+    rows, bodies = judged(tmp_path, "mt", lambda body: text, [MT], answers(**{"1": ["I said.", "And so."]}))
     assert [row["value"] for row in rows] == [value, value] and [row["game"] for row in rows] == ["turn_1", "turn_2"]
     first, second = (body["messages"][1]["content"] for body in bodies)
-    assert "R1" in first and "R1" in second and "two" not in first and "Second?" in second
+    assert "R1" in first and "R1" in second and "And so." not in first and "Second?" in second
 
 
 def test_what_was_not_answered_is_not_judged_and_says_why(tmp_path):
@@ -162,7 +162,7 @@ def test_public_questions_and_answers_are_read(tmp_path):
         ([{"question_id": 1, "turns": "a"}], "question 1 has no turns"),
         ([{"turns": ["a"]}], "has neither an instruction nor a question_id"),
         ([{"question_id": 1, "turns": ["a"]}] * 2, "row 2: question 1 stands twice"),
-        ([{"question_id": 1, "turns": ["a", "b", "c"]}], "has 3 turns, such a suite asks 2"),
+        ([{"question_id": 1, "turns": ["a", "b", "c"]}], "has 3 turns, but such a suite asks 2"),
         ([{"question_id": 1, "turns": ["a"], "reference": [3]}], "a reference of question 1 is no text"),
         ([], "has no questions"),
         ({"turns": []}, "is no list of rows"),
