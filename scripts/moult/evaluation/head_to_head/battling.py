@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from moult.base.files import derive_seed, read_jsonl, write_json, write_jsonl
+from moult.base.files import derive_seed, write_json, write_jsonl
 from moult.base.rows import Battle, Message, Recipe, Turns, Usage, columns_of
 from moult.base.stage import Job
 from moult.evaluation.head_to_head.benchmarks import BENCHMARKS
 from moult.evaluation.head_to_head.kind import Benchmark, Shown
-from moult.evaluation.head_to_head.public_files import Question, read_answers, read_questions
+from moult.evaluation.head_to_head.public_files import Question, read_answers, read_questions, rows_of
 from moult.evaluation.head_to_head.published_judgements import read_judgements
 from moult.inference.asking import Asker, asker_of
 from moult.inference.requests import ChatRequest, Sampling, author
@@ -74,9 +74,10 @@ def answer_turns(recipe: Recipe, questions: Sequence[Question], asker: Asker) ->
 
 
 def answers_in(path: str | Path, questions: Sequence[Question]) -> Answers:
-    """Return the answers of a file: rows of `turns/`, or a file of the user's in the published form."""
-    if Path(path).parts[-3:-2] == ("turns",):
-        return {row["uid"]: (tuple(row["turns"]), row["reason"]) for row in read_jsonl(path)}
+    """Return the answers of a file: rows of `turns/`, of this build or another, or those of a published form."""
+    rows = rows_of(path)
+    if rows and isinstance(rows[0], dict) and list(rows[0]) == columns_of(Turns):
+        return {row["uid"]: (tuple(row["turns"]), row["reason"]) for row in rows}
     return {uid: (texts, None) for uid, texts in read_answers(path, questions).items()}
 
 

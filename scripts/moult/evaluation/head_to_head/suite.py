@@ -305,7 +305,7 @@ def _of_files(
                 *((one.answers, "answer") for one in entry.files),
             ):
                 if there(path):
-                    read_answers(path, questions, what)
+                    read_answers(path, questions, what) if what == "reference" else battling.answers_in(path, questions)
         for one in entry.files:
             if there(one.judgements):
                 parts = None if questions is None else {row.uid: row.part for row in questions}
@@ -325,7 +325,8 @@ def _uses(benchmark, cfg):
 
 
 def _subjects(one):
-    models = [one["recipe"]["model"]] if any("/turns/" in f"/{parent}" for parent in one["parents"]) else []
+    answered = f"turns/{one['recipe']['suite']}/{one['recipe']['model']}"
+    models = [one["recipe"]["model"]] if any(parent.endswith(answered) for parent in one["parents"]) else []
     served = one["recipe"]["endpoint"].get("serve")
     return [f"models/{name}" for name in [*models, *([served] if served else [])]]
 
