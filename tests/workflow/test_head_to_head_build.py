@@ -194,7 +194,8 @@ def test_the_second_turn_holds_the_first_answer_and_the_reference(built, teacher
     assert all(len(one) == 2 for one in turns.values())
     shown = [body["messages"][1]["content"] for body in teacher.asked if "first question" in str(body["messages"])]
     second = [text for text in shown if "second question" in text]
-    assert len(shown) == 2 * len(second) == 2 * 2 * 4
+    # Where both models said the same first, the judge was asked about it once.
+    assert len(second) == 2 * 4 and 4 <= len(shown) - len(second) <= 2 * 4
     assert sum("right" in text for text in second) == 2 * 2
     assert any(turns["1"][0].strip() in text for text in second)
 
