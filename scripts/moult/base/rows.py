@@ -343,6 +343,29 @@ class Battle(TypedDict):
     reason: str | None
 
 
+class Probed(TypedDict):
+    """What probes said of a probing set. `probes/<suite>/<model>.jsonl`; written by `run_probes`.
+
+    labels: classes, 1 of a regression; rows: per split; uniform_bits: of the labels of train, None of a regression;
+    gold: of the test rows, in their order, and seen: whether train has a row of the same inputs. runs: of each control
+    (`none` is the probe itself), layer and seed the epochs, the loss on dev, the description length in bits where it
+    was asked for, and what was predicted.
+    """
+
+    dataset: str
+    subfield: str
+    phenomenon: str
+    type: str
+    labels: int
+    probe: str
+    portion: float
+    rows: dict[str, int]
+    uniform_bits: float | None
+    gold: list[float]
+    seen: list[bool]
+    runs: list[dict[str, Any]]
+
+
 class Score(TypedDict):
     """A metric of a model, setting or corpus. `scores/<suite>/<name>.csv` and `scores/summary.csv`; written by
     `score_labels`, `score_judgements` and `tabulate_scores`. The sources of published values have two columns each:

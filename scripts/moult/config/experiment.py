@@ -202,6 +202,7 @@ class Config(Section):
                 served = by_name["endpoints"][endpoint].serve
                 if served and not self.is_within_rounds(served, corpus):
                     needed.add(served)
+            needed.update(corpus.models.values())
         used = [pair for kind in KINDS for pair in kind.uses(self)]
         needed |= {name for what, name in used if what == "models"}
         asked = [name for suite in self.suites for name in suite.settings.endpoints.values()]
@@ -229,7 +230,10 @@ class Config(Section):
         """Names of the models that chats are put to, in training or in inference."""
         trained = {model.training.base for model in self.models if model.training}
         served = {endpoint.serve for endpoint in self.endpoints if endpoint.serve}
-        return trained | served | {name for _, name in [*self.predicted, *self.answered, *answering(self)]}
+        raced = {name for model in self.models if model.select and model.select.race for name in model.select.among}
+        read = {name for corpus in self.corpora for name in corpus.models.values()}
+        asked = {name for _, name in [*self.predicted, *self.answered, *answering(self)]}
+        return trained | served | raced | read | asked
 
     def compute_of(self, name: str) -> Compute:
         """Return how a model is run: its own settings, an ancestor's, or the experiment's."""
@@ -242,6 +246,7 @@ class Config(Section):
         ]
         sources += [dataset.videos for dataset in self.datasets if dataset.videos]
         sources += [model.fetch for model in self.models if model.fetch]
+        sources += [source for suite in self.suites for source in suite.settings.fetched]
         return sorted(
             {
                 source.hub or getattr(source, "url", None) or source.package
@@ -278,6 +283,11 @@ class Config(Section):
                 asking.append(model.fetch)
                 size = f"{model.parameters:g} billion parameters"
                 told.append(f"{model.fetch.hub}: this hub model will be fetched, {size}")
+        for suite in self.suites:
+            for source in suite.settings.fetched if not made("taskdata", suite.name) else ():
+                asking.append(source)
+                gated = ", which is gated," if source.token else ""
+                told.append(f"{source.hub}: this hub dataset{gated} will be fetched for the tasks of {suite.name!r}")
         for token in sorted({source.token for source in asking if source.token}):
             hubs = ", ".join(sorted({source.hub for source in asking if source.token == token}))
             there = "is set" if os.environ.get(token) else "you must set first"

@@ -12,9 +12,11 @@ from moult.evaluation.judge_suite import JUDGE
 from moult.evaluation.kinds import SuiteKind
 from moult.evaluation.labels import LABELS
 from moult.evaluation.leaderboard import leading_pairs
+from moult.evaluation.lm_eval_suite import LM_EVAL
+from moult.evaluation.probing.suite import PROBING
 from moult.evaluation.scores import COLUMNS, DIFFERENCES
 
-KINDS = (LABELS, JUDGE, AGREEMENT, *HEAD_TO_HEAD)
+KINDS = (LABELS, JUDGE, AGREEMENT, *HEAD_TO_HEAD, LM_EVAL, PROBING)
 
 
 def kind_of(rows: Sequence[Mapping[str, str]], kinds: Iterable[SuiteKind]) -> SuiteKind | None:
@@ -29,7 +31,7 @@ def run(job: Job) -> None:
     a paired test.
     """
     rows = [row for path in job.inputs.scores for row in read_csv(path)]
-    write_csv(job.outputs.summary, rows, COLUMNS)
+    write_csv(job.outputs.summary, rows, _columns(COLUMNS, rows))
     differences: list[Difference] = []
     measured = {(suite, name) for suite, name, _ in job.recipe["measured"]}
     for kind in KINDS:
@@ -39,4 +41,9 @@ def run(job: Job) -> None:
         recipe = job.recipe | {"pairs": [*job.recipe["pairs"], *leading]}
         paths = {Path(path).with_suffix("").parts[-2:]: path for path in job.inputs[kind.measurement]}
         differences += kind.differences(recipe, paths)
-    write_csv(job.outputs.differences, differences, DIFFERENCES)
+    write_csv(job.outputs.differences, differences, _columns(DIFFERENCES, differences))
+
+
+def _columns(all_have, rows):
+    """Return the columns that all kinds have, and behind them those that some have."""
+    return list(dict.fromkeys([*all_have, *(column for row in rows for column in row)]))

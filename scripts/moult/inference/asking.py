@@ -16,7 +16,16 @@ from moult.data.videos.frames import Frames
 from moult.inference.journal import Journal
 from moult.inference.remote.batch import BatchEndpoint
 from moult.inference.remote.endpoint import RemoteEndpoint
-from moult.inference.requests import Answer, ChatRequest, LabelRequest, Request, author, request_key
+from moult.inference.requests import (
+    Answer,
+    ChatRequest,
+    CompletionRequest,
+    ContinuationRequest,
+    LabelRequest,
+    Request,
+    author,
+    request_key,
+)
 from moult.inference.siblings import adopt
 from moult.inference.spending import Budget, summed_usage
 from moult.inference.usage import answers_in
@@ -134,7 +143,7 @@ def identity_of(endpoint: Mapping[str, Any], manifest: str | Path | None = None)
     manifest = Path(cast(Path, manifest))
     folder = manifest.with_name(manifest.name.removesuffix(".manifest.json"))
     version = base.VERSION + has_other_tokens(folder, asked=True)
-    compute = {key: endpoint["compute"][key] for key in ("engine", "dtype")}
+    compute = {key: endpoint["compute"][key] for key in ("engine", "dtype", "bits") if key in endpoint["compute"]}
     return {"content": read_json(manifest)["content"], **compute, "version": version}
 
 
@@ -220,9 +229,12 @@ class Asker:
         """Name of the model that answers."""
         return author(self.endpoint)
 
-    def ask(self, requests: Sequence[ChatRequest]) -> list[StoredAnswer]:
-        """Return one stored value per ChatRequest: text, finish_reason, prompt_tokens, completion_tokens, error."""
-        values = self._ask(requests, "answer")
+    def ask(self, requests: Sequence[ChatRequest], several: bool = False) -> list[StoredAnswer]:
+        """Return one stored value per ChatRequest: text, finish_reason, prompt_tokens, completion_tokens, error.
+
+        several: whether there are several requests to each chat, which a model of this build then reads once.
+        """
+        values = self._ask(requests, "answer", several)
         self.values += values
         return values
 
@@ -230,17 +242,25 @@ class Asker:
         """Return per LabelRequest a list of one log-likelihood (nats) per label, or a stored value with an error."""
         return self._ask(requests, "label_logprobs")
 
+    def continuations(self, requests: Sequence[ContinuationRequest]) -> list[list[float]]:
+        """Return per request [log-likelihood in nats, 1 if greedy decoding would write the continuation, else 0]."""
+        return self._ask(requests, "continuations")
+
+    def completions(self, requests: Sequence[CompletionRequest]) -> list[StoredAnswer]:
+        """Return one stored value per CompletionRequest, as `ask` does."""
+        return self._ask(requests, "completions")
+
     def usage(self) -> Usage:
         """Return calls, tokens and US dollars of what `ask` has returned so far; see `summed_usage`."""
         return summed_usage(self.values, self.endpoint | self.client)
 
-    def _ask(self, requests, method):
+    def _ask(self, requests, method, several=False):
         if not requests:
             return []
-        asked = {"identity": self.identity, "open_answerer": self._open, "journal": self.pool.journal}
-        return ask_all(requests, method=method, **asked)
+        asked = {"identity": self.identity, "journal": self.pool.journal}
+        return ask_all(requests, method=method, open_answerer=lambda: self._open(several), **asked)
 
-    def _open(self):
+    def _open(self, several=False):
         """Return the loaded engine or the opened remote endpoint. A remote endpoint is opened per call, because it
         reads what the job has spent so far from a file that another asker may have written to."""
         if "url" in self.endpoint:
@@ -248,8 +268,9 @@ class Asker:
         from moult.inference.engines import loading
 
         compute = {key: value for key, value in self.endpoint["compute"].items() if key != "tokens"}
-        key = (digest([self.identity, compute]), self.frames)
-        return self.pool.load(key, lambda: loading.load_engine(Path(self.model), **compute, frames=self.frames))
+        key = (digest([self.identity, compute, *[several] * several]), self.frames)
+        settings = compute | {"frames": self.frames, "several": several}
+        return self.pool.load(key, lambda: loading.load_engine(Path(self.model), **settings))
 
     def _remote(self):
         settings, journal = self.endpoint | self.client, self.pool.journal

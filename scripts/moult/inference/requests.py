@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from moult.base.files import derive_seed, digest
 from moult.base.rows import Recipe
@@ -17,7 +17,8 @@ class Sampling:
     """How an answer is decoded. Temperature 0 is greedy; `top_k` 0 is off; `max_tokens` counts new tokens.
 
     With several `beams` it is beam search: the answer with the greatest log-likelihood / tokens ** `length_penalty`
-    that so many parallel hypotheses find. Nothing is drawn then, and nothing is enforced.
+    that so many parallel hypotheses find. Nothing is drawn then, and nothing is enforced. `repetition_penalty` divides
+    the scores of tokens that stand in prompt or answer (Keskar et al. 2019, arXiv 1909.05858); 1 is off.
     """
 
     temperature: float = 0.0
@@ -26,11 +27,13 @@ class Sampling:
     max_tokens: int = 256
     beams: int = 1
     length_penalty: float = 1.0
+    repetition_penalty: float = 1.0
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the settings as plain JSON; those of beam search where there is one, so that old keys stay."""
-        of_search = () if self.beams > 1 else ("beams", "length_penalty")
-        return {key: value for key, value in vars(self).items() if key not in of_search}
+        """Return the settings as plain JSON; beam search and a penalty where there is one, so that old keys stay."""
+        unset = [] if self.beams > 1 else ["beams", "length_penalty"]
+        unset += ["repetition_penalty"] if self.repetition_penalty == 1 else []
+        return {key: value for key, value in vars(self).items() if key not in unset}
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,38 @@ class RewardRequest:
         return {"messages": self.messages, "asked": "reward"}
 
 
-Request = ChatRequest | LabelRequest | RewardRequest
+@dataclass(frozen=True)
+class ContinuationRequest:
+    """The log-likelihood of tokens behind others, and whether greedy decoding would write them. Both are token ids."""
+
+    context: tuple[int, ...]
+    continuation: tuple[int, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the request as plain JSON, what its key is the hash of."""
+        return {"context": self.context, "continuation": self.continuation, "asked": "continuation"}
+
+
+@dataclass(frozen=True)
+class CompletionRequest:
+    """What a model writes behind tokens, given by their ids. It ends behind the first of the strings `until`, too."""
+
+    context: tuple[int, ...]
+    until: tuple[str, ...] = ()
+    sampling: Sampling = Sampling()
+    seed: int = 0
+    # Nothing is shown, and nothing enforced.
+    messages: ClassVar = ()
+    schema: ClassVar = None
+    choices: ClassVar = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the request as plain JSON, what its key is the hash of."""
+        settings = {"until": self.until, "sampling": self.sampling.as_dict(), "seed": self.seed}
+        return {"context": self.context, **settings, "asked": "completion"}
+
+
+Request = ChatRequest | LabelRequest | RewardRequest | ContinuationRequest | CompletionRequest
 
 
 @dataclass(frozen=True)

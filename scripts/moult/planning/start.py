@@ -19,6 +19,7 @@ from moult.config.experiment import Config
 from moult.config.load import load
 from moult.data import rubrics
 from moult.data.chats import ChatTemplate
+from moult.evaluation.suites import KINDS
 from moult.inference.remote.connection import proxy_of
 from moult.planning.local_files import flaws_of_merges, flaws_of_tables
 from moult.planning.partitions import SHIPPED, VARIABLE, Site
@@ -58,7 +59,8 @@ def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: 
         def made(kind, name):
             return (results / kind / f"{name}.manifest.json").exists()
 
-        if flaws := [*contradicting_folders(cfg, made), *flaws_of_tables(cfg), *flaws_of_merges(cfg)]:
+        of_suites = [flaw for kind in KINDS for flaw in kind.flaws(cfg)]
+        if flaws := [*contradicting_folders(cfg, made), *flaws_of_tables(cfg), *flaws_of_merges(cfg), *of_suites]:
             raise UserError("\n".join(f"{source}: {line}" for line in flaws))
         try:
             for line in absent_keys(cfg, made):
