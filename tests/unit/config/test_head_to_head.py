@@ -7,6 +7,8 @@ import operator
 import pytest
 from moult.base.errors import UserError
 from moult.config.load import load
+from moult.evaluation.suites import KINDS
+from moult.planning.start import absent_files, awaited_files, checked_config
 from moult.stages import BY_RULE
 
 QUESTIONS = {
@@ -121,5 +123,28 @@ EVALUATION = ("evaluations", 0)
 def test_a_wrong_setting_is_refused(config, place, changes, said):
     functools.reduce(operator.getitem, place, config).update(changes)
     with pytest.raises(UserError) as error:
-        load(config)
+        refuse(config)
     assert said in str(error.value)
+
+
+def refuse(config):
+    """Raise what planning says of a config and of the files that its suites name."""
+    cfg = load(config)
+    for kind in KINDS:
+        for sentence in kind.flaws(cfg):
+            raise UserError(sentence)
+
+
+def test_files_that_are_put_there_by_hand_may_be_missing(config, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path.parent)
+    with pytest.raises(UserError, match=r"alpaca.json does not exist"):
+        checked_config(config, "c", pytest.fail, False)
+    config["evaluations"] = [{"suite": name, "models": ["tuned"]} for name in ("letters", "verdicts", "grades")]
+    for suite in config["suites"]:
+        suite["head_to_head"]["by_hand"] = "from its repository"
+    config["suites"][2]["head_to_head"]["references"] = "references.jsonl"
+    cfg = load(config)
+    assert "mt.json is not there yet; put it there: from its repository." in " ".join(awaited_files(cfg))
+    assert not list(absent_files(cfg))[len(cfg.models) :]
+    assert set(BY_RULE["judge_battles"].inputs(cfg, "grades", "tuned")) == {"ours"}
+    assert BY_RULE["judge_battles"].recipe(cfg, "grades", "tuned")["reads"] == ["questions", "references"]
