@@ -25,10 +25,15 @@ GROUPS, COMPONENTS = PROFILE["groups"], PROFILE["group-components"]
 
 
 def whole(config):
-    """Return a config as it is, with a further judge of corpora, which is a model of the build."""
+    """Return a config as it is, with a further judge of corpora, which is a model of the build and also judges two
+    models head to head."""
     judge = config["suites"][2]["judge"]
     judge["judges"] = [judge.pop("endpoint"), "student"]
     judge["decoding"] = {"max_tokens": 1000}
+    questions = str(ROOT / "resources/demo/head_to_head/alpaca.json")
+    heads = {"kind": "alpaca", "questions": questions, "endpoint": "student", "decoding": {"max_tokens": 8}}
+    config["suites"].append({"name": "heads", "head_to_head": heads})
+    config["evaluations"].append({"suite": "heads", "models": ["base", "advisor"]})
     return config
 
 
@@ -57,7 +62,9 @@ def model_at_work(config, rule, name):
     def find(kind, name):
         return next(one for one in config[kind] if one["name"] == name)
 
-    if rule in ("predict_labels", "answer_questions", "finetune_lora", "finetune_full"):
+    if rule == "judge_battles":
+        return "base"
+    if rule in ("predict_labels", "answer_questions", "answer_turns", "finetune_lora", "finetune_full"):
         return name.rpartition("/")[2]
     if rule in ("generate_guidelines", "distill_answers"):
         return find("endpoints", find("corpora", name)["endpoint"]).get("serve")

@@ -115,7 +115,7 @@ def absent_files(cfg: Config) -> Iterator[str]:
 
 
 def awaited_files(cfg: Config) -> Iterator[str]:
-    """Yield a sentence for each raw file that is still to be put there by hand."""
+    """Yield a sentence for each file that is still to be put there by hand."""
     for dataset in cfg.datasets:
         for _, _, source in raw_sources(dataset):
             if source.is_awaited:
@@ -123,6 +123,9 @@ def awaited_files(cfg: Config) -> Iterator[str]:
                 known += [f"SHA-256 {source.sha256}"] if source.sha256 else []
                 told = f" ({', '.join(known)})" if known else ""
                 yield f"dataset {dataset.name}: {source.path} is not there yet; put there {source.by_hand}{told}."
+    for suite in cfg.suites:
+        for path in getattr(suite.settings, "awaited", ()):
+            yield f"suite {suite.name}: {path} is not there yet; put it there: {suite.settings.by_hand}."
 
 
 def _absent(path):
