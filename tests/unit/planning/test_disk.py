@@ -90,6 +90,10 @@ def test_a_few_passing_models_at_a_time():
     asked = [f"results/study/answers/quality/{name}.jsonl" for name in ("merged", "rounded")]
     assert list(targets_in_turn(load(raw), 1)) == [asked[:1], asked[1:]]
     assert list(targets_in_turn(load(raw), 8)) == [asked]
+    # What passes and is a part of passing models alone is made with these.
+    raw["models"][1]["keep"] = False
+    del raw["models"][4]
+    assert list(targets_in_turn(load(raw), 1)) == [asked[:1], asked[1:]]
 
 
 @pytest.mark.parametrize(
