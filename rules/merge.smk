@@ -1,4 +1,4 @@
-# Several models into one. Which merge is best is for the evaluation to say.
+# Several models into one, and the best of several by an evaluation on dev.
 
 
 use rule on_models as merge_models with:
@@ -37,6 +37,24 @@ use rule on_models as merge_briefly with:
         **needs_of("merge_briefly"),
     params:
         **params_of("merge_briefly"),
+
+
+use rule on_models as select_model with:
+    input:
+        unpack(inputs_of("select_model")),
+    output:
+        model=directory("<results>/models/{model}"),
+        manifest="<results>/models/{model}.manifest.json",
+    pathvars:
+        job="select_model/{model}",
+    wildcard_constraints:
+        **names_of("select_model"),
+    priority: 5
+    threads: threads_of("select_model")
+    resources:
+        **needs_of("select_model"),
+    params:
+        **params_of("select_model"),
 
 
 rule models:

@@ -23,6 +23,7 @@ CHECKS = (
     checks.corpora,
     checks.published,
     checks.passing,
+    checks.selections,
     prompts,
 )
 
