@@ -48,7 +48,7 @@ def planned(folder, name, *targets):
         ("mmla-video", 78, "THUIAR/MMLA-Datasets"),
         ("meteor", 75, "meta-llama/Meta-Llama-3-8B-Instruct"),
         ("judge", 90, "meta-llama/Meta-Llama-3-8B-Instruct"),
-        ("wrpo", 46, "RLHFlow/ArmoRM-Llama3-8B-v0.1"),
+        ("wrpo", 47, "RLHFlow/ArmoRM-Llama3-8B-v0.1"),
     ],
 )
 def test_the_study_is_planned_without_data(tmp_path, name, jobs, fetched):
@@ -101,6 +101,7 @@ FUSED = SCORED | {"build_preferences", "check_leakage", "finetune_full", "optimi
         ("corpora/internlm-2.5-20b-scores.jsonl", SCORED, 1, 2),
         ("models/sft", FUSED - {"optimise_full"}, 10, 11),
         ("models/dpo", FUSED, 11, 11),
+        ("models/wrpo", FUSED, 11, 11),
     ],
 )
 def test_a_part_of_the_fusion_is_a_target(tmp_path, target, rules, sampled, fetched):

@@ -159,7 +159,10 @@ class RefinedRow(CorpusRow):
 
 
 class PairAnswer(TypedDict):
-    """One answer of a preference pair, as a chat message with what is known of it."""
+    """One answer of a preference pair, as a chat message with what is known of it.
+
+    policy: who wrote it, where pairs tell the two apart: a source, or the target that learns from sources.
+    """
 
     role: str
     content: str
@@ -167,10 +170,11 @@ class PairAnswer(TypedDict):
     decoding: str
     tokens: int
     reward: float | None
+    policy: NotRequired[Literal["source", "target"]]
 
 
 class PreferencePair(TypedDict):
-    """Answers to a prompt to prefer, and those to prefer them to. `corpora/<name>.jsonl`; written by
+    """Answers to a prompt to prefer, sources' first, and those to prefer them to. `corpora/<name>.jsonl`; written by
     `contrast_answers`. rm: what the rewards are; margin: reward of the chosen answer less that of the rejected one."""
 
     uid: str

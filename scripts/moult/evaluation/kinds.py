@@ -87,6 +87,19 @@ class Unread:
     rates: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Rows:
+    """How a kind of suite scores single rows, for a race of models.
+
+    recipe: config, suite, method (None: the first) → what is asked, as a part of a recipe. rows: `module:function`,
+    which a job calls with that recipe and the prepared folders of the suite's datasets; it returns the rows, a function
+    that takes an Asker and rows and returns a score from 0 to 1 for each, and the frames that they show (or None).
+    """
+
+    recipe: Callable[[Experiment, str, str | None], Recipe]
+    rows: str
+
+
 class Settings(Section):
     """What stands under a suite's kind in the config: how it measures, on which datasets."""
 
@@ -154,6 +167,8 @@ class SuiteKind:
     of_suite: str | None = None
     # Config → sentences on what is wrong with its evaluations; all names are known by then.
     checks: Callable[[Experiment], Iterable[str]] = lambda cfg: ()
+    # How single rows are scored by its headline metric; None: its models cannot race.
+    race: Rows | None = None
     # Rows of summary.csv → rows to draw, a panel per `dataset`.
     panels: Callable[[Sequence[dict[str, str]]], Sequence[dict[str, str]]] = lambda rows: rows
     # Manifests of one suite's measurements, the results' folder; returns what else its template shows.

@@ -150,7 +150,7 @@ def frame_tokens(videos: Any) -> int:
     return math.ceil(videos.frames / 2) * (videos.max_pixels // videos.multiple**2) if videos else 0
 
 
-def _shape(billions):
+def shape(billions: float) -> tuple[float, float, float]:
     """Return the likely layers, width and vocabulary of a model of so many billions of parameters."""
     parameters = billions * 1e9
     layers = (parameters / (12 * 128**2)) ** (1 / 3)
@@ -162,7 +162,7 @@ def _held(stage, billions, dtype, devices, zero, rank, dropout, tokens, rows, ch
     """Return the GB that one device holds of a model at work."""
     size = BYTES[dtype]
     weights = billions * size
-    layers, width, vocabulary = _shape(billions)
+    layers, width, vocabulary = shape(billions)
     positions = tokens * rows
     if stage == "inference":
         layer = 34 * positions * width * size / 2 / 1e9
