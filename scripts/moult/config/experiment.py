@@ -14,6 +14,7 @@ from moult.config.entries.datasets import Dataset
 from moult.config.entries.evaluations import Evaluation, Suite
 from moult.config.entries.models import Compute, Model
 from moult.config.expansion import LISTS
+from moult.evaluation.head_to_head.suite import answering
 from moult.evaluation.suites import KINDS
 
 
@@ -231,7 +232,8 @@ class Config(Section):
         served = {endpoint.serve for endpoint in self.endpoints if endpoint.serve}
         read = {name for corpus in self.corpora for name in corpus.models.values()}
         raced = {name for model in self.models if model.select and model.select.race for name in model.select.among}
-        return trained | served | read | raced | {name for _, name in [*self.predicted, *self.answered]}
+        asked = {name for _, name in [*self.predicted, *self.answered, *answering(self)]}
+        return trained | served | read | raced | asked
 
     def compute_of(self, name: str) -> Compute:
         """Return how a model is run: its own settings, an ancestor's, or the experiment's."""
@@ -244,6 +246,7 @@ class Config(Section):
         ]
         sources += [dataset.videos for dataset in self.datasets if dataset.videos]
         sources += [model.fetch for model in self.models if model.fetch]
+        sources += [source for suite in self.suites for source in suite.settings.fetched]
         return sorted(
             {
                 source.hub or getattr(source, "url", None) or source.package
@@ -280,6 +283,11 @@ class Config(Section):
                 asking.append(model.fetch)
                 size = f"{model.parameters:g} billion parameters"
                 told.append(f"{model.fetch.hub}: this hub model will be fetched, {size}")
+        for suite in self.suites:
+            for source in suite.settings.fetched if not made("taskdata", suite.name) else ():
+                asking.append(source)
+                gated = ", which is gated," if source.token else ""
+                told.append(f"{source.hub}: this hub dataset{gated} will be fetched for the tasks of {suite.name!r}")
         for token in sorted({source.token for source in asking if source.token}):
             hubs = ", ".join(sorted({source.hub for source in asking if source.token == token}))
             there = "is set" if os.environ.get(token) else "you must set first"

@@ -136,7 +136,8 @@ def job_needs(cfg: Config, stage: Stage, names: Sequence[str], attempt: int = 1)
     model, compute, load = cfg.find("models", name), cfg.compute_of(name), stage.workload(cfg, *names)
     settings: dict[str, Any] = {"threads": compute.threads, "models": len(model.parents), "rows": compute.batch_size}
     if asked == "inference":
-        settings["tokens"] = PROMPT + load["answer"] + max(frame_tokens(one.videos) for one in load["datasets"])
+        frames = max((frame_tokens(one.videos) for one in load["datasets"]), default=0)
+        settings["tokens"] = PROMPT + load["answer"] + frames
         settings["rows"] = max(compute.batch_size, load.get("at_least", 1))
         settings |= {"answers": load.get("answers", 1), "splits": compute.engine == "vllm"}
     else:

@@ -222,10 +222,14 @@ def everything():
             {"name": "labels", "labels": {"datasets": ["rows"]}},
             {"name": "quality", "judge": {"datasets": ["asked"], "judges": ["student", "other"]}},
             {"name": "people", "agreement": {"datasets": ["judged"]}},
+            {"name": "heads", "head_to_head": {"kind": "mt", "questions": "q.jsonl", "endpoint": "student"}},
+            {"name": "academic", "lm_eval": {"tasks": ["kinds"]}},
         ],
         "evaluations": [
             {"suite": "people", "judges": [{"name": "tuned", "model": "tuned"}]},
             {"suite": "labels", "models": ["tuned", "brief", "brief_mean"]},
+            {"suite": "heads", "models": ["tuned"]},
+            {"suite": "academic", "models": ["tuned"]},
             {"suite": "quality", "models": ["base", "tuned"], "against": "base"},
         ],
     }

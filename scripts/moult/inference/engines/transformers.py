@@ -9,8 +9,9 @@ from moult.base.errors import UserError
 from moult.base.lean_imports import hide_compiler, hide_packages
 from moult.data.prompts import videos_of
 from moult.inference.engines.base import Engine
-from moult.inference.engines.sampling import TokenChooser
+from moult.inference.engines.sampling import TokenChooser, Until
 from moult.inference.engines.trees import pads, takes_tree, tree_mask
+from moult.inference.requests import CompletionRequest
 from moult.weights.architectures import auto_class, is_reward_model
 
 
@@ -40,7 +41,8 @@ class TransformersEngine(Engine):
         self.config = model.config.get_text_config()
         self.batch_size = batch_size
         self.limit = getattr(self.config, "max_position_embeddings", None) or math.inf
-        self.pad = self.stops[0] if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
+        pads = self.tokenizer.pad_token_id
+        self.pad = (*self.stops, 0)[0] if pads is None else pads
         self.grammar_tokenizer = None
 
     def close(self) -> None:
@@ -56,16 +58,20 @@ class TransformersEngine(Engine):
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         room = torch.tensor([request.sampling.max_tokens for request in requests], device=self.model.device)
         matchers = [self._matcher(request) for request in requests]
-        # The batches have one way to search.
-        sampling = requests[0].sampling
-        choosing = {"logits_processor": [TokenChooser(requests, matchers, self.stops, width)]}
+        # The batches have one way to search, and are of chats or of completions.
+        sampling, until = requests[0].sampling, [getattr(request, "until", ()) for request in requests]
+        stops = self.ends if isinstance(requests[0], CompletionRequest) else self.stops
+        choosing = {"logits_processor": [TokenChooser(requests, matchers, stops, width)]}
         choosing["stopping_criteria"] = [lambda ids, _: ids.shape[1] - width >= room]
+        if any(until):
+            choosing["stopping_criteria"].append(Until(until, self.tokenizer, width))
         searching = {"num_beams": sampling.beams, "length_penalty": sampling.length_penalty}
         settings = GenerationConfig(
             max_new_tokens=int(room.max()),
             do_sample=False,
-            eos_token_id=self.stops,
+            eos_token_id=stops,
             pad_token_id=self.pad,
+            **({"repetition_penalty": sampling.repetition_penalty} if sampling.repetition_penalty != 1 else {}),
             **(searching if sampling.beams > 1 else {}),
         )
         with torch.inference_mode():
@@ -189,7 +195,7 @@ class TransformersEngine(Engine):
 
         pairs = [(prompt, label) for prompt, row in zip(prompts, labels, strict=True) for label in row]
         ids = [prompt + label[:-1] for prompt, label in pairs]
-        sums = [0.0] * len(pairs)
+        sums = [(0.0, False)] * len(pairs)
         by_length = {}
         for at, row in enumerate(ids):
             by_length.setdefault(len(row), []).append(at)
@@ -214,12 +220,14 @@ class TransformersEngine(Engine):
         return takes_tree(self.model)
 
     def _label_sums(self, logits, labels):
-        """Return the log-likelihoods of a row's labels from the logits behind its prompt and all labels' tokens."""
+        """Return the log-likelihoods of a row's labels from the logits behind its prompt and all labels' tokens, and
+        whether each token is the likeliest."""
         logits = logits[: 1 + sum(len(label) - 1 for label in labels)].float()
-        norms = logits.logsumexp(-1)
-        sums, place = [], 1
+        norms, likeliest = logits.logsumexp(-1), logits.argmax(-1).tolist()
+        found, place = [], 1
         for label in labels:
             columns = [0, *range(place, place + len(label) - 1)]
             place += len(label) - 1
-            sums.append((logits[columns, label] - norms[columns]).double().sum().item())
-        return sums
+            score = (logits[columns, label] - norms[columns]).double().sum().item()
+            found.append((score, [likeliest[column] for column in columns] == label))
+        return found
