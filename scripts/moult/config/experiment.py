@@ -230,10 +230,10 @@ class Config(Section):
         """Names of the models that chats are put to, in training or in inference."""
         trained = {model.training.base for model in self.models if model.training}
         served = {endpoint.serve for endpoint in self.endpoints if endpoint.serve}
-        read = {name for corpus in self.corpora for name in corpus.models.values()}
         raced = {name for model in self.models if model.select and model.select.race for name in model.select.among}
+        read = {name for corpus in self.corpora for name in corpus.models.values()}
         asked = {name for _, name in [*self.predicted, *self.answered, *answering(self)]}
-        return trained | served | read | raced | asked
+        return trained | served | raced | read | asked
 
     def compute_of(self, name: str) -> Compute:
         """Return how a model is run: its own settings, an ancestor's, or the experiment's."""
