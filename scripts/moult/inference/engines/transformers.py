@@ -1,11 +1,13 @@
 """Hugging Face transformers as an engine, on the CPU or on one GPU."""
 
 import functools
+import importlib.util
 import inspect
 import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 from moult.base.errors import UserError
 from moult.base.lean_imports import hide_compiler, hide_packages
@@ -19,7 +21,7 @@ from moult.weights.architectures import auto_class, is_bert_like, is_reward_mode
 class TransformersEngine(Engine):
     """Hugging Face transformers on the CPU, or on the one CUDA device that the job sees."""
 
-    def __init__(self, folder: str | Path, dtype: str, batch_size: int, threads: int) -> None:
+    def __init__(self, folder: str | Path, dtype: str, batch_size: int, threads: int, bits: int | None = None) -> None:
         import torch
 
         with hide_packages("scipy", "torch_distributed"), hide_compiler():
@@ -32,13 +34,18 @@ class TransformersEngine(Engine):
             raise UserError(f"{folder}: is a reward model, which scores answers and writes none; take another model.")
         torch.set_num_threads(threads)
         transformers.logging.disable_progress_bar()
+        device, numbers = "cuda" if torch.cuda.is_available() else "cpu", getattr(torch, dtype)
         with hide_compiler():
             model = auto_class(folder).from_pretrained(
-                folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True
+                folder,
+                dtype=numbers,
+                local_files_only=True,
+                use_safetensors=True,
+                **(quantised(bits, numbers, device) if bits else {}),
             )
         # generate() fills what a request leaves open from here: the model's own sampling must not leak in.
         model.generation_config = GenerationConfig()
-        self.model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        self.model = (model if bits else model.to(device)).eval()
         self.config = model.config.get_text_config()
         self.batch_size = batch_size
         self.limit = getattr(self.config, "max_position_embeddings", None) or math.inf
@@ -261,3 +268,13 @@ class TransformersEngine(Engine):
             score = (logits[columns, label] - norms[columns]).double().sum().item()
             found.append((score, [likeliest[column] for column in columns] == label))
         return found
+
+
+def quantised(bits: int, dtype: Any, device: str) -> dict[str, Any]:
+    """Return what loads a model with weights of 4 or 8 bits; UserError where bitsandbytes is not installed."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError("bits: bitsandbytes is not installed here; install it, or leave `bits` out.")
+    from transformers import BitsAndBytesConfig
+
+    settings = {"load_in_4bit": True, "bnb_4bit_compute_dtype": dtype} if bits == 4 else {"load_in_8bit": True}
+    return {"quantization_config": BitsAndBytesConfig(**settings), "device_map": {"": device}}
