@@ -212,6 +212,128 @@ use rule on_tables as score_lm_eval with:
         **params_of("score_lm_eval"),
 
 
+use rule on_models as answer_turns with:
+    input:
+        unpack(inputs_of("answer_turns")),
+    output:
+        turns="<results>/turns/{suite}/{model}.jsonl",
+        manifest="<results>/turns/{suite}/{model}.manifest.json",
+    pathvars:
+        job="answer_turns/{suite}/{model}",
+    wildcard_constraints:
+        **names_of("answer_turns"),
+    threads: threads_of("answer_turns")
+    resources:
+        **needs_of("answer_turns"),
+    params:
+        **params_of("answer_turns"),
+
+
+use rule on_models as judge_battles with:
+    input:
+        unpack(inputs_of("judge_battles")),
+    output:
+        battles="<results>/battles/{suite}/{measured}.jsonl",
+        usage="<results>/battles/{suite}/{measured}.usage.json",
+        manifest="<results>/battles/{suite}/{measured}.manifest.json",
+    pathvars:
+        job="judge_battles/{suite}/{measured}",
+    wildcard_constraints:
+        **names_of("judge_battles"),
+    threads: threads_of("judge_battles")
+    resources:
+        **needs_of("judge_battles"),
+    params:
+        **params_of("judge_battles"),
+
+
+use rule on_tables as score_battles with:
+    input:
+        unpack(inputs_of("score_battles")),
+    output:
+        scores="<results>/scores/{suite}/{measured}.csv",
+        manifest="<results>/scores/{suite}/{measured}.manifest.json",
+    pathvars:
+        job="score_battles/{suite}/{measured}",
+    wildcard_constraints:
+        **names_of("score_battles"),
+    threads: threads_of("score_battles")
+    resources:
+        **needs_of("score_battles"),
+    params:
+        **params_of("score_battles"),
+
+
+use rule on_models as encode_probes with:
+    input:
+        unpack(inputs_of("encode_probes")),
+    output:
+        encodings=directory("<results>/encodings/{suite}/{model}"),
+        manifest="<results>/encodings/{suite}/{model}.manifest.json",
+    pathvars:
+        job="encode_probes/{suite}/{model}",
+    wildcard_constraints:
+        **names_of("encode_probes"),
+    threads: threads_of("encode_probes")
+    resources:
+        **needs_of("encode_probes"),
+    params:
+        **params_of("encode_probes"),
+
+
+use rule on_models as run_probes with:
+    input:
+        unpack(inputs_of("run_probes")),
+    output:
+        probes="<results>/probes/{suite}/{model}.jsonl",
+        manifest="<results>/probes/{suite}/{model}.manifest.json",
+    pathvars:
+        job="run_probes/{suite}/{model}",
+    wildcard_constraints:
+        **names_of("run_probes"),
+    threads: threads_of("run_probes")
+    resources:
+        **needs_of("run_probes"),
+    params:
+        **params_of("run_probes"),
+
+
+use rule on_tables as score_probes with:
+    input:
+        unpack(inputs_of("score_probes")),
+    output:
+        scores="<results>/scores/{suite}/{model}.csv",
+        manifest="<results>/scores/{suite}/{model}.manifest.json",
+    pathvars:
+        job="score_probes/{suite}/{model}",
+    wildcard_constraints:
+        **names_of("score_probes"),
+    threads: threads_of("score_probes")
+    resources:
+        **needs_of("score_probes"),
+    params:
+        **params_of("score_probes"),
+
+
+use rule on_tables as compare_probes with:
+    input:
+        unpack(inputs_of("compare_probes")),
+    output:
+        whole="<results>/probe_tables/{suite}.json",
+        leaderboard="<results>/probe_tables/{suite}.leaderboard.csv",
+        means="<results>/probe_tables/{suite}.means.csv",
+        manifest="<results>/probe_tables/{suite}.manifest.json",
+    pathvars:
+        job="compare_probes/{suite}",
+    wildcard_constraints:
+        **names_of("compare_probes"),
+    threads: threads_of("compare_probes")
+    resources:
+        **needs_of("compare_probes"),
+    params:
+        **params_of("compare_probes"),
+
+
 rule scores:
     input:
         "<results>/scores/summary.csv",

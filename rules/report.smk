@@ -54,6 +54,21 @@ use rule on_tables as plot_confusion with:
         **params_of("plot_confusion"),
 
 
+use rule on_tables as relate_scores with:
+    input:
+        unpack(inputs_of("relate_scores")),
+    output:
+        relations=directory("<results>/relations/all"),
+        manifest="<results>/relations/all.manifest.json",
+    pathvars:
+        job="relate_scores",
+    threads: threads_of("relate_scores")
+    resources:
+        **needs_of("relate_scores"),
+    params:
+        **params_of("relate_scores"),
+
+
 use rule on_tables as write_report with:
     input:
         unpack(inputs_of("write_report")),

@@ -20,8 +20,10 @@ def _known(kind, entry, field, name, known):
 
 
 def _of_shape(cfg, kind, entry, field, name, shape):
-    """Yield a sentence where a name is no dataset, or is one whose rows have another shape than `shape`."""
-    usable = {one.name for one in cfg.datasets if one.shape == shape}
+    """Yield a sentence where a name is no dataset, or is one whose rows have another shape than `shape`, or several."""
+    shapes = (shape,) if isinstance(shape, str) else shape
+    shape = " or ".join(shapes)
+    usable = {one.name for one in cfg.datasets if one.shape in shapes}
     if name in cfg.by_name["datasets"] and name not in usable:
         found = cfg.find("datasets", name).shape
         there = ", ".join(sorted(usable)) or f"no dataset of {shape}"
@@ -57,6 +59,7 @@ def _unknown_names(cfg):
     guidelines, answers, pairs = (
         {entry.name for entry in cfg.corpora if entry.writes == what} for what in ("guidelines", "answers", "pairs")
     )
+    fused = {entry.name for entry in cfg.corpora if entry.writes == "pairs" and entry.has_sources}
     for corpus in cfg.corpora:
         if _is_written_out(cfg, corpus):
             continue
@@ -67,8 +70,15 @@ def _unknown_names(cfg):
             yield from _of_shape(cfg, "corpora", corpus.name, "dataset", corpus.dataset, corpus.shape)
         if getattr(corpus, "guidelines", None) is not None:
             yield from _known("corpora", corpus.name, "guidelines", corpus.guidelines, guidelines)
-        if getattr(corpus, "corpus", None) is not None:
+        if getattr(corpus, "corpus", None) is not None and corpus.takes is None:
             yield from _known("corpora", corpus.name, "corpus", corpus.corpus, corpora)
+        elif corpus.takes is not None:
+            taken = {entry.name for entry in cfg.corpora if entry.writes == corpus.takes}
+            for field, names in corpus.reads.items():
+                for name in [names] if isinstance(names, str) else names:
+                    yield from _known("corpora", corpus.name, f"{field} (corpora of {corpus.takes})", name, taken)
+        for field, name in corpus.models.items():
+            yield from _known("corpora", corpus.name, field, name, models)
     unanswered = {entry.name for entry in cfg.datasets if entry.answered_rows == "none"}
     trainable = datasets - unanswered | answers
     for entry in cfg.rounds:
@@ -81,6 +91,8 @@ def _unknown_names(cfg):
             continue
         for parent in model.parents:
             yield from _known("models", model.name, "base or parents", parent, models)
+        if model.select:
+            yield from _known("models", model.name, "select, suite", model.select.suite, suites)
         for name in model.finetune.data if model.finetune else []:
             if name in pairs & datasets:
                 yield f"models {model.name!r}, data: the rows of {name!r} are preference pairs; write `optimise`"
@@ -90,6 +102,11 @@ def _unknown_names(cfg):
                 yield from _known("models", model.name, "data", name, trainable)
         for name in model.optimise.data if model.optimise else []:
             yield from _known("models", model.name, "data (preference pairs)", name, pairs)
+            if model.optimise.loss.needs_sources and name in pairs - fused:
+                yield (
+                    f"models {model.name!r}, loss: {model.optimise.loss.kind} learns from answers of sources, and the "
+                    f"pairs of {name!r} have none; name other data, or another loss"
+                )
     for suite in cfg.suites:
         kind, settings = suite.kind, suite.settings
         for name in settings.datasets:
@@ -190,6 +207,19 @@ def repeated_names(cfg: Config) -> Iterator[str]:
             yield f"{place}: {name!r} stands twice; leave one out"
 
 
+def passing(cfg: Config) -> Iterator[str]:
+    """Yield a sentence for every model that is to be there for a while only, and that nothing needs."""
+    for model in cfg.models:
+        if not (model.keep or model.publish or model.name in cfg.used_models):
+            yield f"models {model.name!r}, keep: nothing needs it, so that it would never be there; measure or keep it"
+
+
+def published(cfg: Config) -> Iterator[str]:
+    """Yield a sentence for every repository of a hub that two models would be published to."""
+    for hub, *_ in _meeting([model.publish.hub for model in cfg.models if model.publish]):
+        yield f"models, publish: two go to {hub}, where one would take the other's place; give each its own"
+
+
 def _reserved(place, name):
     if name.lower() in ("mean", "weighted_mean"):
         yield f"{place}: the score tables call their means so; take another name"
@@ -243,12 +273,17 @@ def cycle(cfg: Config) -> Iterator[str]:
         edges[f"endpoint {endpoint.name}"] = [f"model {endpoint.serve}"] if endpoint.serve else []
     for corpus in cfg.corpora:
         edges[f"corpus {corpus.name}"] = [f"endpoint {name}" for name in corpus.endpoints.values()]
-        edges[f"corpus {corpus.name}"] += [f"corpus {corpus.asked}"] if corpus.asked else []
+        read = [[names] if isinstance(names, str) else names for names in corpus.reads.values()]
+        edges[f"corpus {corpus.name}"] += [f"corpus {name}" for names in read for name in names]
+        edges[f"corpus {corpus.name}"] += [f"model {name}" for name in corpus.models.values()]
     for model in cfg.models:
         data = model.training.data if model.training else []
         edges[f"model {model.name}"] = [f"model {name}" for name in model.parents] + [
             f"corpus {name}" for name in data if f"corpus {name}" in edges
         ]
+        if model.select and model.select.suite in cfg.by_name["suites"]:
+            asked = cfg.find("suites", model.select.suite).settings.endpoints.values()
+            edges[f"model {model.name}"] += [f"endpoint {name}" for name in asked]
     if found := _cycle_in(edges):
         told = " ← ".join(found)
         yield f"a cycle, nothing could be built first: {told}; let one of them name something else"
@@ -291,6 +326,37 @@ def corpora(cfg: Config) -> Iterator[str]:
     for corpus in cfg.corpora:
         served = {field: cfg.find("endpoints", name).serve for field, name in corpus.endpoints.items()}
         yield from corpus.mistakes({field: name and cfg.compute_of(name).engine for field, name in served.items()})
+        yield from (f"corpora {corpus.name!r}, {sentence}" for sentence in corpus.checks(cfg))
+
+
+def selections(cfg: Config) -> Iterator[str]:
+    """Yield a sentence for every selection that could not be made, or would be made by what it is to be tested on."""
+    for model in cfg.models:
+        if not (entry := model.select):
+            continue
+        place, suite = f"models {model.name!r}, select", cfg.find("suites", entry.suite)
+        kind, settings = suite.kind, suite.settings
+        if settings.split != "dev":
+            yield f"{place}: suite {suite.name!r} measures on {settings.split}; name one with `split: dev`"
+        metrics = {kind.headline.metric, *kind.metrics}
+        if entry.metric and entry.metric not in metrics:
+            yield f"{place}, metric: a {kind.title} suite has no {entry.metric!r}{nearest(entry.metric, metrics)}"
+        methods = getattr(settings, "methods", kind.methods)
+        if entry.method and entry.method not in methods:
+            yield f"{place}, method: suite {suite.name!r} has no {entry.method!r}{nearest(entry.method, methods)}"
+        known = {*settings.datasets, "mean", "weighted_mean"}
+        if entry.dataset not in known:
+            yield f"{place}, dataset: suite {suite.name!r} has no {entry.dataset!r}{nearest(entry.dataset, known)}"
+        if not entry.race:
+            for name in entry.among:
+                if (suite.name, name) not in cfg.evaluation_of:
+                    yield f"{place}: {name!r} is not measured by suite {suite.name!r}; add it to `evaluations`"
+        elif kind.race is None:
+            yield f"{place}, race: single rows of a {kind.title} suite have no score; leave out `race`"
+        elif entry.metric not in (None, kind.headline.metric):
+            yield f"{place}, metric: rows are raced by {kind.headline.metric}; leave out `race`, or `metric`"
+        elif entry.dataset != "weighted_mean" and len(settings.datasets) > 1:
+            yield f"{place}, dataset: a race counts all rows alike; write `dataset: weighted_mean`"
 
 
 SECRET = re.compile(r"^(sk-|hf_|ghp_|github_pat_|gsk_|xai-|AKIA)[A-Za-z0-9_-]{12,}$|://[^/@\s]+:[^/@\s]+@")

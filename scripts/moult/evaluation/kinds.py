@@ -87,6 +87,19 @@ class Unread:
     rates: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Rows:
+    """How a kind of suite scores single rows, for a race of models.
+
+    recipe: config, suite, method (None: the first) → what is asked, as a part of a recipe. rows: `module:function`,
+    which a job calls with that recipe and the prepared folders of the suite's datasets; it returns the rows, a function
+    that takes an Asker and rows and returns a score from 0 to 1 for each, and the frames that they show (or None).
+    """
+
+    recipe: Callable[[Experiment, str, str | None], Recipe]
+    rows: str
+
+
 class Settings(Section):
     """What stands under a suite's kind in the config: how it measures, on which datasets."""
 
@@ -111,7 +124,8 @@ class SuiteKind:
     Whoever checks, tabulates, draws or reports asks the kind. `evaluation.suites.KINDS` lists them.
     """
 
-    # In the config: the key under a suite, its section, and what such a suite is called in a sentence.
+    # In the config: the key under a suite, its section, and what such a suite is called in a sentence. Kinds that share
+    # a key are told apart by the `kind` of their sections, and share stages and measurement.
     key: str
     fields: type[Settings]
     title: str
@@ -157,8 +171,16 @@ class SuiteKind:
     paid: dict[str, str] = field(default_factory=dict)
     # Folder of what a stage says of a whole suite, <of_suite>/<suite>.json; its template sees it, or None, as `whole`.
     of_suite: str | None = None
+    # Whether the best of a suite is compared with the runner-up, beside the pairs that the config asks for.
+    leads: bool = False
     # Config → sentences on what is wrong with its evaluations; all names are known by then.
     checks: Callable[[Experiment], Iterable[str]] = lambda cfg: ()
+    # How single rows are scored by its headline metric; None: its models cannot race.
+    race: Rows | None = None
+    # Config → sentences on what is wrong with the user's files that its suites read, asked before a build.
+    flaws: Callable[[Experiment], Iterable[str]] = lambda cfg: ()
+    # Whether its scores are set against those of the other suites of an experiment.
+    related: bool = False
     # Rows of summary.csv → rows to draw, a panel per `dataset`.
     panels: Callable[[Sequence[dict[str, str]]], Sequence[dict[str, str]]] = lambda rows: rows
     # Manifests of one suite's measurements, the results' folder; returns what else its template shows.

@@ -39,23 +39,25 @@ class Sampling:
 @dataclass(frozen=True)
 class ChatRequest:
     """One question to a chat model. At most one of `schema` (a JSON schema) and `choices` (the answer is one of
-    these strings) is set; both are enforced while decoding. `seed` is the row's own."""
+    these strings) is set; both are enforced while decoding. `seed` is the row's own. top_logprobs: of how many of the
+    likeliest first tokens of the answer a remote endpoint is to tell the log-probability; 0: of none."""
 
     messages: tuple
     sampling: Sampling = Sampling()
     seed: int = 0
     schema: dict | None = None
     choices: tuple | None = None
+    top_logprobs: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the request as plain JSON, what its key is the hash of."""
+        """Return the request as plain JSON, what its key is the hash of; top_logprobs where they are asked for."""
         return {
             "messages": self.messages,
             "sampling": self.sampling.as_dict(),
             "seed": self.seed,
             "schema": self.schema,
             "choices": self.choices,
-        }
+        } | ({"top_logprobs": self.top_logprobs} if self.top_logprobs else {})
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ class Answer:
     """What came back. `finish_reason` is stop, length, or error; with error, `error` says why and `text` is empty.
 
     `assumed`: the counts of tokens are the worst case, because the reply reported none that can be true. `raw`: the
-    reply as it came, where it is no usable answer but was paid for.
+    reply as it came, where it is no usable answer but was paid for. `logprobs`: token → log-probability (nats) of the
+    likeliest first tokens, where they were asked for.
     """
 
     text: str
@@ -130,10 +133,12 @@ class Answer:
     error: str | None = None
     assumed: bool = False
     raw: str | None = None
+    logprobs: dict[str, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the answer as plain JSON, what the journal keeps; `assumed` and `raw` only where they are set."""
-        return {key: value for key, value in vars(self).items() if value or key not in ("assumed", "raw")}
+        """Return the answer as plain JSON, what the journal keeps; `assumed`, `raw`, `logprobs` only where they are
+        set."""
+        return {key: value for key, value in vars(self).items() if value or key not in ("assumed", "raw", "logprobs")}
 
 
 def request_key(request: Request, identity: Mapping[str, Any]) -> str:

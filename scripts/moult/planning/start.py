@@ -23,6 +23,7 @@ from moult.evaluation.suites import KINDS
 from moult.inference.remote.connection import proxy_of
 from moult.planning.local_files import flaws_of_merges, flaws_of_tables
 from moult.planning.partitions import SHIPPED, VARIABLE, Site
+from moult.stages import suites
 from moult.stages.datasets import raw_sources
 from moult.weights.agreement import check_parts
 from moult.weights.template import check_template, template_of
@@ -58,7 +59,8 @@ def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: 
         def made(kind, name):
             return (results / kind / f"{name}.manifest.json").exists()
 
-        if flaws := [*contradicting_folders(cfg, made), *flaws_of_tables(cfg), *flaws_of_merges(cfg)]:
+        of_suites = [flaw for kind in KINDS for flaw in kind.flaws(cfg)]
+        if flaws := [*contradicting_folders(cfg, made), *flaws_of_tables(cfg), *flaws_of_merges(cfg), *of_suites]:
             raise UserError("\n".join(f"{source}: {line}" for line in flaws))
         try:
             for line in absent_keys(cfg, made):
@@ -104,7 +106,7 @@ def absent_files(cfg: Config) -> Iterator[str]:
     for dataset in cfg.datasets:
         if dataset.videos and dataset.videos.path and not os.path.isdir(dataset.videos.path):
             yield f"dataset {dataset.name}: its videos' folder {_absent(dataset.videos.path)}"
-    for stage in (stage for kind in KINDS for stage in kind.stages):
+    for stage in suites.STAGES:
         for suite, *names in stage.names(cfg):
             found = [one if isinstance(one, list) else [one] for one in stage.inputs(cfg, suite, *names).values()]
             for path in (one.path for some in found for one in some if isinstance(one, Local)):

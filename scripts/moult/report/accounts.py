@@ -13,6 +13,7 @@ from moult.evaluation.suites import KINDS
 from moult.inference.journal import JOURNALS
 from moult.inference.recipes import spending_folder
 from moult.inference.spending import counts_in, job_of, recount
+from moult.objectives import loss_of
 from moult.report import plots
 from moult.report.lineage import Artefact, in_order
 
@@ -42,6 +43,8 @@ def corpus_entry(one: Artefact, root: Path) -> dict[str, Any]:
         "usage": read_json(f"{path}.usage.json"),
         "rejects": Counter(row["reason"] for row in read_jsonl(f"{path}.rejects.jsonl")),
         "splits": in_order(Counter(row["split"] for row in rows)),
+        # What is told of pairs beside their number.
+        "told": one["long"] if "won" in one["facts"] else "",
         "samples": [row | _answers_of(row) for row in rows[:SAMPLES]],
     }
 
@@ -54,8 +57,9 @@ def asking_cost(one: Artefact, root: Path) -> dict[str, Any]:
 
 
 def _answers_of(row):
-    """Return the texts of a pair by side; nothing of a row that is none."""
-    return {side: row[side][0]["content"] for side in ("chosen", "rejected") if side in row}
+    """Return the texts of a pair by side, and the question of a row that has its prompt alone."""
+    asked = {} if "question" in row else {"question": row["prompt"][-1]["content"]}
+    return asked | {side: row[side][0]["content"] for side in ("chosen", "rejected") if side in row}
 
 
 def loss_entry(one: Artefact, root: Path) -> dict[str, Any]:
@@ -63,7 +67,9 @@ def loss_entry(one: Artefact, root: Path) -> dict[str, Any]:
     rows = read_csv(root / one["key"] / "loss.csv")
     picture = plots.draw_losses(rows, one["facts"]["best_step"])
     ends = [float(row["loss"]) for row in rows if row["split"] == "train"]
-    return {"name": one["name"], "key": one["key"], "picture": picture, "ends": (ends[0], ends[-1]), **one["facts"]}
+    loss = one["recipe"].get("loss")
+    entry = {"name": one["name"], "key": one["key"], "picture": picture, "ends": (ends[0], ends[-1]), **one["facts"]}
+    return entry | {"measures": loss_of(loss).measures if loss else {}}
 
 
 def add_payments(costs: Iterable[dict[str, Any]], experiment: str) -> float:

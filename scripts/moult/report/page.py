@@ -54,13 +54,15 @@ def write_report(
     seed: int,
     words: Mapping[str, Callable[[Recipe, Facts], tuple[str, str]]],
     kinds: Sequence[SuiteKind] = KINDS,
+    related: Path | None = None,
 ) -> None:
     """Write the report of one experiment; the files beside the manifests tell losses, usage, rejects and samples.
 
     summary, differences: CSV files (scores.COLUMNS, scores.DIFFERENCES); plots: an SVG per suite; confusion: an
     SVG per suite and model or setting, which the report links to; manifests: of everything the config names;
     leakage: a CSV per dataset; limit: rows per split of a smoke run, or None; words: rule → what its
-    manifests say, see `read_manifests`; kinds: of suites, a section each.
+    manifests say, see `read_manifests`; kinds: of suites, a section each; related: folder of what the suites say
+    together (`report.relation_plots`), None where nothing does.
     """
     root = Path(summary).parents[1]
     made = read_manifests(manifests, root, words)
@@ -97,6 +99,7 @@ def write_report(
         "suites": suites,
         "plots": {Path(plot).stem: Path(plot).read_text(encoding="utf-8") for plot in plots},
         "confusion": {Path(path).parts[-2:-1] + (Path(path).stem,): _link(path, target) for path in confusion},
+        "related": related and related_entry(related, target),
         "leaders": [leader for suite in suites for leader in suite["leaders"]],
         "lineage": draw_lineage(made, kinds),
         "trained": [loss_entry(one, root) for one in made.values() if one["facts"].get("steps")],
@@ -113,6 +116,20 @@ def write_report(
         "stale": stale_parents(made),
     }
     write_text_atomic(target, render(page))
+
+
+def related_entry(folder: Path, page: str | Path) -> dict[str, Any]:
+    """Return what the page shows of a folder of `relate_scores`: pictures, tables, and links to the files."""
+    found = read_json(folder / "relations.json")
+    changes = [one for one in found["changes"] if one["change"] != "even"]
+    pictures = {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.svg"))}
+    return {
+        "taus": sorted(found["taus"], key=lambda one: (one["p"], -abs(one["tau_b"]))),
+        "changes": sorted(changes, key=lambda one: (one["merge"], one["parent"], one["difference"])),
+        "even": len(found["changes"]) - len(changes),
+        "pictures": pictures,
+        "files": {path.name: _link(path, page) for path in sorted(folder.iterdir()) if path.suffix in (".csv", ".svg")},
+    }
 
 
 def _is_unpublished(one):

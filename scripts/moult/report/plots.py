@@ -91,7 +91,7 @@ def draw_scores(rows: Sequence[dict[str, str]], kinds: Sequence[SuiteKind] = KIN
             for (colour, marker), method, shift in zip(SERIES, methods, SHIFTS[max(0, len(methods) - 1)], strict=False):
                 _intervals(axis, found, panel, models, method, shift, PALETTE[colour], marker)
         _finish(figure, axes[: len(panels)], [shorten(name) for name in models], headline)
-        return _svg_of(figure)
+        return svg_of(figure)
 
 
 def _best(headline, found, models, panel):
@@ -184,7 +184,7 @@ def draw_confusion(tables: Sequence[Mapping[str, Any]]) -> str:
                 axis = figure.add_axes([length / whole for length, whole in zip(box, scale, strict=True)])
                 _matrix(axis, table, shades)
             top -= height
-        return _svg_of(figure)
+        return svg_of(figure)
 
 
 def _readable(table):
@@ -257,10 +257,10 @@ def draw_losses(rows: Sequence[Mapping[str, str]], best_step: int) -> str:
         axis.set_xlabel("step")
         axis.xaxis.get_major_locator().set_params(integer=True)
         figure.legend(loc="outside upper right", ncols=3)
-        return _svg_of(figure)
+        return svg_of(figure)
 
 
-def _svg_of(figure):
+def svg_of(figure: Any) -> str:
     """Return a figure as SVG without date and without the blanks that matplotlib leaves at line ends."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})

@@ -1,9 +1,12 @@
 """Stages of the tables over all suites, and of the report."""
 
+from pathlib import Path
+
 from moult.base.files import derive_seed
 from moult.base.rows import Recipe
 from moult.base.stage import Job, Ref, Stage
 from moult.config.experiment import Config
+from moult.evaluation import relations
 from moult.evaluation import scores as label_scores
 from moult.evaluation.judge_suite import judged_pairs
 from moult.evaluation.suites import KINDS
@@ -62,11 +65,46 @@ def told_of(cfg: Config) -> list[Ref]:
     made = [("datasets", name) for name in cfg.names("datasets")]
     made += [("corpora", name) for name in cfg.names("corpora")]
     made += [("adapters", name) for (name,) in adapters(cfg)]
-    made += [("models", name) for name in cfg.kept_models]
+    made += [("models", name) for name in (*cfg.kept_models, *cfg.passing_models)]
     # Pictures have no manifest, scores come last.
     rows = _made_by_kinds(cfg, lambda kind, stage: stage.makes.split("/")[0] not in ("scores", "plots"), "manifest")
     found = [one for manifests in rows.values() for one in manifests]
     return [*(Ref(kind, name, "manifest") for kind, name in made), *found, *_scores(cfg, "manifest")]
+
+
+def _relates(cfg):
+    """Whether an experiment has a suite whose scores are set against those of the others."""
+    return any(cfg.under(kind.key) for kind in KINDS if kind.related)
+
+
+def _merged(cfg):
+    """What each measured merge is of: method, base, parents, and the numbers among its settings."""
+    measured = {name for entry in cfg.evaluations for name in entry.models}
+    found = {}
+    for model in cfg.models:
+        if model.name in measured and (model.merge or model.moe):
+            merge = model.merge
+            settings = dict(merge.parameters) if merge else {}
+            for parent in merge.parents if merge else []:
+                own = parent.model_dump(exclude={"model"}, exclude_none=True)
+                settings |= {f"{parent.model}.{key}": value for key, value in own.items()}
+            numbers = {key: value for key, value in sorted(settings.items()) if type(value) in (int, float)}
+            base = merge.base if merge else model.moe.base
+            told = {"method": merge.method if merge else "mixture", "base": base, "parameters": numbers}
+            found[model.name] = told | {"parents": [name for name in model.parents if name != base] or model.parents}
+    return found
+
+
+def _relate_scores(cfg):
+    seed = derive_seed(cfg.seed, "relate_scores")
+    return {"merges": _merged(cfg), "seed": seed, "limit": cfg.limit, "version": relations.VERSION}
+
+
+def _related(cfg):
+    found = {"summary": Ref("scores", "summary", "file"), "differences": Ref("scores", "differences", "file")}
+    return found | {
+        "probes": [Ref("probe_tables", suite) for suite in dict.fromkeys(one.suite for one in cfg.under("probing"))]
+    }
 
 
 def _reported(cfg):
@@ -78,7 +116,7 @@ def _reported(cfg):
         "confusion": [one for pictures in drawn.values() for one in pictures],
         "manifests": told_of(cfg),
         "leakage": [Ref("leakage", name, "file") for name in cfg.names("datasets")],
-    }
+    } | ({"relations": Ref("relations", "all")} if _relates(cfg) else {})
 
 
 STAGES = (
@@ -103,6 +141,17 @@ STAGES = (
         names=lambda cfg: [(name,) for name in cfg.names("suites")],
         inputs=lambda cfg, suite: {"summary": Ref("scores", "summary", "file")},
         sealed=False,
+    ),
+    Stage(
+        rule="relate_scores",
+        makes="relations",
+        doing="setting the scores of all suites beside each other",
+        run="moult.report.relation_plots:run",
+        names=lambda cfg: [()] if _relates(cfg) else [],
+        recipe=_relate_scores,
+        inputs=_related,
+        file="relations/all",
+        words=lambda recipe, facts: ("", f"{facts['pairs']:,} pairs of rankings of {facts['models']:,} models"),
     ),
     Stage(
         rule="write_report",
@@ -134,4 +183,5 @@ def run(job: Job) -> None:
         limit=recipe["limit"],
         seed=recipe["seed"],
         words={stage.rule: stage.words for stage in STAGES},
+        related=Path(inputs.relations) if "relations" in inputs.keys() else None,
     )

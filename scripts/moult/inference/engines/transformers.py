@@ -2,10 +2,8 @@
 
 import functools
 import importlib.util
-import inspect
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,9 @@ from moult.base.lean_imports import hide_compiler, hide_packages
 from moult.data.prompts import videos_of
 from moult.inference.engines.base import Engine
 from moult.inference.engines.sampling import TokenChooser, Until
+from moult.inference.engines.trees import pads, takes_tree, tree_mask
 from moult.inference.requests import CompletionRequest
-from moult.weights.architectures import auto_class, is_bert_like, is_reward_model
+from moult.weights.architectures import auto_class, is_reward_model
 
 
 class TransformersEngine(Engine):
@@ -86,6 +85,7 @@ class TransformersEngine(Engine):
             out = self.model.generate(
                 ids.to(self.model.device),
                 **self._seen(ids, requests),
+                **self._read(ids, mask, sampling),
                 attention_mask=mask.to(self.model.device),
                 generation_config=settings,
                 **({} if sampling.beams > 1 else choosing),
@@ -99,6 +99,21 @@ class TransformersEngine(Engine):
             )
             for row, request, error, length in zip(out.tolist(), requests, failed, lengths, strict=True)
         ]
+
+    def _read(self, ids, mask, sampling):
+        """Return what the model has made of the prompts of a batch but for their last tokens, where some are equal:
+        each is read once, and taken by all its rows."""
+        import torch
+
+        chats, rows = torch.unique(torch.stack([ids, mask]), dim=1, return_inverse=True)
+        plain = self.vision is None and sampling.beams == 1 and self.pads and not self.model._is_stateful
+        if not (self.several and plain and chats.shape[1] < len(ids) and ids.shape[1] > 1):
+            return {}
+        chats, rows = chats[:, :, :-1].to(self.model.device), rows.to(self.model.device)
+        positions = (chats[1].cumsum(-1) - 1).clamp(min=0)
+        read = self.model.get_decoder()(chats[0], attention_mask=chats[1], position_ids=positions, use_cache=True)
+        read.past_key_values.batch_select_indices(rows)
+        return {"past_key_values": read.past_key_values}
 
     def _seen(self, ids, requests):
         """Return what the model takes beside the tokens: the videos of the requests."""
@@ -163,7 +178,7 @@ class TransformersEngine(Engine):
             logits = self.model(
                 ids,
                 **seen,
-                attention_mask=self._tree_mask(positions, owners),
+                attention_mask=tree_mask(self.model, positions, owners),
                 position_ids=self._spread(positions, ids, owners, seen) if seen else positions,
                 logits_to_keep=length - width + 1,
                 use_cache=False,
@@ -208,53 +223,12 @@ class TransformersEngine(Engine):
 
     @functools.cached_property
     def pads(self) -> bool:  # type: ignore[override]
-        """Whether the model may see padding before a prompt: it goes by masks and positions as transformers makes them.
-
-        Others count from the first token, padding or not (BART), or let it into their state (RWKV).
-        """
-        return hasattr(self._module, "create_causal_mask") and "position_ids" in self._takes
+        return pads(self.model)
 
     @functools.cached_property
     def takes_tree(self) -> bool:
-        """Whether all labels may stand in one sequence, by a mask of four dimensions and positions of our own.
-
-        Not where a layer is recurrent, where a bias grows with the distance in the sequence (ALiBi), and where a model
-        that is BERT's kin counts positions from its padding token's id on.
-        """
-        recurrent = self.model._is_stateful or not set(self._layer_kinds()) <= {"full_attention", "sliding_attention"}
-        other = getattr(self.config, "alibi", False) or is_bert_like(self.model)
-        return self.pads and not recurrent and not other
-
-    @functools.cached_property
-    def _takes(self):
-        return inspect.signature(self.model.forward).parameters
-
-    @functools.cached_property
-    def _module(self):
-        """The module of transformers in which the language model's class stands."""
-        return sys.modules[type(self.model.get_decoder()).__module__]
-
-    def _layer_kinds(self):
-        # Some configs have a window that their model does not look at.
-        looks = hasattr(self._module, "create_sliding_window_causal_mask")
-        sliding = looks and getattr(self.config, "sliding_window", None)
-        return getattr(self.config, "layer_types", None) or ["sliding_attention" if sliding else "full_attention"]
-
-    def _tree_mask(self, positions, owners):
-        """Return what is added to attention scores, (rows, 1, queries, keys), by kind of layer where there are two."""
-        import torch
-
-        own = owners[:, :, None] == owners[:, None, :]
-        seen = (own | (owners[:, None, :] == 1)).tril()
-        masks = {"full_attention": seen}
-        if window := getattr(self.config, "sliding_window", None):
-            masks["sliding_attention"] = seen & (positions[:, :, None] - positions[:, None, :] < window)
-        dtype = self.model.dtype
-        masks = {
-            kind: torch.zeros_like(masks[kind], dtype=dtype).masked_fill(~masks[kind], torch.finfo(dtype).min)[:, None]
-            for kind in set(self._layer_kinds())
-        }
-        return masks if len(masks) > 1 else masks.popitem()[1]
+        """Whether all labels of a prompt may stand in one sequence."""
+        return takes_tree(self.model)
 
     def _label_sums(self, logits, labels):
         """Return the log-likelihoods of a row's labels from the logits behind its prompt and all labels' tokens, and

@@ -1,0 +1,1 @@
+"""Linguistic probes as in Holmes: sets on disk, encodings, probes on them, their scores."""

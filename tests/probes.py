@@ -1,0 +1,60 @@
+"""A pico build with probing sets: two models, two merges of them, probes and labels beside each other."""
+
+import shutil
+
+from pico import build_pico_model
+from pico_build import MOODS, ROOT, write_config
+
+SETS = ("rule-tense", "rule-part-of-speech", "rule-length")
+HOLMES = ROOT / "resources" / "holmes"
+
+
+def probing_config(**settings):
+    """Return the config; settings: of the suite."""
+    short = {"epochs": 4, "patience": 2}
+    probing = {"folders": ["probes"], "layers": [0, -1], "seeds": [0, 1, 2], "portions": [0.5, 1], "code_length": True}
+    probing |= {"training": short, "probes": ["linear", "mlp"], "hidden": 8}
+    parents = [[{"model": "base", "weight": 1 - share}, {"model": "other", "weight": share}] for share in (0.25, 0.75)]
+    return {
+        "name": "probed",
+        "seed": 7,
+        "compute": {"dtype": "float32", "batch_size": 16},
+        "datasets": [
+            {
+                "name": "moods",
+                "format": "mmla",
+                "files": {split: f"data/moods/{split}.tsv" for split in MOODS},
+                "labels": ["good", "bad"],
+                "task": "mood",
+            }
+        ],
+        "models": [
+            {"name": "base", "fetch": {"path": "models/base"}, "parameters": 0.001, "license": "CC0-1.0"},
+            {"name": "other", "fetch": {"path": "models/other"}, "parameters": 0.001, "license": "CC0-1.0"},
+            *(
+                {"name": f"linear_{n}", "merge": {"method": "linear", "parents": two, "dtype": "float32"}}
+                for n, two in enumerate(parents)
+            ),
+        ],
+        "suites": [
+            {"name": "labels", "labels": {"datasets": ["moods"], "methods": ["likelihood"]}},
+            {"name": "holmes", "probing": probing | settings},
+        ],
+        "evaluations": [
+            {"suite": suite, "models": ["base", "other", "linear_0", "linear_1"], "against": "base"}
+            for suite in ("labels", "holmes")
+        ],
+    }
+
+
+def write_probed(folder, config):
+    """Write config, models, labels and sets of a build into an empty folder."""
+    for seed, name in enumerate(("base", "other")):
+        build_pico_model(folder / "models" / name, seed=seed, max_position_embeddings=8192)
+    (folder / "data" / "moods").mkdir(parents=True)
+    for split, n in MOODS.items():
+        lines = [f"{split}{i}\t{split} number {i}\t{'good' if i % 2 else 'bad'}" for i in range(n)]
+        (folder / "data" / "moods" / f"{split}.tsv").write_text("\n".join(["id\ttext\tlabel", *lines]) + "\n")
+    for name in SETS:
+        shutil.copytree(HOLMES / name, folder / "probes" / name)
+    write_config(folder / "pico.yaml", config)
