@@ -80,6 +80,7 @@ def probe_set(recipe: Recipe, one: ProbeSet, encodings: Encodings) -> Iterator[P
                 view=kinds.index(CONTROLS[control][:2]) * len(chosen) + layer,
                 labels=1 + seed if CONTROLS[control][2] else 0,
                 seed=recipe["seeds"][seed],
+                last=CONTROLS[control][2],
             )
             for control, layer, seed in wanted
         ]
