@@ -158,4 +158,4 @@ def test_a_constant_label_costs_next_to_nothing_noise_the_uniform_code_and_a_pat
     assert bits(x, torch.zeros(512, dtype=torch.long), dev, torch.zeros(200, dtype=torch.long)) < 0.05
     assert 0.95 < bits(x, noise, dev, dev_noise) < 1.05
     (told, y), (dev_told, dev_y) = planted(512, 32), planted(200, 32, seed=1)
-    assert bits(told, y, dev_told, dev_y) < 0.5
+    assert bits(told, y, dev_told, dev_y) < 0.6
