@@ -58,9 +58,8 @@ def test_scores_are_means_over_seeds_within_their_intervals():
     line = result("a", 0.9)
     cells = found([line, result("bb", 0.7, labels=1), result("ccc", 0.6, subfield="semantics", phenomenon="tense")])
     plain = [one["pred"] for one in line["runs"] if one["control"] == "none"]
-    assert cells["a", "", "score"]["value"] == pytest.approx(
-        np.mean([macro_f1(line["gold"], p) for p in plain]), abs=1e-6
-    )
+    mean = np.mean([macro_f1(line["gold"], one) for one in plain])
+    assert cells["a", "", "score"]["value"] == pytest.approx(mean, abs=1e-6)
     for row in cells.values():
         assert set(row) == set(COLUMNS)
         if row["ci_low"] is not None:
@@ -73,9 +72,8 @@ def test_scores_are_means_over_seeds_within_their_intervals():
     assert cells["a", "", "compression"]["value"] == pytest.approx(1.6)
     values = {name: cells[name, "", "score"]["value"] for name in ("a", "bb", "ccc")}
     assert cells["mean", "", "score"]["value"] == pytest.approx(np.mean(list(values.values())), abs=2e-6)
-    assert cells["mean", "subfield: syntax", "score"]["value"] == pytest.approx(
-        (values["a"] + values["bb"]) / 2, abs=2e-6
-    )
+    syntax = (values["a"] + values["bb"]) / 2
+    assert cells["mean", "subfield: syntax", "score"]["value"] == pytest.approx(syntax, abs=2e-6)
     assert cells["mean", "phenomenon: tense", "score"]["value"] == values["ccc"]
 
 
@@ -143,14 +141,12 @@ def test_differences_are_paired_and_clear_where_they_are(tmp_path):
 
 
 def test_the_leaderboard_has_the_published_columns_and_means_over_the_same_sets():
-    sets = {
-        "blimp-causative": {"subfield": "syntax", "phenomenon": "argument structure", "type": "sentence classification"}
-    }
-    sets["own"] = {"subfield": "", "phenomenon": "", "type": "sentence classification"}
+    told = {"type": "sentence classification"}
+    sets = {"blimp-causative": told | {"subfield": "syntax", "phenomenon": "argument structure"}}
+    sets["own"] = told | {"subfield": "", "phenomenon": ""}
     line = dict.fromkeys(COLUMNS, "")
-    rows = [
-        line | {"model": "m", "method": "linear", "metric": "score", "dataset": name, "value": "0.5"} for name in sets
-    ]
+    line |= {"model": "m", "method": "linear", "metric": "score", "value": "0.5"}
+    rows = [line | {"dataset": name} for name in sets]
     recipe = {"suite": "s", "published": {"models": ["gpt2"], "portion": 1.0}}
     table, means = compare.leaderboard(recipe, rows, sets)
     columns = ["probing dataset", "linguistic subfield", "linguistic phenomena", "probe type", "train portion", "probe"]
