@@ -102,6 +102,8 @@ class Reader:
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.frame, self.special = frame_of(self.tokenizer), special
         transformers.logging.disable_progress_bar()
+        # That the head has no place in what is probed is no news.
+        transformers.logging.set_verbosity_error()
         with hide_compiler():
             if seed is None:
                 model = AutoModel.from_pretrained(
