@@ -217,10 +217,12 @@ def everything():
             {"name": "labels", "labels": {"datasets": ["rows"]}},
             {"name": "quality", "judge": {"datasets": ["asked"], "judges": ["student", "other"]}},
             {"name": "people", "agreement": {"datasets": ["judged"]}},
+            {"name": "probes", "probing": {"folders": ["p"]}},
         ],
         "evaluations": [
             {"suite": "people", "judges": [{"name": "tuned", "model": "tuned"}]},
             {"suite": "labels", "models": ["tuned"]},
+            {"suite": "probes", "models": ["tuned"]},
             {"suite": "quality", "models": ["base", "tuned"], "against": "base"},
         ],
     }

@@ -40,7 +40,7 @@ class Training(Section):
         0.1, ge=0, lt=1, description="Share of the steps in which the learning rate rises; then it falls to 0."
     )
     penalty: float = Field(
-        0.0, ge=0, description="λ of λ/2 · the sum of squared weights, added to the mean loss per row."
+        0.0, ge=0, description="Weight λ of λ/2 · the sum of squared weights, which is added to the mean loss."
     )
 
 
