@@ -28,6 +28,7 @@ include: "rules/merge.smk"
 include: "rules/evaluate.smk"
 include: "rules/report.smk"
 include: "rules/export.smk"
+include: "rules/publish.smk"
 
 
 # Everything the config names, and the report on it. The models are listed because Snakemake does not rebuild a

@@ -158,6 +158,112 @@ use rule on_tables as score_judges with:
         **params_of("score_judges"),
 
 
+use rule on_tables as fetch_task_data with:
+    input:
+        unpack(inputs_of("fetch_task_data")),
+    output:
+        data=directory("<results>/taskdata/{suite}"),
+        manifest="<results>/taskdata/{suite}.manifest.json",
+    pathvars:
+        job="fetch_task_data/{suite}",
+    wildcard_constraints:
+        **names_of("fetch_task_data"),
+    threads: threads_of("fetch_task_data")
+    resources:
+        **needs_of("fetch_task_data"),
+    params:
+        **params_of("fetch_task_data"),
+
+
+use rule on_models as run_lm_eval with:
+    input:
+        unpack(inputs_of("run_lm_eval")),
+    output:
+        samples="<results>/lm_eval/{suite}/{model}.jsonl",
+        results="<results>/lm_eval/{suite}/{model}.results.json",
+        manifest="<results>/lm_eval/{suite}/{model}.manifest.json",
+    pathvars:
+        job="run_lm_eval/{suite}/{model}",
+    wildcard_constraints:
+        **names_of("run_lm_eval"),
+    conda:
+        "../envs/lm_eval.yaml"
+    threads: threads_of("run_lm_eval")
+    resources:
+        **needs_of("run_lm_eval"),
+    params:
+        **params_of("run_lm_eval"),
+
+
+use rule on_tables as score_lm_eval with:
+    input:
+        unpack(inputs_of("score_lm_eval")),
+    output:
+        scores="<results>/scores/{suite}/{model}.csv",
+        manifest="<results>/scores/{suite}/{model}.manifest.json",
+    pathvars:
+        job="score_lm_eval/{suite}/{model}",
+    wildcard_constraints:
+        **names_of("score_lm_eval"),
+    threads: threads_of("score_lm_eval")
+    resources:
+        **needs_of("score_lm_eval"),
+    params:
+        **params_of("score_lm_eval"),
+
+
+use rule on_models as answer_turns with:
+    input:
+        unpack(inputs_of("answer_turns")),
+    output:
+        turns="<results>/turns/{suite}/{model}.jsonl",
+        manifest="<results>/turns/{suite}/{model}.manifest.json",
+    pathvars:
+        job="answer_turns/{suite}/{model}",
+    wildcard_constraints:
+        **names_of("answer_turns"),
+    threads: threads_of("answer_turns")
+    resources:
+        **needs_of("answer_turns"),
+    params:
+        **params_of("answer_turns"),
+
+
+use rule on_models as judge_battles with:
+    input:
+        unpack(inputs_of("judge_battles")),
+    output:
+        battles="<results>/battles/{suite}/{measured}.jsonl",
+        usage="<results>/battles/{suite}/{measured}.usage.json",
+        manifest="<results>/battles/{suite}/{measured}.manifest.json",
+    pathvars:
+        job="judge_battles/{suite}/{measured}",
+    wildcard_constraints:
+        **names_of("judge_battles"),
+    threads: threads_of("judge_battles")
+    resources:
+        **needs_of("judge_battles"),
+    params:
+        **params_of("judge_battles"),
+
+
+use rule on_tables as score_battles with:
+    input:
+        unpack(inputs_of("score_battles")),
+    output:
+        scores="<results>/scores/{suite}/{measured}.csv",
+        manifest="<results>/scores/{suite}/{measured}.manifest.json",
+    pathvars:
+        job="score_battles/{suite}/{measured}",
+    wildcard_constraints:
+        **names_of("score_battles"),
+    threads: threads_of("score_battles")
+    resources:
+        **needs_of("score_battles"),
+    params:
+        **params_of("score_battles"),
+
+
 use rule on_models as encode_probes with:
     input:
         unpack(inputs_of("encode_probes")),

@@ -1,4 +1,4 @@
-# Several models into one. Which merge is best is for the evaluation to say.
+# Several models into one, and the best of several by an evaluation on dev.
 
 
 use rule on_models as merge_models with:
@@ -17,6 +17,44 @@ use rule on_models as merge_models with:
         **needs_of("merge_models"),
     params:
         **params_of("merge_models"),
+
+
+# The same, for models that are there only until all that needs them is done. Below what needs them: a model is made when
+# nothing else can be done.
+use rule on_models as merge_briefly with:
+    input:
+        unpack(inputs_of("merge_briefly")),
+    output:
+        model=temp(directory("<results>/models/{model}")),
+        manifest="<results>/models/{model}.manifest.json",
+    pathvars:
+        job="merge_briefly/{model}",
+    wildcard_constraints:
+        **names_of("merge_briefly"),
+    priority: -5
+    threads: threads_of("merge_briefly")
+    resources:
+        **needs_of("merge_briefly"),
+    params:
+        **params_of("merge_briefly"),
+
+
+use rule on_models as select_model with:
+    input:
+        unpack(inputs_of("select_model")),
+    output:
+        model=directory("<results>/models/{model}"),
+        manifest="<results>/models/{model}.manifest.json",
+    pathvars:
+        job="select_model/{model}",
+    wildcard_constraints:
+        **names_of("select_model"),
+    priority: 5
+    threads: threads_of("select_model")
+    resources:
+        **needs_of("select_model"),
+    params:
+        **params_of("select_model"),
 
 
 rule models:

@@ -91,6 +91,25 @@ use rule on_models as fold_adapter with:
         **params_of("fold_adapter"),
 
 
+# The same, for models that are there only until all that needs them is done.
+use rule on_models as fold_briefly with:
+    input:
+        unpack(inputs_of("fold_briefly")),
+    output:
+        model=temp(directory("<results>/models/{model}")),
+        manifest="<results>/models/{model}.manifest.json",
+    pathvars:
+        job="fold_briefly/{model}",
+    wildcard_constraints:
+        **names_of("fold_briefly"),
+    priority: -5
+    threads: threads_of("fold_briefly")
+    resources:
+        **needs_of("fold_briefly"),
+    params:
+        **params_of("fold_briefly"),
+
+
 # The full weights of a round, for as long as the next round works with them.
 use rule on_models as fold_round with:
     input:

@@ -56,6 +56,33 @@ def preference_config():
     }
 
 
+def passing_config():
+    """Models that are there until they are measured: a merge of two, and what LoRA trained."""
+    lora = {"lora": {"rank": 2, "alpha": 4}, "max_steps": 2, "batch_size": 2, "max_length": 256}
+    parents = [{"model": "base", "weight": 0.5}, {"model": "tuned", "weight": 0.5}]
+    return {
+        "name": "brief",
+        "seed": 7,
+        "compute": {"dtype": "float32", "batch_size": 8},
+        "datasets": [
+            {
+                "name": "moods",
+                "format": "mmla",
+                "files": {split: f"data/moods/{split}.tsv" for split in ("train", "dev", "test")},
+                "labels": ["good", "bad"],
+                "task": "mood",
+            }
+        ],
+        "models": [
+            {"name": "base", "fetch": {"path": "models/base"}, "parameters": 0.001, "license": "CC0-1.0"},
+            {"name": "tuned", "keep": False, "finetune": {"base": "base", "data": ["moods"], **lora}},
+            {"name": "merged", "keep": False, "merge": {"method": "linear", "dtype": "float32", "parents": parents}},
+        ],
+        "suites": [{"name": "labels", "labels": {"datasets": ["moods"], "methods": ["likelihood"]}}],
+        "evaluations": [{"suite": "labels", "models": ["base", "merged"]}],
+    }
+
+
 def rounds_config(rows, interval):
     """Rounds of `interval` rows each: a model answers, the teacher judges, what it accepts trains the next round."""
     return {

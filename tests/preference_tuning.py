@@ -38,3 +38,14 @@ def pair(number):
 
 TRAIN = [pair(number) for number in range(10)]
 DEV = [pair(number) for number in range(100, 104)]
+
+
+def fused(number):
+    """Return a row with one to three answers of sources, one of the model's own to prefer, and another one."""
+    one, sources = pair(number), ["yes", "a question and data", "the brown fox or the dog"]
+    own = f"{one.rejected[0]} data"
+    return Pair(one.uid, one.messages, [*sources[: 1 + number % 3], own], one.rejected, 1 + number % 3)
+
+
+FUSED = [fused(number) for number in range(10)]
+FUSED_DEV = [fused(number) for number in range(100, 104)]

@@ -39,8 +39,8 @@ main(sys.argv[1:])
 
 
 def configs():
-    """Return the configs that are shipped, and one of what they lack, as paths below the root."""
-    found = [*(ROOT / "config").rglob("*.yaml"), HERE / "corners.yaml"]
+    """Return the configs that are shipped, and those of what they lack, as paths below the root."""
+    found = [*(ROOT / "config").rglob("*.yaml"), *HERE.glob("*.yaml")]
     return sorted(path.relative_to(ROOT).as_posix() for path in found)
 
 

@@ -25,11 +25,14 @@ FETCHED = re.compile(r"    fetch:\n(?:      .*\n)+    parameters: 0.135\n")
 MARK = "--- next block ---"
 
 
-def follow(home, inputs):
-    """Run the blocks of the tutorial in a folder; what they said is in the file `said`."""
+def follow(home, inputs, dry=False):
+    """Run the blocks of the tutorial in a folder; what they said is in the file `said`. dry: nothing is built."""
     (home / "moult").symlink_to(ROOT)
     shutil.copytree(inputs / "models" / "base", home / "pico")
     script = f"\necho '{MARK}'\n".join(FOLLOWED)
+    if dry:
+        script = re.sub(r"^moult(?= datasets$|$)", "moult -n", script, flags=re.MULTILINE)
+        script = re.sub(r"^grep .*\n", "", script, flags=re.MULTILINE)
     script, changed = FETCHED.subn("    fetch: {path: ../pico}\n    parameters: 0.001\n", script)
     assert changed == 1
     # What the pico model says is noise: shorter is as good.
@@ -56,6 +59,14 @@ def followed(once, inputs):
     return home / "mailbox", (home / "said").read_text().split(MARK)
 
 
+def test_its_commands_plan_what_the_page_builds(tmp_path, inputs):
+    follow(tmp_path, inputs, dry=True)
+    first, *_, whole, _, _ = (tmp_path / "said").read_text().split(MARK)[1:]
+    assert re.search(r"^prepare_dataset +2$", first, re.MULTILINE) and "finetune_lora" not in first
+    for rule, jobs in {"finetune_lora": 3, "merge_models": 1, "predict_labels": 4, "write_report": 1}.items():
+        assert re.search(rf"^{rule} +{jobs}$", whole, re.MULTILINE), rule
+
+
 def test_getting_moult_is_what_the_makefile_does():
     commands = [line.split("#")[0].split() for line in INSTALLING.splitlines()]
     assert [words[:2] for words in commands] == [
@@ -66,6 +77,7 @@ def test_getting_moult_is_what_the_makefile_does():
     assert re.search(rf"^{re.escape(commands[1][-1])}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
+@pytest.mark.soak
 def test_it_ends_in_its_table(followed):
     folder, _ = followed
     with open(folder / "results/mailbox/scores/summary.csv") as handle:
@@ -79,6 +91,7 @@ def test_it_ends_in_its_table(followed):
     assert {int(row["n"]) for row in rows} == {round(0.3 * 42)}
 
 
+@pytest.mark.soak
 def test_the_table_is_shown_as_the_page_says(followed):
     header, *lines = followed[1][-2].strip().splitlines()
     assert header == "model,method,value,n,ci_low,ci_high"
@@ -89,6 +102,7 @@ def test_the_table_is_shown_as_the_page_says(followed):
     ]
 
 
+@pytest.mark.soak
 def test_another_rank_plans_one_more_adapter_and_nothing_else_is_trained(followed):
     plan = followed[1][-1]
     assert re.search(r"^finetune_lora +1$", plan, re.MULTILINE)

@@ -159,7 +159,10 @@ class RefinedRow(CorpusRow):
 
 
 class PairAnswer(TypedDict):
-    """One answer of a preference pair, as a chat message with what is known of it."""
+    """One answer of a preference pair, as a chat message with what is known of it.
+
+    policy: who wrote it, where pairs tell the two apart: a source, or the target that learns from sources.
+    """
 
     role: str
     content: str
@@ -167,10 +170,11 @@ class PairAnswer(TypedDict):
     decoding: str
     tokens: int
     reward: float | None
+    policy: NotRequired[Literal["source", "target"]]
 
 
 class PreferencePair(TypedDict):
-    """Answers to a prompt to prefer, and those to prefer them to. `corpora/<name>.jsonl`; written by
+    """Answers to a prompt to prefer, sources' first, and those to prefer them to. `corpora/<name>.jsonl`; written by
     `contrast_answers`. rm: what the rewards are; margin: reward of the chosen answer less that of the rejected one."""
 
     uid: str
@@ -301,6 +305,44 @@ class Verdict(TypedDict):
     scale: NotRequired[list[int]]
 
 
+class Turns(TypedDict):
+    """A model's answers to the turns of a question. `turns/<suite>/<model>.jsonl`; written by `answer_turns`.
+
+    status: ok, or error: there is nothing to be judged.
+    """
+
+    uid: str
+    model: str
+    status: Literal["ok", "error"]
+    turns: list[str]
+    reason: str | None
+
+
+class Battle(TypedDict):
+    """What a judge said of a model's answer, alone or beside the baseline's. `battles/<suite>/<name>.jsonl`; written by
+    `judge_battles`.
+
+    kind: of the suite. part: the question's category. source: asked, or published by others. game: the order (original:
+    the baseline stands first; swapped), or turn_1, turn_2. status: ok, unknown, error or unanswered. value: under
+    alpaca the preference from 1 (the baseline) to 2, under arena the outcome from 0 to 1, under mt the score; None
+    where nothing could be read. lengths: characters of the baseline's and the model's answer, None where not known.
+    """
+
+    uid: str
+    kind: Literal["alpaca", "arena", "mt"]
+    part: str | None
+    model: str
+    judge: str
+    source: Literal["asked", "published"]
+    game: str
+    status: str
+    value: float | None
+    weight: float
+    lengths: list[int] | None
+    raw: str | None
+    reason: str | None
+
+
 class Probed(TypedDict):
     """What probes said of a probing set. `probes/<suite>/<model>.jsonl`; written by `run_probes`.
 
@@ -365,7 +407,7 @@ class StoredAnswer(TypedDict):
     """What came back for a chat request, as the journal keeps it. `journal/<rule>/<name>.sqlite`, table answers.
 
     finish_reason: stop, length, or error; then `error` says why and `text` is empty. assumed: the tokens are counted at
-    their worst case; raw: a reply that could not be read, as it came.
+    their worst case; raw: a reply that could not be read, as it came; logprobs: token → log-probability (nats).
     """
 
     text: str
@@ -375,6 +417,7 @@ class StoredAnswer(TypedDict):
     error: str | None
     assumed: NotRequired[bool]
     raw: NotRequired[str | None]
+    logprobs: NotRequired[dict[str, float] | None]
 
 
 class Usage(TypedDict):

@@ -12,10 +12,10 @@ from typing import Any, Literal, Protocol
 from moult.base.rows import Facts, Recipe
 
 # How an artefact's name ends where it is no file of rows: folders have no ending.
-ENDINGS = dict.fromkeys(
-    ("raw", "videos", "datasets", "models", "students", "adapters", "exports", "encodings", "relations"), ""
-)
-ENDINGS |= {"scores": ".csv", "leakage": ".csv", "plots": ".svg", "consensus": ".json", "probe_tables": ".json"}
+ENDINGS = dict.fromkeys(("raw", "videos", "datasets", "models", "students", "adapters", "exports"), "")
+ENDINGS |= dict.fromkeys(("taskdata", "encodings", "relations"), "")
+ENDINGS |= {"scores": ".csv", "leakage": ".csv", "plots": ".svg", "consensus": ".json", "published": ".json"}
+ENDINGS |= {"probe_tables": ".json"}
 
 
 class Experiment(Protocol):
@@ -147,7 +147,8 @@ class Stage:
     CPU threads; by default those of the model. words: (recipe, facts) → (short, long), for a picture and a table. asks:
     what it will ask of endpoints (`inference.plans.Asking`), by what there is so far (`planning.estimate.Known`). file:
     the path of what it makes, below the results, where no wildcard names it. sealed: whether its rule has a manifest
-    among its outputs; else the job writes one beside them, which results of before lack.
+    among its outputs; else the job writes one beside them, which results of before lack. passing: whether what it makes
+    is there only until all that needs it is done (`temp` in its rule).
     """
 
     rule: str
@@ -169,6 +170,7 @@ class Stage:
     asks: Callable[..., Any] | None = None
     file: str | None = None
     sealed: bool = True
+    passing: bool = False
 
     def path(self, *names: str) -> str:
         """Return the path of what a job makes, below the results."""

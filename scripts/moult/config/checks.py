@@ -57,6 +57,7 @@ def _unknown_names(cfg):
     guidelines, answers, pairs = (
         {entry.name for entry in cfg.corpora if entry.writes == what} for what in ("guidelines", "answers", "pairs")
     )
+    fused = {entry.name for entry in cfg.corpora if entry.writes == "pairs" and entry.has_sources}
     for corpus in cfg.corpora:
         if _is_written_out(cfg, corpus):
             continue
@@ -81,6 +82,8 @@ def _unknown_names(cfg):
             continue
         for parent in model.parents:
             yield from _known("models", model.name, "base or parents", parent, models)
+        if model.select:
+            yield from _known("models", model.name, "select, suite", model.select.suite, suites)
         for name in model.finetune.data if model.finetune else []:
             if name in pairs & datasets:
                 yield f"models {model.name!r}, data: the rows of {name!r} are preference pairs; write `optimise`"
@@ -90,6 +93,11 @@ def _unknown_names(cfg):
                 yield from _known("models", model.name, "data", name, trainable)
         for name in model.optimise.data if model.optimise else []:
             yield from _known("models", model.name, "data (preference pairs)", name, pairs)
+            if model.optimise.loss.needs_sources and name in pairs - fused:
+                yield (
+                    f"models {model.name!r}, loss: {model.optimise.loss.kind} learns from answers of sources, and the "
+                    f"pairs of {name!r} have none; name other data, or another loss"
+                )
     for suite in cfg.suites:
         kind, settings = suite.kind, suite.settings
         for name in settings.datasets:
@@ -190,6 +198,19 @@ def repeated_names(cfg: Config) -> Iterator[str]:
             yield f"{place}: {name!r} stands twice; leave one out"
 
 
+def passing(cfg: Config) -> Iterator[str]:
+    """Yield a sentence for every model that is to be there for a while only, and that nothing needs."""
+    for model in cfg.models:
+        if not (model.keep or model.publish or model.name in cfg.used_models):
+            yield f"models {model.name!r}, keep: nothing needs it, so that it would never be there; measure or keep it"
+
+
+def published(cfg: Config) -> Iterator[str]:
+    """Yield a sentence for every repository of a hub that two models would be published to."""
+    for hub, *_ in _meeting([model.publish.hub for model in cfg.models if model.publish]):
+        yield f"models, publish: two go to {hub}, where one would take the other's place; give each its own"
+
+
 def _reserved(place, name):
     if name.lower() in ("mean", "weighted_mean"):
         yield f"{place}: the score tables call their means so; take another name"
@@ -249,6 +270,9 @@ def cycle(cfg: Config) -> Iterator[str]:
         edges[f"model {model.name}"] = [f"model {name}" for name in model.parents] + [
             f"corpus {name}" for name in data if f"corpus {name}" in edges
         ]
+        if model.select and model.select.suite in cfg.by_name["suites"]:
+            asked = cfg.find("suites", model.select.suite).settings.endpoints.values()
+            edges[f"model {model.name}"] += [f"endpoint {name}" for name in asked]
     if found := _cycle_in(edges):
         told = " ← ".join(found)
         yield f"a cycle, nothing could be built first: {told}; let one of them name something else"
@@ -291,6 +315,36 @@ def corpora(cfg: Config) -> Iterator[str]:
     for corpus in cfg.corpora:
         served = {field: cfg.find("endpoints", name).serve for field, name in corpus.endpoints.items()}
         yield from corpus.mistakes({field: name and cfg.compute_of(name).engine for field, name in served.items()})
+
+
+def selections(cfg: Config) -> Iterator[str]:
+    """Yield a sentence for every selection that could not be made, or would be made by what it is to be tested on."""
+    for model in cfg.models:
+        if not (entry := model.select):
+            continue
+        place, suite = f"models {model.name!r}, select", cfg.find("suites", entry.suite)
+        kind, settings = suite.kind, suite.settings
+        if settings.split != "dev":
+            yield f"{place}: suite {suite.name!r} measures on {settings.split}; name one with `split: dev`"
+        metrics = {kind.headline.metric, *kind.metrics}
+        if entry.metric and entry.metric not in metrics:
+            yield f"{place}, metric: a {kind.title} suite has no {entry.metric!r}{nearest(entry.metric, metrics)}"
+        methods = getattr(settings, "methods", kind.methods)
+        if entry.method and entry.method not in methods:
+            yield f"{place}, method: suite {suite.name!r} has no {entry.method!r}{nearest(entry.method, methods)}"
+        known = {*settings.datasets, "mean", "weighted_mean"}
+        if entry.dataset not in known:
+            yield f"{place}, dataset: suite {suite.name!r} has no {entry.dataset!r}{nearest(entry.dataset, known)}"
+        if not entry.race:
+            for name in entry.among:
+                if (suite.name, name) not in cfg.evaluation_of:
+                    yield f"{place}: {name!r} is not measured by suite {suite.name!r}; add it to `evaluations`"
+        elif kind.race is None:
+            yield f"{place}, race: single rows of a {kind.title} suite have no score; leave out `race`"
+        elif entry.metric not in (None, kind.headline.metric):
+            yield f"{place}, metric: rows are raced by {kind.headline.metric}; leave out `race`, or `metric`"
+        elif entry.dataset != "weighted_mean" and len(settings.datasets) > 1:
+            yield f"{place}, dataset: a race counts all rows alike; write `dataset: weighted_mean`"
 
 
 SECRET = re.compile(r"^(sk-|hf_|ghp_|github_pat_|gsk_|xai-|AKIA)[A-Za-z0-9_-]{12,}$|://[^/@\s]+:[^/@\s]+@")

@@ -14,6 +14,7 @@ from moult.config.entries.datasets import Dataset
 from moult.config.entries.evaluations import Evaluation, Suite
 from moult.config.entries.models import Compute, Model
 from moult.config.expansion import LISTS
+from moult.evaluation.head_to_head.suite import answering
 from moult.evaluation.suites import KINDS
 
 
@@ -38,6 +39,10 @@ class Config(Section):
         description=(
             "Limit in US dollars on all remote answers of all runs of the experiment together; null: no limit."
         ),
+    )
+    push: bool = Field(
+        False,
+        description="Whether the target `publish` may send models to a hub; meant for the command line.",
     )
     compute: Compute = Field(
         Compute(), description="Engine, dtype, batch size and threads of every model that has no `compute` of its own."
@@ -130,6 +135,16 @@ class Config(Section):
             models.append(self.find("models", models[-1].parents[0]))
         return models
 
+    def ancestors(self, name: str) -> list[str]:
+        """Return the names of all models that a model is made of, by any parent, nearest first."""
+        found: dict[str, None] = {}
+        waiting = [name]
+        while waiting:
+            new = [one for parent in waiting for one in self.find("models", parent).parents if one not in found]
+            found |= dict.fromkeys(new)
+            waiting = list(dict.fromkeys(new))
+        return list(found)
+
     @cached_property
     def _inherited(self):
         return {}
@@ -177,8 +192,8 @@ class Config(Section):
         return [model.name for model in self.models if model.round and model.round.number < model.round.count]
 
     @cached_property
-    def kept_models(self) -> list[str]:
-        """Names of the models whose full weights `all` makes: not those of a round that nothing but the next needs."""
+    def used_models(self) -> set[str]:
+        """Names of the models whose full weights something else needs, the next of their rounds aside."""
         by_name = self.by_name
         needed = {name for entry in self.evaluations for name in entry.models} | {name for _, name in self.predicted}
         needed |= {name for model in self.models for name in model.parents if not self.is_within_rounds(name, model)}
@@ -191,19 +206,31 @@ class Config(Section):
         needed |= {name for what, name in used if what == "models"}
         asked = [name for suite in self.suites for name in suite.settings.endpoints.values()]
         asked += [name for what, name in used if what == "endpoints"]
-        needed |= {served for name in asked if (served := by_name["endpoints"][name].serve)}
+        return needed | {served for name in asked if (served := by_name["endpoints"][name].serve)}
+
+    @cached_property
+    def kept_models(self) -> list[str]:
+        """Names of the models whose full weights `all` makes: not those of a round that nothing but the next needs, and
+        not those that are there for a while only."""
         return [
             model.name
             for model in self.models
-            if not model.round or model.round.number == model.round.count or model.name in needed
+            if model.keep
+            and (not model.round or model.round.number == model.round.count or model.name in self.used_models)
         ]
+
+    @cached_property
+    def passing_models(self) -> list[str]:
+        """Names of the models whose full weights are there only until all that needs them is done."""
+        return [model.name for model in self.models if not model.keep and model.name in self.used_models]
 
     @cached_property
     def asked_models(self) -> set[str]:
         """Names of the models that chats are put to, in training or in inference."""
         trained = {model.training.base for model in self.models if model.training}
         served = {endpoint.serve for endpoint in self.endpoints if endpoint.serve}
-        return trained | served | {name for _, name in [*self.predicted, *self.answered]}
+        raced = {name for model in self.models if model.select and model.select.race for name in model.select.among}
+        return trained | served | raced | {name for _, name in [*self.predicted, *self.answered, *answering(self)]}
 
     def compute_of(self, name: str) -> Compute:
         """Return how a model is run: its own settings, an ancestor's, or the experiment's."""
@@ -216,6 +243,7 @@ class Config(Section):
         ]
         sources += [dataset.videos for dataset in self.datasets if dataset.videos]
         sources += [model.fetch for model in self.models if model.fetch]
+        sources += [source for suite in self.suites for source in suite.settings.fetched]
         return sorted(
             {
                 source.hub or getattr(source, "url", None) or source.package
@@ -252,6 +280,11 @@ class Config(Section):
                 asking.append(model.fetch)
                 size = f"{model.parameters:g} billion parameters"
                 told.append(f"{model.fetch.hub}: this hub model will be fetched, {size}")
+        for suite in self.suites:
+            for source in suite.settings.fetched if not made("taskdata", suite.name) else ():
+                asking.append(source)
+                gated = ", which is gated," if source.token else ""
+                told.append(f"{source.hub}: this hub dataset{gated} will be fetched for the tasks of {suite.name!r}")
         for token in sorted({source.token for source in asking if source.token}):
             hubs = ", ".join(sorted({source.hub for source in asking if source.token == token}))
             there = "is set" if os.environ.get(token) else "you must set first"

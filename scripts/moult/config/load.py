@@ -16,7 +16,16 @@ from moult.config.prompts import prompts
 from moult.config.reading import read_config
 
 # Checks of a config whose names are known and stand in no cycle.
-CHECKS = (checks.evaluations, checks.budget_without_price, checks.precision, checks.corpora, prompts)
+CHECKS = (
+    checks.evaluations,
+    checks.budget_without_price,
+    checks.precision,
+    checks.corpora,
+    checks.published,
+    checks.passing,
+    checks.selections,
+    prompts,
+)
 
 
 def load(raw: Mapping[str, Any], source: str = "config", warn: Callable[[str], None] = lambda sentence: None) -> Config:

@@ -28,6 +28,11 @@ def _sources(raw):
                     yield from _pinnable(source, "dataset")
         if isinstance(dataset, dict) and isinstance(dataset.get("videos"), dict):
             yield from _pinnable(dataset["videos"], "dataset")
+    for suite in _listed(raw.get("suites")):
+        settings = suite.get("lm_eval") if isinstance(suite, dict) else None
+        for source in _listed(settings.get("data")) if isinstance(settings, dict) else []:
+            if isinstance(source, dict) and not source.get("path"):
+                yield from _pinnable(source, "dataset")
     for model in _listed(raw.get("models")):
         if isinstance(model, dict) and isinstance(model.get("fetch"), dict):
             yield from _pinnable(model["fetch"], "model")

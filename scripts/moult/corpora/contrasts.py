@@ -104,6 +104,7 @@ class Contrasts(Generated):
     doing: ClassVar = "contrasting answers for the pairs {corpus}"
     run: ClassVar = "moult.corpora.contrasts:run"
     writes: ClassVar = "pairs"
+    has_sources: ClassVar = False
     shown: ClassVar = {"prompt": ()}
 
     kind: Literal["contrasts"] = Field(description="Kind of corpus: preference pairs that a model makes itself.")

@@ -26,6 +26,8 @@ class Generated(Section):
     shape: ClassVar[str] = "questions"
     # Whether a judge may compare its answers with those of another corpus.
     judged: ClassVar[bool] = False
+    # Of pairs: whether answers to prefer may be of sources, with one of the learning model's own behind them.
+    has_sources: ClassVar[bool] = True
     # Key of each prompt → what its template is shown beside the question. A prompt that is not here is not tried.
     shown: ClassVar[dict[str, tuple[str, ...]]] = {}
 

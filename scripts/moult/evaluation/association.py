@@ -92,11 +92,13 @@ def grade_metrics(given: Sequence[float], human: Sequence[float], seed: int) -> 
 
 
 def from_draws(value: float, draws: np.ndarray) -> Estimate:
-    """Return a value with the percentiles of its resamples, itself within them."""
+    """Return a value with the percentiles of its resamples, itself within them; without, where all are equal: the
+    things are too few, or too alike, for resampling to say anything."""
     import numpy as np
 
     low, high = np.quantile(draws, [0.025, 0.975])
-    return Estimate(float(value), (min(float(low), float(value)), max(float(high), float(value))))
+    ends = (min(float(low), float(value)), max(float(high), float(value)))
+    return Estimate(float(value), ends if ends[1] - ends[0] > 1e-12 else None)
 
 
 def _correlation(x, y, counts):

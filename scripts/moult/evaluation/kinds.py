@@ -87,6 +87,19 @@ class Unread:
     rates: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Rows:
+    """How a kind of suite scores single rows, for a race of models.
+
+    recipe: config, suite, method (None: the first) → what is asked, as a part of a recipe. rows: `module:function`,
+    which a job calls with that recipe and the prepared folders of the suite's datasets; it returns the rows, a function
+    that takes an Asker and rows and returns a score from 0 to 1 for each, and the frames that they show (or None).
+    """
+
+    recipe: Callable[[Experiment, str, str | None], Recipe]
+    rows: str
+
+
 class Settings(Section):
     """What stands under a suite's kind in the config: how it measures, on which datasets."""
 
@@ -98,6 +111,11 @@ class Settings(Section):
         """The endpoints that are asked: field → name."""
         return {}
 
+    @property
+    def fetched(self) -> Sequence[Any]:
+        """Repositories of the hub that are fetched for it: each has hub, revision and token."""
+        return ()
+
 
 @dataclass(frozen=True)
 class SuiteKind:
@@ -106,7 +124,8 @@ class SuiteKind:
     Whoever checks, tabulates, draws or reports asks the kind. `evaluation.suites.KINDS` lists them.
     """
 
-    # In the config: the key under a suite, its section, and what such a suite is called in a sentence.
+    # In the config: the key under a suite, its section, and what such a suite is called in a sentence. Kinds that share
+    # a key are told apart by the `kind` of their sections, and share stages and measurement.
     key: str
     fields: type[Settings]
     title: str
@@ -152,8 +171,12 @@ class SuiteKind:
     paid: dict[str, str] = field(default_factory=dict)
     # Folder of what a stage says of a whole suite, <of_suite>/<suite>.json; its template sees it, or None, as `whole`.
     of_suite: str | None = None
+    # Whether the best of a suite is compared with the runner-up, beside the pairs that the config asks for.
+    leads: bool = False
     # Config → sentences on what is wrong with its evaluations; all names are known by then.
     checks: Callable[[Experiment], Iterable[str]] = lambda cfg: ()
+    # How single rows are scored by its headline metric; None: its models cannot race.
+    race: Rows | None = None
     # Config → sentences on what is wrong with the user's files that its suites read, asked before a build.
     flaws: Callable[[Experiment], Iterable[str]] = lambda cfg: ()
     # Whether its scores are set against those of the other suites of an experiment.

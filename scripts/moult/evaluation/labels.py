@@ -1,9 +1,9 @@
 """Label predictions, by generation and by exact label log-likelihood."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -16,7 +16,7 @@ from moult.data.parquet import read_rows
 from moult.data.prompts import label_messages, load_template
 from moult.data.videos.frames import Frames
 from moult.evaluation import scores
-from moult.evaluation.kinds import Baseline, Headline, Settings, SuiteKind, Unread
+from moult.evaluation.kinds import Baseline, Headline, Rows, Settings, SuiteKind, Unread
 from moult.evaluation.leaderboard import suite_tables
 from moult.evaluation.scores import differences
 from moult.inference.asking import Asker, asker_of
@@ -95,6 +95,31 @@ def _likeliest(asker, asked, labels, recipe):
             yield {"pred": labels[best], "status": "ok", "raw": [round(score, 4) for score in value]}
 
 
+def raced(
+    recipe: Recipe, folders: Sequence[str | Path]
+) -> tuple[list[Any], Callable[[Asker, list[Any]], list[float]], Frames]:
+    """Return what a race needs (see `kinds.Rows`): a row scores 1 where its label is predicted, else 0."""
+    frames, rows, labels = Frames(folders), [], {}
+    for (name, template), folder in zip(recipe["datasets"].items(), folders, strict=True):
+        label_set = read_json(f"{folder}/labels.json")
+        labels[name] = label_set["labels"]
+        rows += [
+            (name, label_messages(template, row, label_set), row["label"]) for row in read_rows(folder, recipe["split"])
+        ]
+
+    def score(asker, asked):
+        read = _generated if recipe["methods"] == ["generate"] else _likeliest
+        scores = [0.0] * len(asked)
+        for name, known in labels.items():
+            places = [place for place, row in enumerate(asked) if row[0] == name]
+            found = read(asker, [asked[place][1] for place in places], known, recipe)
+            for place, one in zip(places, found, strict=True):
+                scores[place] = float(one["pred"] == asked[place][2])
+        return scores
+
+    return rows, score, frames
+
+
 # ---------------------------------------------------------------- the kind of suite
 
 
@@ -135,6 +160,17 @@ def _predict_labels(cfg, suite, model):
         "compute": compute_recipe(cfg, model),
         **read,
         "version": VERSION,
+    }
+
+
+def _race(cfg, suite, method):
+    """What is asked in a race: every dataset of a suite, by one method."""
+    entry = cfg.find("suites", suite).labels
+    return {
+        "split": entry.split,
+        "methods": [method or entry.methods[0]],
+        "max_tokens": entry.max_tokens,
+        "datasets": {name: load_template(cfg.find("datasets", name).template) for name in entry.datasets},
     }
 
 
@@ -242,6 +278,7 @@ LABELS = SuiteKind(
     headline=Headline("accuracy", "accuracy", "accuracies"),
     baseline=Baseline("majority label", "Always answering the most frequent label", metric="majority_accuracy"),
     differences=differences,
+    race=Rows(_race, "moult.evaluation.labels:raced"),
     measurement="predictions",
     stages=STAGES,
     subjects=_subjects,

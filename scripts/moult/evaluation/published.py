@@ -49,14 +49,19 @@ def judged_datasets() -> list[str]:
 
 
 @cache
+def retired_models() -> frozenset[str]:
+    """Return the models that can be asked no more, because their service shut them down."""
+    with open(REFERENCE / "retired_judges.csv", encoding="utf-8", newline="") as handle:
+        return frozenset(row["model"] for row in csv.DictReader(handle))
+
+
+@cache
 def retired_sources(tables: tuple[str, ...]) -> frozenset[str]:
     """Return the sources of tables of resources/reference whose judge can be asked no more: its service shut it down.
 
     Such a table has a column `judge`; `retired_judges.csv` has the models and the days.
     """
-    with open(REFERENCE / "retired_judges.csv", encoding="utf-8", newline="") as handle:
-        retired = {row["model"] for row in csv.DictReader(handle)}
-    found = set()
+    retired, found = retired_models(), set()
     for table in tables:
         with open(REFERENCE / f"{table}.csv", encoding="utf-8", newline="") as handle:
             found |= {row["source"] for row in csv.DictReader(handle) if row.get("judge") in retired}
@@ -96,3 +101,23 @@ class Published:
         if None in values:
             return None
         return float(np.average(values, weights=sizes if mean == "weighted_mean" else None))
+
+
+# Kind of head-to-head suite → the benchmark's name in wrpo.csv.
+BENCHMARKS = {"alpaca": "alpaca_eval_2", "arena": "arena_hard", "mt": "mt_bench"}
+
+
+@cache
+def published_of_benchmark(kind: str) -> list[dict[str, str]]:
+    """Return the rows of resources/reference/wrpo.csv that are of a kind of head-to-head suite: source, model, metric,
+    value, judge and note."""
+    with open(REFERENCE / "wrpo.csv", encoding="utf-8", newline="") as handle:
+        return [row for row in csv.DictReader(handle) if row["benchmark"] == BENCHMARKS[kind]]
+
+
+def published_battles(model: str | None, kind: str, metric: str) -> float | None:
+    """Return what the WRPO paper published of a model under a kind of head-to-head suite, None where it has nothing."""
+    for row in published_of_benchmark(kind):
+        if (row["source"], row["model"], row["metric"]) == ("paper", model, metric):
+            return float(row["value"])
+    return None

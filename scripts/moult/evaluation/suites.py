@@ -7,14 +7,16 @@ from moult.base.files import read_csv, write_csv
 from moult.base.rows import Difference
 from moult.base.stage import Job
 from moult.evaluation.agreement import AGREEMENT
+from moult.evaluation.head_to_head.suite import HEAD_TO_HEAD
 from moult.evaluation.judge_suite import JUDGE
 from moult.evaluation.kinds import SuiteKind
 from moult.evaluation.labels import LABELS
 from moult.evaluation.leaderboard import leading_pairs
+from moult.evaluation.lm_eval_suite import LM_EVAL
 from moult.evaluation.probing.suite import PROBING
 from moult.evaluation.scores import COLUMNS, DIFFERENCES
 
-KINDS = (LABELS, JUDGE, AGREEMENT, PROBING)
+KINDS = (LABELS, JUDGE, AGREEMENT, *HEAD_TO_HEAD, LM_EVAL, PROBING)
 
 
 def kind_of(rows: Sequence[Mapping[str, str]], kinds: Iterable[SuiteKind]) -> SuiteKind | None:
@@ -29,14 +31,19 @@ def run(job: Job) -> None:
     a paired test.
     """
     rows = [row for path in job.inputs.scores for row in read_csv(path)]
-    write_csv(job.outputs.summary, rows, COLUMNS)
+    write_csv(job.outputs.summary, rows, _columns(COLUMNS, rows))
     differences: list[Difference] = []
     measured = {(suite, name) for suite, name, _ in job.recipe["measured"]}
     for kind in KINDS:
-        leading = [pair for pair in leading_pairs(kind, rows) if (pair[0], pair[1]) in measured]
+        leading = [pair for pair in leading_pairs(kind, rows) if kind.leads or (pair[0], pair[1]) in measured]
         known = {(suite, frozenset(names)) for suite, *names in job.recipe["pairs"]}
         leading = [pair for pair in leading if (pair[0], frozenset(pair[1:])) not in known]
         recipe = job.recipe | {"pairs": [*job.recipe["pairs"], *leading]}
         paths = {Path(path).with_suffix("").parts[-2:]: path for path in job.inputs[kind.measurement]}
         differences += kind.differences(recipe, paths)
-    write_csv(job.outputs.differences, differences, DIFFERENCES)
+    write_csv(job.outputs.differences, differences, _columns(DIFFERENCES, differences))
+
+
+def _columns(all_have, rows):
+    """Return the columns that all kinds have, and behind them those that some have."""
+    return list(dict.fromkeys([*all_have, *(column for row in rows for column in row)]))

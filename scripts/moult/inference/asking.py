@@ -16,7 +16,16 @@ from moult.data.videos.frames import Frames
 from moult.inference.journal import Journal
 from moult.inference.remote.batch import BatchEndpoint
 from moult.inference.remote.endpoint import RemoteEndpoint
-from moult.inference.requests import Answer, ChatRequest, LabelRequest, Request, author, request_key
+from moult.inference.requests import (
+    Answer,
+    ChatRequest,
+    CompletionRequest,
+    ContinuationRequest,
+    LabelRequest,
+    Request,
+    author,
+    request_key,
+)
 from moult.inference.siblings import adopt
 from moult.inference.spending import Budget, summed_usage
 from moult.inference.usage import answers_in
@@ -134,7 +143,7 @@ def identity_of(endpoint: Mapping[str, Any], manifest: str | Path | None = None)
     manifest = Path(cast(Path, manifest))
     folder = manifest.with_name(manifest.name.removesuffix(".manifest.json"))
     version = base.VERSION + has_other_tokens(folder, asked=True)
-    compute = {key: endpoint["compute"][key] for key in ("engine", "dtype")}
+    compute = {key: endpoint["compute"][key] for key in ("engine", "dtype", "bits") if key in endpoint["compute"]}
     return {"content": read_json(manifest)["content"], **compute, "version": version}
 
 
@@ -229,6 +238,14 @@ class Asker:
     def label_logprobs(self, requests: Sequence[LabelRequest]) -> list[list[float] | StoredAnswer]:
         """Return per LabelRequest a list of one log-likelihood (nats) per label, or a stored value with an error."""
         return self._ask(requests, "label_logprobs")
+
+    def continuations(self, requests: Sequence[ContinuationRequest]) -> list[list[float]]:
+        """Return per request [log-likelihood in nats, 1 if greedy decoding would write the continuation, else 0]."""
+        return self._ask(requests, "continuations")
+
+    def completions(self, requests: Sequence[CompletionRequest]) -> list[StoredAnswer]:
+        """Return one stored value per CompletionRequest, as `ask` does."""
+        return self._ask(requests, "completions")
 
     def usage(self) -> Usage:
         """Return calls, tokens and US dollars of what `ask` has returned so far; see `summed_usage`."""

@@ -146,7 +146,12 @@ def _one(values):
 
 def parse_bracket(text: str) -> str | None:
     """Return Arena's verdict of a reply, one of VERDICTS as it is spelt; None where there is none, or two differ."""
-    return one_verdict(re.findall(r"\[\[\s*([AB<>=]+)\s*\]\]", text))
+    return one_verdict(verdicts_in(text))
+
+
+def verdicts_in(text: str) -> list[str]:
+    """Return what stands in double brackets and might be one of Arena's verdicts, in its order."""
+    return re.findall(r"\[\[\s*([AB<>=]+)\s*\]\]", text)
 
 
 def one_verdict(found: Sequence[str]) -> str | None:

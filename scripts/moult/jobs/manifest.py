@@ -157,15 +157,24 @@ def read_manifest(path: str | Path) -> Manifest:
 def check_manifest(path: str | Path) -> Manifest:
     """Return a manifest after comparing its files; UserError when a file was truncated, changed or removed since.
 
-    All sizes are compared, and the hashes of files up to `HASHED` bytes.
+    All sizes are compared, and the hashes of files up to `HASHED` bytes. A folder that is gone as a whole is no flaw: a
+    job that reads it has it among its inputs.
     """
     manifest = read_manifest(path)
+    if is_gone(path, manifest):
+        return manifest
     for name, expected in manifest["files"].items():
         file = Path(path).parent / name
         if wrong := flaw_of(file, expected, path, lambda stat: stat.st_size <= HASHED):
             remedy = f"delete {file} and run again" if file.exists() else "run again"
             raise UserError(f"{wrong}; {remedy}, it will be made again.")
     return manifest
+
+
+def is_gone(path: str | Path, manifest: Manifest) -> bool:
+    """Whether the artefact of a manifest is a folder that is there no more: it was to pass, or was taken away."""
+    folder = Path(artefact(path))
+    return not folder.exists() and all(name.startswith(f"{folder.name}/") for name in manifest["files"])
 
 
 def flaw_of(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
@@ -10,6 +11,17 @@ from moult.base.section import Section
 
 if TYPE_CHECKING:
     import torch
+
+# A loss without it has no such key in its recipe.
+Smoothing = Annotated[
+    float,
+    Field(
+        ge=0,
+        lt=0.5,
+        exclude_if=lambda share: share == 0,
+        description="Share of the rows whose preference is taken to be the wrong way round; 0: none.",
+    ),
+]
 
 
 class Loss(Section):
@@ -30,6 +42,11 @@ class Loss(Section):
     )
     # Whether `scores` compares with the log-probabilities under the model that training begins with.
     needs_reference: ClassVar[bool] = False
+    # Whether of a row's preferred answers the last is to be the model's own, and those before it, one or more, those of
+    # sources that it learns from.
+    needs_sources: ClassVar[bool] = False
+    # What `measured` returns: columns of loss.csv, beside those of every loss → what the report calls them.
+    measures: ClassVar[Mapping[str, str]] = {}
 
     def words(self) -> str:
         """Return what the report calls this loss with its settings, e.g. `DPO beta 0.1`."""
@@ -61,6 +78,18 @@ class Loss(Section):
         gaps, pairs = _gaps(scores, preferred, others)
         return _mean((gaps > 0).to(scores.dtype), pairs)
 
+    def measured(
+        self,
+        logps: torch.Tensor,
+        tokens: torch.Tensor,
+        scores: torch.Tensor,
+        preferred: torch.Tensor,
+        others: torch.Tensor,
+        done: float,
+    ) -> Mapping[str, torch.Tensor]:
+        """Return what is logged of each row, as (rows,) tensors by the keys of `measures`; arguments as above."""
+        return {}
+
 
 def _gaps(scores, preferred, others):
     """Return (answers, answers, rows) scores of the first less those of the second, and where they are a pair."""
@@ -82,3 +111,28 @@ def _mean(values, pairs):
 def per_token(sums: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """Return sums over the tokens of answers as means; of padding 0."""
     return sums / tokens.clamp(min=1)
+
+
+def mean_of(values: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
+    """Return (rows,) means of (answers, rows) values over those `answers`, bool; 0 of a row without any."""
+    import torch
+
+    return torch.where(answers, values, torch.zeros_like(values)).sum(0) / answers.sum(0).clamp(min=1)
+
+
+def logistic(logits: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """Return −log sigmoid(logits), in their shape: the loss of a preference of which they are the log-odds.
+
+    smoothing: the share of preferences that are the wrong way round, whose loss is −log sigmoid(−logits) (Mitchell
+    2023, A note on DPO with noisy preferences and relationship to IPO).
+    """
+    import torch
+
+    right = -torch.nn.functional.logsigmoid(logits)
+    # Not added where it weighs nothing: what is infinite would make the sum no number.
+    return (1 - smoothing) * right - smoothing * torch.nn.functional.logsigmoid(-logits) if smoothing else right
+
+
+def smoothed(share: float) -> str:
+    """Return what the words of a loss say of its label smoothing, nothing where there is none."""
+    return f", labels smoothed by {share:g}" if share else ""

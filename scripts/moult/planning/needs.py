@@ -22,7 +22,8 @@ Inference: weights; keys and values of all tokens, a quarter of the heads (group
 bytes in 16 bits (Korthikanti et al. 2022, arXiv 2205.05198, equation 2, without the attention map); scores of 128
 positions per row (those of the labels).
 
-On top: 15% for the allocator, 1 GB for the driver's context. Memory of the machine, per process: 3 GB for Python and
+On top: 15% for the allocator, 1 GB for the driver's context, and 2 GB for the buckets and channels of devices that train
+together (measured: `benchmarks/gpu.csv`). Memory of the machine, per process: 3 GB for Python and
 torch, and the weights on their way to the GPU, or, without a GPU, what a GPU would hold.
 """
 
@@ -51,6 +52,8 @@ HOURS = {"inference": 0.5, "lora": 2.0, "full": 4.0, "weights": 0.25}
 PLAIN = {"tables": (1 / 6, 2), "fetch": (1, 2), "videos": (4, 4)}
 # Tokens of a prompt in inference, beside its frames; a batch of longer ones needs `gpu_mem_gb`.
 PROMPT = 1024
+# GB on each of several devices, for what DeepSpeed and NCCL hold beside the model.
+TOGETHER = 2
 # A retry gets this many times the memory; of time it gets twice and three times what the first attempt got.
 GROWTH = 1.5
 
@@ -107,6 +110,7 @@ def needs(
         memory = processes * (3 + (weights if gpus else 1.15 * held))
     else:
         memory = PLAIN[stage][1]
+    beside = 1 + (TOGETHER if devices > 1 else 0)
     slower = 1 if gpus or not with_model else 4
     hours = PLAIN[stage][0] if stage in PLAIN else HOURS[stage] * max(billions, 0.5) * answers * slower / devices
     hours = override.get("hours", max(1 / 6, hours))
@@ -114,7 +118,7 @@ def needs(
     cpus = override.get("cpus", max(threads * processes, 4 * math.ceil(gpus / nodes)))
     return {
         "gpu": gpus,
-        "gpu_mem_gb": math.ceil(grown * override.get("gpu_mem_gb", 1 + 1.15 * held)) if gpus else 0,
+        "gpu_mem_gb": math.ceil(grown * override.get("gpu_mem_gb", beside + 1.15 * held)) if gpus else 0,
         "gpu_model": override.get("gpu_model") if gpus else None,
         "nodes": nodes,
         "processes": processes,
@@ -132,9 +136,8 @@ def job_needs(cfg: Config, stage: Stage, names: Sequence[str], attempt: int = 1)
     model, compute, load = cfg.find("models", name), cfg.compute_of(name), stage.workload(cfg, *names)
     settings: dict[str, Any] = {"threads": compute.threads, "models": len(model.parents), "rows": compute.batch_size}
     if asked == "inference":
-        settings["tokens"] = (
-            PROMPT + load["answer"] + max((frame_tokens(one.videos) for one in load["datasets"]), default=0)
-        )
+        frames = max((frame_tokens(one.videos) for one in load["datasets"]), default=0)
+        settings["tokens"] = PROMPT + load["answer"] + frames
         settings["rows"] = max(compute.batch_size, load.get("at_least", 1))
         settings |= {"answers": load.get("answers", 1), "splits": compute.engine == "vllm"}
     else:
@@ -148,7 +151,7 @@ def frame_tokens(videos: Any) -> int:
     return math.ceil(videos.frames / 2) * (videos.max_pixels // videos.multiple**2) if videos else 0
 
 
-def _shape(billions):
+def shape(billions: float) -> tuple[float, float, float]:
     """Return the likely layers, width and vocabulary of a model of so many billions of parameters."""
     parameters = billions * 1e9
     layers = (parameters / (12 * 128**2)) ** (1 / 3)
@@ -160,7 +163,7 @@ def _held(stage, billions, dtype, devices, zero, rank, dropout, tokens, rows, ch
     """Return the GB that one device holds of a model at work."""
     size = BYTES[dtype]
     weights = billions * size
-    layers, width, vocabulary = _shape(billions)
+    layers, width, vocabulary = shape(billions)
     positions = tokens * rows
     if stage == "inference":
         layer = 34 * positions * width * size / 2 / 1e9

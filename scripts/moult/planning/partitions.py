@@ -14,6 +14,7 @@ from moult.base.errors import UserError, nearest
 from moult.base.paths import ROOT
 from moult.base.stage import Stage
 from moult.config.experiment import Config
+from moult.planning.disk import disk
 from moult.planning.needs import GROWTH, job_needs
 from moult.stages import STAGES
 
@@ -180,17 +181,18 @@ HEADINGS = ["rule", "jobs", "of", "GPUs × memory", "card", "nodes", "CPUs", "me
 
 
 def main(paths: Iterable[str]) -> None:
-    """Print the table of each config."""
+    """Print the table of each config, and the disk that its models take."""
     from moult.config.load import load_file
 
     site = Site(os.environ.get(VARIABLE, SHIPPED))
     for path in paths:
-        lines = needs_table(load_file(path), site)
+        cfg = load_file(path)
+        lines = needs_table(cfg, site)
         print(f"{path}\n")
         widths = [max(map(len, column)) for column in zip(HEADINGS, *lines, strict=True)]
         for line in [HEADINGS, ["-" * width for width in widths], *lines]:
             print("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |")
-        print()
+        print(f"\n{disk(cfg, Path('results', cfg.name))}\n")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from moult.base.errors import UserError
 from moult.base.files import blake3_file, digest
 from moult.base.rows import Manifest
 from moult.base.stage import Experiment, Local, Ref, Stage
-from moult.jobs.manifest import HASHED, Seen, flaw_of, read_manifest
+from moult.jobs.manifest import HASHED, Seen, flaw_of, is_gone, read_manifest
 
 # Sentences that are shown; the table of jobs has the others.
 SHOWN = 20
@@ -72,7 +72,7 @@ class Standing:
         manifest = self._manifest(path)
         if isinstance(manifest, UserError):
             return Look(str(manifest).removesuffix("; delete it and run again."))
-        if artefact.name not in manifest["files"] and not artefact.exists():
+        if is_gone(path, manifest):
             # A whole folder that is gone was taken away by somebody: it is made again when something needs it.
             return Look(compared="local" in manifest)
         written = path.stat().st_mtime_ns

@@ -19,10 +19,10 @@ from moult.config.experiment import Config
 from moult.config.load import load
 from moult.data import rubrics
 from moult.data.chats import ChatTemplate
-from moult.evaluation.suites import KINDS
 from moult.inference.remote.connection import proxy_of
 from moult.planning.local_files import flaws_of_merges, flaws_of_tables
 from moult.planning.partitions import SHIPPED, VARIABLE, Site
+from moult.stages import suites
 from moult.stages.datasets import raw_sources
 from moult.weights.agreement import check_parts
 from moult.weights.template import check_template, template_of
@@ -105,7 +105,7 @@ def absent_files(cfg: Config) -> Iterator[str]:
     for dataset in cfg.datasets:
         if dataset.videos and dataset.videos.path and not os.path.isdir(dataset.videos.path):
             yield f"dataset {dataset.name}: its videos' folder {_absent(dataset.videos.path)}"
-    for stage in (stage for kind in KINDS for stage in kind.stages):
+    for stage in suites.STAGES:
         for suite, *names in stage.names(cfg):
             found = [one if isinstance(one, list) else [one] for one in stage.inputs(cfg, suite, *names).values()]
             for path in (one.path for some in found for one in some if isinstance(one, Local)):

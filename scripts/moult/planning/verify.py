@@ -11,7 +11,7 @@ from moult.base.errors import UserError
 from moult.config.experiment import Config
 from moult.config.load import load_file
 from moult.inference.journal import copy_of
-from moult.jobs.manifest import flaw_of, read_manifest
+from moult.jobs.manifest import flaw_of, is_gone, read_manifest
 from moult.stages import STAGES
 
 
@@ -23,7 +23,7 @@ def flaws_of_results(results: Path) -> Iterator[str | None]:
         except UserError as error:
             yield str(error)
             continue
-        for name, expected in manifest["files"].items():
+        for name, expected in () if is_gone(path, manifest) else manifest["files"].items():
             wrong = flaw_of(path.parent / name, expected, path, lambda stat: True)
             yield wrong and f"{wrong}; delete the file and build again."
 

@@ -13,6 +13,7 @@ from moult.evaluation.suites import KINDS
 from moult.inference.journal import JOURNALS
 from moult.inference.recipes import spending_folder
 from moult.inference.spending import counts_in, job_of, recount
+from moult.objectives import loss_of
 from moult.report import plots
 from moult.report.lineage import Artefact, in_order
 
@@ -63,7 +64,9 @@ def loss_entry(one: Artefact, root: Path) -> dict[str, Any]:
     rows = read_csv(root / one["key"] / "loss.csv")
     picture = plots.draw_losses(rows, one["facts"]["best_step"])
     ends = [float(row["loss"]) for row in rows if row["split"] == "train"]
-    return {"name": one["name"], "key": one["key"], "picture": picture, "ends": (ends[0], ends[-1]), **one["facts"]}
+    loss = one["recipe"].get("loss")
+    entry = {"name": one["name"], "key": one["key"], "picture": picture, "ends": (ends[0], ends[-1]), **one["facts"]}
+    return entry | {"measures": loss_of(loss).measures if loss else {}}
 
 
 def add_payments(costs: Iterable[dict[str, Any]], experiment: str) -> float:

@@ -67,7 +67,7 @@ def draw_graph(
     ]
     for edge in sorted(graph.edges()):
         points = [tuple(map(float, point.split(","))) for point in edge.attr["pos"].split()]
-        first, *rest = (f"{x:.1f},{height - y:.1f}" for x, y in points)
+        first, *rest = (f"{x:.0f},{height - y:.0f}" for x, y in points)
         path = f"M{first} C{' '.join(rest)}"
         dashes = ' stroke-dasharray="4 3" opacity="0.75"' if edge in set(dashed) else ""
         parts.append(f'<path d="{path}" fill="none" stroke="{PALETTE["edge"]}"{dashes} marker-end="url(#arrow)"/>')
@@ -87,7 +87,7 @@ def _node(node, x, y, width, height):
     if detail:
         texts += f'<text y="{line + 15}" font-size="10.5" opacity="0.8">{html.escape(detail)}</text>'
     drawn = (
-        f'<g transform="translate({x:.1f},{y:.1f})" text-anchor="middle" fill="{PALETTE["ink"]}">'
+        f'<g transform="translate({x:.0f},{y:.0f})" text-anchor="middle" fill="{PALETTE["ink"]}">'
         f"<title>{title}</title>{_shape(kind, x=-width / 2, y=-height / 2, w=width, h=height)}{texts}</g>"
     )
     return f'<a xlink:href="{html.escape(node["href"])}">{drawn}</a>' if "href" in node else drawn

@@ -13,7 +13,7 @@ from moult.training import finetune as training
 from moult.training.model import is_mixed
 from moult.weights import fetch as model_files
 from moult.weights import folding, merging, mixtures
-from moult.weights.methods import groups
+from moult.weights.methods import groups, selects
 
 
 def fetch_model(cfg: Config, name: str) -> Recipe:
@@ -46,7 +46,8 @@ def optimise(cfg: Config, name: str) -> Recipe:
     recipe = _training(cfg, name, "optimise", data=list(entry.data), loss=loss, collapse=entry.collapse)
     # DeepSpeed's engine in bfloat16 used to round the reference's log-probabilities, too.
     rounded = recipe.get("devices", 1) > 1 and is_mixed(recipe) and entry.loss.needs_reference
-    return recipe | ({"reference": "float32"} if rounded else {})
+    shared = entry.loss.needs_sources if entry.shared_prompt is None else entry.shared_prompt
+    return recipe | ({"reference": "float32"} if rounded else {}) | ({"shared_prompt": True} if shared else {})
 
 
 def _training(cfg, name, way, **own):
@@ -97,6 +98,8 @@ def merge(cfg: Config, name: str) -> Recipe:
     whole = entry.model_dump(exclude_none=True)
     parts = {key: whole[key] for key in ("parents", "slices", "modules") if whole[key]}
     further = {key: whole[key] for key in ("out_dtype", "tokenizer", "chat_template") if key in whole}
+    # Of equally large entries it was an accident of a sort which were kept.
+    order = {"order": "stable"} if selects(whole) else {}
     return {
         "method": entry.method,
         "base": entry.base,
@@ -104,6 +107,7 @@ def merge(cfg: Config, name: str) -> Recipe:
         "parameters": {key: _in_order(value) for key, value in sorted(entry.parameters.items())},
         "dtype": entry.dtype,
         **further,
+        **order,
         "threads": cfg.compute_of(name).threads,
         "seed": derive_seed(cfg.seed, "merge", name),
         "version": merging.VERSION,
@@ -150,6 +154,9 @@ def card(cfg: Config, name: str) -> dict[str, Any]:
         summary += "; the adapter is folded in." if lora else "."
         recipe = finetune(cfg, name) if model.finetune else optimise(cfg, name)
         data = [_data_line(cfg, source) for source in model.training.data]
+    elif model.select:
+        # What it was chosen by, and by how much, is known to its job.
+        summary, recipe, data = f"The best of {', '.join(model.select.among)} by {model.select.suite}.", {}, []
     else:
         if model.moe:
             summary = (
@@ -357,6 +364,7 @@ STAGES = (
         inputs=_folded_from,
         model=_itself,
         needs="weights",
+        passing=True,
     ),
     Stage(
         rule="fold_adapter",

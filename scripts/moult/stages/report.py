@@ -65,7 +65,7 @@ def told_of(cfg: Config) -> list[Ref]:
     made = [("datasets", name) for name in cfg.names("datasets")]
     made += [("corpora", name) for name in cfg.names("corpora")]
     made += [("adapters", name) for (name,) in adapters(cfg)]
-    made += [("models", name) for name in cfg.kept_models]
+    made += [("models", name) for name in (*cfg.kept_models, *cfg.passing_models)]
     # Pictures have no manifest, scores come last.
     rows = _made_by_kinds(cfg, lambda kind, stage: stage.makes.split("/")[0] not in ("scores", "plots"), "manifest")
     found = [one for manifests in rows.values() for one in manifests]

@@ -1,5 +1,5 @@
-"""Stages of suites: what their kinds say of themselves."""
+"""Stages of suites: what their kinds say of themselves, each once."""
 
 from moult.evaluation.suites import KINDS
 
-STAGES = tuple(stage for kind in KINDS for stage in kind.stages)
+STAGES = tuple({stage.rule: stage for kind in KINDS for stage in kind.stages}.values())

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, TypedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from moult.base.rows import Dropped
 from moult.data.prompts import Example, videos_of
+from moult.inference.engines.trees import tree_mask
 from moult.inference.tokens import chat_tokens
 from moult.inference.vision import Vision
 from moult.training.pairs import Pair
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class Encoded(TypedDict, total=False):
@@ -32,6 +33,8 @@ class Encoded(TypedDict, total=False):
     reference: list[float]
 
 
+# What a batch of preferences holds that is not the model's to read.
+NOT_THE_MODELS = ("labels", "shift_labels", "targets", "preferred", "reference", "owners", "answers")
 # A row without an answer: it counts nowhere.
 BLANK: Encoded = {"input_ids": [0], "start": 1}
 
@@ -120,13 +123,57 @@ def collate_pairs(rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
     a blank row, else 0. `preferred` (rows) is the number of chosen answers, which come first. `reference` (rows,
     answers), where rows have it, holds the answers' log-probabilities under the frozen reference, in nats.
     """
+    held, most = _answers(rows)
+    batch = collate([(answers + [BLANK] * most)[place] for place in range(most) for answers in held])
+    return batch | {"targets": batch["labels"]} | _of_rows(rows, most)
+
+
+def collate_trees(rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+    """Return a batch of preferences as `collate_pairs` does, with a row's answers behind one copy of its prompt.
+
+    `input_ids` (rows, longest row) are padded on the right. `owners`, in their shape, is 0 of padding, 1 of the prompt,
+    and 2 of the first answer, 3 of the second, and so on; `position_ids` is the place behind the prompt's beginning. Of
+    a row `targets` (rows, most tokens of answers) has those of all answers, `answers` which answer each belongs to, and
+    `logits_to_keep` the position that predicts it. `reference` (rows, answers) is there in any case.
+    """
     import torch
 
+    held, most = _answers(rows)
+    trees: dict[str, list[list[int]]] = {}
+    for answers in held:
+        start = answers[0]["start"] if answers else 1
+        ids = answers[0]["input_ids"][:start] if answers else BLANK["input_ids"]
+        row = {"input_ids": [*ids], "owners": [1] * start, "position_ids": [*range(start)]}
+        row |= {"targets": [], "answers": [], "logits_to_keep": []}
+        for number, answer in enumerate(answers):
+            # The last token is predicted and predicts nothing.
+            *before, last = answer["input_ids"][start:]
+            place = len(row["input_ids"])
+            row["targets"] += [*before, last]
+            row["answers"] += [number] * (len(before) + 1)
+            row["logits_to_keep"] += [start - 1, *range(place, place + len(before))]
+            row["input_ids"] += before
+            row["owners"] += [number + 2] * len(before)
+            row["position_ids"] += range(start, start + len(before))
+        for key, values in row.items():
+            trees.setdefault(key, []).append(values)
+    batch = {key: _padded(values, -100 if key == "targets" else 0) for key, values in trees.items()}
+    batch["attention_mask"] = (batch["owners"] > 0).long()
+    return {"reference": torch.zeros(len(rows), most)} | batch | _of_rows(rows, most)
+
+
+def _answers(rows):
+    """Return the encoded answers of each row, and the largest number of them, at least two."""
     held = [row.get("completions", []) for row in rows]
-    most = max(2, *map(len, held))
-    batch = collate([(answers + [BLANK] * most)[place] for place in range(most) for answers in held])
-    counted = torch.tensor([0 if answers else -100 for answers in held])
-    batch |= {"targets": batch["labels"], "labels": counted, "shift_labels": counted}
+    return held, max(2, *map(len, held))
+
+
+def _of_rows(rows, most):
+    """Return what a batch of preferences has of each row: `labels`, `preferred`, and `reference` where rows have it."""
+    import torch
+
+    counted = torch.tensor([0 if "completions" in row else -100 for row in rows])
+    batch = {"labels": counted, "shift_labels": counted}
     batch["preferred"] = torch.tensor([row.get("preferred", 0) for row in rows])
     if any("reference" in row for row in rows):
         batch["reference"] = torch.tensor([(row.get("reference", []) + [0.0] * most)[:most] for row in rows])
@@ -139,24 +186,24 @@ def collate(rows: Sequence[Encoded], vision: Vision | None = None) -> dict[str, 
     `logits_to_keep` names, row by row, the positions that predict the answer, so that the model computes logits
     there alone; `labels`, and `shift_labels` since they need no shift any more, are the tokens to be predicted.
     """
-    import torch
-    from torch.nn.utils.rnn import pad_sequence
-
-    def padded(values, padding):
-        return pad_sequence(
-            [torch.tensor(value, dtype=torch.long) for value in values], batch_first=True, padding_value=padding
-        )
-
-    labels = padded([row["input_ids"][row["start"] :] for row in rows], -100)
-    ids = padded([row["input_ids"] for row in rows], 0)
+    labels = _padded([row["input_ids"][row["start"] :] for row in rows], -100)
+    ids = _padded([row["input_ids"] for row in rows], 0)
     seen = vision.inputs(ids, [row.get("videos", []) for row in rows]) if vision else {}
     return seen | {
         "input_ids": ids,
-        "attention_mask": padded([[1] * len(row["input_ids"]) for row in rows], 0),
-        "logits_to_keep": padded([range(row["start"] - 1, len(row["input_ids"]) - 1) for row in rows], 0),
+        "attention_mask": _padded([[1] * len(row["input_ids"]) for row in rows], 0),
+        "logits_to_keep": _padded([range(row["start"] - 1, len(row["input_ids"]) - 1) for row in rows], 0),
         "labels": labels,
         "shift_labels": labels,
     }
+
+
+def _padded(values, padding):
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    rows = [torch.tensor(value, dtype=torch.long) for value in values]
+    return pad_sequence(rows, batch_first=True, padding_value=padding)
 
 
 def answer_logps(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -168,3 +215,27 @@ def answer_logps(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Ten
 
     losses = torch.nn.functional.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")
     return -losses.sum(-1), (targets != -100).sum(-1)
+
+
+def preference_logps(
+    model: Any, base: PreTrainedModel, batch: Mapping[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (answers, rows) summed log-probabilities of the answers of a batch of preferences, in nats, and (answers,
+    rows) numbers of their tokens; both are 0 of padding.
+
+    model: what is called; base: the model of transformers that it holds; batch: as `collate_pairs` or `collate_trees`
+    makes it.
+    """
+    import torch
+
+    inputs = {name: value for name, value in batch.items() if name not in NOT_THE_MODELS}
+    targets, rows = batch["targets"], len(batch["labels"])
+    if "owners" not in batch:
+        logps, tokens = answer_logps(model(**inputs).logits, targets)
+        return logps.view(-1, rows), tokens.view(-1, rows)
+    inputs["attention_mask"] = tree_mask(base, batch["position_ids"], batch["owners"])
+    logits = model(**inputs).logits.float()
+    losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+    places = torch.arange(batch["reference"].shape[1], device=targets.device)
+    mine = (batch["answers"] == places[:, None, None]) & (targets != -100)
+    return -(losses * mine).sum(-1), mine.sum(-1)

@@ -165,14 +165,13 @@ def _loss_curve(history, task):
     curve = []
     for entry in history:
         if "loss" in entry:
-            found = {"split": "train", "loss": entry["loss"]}
+            found = {name: entry.get(name) for name in task.columns} | {"split": "train"}
         elif "eval_nll" in entry:
-            found = {"split": "dev", "loss": entry[f"eval_{task.measured}"], "nll": entry["eval_nll"]}
-            found["accuracy"] = entry["eval_accuracy"]
+            found = {name: entry.get(f"eval_{name}") for name in task.columns}
+            found |= {"split": "dev", "loss": entry[f"eval_{task.measured}"]}
         else:
             continue
-        found |= {"step": entry["step"], "learning_rate": entry.get("learning_rate")}
-        curve.append({column: found.get(column) for column in task.columns})
+        curve.append(found | {"step": entry["step"]})
     return curve
 
 

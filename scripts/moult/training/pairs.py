@@ -1,5 +1,6 @@
 """Preference pairs out of corpora and datasets."""
 
+import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,25 +18,35 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Pair:
-    """Chat messages up to the answer, the answers to prefer (one or more), and those to prefer them to."""
+    """Chat messages up to the answer, the answers to prefer (one or more), and those to prefer them to.
+
+    sources: how many of the answers to prefer, the first ones, are of models that this one learns from; those behind
+    them are its own.
+    """
 
     uid: str
     messages: list
     chosen: list[str]
     rejected: list[str]
+    sources: int = 0
 
 
 def read_pairs(
-    paths: Sequence[str | Path], names: Sequence[str], seed: int
+    paths: Sequence[str | Path], names: Sequence[str], seed: int, fused: bool = False
 ) -> tuple[list[Pair], list[Pair], list[Dropped]]:
     """Return (train, dev, dropped) pairs of preference corpora and prepared datasets, uids made unique across them.
 
     Where no pair is of the dev split, a tenth of train is held out by the seed: something must watch for collapse.
-    UserError for a row that is no pair, or for fewer than two pairs.
+    fused: each row is to have one or more answers of sources to prefer, and one of the model's own behind them.
+    UserError for a row that is no pair or not such a one, or for fewer than two pairs.
     """
     pairs: dict[str, list[Pair]] = {"train": [], "dev": []}
     dropped: list[Dropped] = []
     for path, name in zip(paths, names, strict=True):
+        if fused and Path(path).is_dir():
+            raise UserError(
+                f"{path}: its answers are of nobody known, and the loss wants some of sources; take a corpus."
+            )
         for split in pairs if Path(path).is_dir() else ():
             if Path(path, f"{split}.parquet").exists():
                 found, without = format_of(path).pairs(path, split)
@@ -45,6 +56,11 @@ def read_pairs(
             continue
         for number, row in enumerate(read_jsonl(path), start=1):
             pair = _pair(row, name, f"{path}, row {number}")
+            if fused and not 0 < pair.sources == len(pair.chosen) - 1:
+                raise UserError(
+                    f"{path}, row {number}: {pair.sources} of {len(pair.chosen)} chosen answers are of sources; the "
+                    "loss wants one or more of `policy: source`, and one of the model's own behind; make such a corpus."
+                )
             if row["split"] in pairs:
                 pairs[row["split"]].append(pair)
     if not pairs["dev"]:
@@ -64,7 +80,8 @@ def read_pairs(
 def _pair(row, name, place):
     try:
         chosen, rejected = ([answer["content"] for answer in row[side]] for side in ("chosen", "rejected"))
-        pair = Pair(f"{name}/{row['uid']}", row["prompt"], chosen, rejected)
+        sources = sum(1 for _ in itertools.takewhile(lambda answer: answer.get("policy") == "source", row["chosen"]))
+        pair = Pair(f"{name}/{row['uid']}", row["prompt"], chosen, rejected, sources)
         row["split"]  # noqa: B018
     except (KeyError, TypeError) as error:
         raise UserError(f"{place}: is no preference pair ({error!r}); make the corpus again.") from None

@@ -14,9 +14,17 @@ from moult.base.errors import UserError
 from moult.base.files import read_json, write_json
 from moult.base.rows import Dropped, Facts, Recipe
 from moult.inference.engines.base import free_memory
+from moult.inference.engines.trees import takes_tree
 from moult.objectives import loss_of
 from moult.objectives.base import Loss
-from moult.training.encoding import Encoded, answer_logps, collate_pairs, encode_pairs, length_of
+from moult.training.encoding import (
+    Encoded,
+    collate_pairs,
+    collate_trees,
+    encode_pairs,
+    length_of,
+    preference_logps,
+)
 from moult.training.model import reference_model
 from moult.training.pairs import Pair, read_pairs
 
@@ -28,24 +36,22 @@ if TYPE_CHECKING:
 
 # Evaluations of a run, where the recipe does not say how often: what collapses is to be seen in time.
 EVALUATIONS = 10
-# What a batch holds for the loss alone.
-NOT_THE_MODELS = ("labels", "shift_labels", "targets", "preferred", "reference")
 logger = logging.getLogger(__name__)
 
 
 class Preferences:
     """Training on preferences by the loss of a recipe; the methods are those of `supervised.Supervised`."""
 
-    columns = ("step", "split", "loss", "accuracy", "learning_rate", "nll")
     measured = "objective"
     score = None
 
     def __init__(self, recipe: Recipe, base: str | Path) -> None:
         self.recipe, self.base, self.loss = recipe, base, loss_of(recipe["loss"])
+        self.columns = ("step", "split", "loss", "accuracy", "learning_rate", "nll", *self.loss.measures)
 
     @staticmethod
     def read(recipe: Recipe, paths: Sequence[str | Path]) -> tuple[list[Pair], list[Pair], list[Dropped]]:
-        return read_pairs(paths, recipe["data"], recipe["seed"])
+        return read_pairs(paths, recipe["data"], recipe["seed"], loss_of(recipe["loss"]).needs_sources)
 
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, pairs: Iterable[Pair]
@@ -56,7 +62,12 @@ class Preferences:
         if not self.loss.needs_reference:
             return rows
         load = functools.partial(reference_model, self.recipe, self.base)
-        return with_reference(rows, load, self.recipe["batch_size"], scratch / "reference.json")
+        return with_reference(rows, load, self.recipe["batch_size"], scratch / "reference.json", self.shared)
+
+    @property
+    def shared(self) -> bool:
+        """Whether the answers to a prompt are to stand behind one copy of it."""
+        return self.recipe.get("shared_prompt", False)
 
     def evaluate_every(self, rows: int) -> int:
         recipe = self.recipe
@@ -68,12 +79,12 @@ class Preferences:
         return collate_pairs(rows)
 
     def trainer(self) -> type[Trainer]:
-        return preference_trainer(self.loss)
+        return preference_trainer(self.loss, self.shared)
 
     def metrics(self, scores: np.ndarray) -> dict[str, float]:
-        """Return the metrics of dev rows out of the trainer's (rows, 4): mean loss, mean NLL per token of the chosen
-        answers, share of pairs in order, and the metric by which checkpoints are selected."""
-        loss, nll, tokens, ordered = scores.astype("float64").sum(axis=0)
+        """Return the metrics of dev rows out of the trainer's (rows, 4 + measures): mean loss, mean NLL per token of
+        the chosen answers, share of pairs in order, the metric that selects checkpoints, and means of measures."""
+        loss, nll, tokens, ordered, *measured = scores.astype("float64").sum(axis=0)
         loss, accuracy = loss / len(scores), ordered / len(scores)
         # Of two checkpoints with as many pairs in order the one with the lower loss wins.
         by_accuracy = ordered - loss / (1 + abs(loss))
@@ -82,7 +93,7 @@ class Preferences:
             "nll": nll / tokens,
             "accuracy": accuracy,
             "selection": by_accuracy if self.recipe["selection"] == "accuracy" else -loss,
-        }
+        } | {name: value / len(scores) for name, value in zip(self.loss.measures, measured, strict=True)}
 
     def watch(self, state: TrainerState, first: Mapping[str, float], now: Mapping[str, float]) -> None:
         """Raise a UserError when the held-out chosen answers are more than `collapse` times as perplexing as before.
@@ -106,16 +117,27 @@ class Preferences:
         return {"dev_before": self.dev_facts(curve[0])}
 
     def dev_facts(self, row: Mapping[str, Any]) -> Facts:
-        return {"loss": row["loss"], "nll": row["nll"], "accuracy": row["accuracy"]}
+        return {name: row[name] for name in ("loss", "nll", "accuracy", *self.loss.measures)}
 
 
-def preference_trainer(loss: Loss) -> type[Trainer]:
-    """Return the Trainer of a `moult.objectives` loss: its mean over the rows of a step, on all devices."""
+def preference_trainer(loss: Loss, shared: bool = False) -> type[Trainer]:
+    """Return the Trainer of a `moult.objectives` loss: its mean over the rows of a step, on all devices.
+
+    shared: the answers to a prompt stand behind one copy of it, if the model's attention can be masked so.
+    """
     import torch
     from transformers import Trainer
 
     class PreferenceTrainer(Trainer):
         loss_is_scaled_for_ga = True
+
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            super().__init__(*args, **settings)
+            self.base = getattr(self.model, "get_base_model", lambda: self.model)()
+            if shared and _takes_tree(self.base):
+                self.data_collator = collate_trees
+            # Sums of what the loss measures over the rows of a step, and their number.
+            self.sums = torch.zeros(len(loss.measures) + 1, dtype=torch.float64)
 
         def _prepare_inputs(self, inputs):
             """Return a batch on the device; its reference stays in float32, where the library, under DeepSpeed, rounds
@@ -125,15 +147,14 @@ def preference_trainer(loss: Loss) -> type[Trainer]:
             return prepared if reference is None else prepared | {"reference": reference.to(self.args.device)}
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            """Return the loss; and as `logits` (rows, 4): loss, NLL of the chosen answers, their tokens, share of pairs
-            in order.
+            """Return the loss; and as `logits` (rows, 4 + measures): loss, NLL of the chosen answers, their tokens,
+            share of pairs in order, and what the loss measures.
 
             num_items_in_batch: the rows of the step; the library counts them by `labels`, over all devices.
             """
-            labels, targets, count = inputs["labels"], inputs["targets"], inputs["preferred"]
-            outputs = model(**{name: value for name, value in inputs.items() if name not in NOT_THE_MODELS})
+            labels, count = inputs["labels"], inputs["preferred"]
             # (answers, rows); an answer has a token at least, its end.
-            logps, tokens = (value.view(-1, len(labels)) for value in answer_logps(outputs.logits, targets))
+            logps, tokens = preference_logps(model, self.base, inputs)
             preferred = torch.arange(len(logps), device=count.device)[:, None] < count
             others = ~preferred & (tokens > 0)
             # A device whose share is blank rows alone is given no reference; they count nowhere.
@@ -149,26 +170,52 @@ def preference_trainer(loss: Loss) -> type[Trainer]:
             total = (losses * real).sum() / (real.sum() if num_items_in_batch is None else num_items_in_batch)
             # The library averages over devices what is a share of the sum here.
             total = total * self.accelerator.num_processes
-            if not return_outputs:
-                return total
-            ordered = loss.ordered(scores, preferred, others, done)
+            with torch.no_grad():
+                measured = loss.measured(logps, tokens, scores, preferred, others, done)
+                told = [measured[name] for name in loss.measures]
+                if not return_outputs:
+                    if told:
+                        self.sums += torch.stack([*told, torch.ones_like(losses)]).double()[:, real].sum(-1).cpu()
+                    return total
+                ordered = loss.ordered(scores, preferred, others, done)
             nll, chosen = -(logps * preferred).sum(0), (tokens * preferred).sum(0)
-            return total, {"logits": torch.stack([losses, nll, chosen, ordered], dim=-1)}
+            return total, {"logits": torch.stack([losses, nll, chosen, ordered, *told], dim=-1)}
+
+        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            """Log the means of what the loss measured over the rows of a step, on all devices, beside its loss."""
+            if loss.measures and "loss" in logs:
+                *sums, rows = self.accelerator.reduce(self.sums.to(self.args.device)).tolist()
+                logs |= {name: value / rows for name, value in zip(loss.measures, sums, strict=True)}
+                self.sums.zero_()
+            super().log(logs, start_time)
 
     return PreferenceTrainer
 
 
+def _takes_tree(model):
+    """Return whether a model takes a tree, and say so where it does not."""
+    if takes_tree(model):
+        return True
+    logger.info("shared_prompt: %s reads a prompt once for each of its answers", type(model).__name__)
+    return False
+
+
 def with_reference(
-    rows: dict[str, list[Encoded]], load: Callable[[], PreTrainedModel], batch_size: int, file: Path
+    rows: dict[str, list[Encoded]],
+    load: Callable[[], PreTrainedModel],
+    batch_size: int,
+    file: Path,
+    shared: bool = False,
 ) -> dict[str, list[Encoded]]:
     """Return the rows of each split with `reference`, the log-probabilities of their answers before training, in nats.
 
     They are computed once and kept in `file`: a second model in memory, or a second forward pass in each step of each
-    epoch, would give the same numbers. `load()` returns the model, ready to be called.
+    epoch, would give the same numbers. `load()` returns the model, ready to be called; shared: as for
+    `preference_trainer`.
     """
     if not Path(file).exists():
         model = load()
-        write_json(file, {split: _logps(model, many, batch_size, split) for split, many in rows.items()})
+        write_json(file, {split: _logps(model, many, batch_size, split, shared) for split, many in rows.items()})
         # The model that trains needs its place, in another process where there are several.
         del model
         free_memory()
@@ -179,19 +226,18 @@ def with_reference(
     }
 
 
-def _logps(model, rows, batch_size, split):
+def _logps(model, rows, batch_size, split, shared):
     import torch
 
+    collated = collate_trees if shared and takes_tree(model) else collate_pairs
     found = [None] * len(rows)
     order = sorted(range(len(rows)), key=lambda place: -length_of(rows[place]))
     for start in range(0, len(order), batch_size):
         places = order[start : start + batch_size]
-        batch = collate_pairs([rows[place] for place in places])
-        targets = batch["targets"].to(model.device)
-        inputs = {name: value.to(model.device) for name, value in batch.items() if name not in NOT_THE_MODELS}
+        batch = {name: value.to(model.device) for name, value in collated([rows[place] for place in places]).items()}
         with torch.inference_mode():
-            logps, _ = answer_logps(model(**inputs).logits, targets)
-        for place, *values in zip(places, *logps.view(-1, len(places)).tolist(), strict=True):
+            logps, _ = preference_logps(model, model, batch)
+        for place, values in zip(places, logps.T.tolist(), strict=True):
             found[place] = values[: len(rows[place]["completions"])]
         if start % (64 * batch_size) == 0:
             logger.info("reference: %d of %d %s pairs", start + len(places), len(rows), split)

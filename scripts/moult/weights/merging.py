@@ -1,6 +1,5 @@
 """Merge the weights of models with mergekit."""
 
-import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,11 +7,10 @@ from typing import Any
 
 from moult.base.errors import UserError
 from moult.base.files import read_json, whole_directory, write_json, write_text_atomic
-from moult.base.lean_imports import hide_compiler, hide_packages
 from moult.base.rows import Facts, Recipe
 from moult.base.stage import Job
 from moult.weights import mixtures
-from moult.weights.calling_mergekit import mergekit_path, mergekit_refusals
+from moult.weights.calling_mergekit import mergekit_path
 from moult.weights.card import write_model_card
 from moult.weights.compatibility import (
     chat_template,
@@ -31,6 +29,7 @@ from moult.weights.headers import (
     tensor_headers,
 )
 from moult.weights.methods import METHODS, filters, gradients_outside, groups, refusals
+from moult.weights.running import Ready, run_alone, run_together
 
 # Raise when the same recipe would now give other weights.
 VERSION = 1
@@ -107,24 +106,47 @@ def merge_models(recipe: Recipe, folders: Mapping[str, str | Path], target: str 
     """Merge models with mergekit on the CPU; the same recipe gives the same bytes.
 
     `recipe`: method, base, parents (model, weight, density) or slices or modules, parameters, dtype, seed, threads;
-    perhaps out_dtype, tokenizer, chat_template. `folders` maps the names in it to folders. Config, tokenizer, chat
-    template and generation config come from the base (else the first parent), or from the first parent that has a chat
-    template where the base has none. The configuration stays beside the weights as `mergekit_config.yml`, its paths
-    relative to where the job runs. UserError when the models do not fit each other or the result is not finite.
-    Returns the facts: `tokenizer_from`, `warnings`.
+    perhaps out_dtype, tokenizer, chat_template, order (stable: of equally large entries the first are kept). `folders`
+    maps the names in it to folders. Config, tokenizer, chat template and generation config come from the base (else the
+    first parent), or from the first parent that has a chat template where the base has none. The configuration stays
+    beside the weights as `mergekit_config.yml`, its paths relative to where the job runs. UserError when the models do
+    not fit each other or the result is not finite. Returns the facts: `tokenizer_from`, `warnings`.
     """
-    import torch
-    import yaml
+    ready = _ready(recipe, folders)
+    _check_parents(ready.models.values())
+    with whole_directory(target) as folder:
+        run_alone(ready, folder)
+        return _finish(ready, folder)
 
-    parents = [parent["model"] for group in groups(recipe) for parent in group["parents"]]
-    base, method = recipe.get("base"), recipe["method"]
+
+def merge_sweep(recipes: Mapping[str, Recipe], folders: Mapping[str, str | Path], target: str | Path) -> None:
+    """Make several merges in one pass over their parents, each in a folder of its own in `target`.
+
+    recipes: name → the recipe of a merge of whole models, see `merge_models`; a merge has the same bytes alone.
+    """
+    ready = {name: _ready(recipe, folders) for name, recipe in recipes.items()}
+    _check_parents({folder: None for one in ready.values() for folder in one.models.values()})
+    with whole_directory(target) as folder:
+        for name in ready:
+            (folder / name).mkdir()
+        run_together({folder / name: one for name, one in ready.items()})
+        for name, one in ready.items():
+            write_json(folder / name / MADE, {"recipe": one.recipe, "facts": _finish(one, folder / name)})
+
+
+# In the folder of a member of a sweep: its recipe, and the facts for its manifest.
+MADE = ".made.json"
+
+
+def _ready(recipe, folders):
+    """Return a merge, ready to be made; UserError where its models do not fit each other or its settings."""
+    base, method, made_of = recipe.get("base"), recipe["method"], groups(recipe)
     config = mergekit_config(recipe, lambda name: mergekit_path(folders[name]))
-    bases = [group["base"] for group in groups(recipe) if group["base"]]
-    names = list(dict.fromkeys([*([base] if base else []), *bases, *parents]))
-    models = {name: Path(folders[name]) for name in names}
+    bases = [group["base"] for group in made_of if group["base"]]
+    parents = [parent["model"] for group in made_of for parent in group["parents"]]
+    models = {name: Path(folders[name]) for name in dict.fromkeys([*([base] if base else []), *bases, *parents])}
     for folder in models.values():
         check_model_folder(folder)
-        check_finite(folder, "fetch or make this parent again")
     warnings = check_compatible(
         models,
         base if METHODS[method].task_vectors else None,
@@ -140,23 +162,33 @@ def merge_models(recipe: Recipe, folders: Mapping[str, str | Path], target: str 
     chosen = recipe.get("chat_template")
     if chosen and not chat_template(models[chosen]):
         raise UserError(f"merge: chat_template names {chosen}, which has none; name another model, or leave it out.")
-    by_template = sorted(names, key=lambda name: (name != chosen, not chat_template(models[name])))
-    logger.info("merging %s by %s", ", ".join(dict.fromkeys(parents)), method)
-    torch.set_num_threads(recipe["threads"])
-    with whole_directory(target) as folder:
-        _run_mergekit(config, folder, recipe["seed"], [mergekit_path(models[name]) for name in names])
-        _write_merged_config(recipe, models[names[0]], folder)
-        _check_merged(recipe, folder, models[names[0]])
-        if "tokenizer" in recipe:
-            _take_template(models[by_template[0]], folder)
-        else:
-            copy_files(models[by_template[0]], folder, TOKENIZER_FILES)
-        # Backwards, so that of several files of one name the best owner's stays.
-        for name in reversed(by_template):
-            copy_files(models[name], folder, OTHER_FILES)
-        write_text_atomic(folder / "mergekit_config.yml", yaml.safe_dump(config, sort_keys=False))
-    logger.info("merged %s by %s", ", ".join(dict.fromkeys(parents)), method)
-    return {"tokenizer_from": by_template[0], "warnings": warnings}
+    by_template = sorted(models, key=lambda name: (name != chosen, not chat_template(models[name])))
+    return Ready(recipe, config, models, by_template, warnings)
+
+
+def _check_parents(folders):
+    for folder in folders:
+        check_finite(folder, "fetch or make this parent again")
+
+
+def _finish(ready, folder):
+    """Put beside the weights what belongs to a model, check them, and return the facts."""
+    import yaml
+
+    recipe, models = ready.recipe, ready.models
+    reference, origin = models[next(iter(models))], models[ready.by_template[0]]
+    _write_merged_config(recipe, reference, folder)
+    _check_merged(recipe, folder, reference)
+    if "tokenizer" in recipe:
+        _take_template(origin, folder)
+    else:
+        copy_files(origin, folder, TOKENIZER_FILES)
+    # Backwards, so that of several files of one name the best owner's stays.
+    for name in reversed(ready.by_template):
+        copy_files(models[name], folder, OTHER_FILES)
+    write_text_atomic(folder / "mergekit_config.yml", yaml.safe_dump(ready.config, sort_keys=False))
+    logger.info("merged %s by %s", ready.parents, recipe["method"])
+    return {"tokenizer_from": ready.by_template[0], "warnings": ready.warnings}
 
 
 def _check_filters(recipe, models):
@@ -182,50 +214,6 @@ def _check_rows(tokenizer, models):
             f"merge: with this tokenizer the embeddings keep {kept} of {rows} rows, because no token stands for the "
             "others; write pad_to_multiple_of, or `drop_rows: true` if they may be lost."
         )
-
-
-def _run_mergekit(config, folder, seed, order):
-    """Write the merged weights to a folder; UserError where mergekit refuses its configuration."""
-    with hide_packages("scipy", "torch_distributed"), hide_compiler():
-        from mergekit.config import MergeConfiguration
-        from mergekit.io.tasks import LoaderCache
-        from mergekit.merge import run_merge
-        from mergekit.options import MergeOptions
-
-    class Ordered(MergeConfiguration):
-        """mergekit draws its models from an unordered set, on which the order of a union's tokens depends."""
-
-        def referenced_models(self):
-            return sorted(super().referenced_models(), key=lambda model: order.index(model.model.path))
-
-    # Its card asks the hub for every path that looks like a repository; config and tokenizer are the caller's.
-    logger.info("ready: mergekit is loaded")
-    options = MergeOptions(
-        random_seed=seed, quiet=True, copy_tokenizer=False, write_model_card=False, clone_tensors="slices" in config
-    )
-    try:
-        with mergekit_refusals(), _vocabularies_in_order():
-            run_merge(Ordered.model_validate(config), str(folder), options)
-    finally:
-        # It keeps the files of a path open for the next merge of this process, which may find others there.
-        LoaderCache().loaders.clear()
-
-
-@contextlib.contextmanager
-def _vocabularies_in_order():
-    """Let tokenizers give their vocabulary by ids: they give it in another order in each process."""
-    from transformers import PreTrainedTokenizerFast
-
-    original = PreTrainedTokenizerFast.get_vocab
-
-    def in_order(self):
-        return dict(sorted(original(self).items(), key=lambda item: item[1]))
-
-    PreTrainedTokenizerFast.get_vocab = in_order
-    try:
-        yield
-    finally:
-        PreTrainedTokenizerFast.get_vocab = original
 
 
 def _check_merged(recipe, folder, reference):

@@ -45,6 +45,12 @@ RANGES: dict[str | tuple[str, str], Range] = {
 IDLE = {("task_arithmetic", "density"), ("task_arithmetic", "rescale")}
 
 
+# Methods that keep entries by the rank of their magnitude, and the setting that says how many.
+BY_MAGNITUDE = {"ties": "density", "breadcrumbs": "density", "breadcrumbs_ties": "density", "sce": "select_topk"}
+# Methods that draw random masks, or random entries of a large tensor.
+DRAWING = ("dare_linear", "dare_ties", "della", "della_linear", "arcee_fusion")
+
+
 @dataclass(frozen=True)
 class Setting:
     """What a method takes under one name; `scope` says whether each parent may have its own.
@@ -294,6 +300,13 @@ def _chances_of_della(name, group):
                 f"parent {parent['model']}: density {_plain(density)} and epsilon {width}: della keeps entries with "
                 "chances from density - epsilon to density + epsilon, and these must stay between 0 and 1"
             )
+
+
+def selects(merge: dict[str, Any]) -> bool:
+    """Whether a merge leaves entries out by the rank of their magnitude."""
+    share = BY_MAGNITUDE.get(merge["method"])
+    values = [value for _, key, value in _settings(merge) if key == share]
+    return any(one < 1 for value in values for one in scalars(value))
 
 
 def filters(merge: dict[str, Any]) -> list[tuple[str, str]]:

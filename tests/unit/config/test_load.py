@@ -302,10 +302,30 @@ def test_a_loss_stands_in_a_recipe_with_its_own_settings_alone(raw):
         (None, {"kind": "contrastive", "nll_weight": 0.0, "margin": 0.0}),
         ({"nll_weight": 0.5}, {"kind": "contrastive", "nll_weight": 0.5, "margin": 0.0}),
         ({"kind": "dpo"}, {"kind": "dpo", "nll_weight": 0.0, "beta": 0.1}),
+        (
+            {"kind": "dpo", "label_smoothing": 0.1},
+            {"kind": "dpo", "nll_weight": 0.0, "beta": 0.1, "label_smoothing": 0.1},
+        ),
     ):
         raw["models"][1] = {"name": "tuned", "optimise": {"base": "base", "data": ["pairs"]}}
         raw["models"][1]["optimise"] |= {"loss": loss} if loss else {}
         assert list(model_stages.optimise(load(raw), "tuned")["loss"].items()) == list(told.items())
+
+
+def test_a_loss_that_learns_from_sources_wants_pairs_that_have_some(raw):
+    raw["corpora"].append({"name": "pairs", "kind": "contrasts", "dataset": "questions", "endpoint": "student"})
+    raw["models"][1] = {"name": "tuned", "optimise": {"base": "base", "data": ["pairs"], "loss": {"kind": "wrpo"}}}
+    with pytest.raises(
+        UserError, match="loss: wrpo learns from answers of sources, and the pairs of 'pairs' have none"
+    ):
+        load(raw)
+
+
+@pytest.mark.parametrize(("setting", "shared"), [({}, False), ({"shared_prompt": True}, True)])
+def test_a_recipe_says_that_answers_share_their_prompt_only_where_they_do(raw, setting, shared):
+    raw["corpora"].append({"name": "pairs", "kind": "contrasts", "dataset": "questions", "endpoint": "student"})
+    raw["models"][1] = {"name": "tuned", "optimise": {"base": "base", "data": ["pairs"]} | setting}
+    assert model_stages.optimise(load(raw), "tuned").get("shared_prompt", False) is shared
 
 
 def test_several_mistakes_are_told_at_once(raw):

@@ -71,6 +71,17 @@ def test_a_partial_correlation_is_that_of_residuals_on_dummies(seed):
     assert found.interval[0] < found.value < found.interval[1]
 
 
+def test_no_interval_has_zero_width():
+    """What every resample says alike has no interval: six grades in perfect order, and two who never differ."""
+    rising = [1.0, 2, 3, 4, 5, 6]
+    for found in (
+        association.grade_metrics(rising, rising, 1),
+        {"kappa": association.kappa_of(["a", "b", "a"], ["a", "b", "a"], 1)},
+    ):
+        for name, estimate in found.items():
+            assert estimate.interval is None or estimate.interval[0] < estimate.interval[1], name
+
+
 def test_what_is_undefined_has_no_estimate():
     same, rising = [5.0] * 6, [1.0, 2, 3, 4, 5, 6]
     found = association.grade_metrics(same, rising, 1)

@@ -158,7 +158,10 @@ except UserError as error:
             {"suites": [{"name": "brevity", "lengths": {"datasets": ["moods"], "endpoint": "x"}}]},
             "endpoint: 'x' is not",
         ),
-        ({"suites": [{"name": "brevity"}]}, f"write exactly one of {', '.join(kind.key for kind in KINDS)}, lengths"),
+        (
+            {"suites": [{"name": "brevity"}]},
+            "write exactly one of labels, judge, agreement, head_to_head, lm_eval, probing, lengths",
+        ),
         (
             {"evaluations": [{"suite": "brevity", "settings": [{"name": "s", "models": "base"}]}]},
             "evaluations 'brevity', settings: only models have a length",

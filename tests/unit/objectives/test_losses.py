@@ -1,112 +1,154 @@
 """Losses over preferences against their formulas, written plainly in float64, and that one is added by its file."""
 
-import itertools
 import json
 import math
 import os
 import shutil
 import subprocess
 import sys
-from typing import NamedTuple
 
 import pytest
 from moult.base.paths import CODE, RESOURCES
 from moult.objectives import LOSSES, loss_of
 from pico import build_pico_model
+from plain_losses import PLAIN, Answer
 
 
-class Answer(NamedTuple):
-    """What a model gives an answer: its log-probability, its tokens, its log-probability under the reference."""
+def answers(seed, fused=False, rows=3):
+    """Return (logps, tokens, reference), each (5 answers, rows) in float32, and how many answers of a row are preferred
+    and how many it has.
 
-    logp: object
-    tokens: object
-    reference: object
-
-    @property
-    def gain(self):
-        return self.logp - self.reference
-
-
-# kind → settings to try, and the loss of a preferred and another answer.
-PLAIN = {
-    "contrastive": (
-        [{"margin": 0.0}, {"margin": 0.7}],
-        lambda loss, good, bad: (bad.logp / bad.tokens - good.logp / good.tokens + loss.margin).clamp(min=0),
-    ),
-    "dpo": (
-        [{"beta": 0.1}, {"beta": 0.01}],
-        lambda loss, good, bad: _minus_log_sigmoid(loss.beta * (good.gain - bad.gain)),
-    ),
-    "ipo": (
-        [{"beta": 0.1}, {"beta": 0.5, "sum": True}],
-        lambda loss, good, bad: (
-            (
-                (good.gain if loss.sum else good.gain / good.tokens)
-                - (bad.gain if loss.sum else bad.gain / bad.tokens)
-                - 1 / (2 * loss.beta)
-            )
-            ** 2
-        ),
-    ),
-    "simpo": (
-        [{}, {"beta": 2.5, "gamma_ratio": 0.55}],
-        lambda loss, good, bad: _minus_log_sigmoid(
-            loss.beta * good.logp / good.tokens - loss.beta * bad.logp / bad.tokens - loss.gamma_ratio * loss.beta
-        ),
-    ),
-}
-
-
-def _minus_log_sigmoid(value):
-    return (1 + (-value).exp()).log()
-
-
-def answers(seed):
-    """Return (logps, tokens, reference), each (4 answers, 3 rows), and how many are preferred and how many there are.
-
-    The rows have 1 and 1, 2 and 2, 1 and 2 answers; their log-probabilities are of the size that few tokens have.
+    The log-probabilities are of the size that few tokens have. fused: the rows have one to three sources.
     """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    counts = [(1, 2), (2, 4), (1, 3)]
-    tokens = torch.randint(1, 9, (4, 3), generator=generator)
-    logps, reference = (-tokens * torch.rand(4, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    counts = ([(2, 3), (3, 4), (4, 5), (2, 4)] if fused else [(1, 2), (2, 4), (1, 3), (3, 5)])[:rows]
+    tokens = torch.randint(1, 9, (5, rows), generator=generator)
+    logps, reference = (-tokens * torch.rand(5, rows, generator=generator) for _ in range(2))
     for row, (_, many) in enumerate(counts):
         for values in (tokens, logps, reference):
             values[many:, row] = 0
     return logps, tokens, reference, counts
 
 
+def preferred_of(counts, tokens):
+    """Return which answers are to be preferred and which are the others, (answers, rows) bool."""
+    import torch
+
+    preferred = torch.arange(len(tokens))[:, None] < torch.tensor([count for count, _ in counts])
+    return preferred, ~preferred & (tokens > 0)
+
+
 @pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("rows", [1, 2, 3, 4])
 @pytest.mark.parametrize(
     ("kind", "settings"), [(kind, one) for kind, (settings, _) in PLAIN.items() for one in settings], ids=str
 )
-def test_values_and_gradients_are_those_of_the_formula(kind, settings, seed):
+def test_values_and_gradients_are_those_of_the_formula(kind, settings, rows, seed):
     import torch
 
     loss, (_, formula) = loss_of({"kind": kind} | settings), PLAIN[kind]
-    logps, tokens, reference, counts = answers(seed)
-    plain = logps.clone().requires_grad_()
+    logps, tokens, reference, counts = answers(seed, loss.needs_sources, rows)
+    plain = logps.double().requires_grad_()
     expected = []
     for row, (preferred, many) in enumerate(counts):
         one = [Answer(plain[place, row], tokens[place, row], reference[place, row]) for place in range(many)]
-        pairs = list(itertools.product(one[:preferred], one[preferred:]))
-        expected.append(sum(formula(loss, *pair) for pair in pairs) / len(pairs))
-    sum(expected).backward()
+        expected.append(formula(loss, one[:preferred], one[preferred:], 0.3))
+    torch.stack(expected).sum().backward()
 
-    ours = logps.float().requires_grad_()
-    preferred = torch.arange(4)[:, None] < torch.tensor([count for count, _ in counts])
-    others = ~preferred & (tokens > 0)
-    given = reference.float() if loss.needs_reference else torch.full_like(ours, math.nan)
-    losses = loss.losses(loss.scores(ours, tokens, given), preferred, others, 0.5)
+    ours = logps.clone().requires_grad_()
+    preferred, others = preferred_of(counts, tokens)
+    given = reference if loss.needs_reference else torch.full_like(ours, math.nan)
+    losses = loss.losses(loss.scores(ours, tokens, given), preferred, others, 0.3)
     losses.sum().backward()
-    assert losses.tolist() == pytest.approx([value.item() for value in expected], rel=1e-5, abs=1e-6)
-    assert torch.allclose(ours.grad, plain.grad.float(), rtol=1e-4, atol=1e-6)
+    assert losses.tolist() == pytest.approx([value.item() for value in expected], rel=1e-6, abs=1e-7)
+    assert (ours.grad - plain.grad).norm() <= 1e-6 * plain.grad.norm()
     # The loss of a row falls when its preferred answer becomes likelier, and it says when all is in order.
     surer = loss.scores(torch.where(preferred, ours + 1000, ours).detach(), tokens, given)
-    assert loss.ordered(surer, preferred, others, 0.5).tolist() == [1, 1, 1]
-    assert loss.ordered(-surer, preferred, others, 0.5).tolist() == [0, 0, 0]
+    assert loss.ordered(surer, preferred, others, 0.3).tolist() == [1] * rows
+    assert loss.ordered(-surer, preferred, others, 0.3).tolist() == [0] * rows
+
+
+@pytest.mark.parametrize(("alpha", "place"), [(0.0, 1), (1.0, 0)])
+def test_wrpo_is_dpo_on_one_of_its_pairs_at_either_end_of_its_weight_bit_for_bit(alpha, place):
+    """With the weight 0 on the own answer and the rejected one, with 1 on the source's and the rejected one."""
+    import torch
+
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        logps, reference = (-30 * torch.rand(3, 4, generator=generator) for _ in range(2))
+        tokens, found = torch.ones(3, 4, dtype=torch.long), []
+        wrpo = loss_of({"kind": "wrpo", "beta": 0.1, "schedule": "constant", "alpha_end": alpha})
+        for loss, kept in ((wrpo, [0, 1, 2]), (loss_of({"kind": "dpo", "beta": 0.1}), [place, 2])):
+            given = logps.clone().requires_grad_()
+            preferred, others = preferred_of([(len(kept) - 1, len(kept))] * 4, tokens[kept])
+            losses = loss.losses(loss.scores(given[kept], tokens[kept], reference[kept]), preferred, others, 0.5)
+            losses.sum().backward()
+            found.append((losses, given.grad))
+        assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+
+
+def test_what_wrpo_logs_is_what_the_published_trainer_means():
+    """The published formulas in float64 on given log-probabilities; one accuracy of theirs compares every row with
+    every other, and ours does not."""
+    import torch
+
+    loss = loss_of({"kind": "wrpo", "beta": 0.1, "alpha_end": 0.4})
+    generator = torch.Generator().manual_seed(3)
+    logps, reference = (-30 * torch.rand(3, 64, generator=generator) for _ in range(2))
+    tokens = torch.randint(1, 40, (3, 64), generator=generator)
+    preferred, others = preferred_of([(2, 3)] * 64, tokens)
+    for done in (0.0, 0.25, 11 / 12):
+        scores = loss.scores(logps, tokens, reference)
+        told = loss.measured(logps, tokens, scores, preferred, others, done)
+        assert told.keys() == loss.measures.keys()
+        told = {name: values.double().mean().item() for name, values in told.items()}
+
+        source, target, rejected = 0.1 * (logps.double() - reference.double())
+        alpha = 0.4 * done
+        chosen = alpha * source + (1 - alpha) * target
+        losses = -torch.log(torch.sigmoid(chosen - rejected))
+        assert loss.losses(scores, preferred, others, done).mean().item() == pytest.approx(
+            losses.mean().item(), rel=1e-6
+        )
+        ordered = loss.ordered(scores, preferred, others, done).mean().item()
+        assert ordered == pytest.approx((chosen > rejected).double().mean().item())
+        published = {
+            "alpha": alpha,
+            "reward_source": source,
+            "reward_target": target,
+            "reward_weighted": chosen,
+            "reward_rejected": rejected,
+            "margin": chosen - rejected,
+            "accuracy_source": source > rejected,
+            "accuracy_target": target > rejected,
+        }
+        for place, part in enumerate(("source", "target", "rejected")):
+            published |= {f"logp_{part}": logps[place], f"tokens_{part}": tokens[place]}
+        published = {name: torch.as_tensor(value).double().mean().item() for name, value in published.items()}
+        assert told == pytest.approx(published, rel=1e-6, abs=1e-7)
+        broadcast = (target[:, None] > rejected).double()
+        assert broadcast.shape == (64, 64) and abs(broadcast.mean().item() - told["accuracy_target"]) > 0.01
+
+
+def test_the_weight_of_sources_is_0_in_the_first_step_and_its_end_is_never_reached():
+    loss, constant = (loss_of({"kind": "wrpo", "schedule": schedule}) for schedule in ("linear", "constant"))
+    assert [loss.alpha(step / 10) for step in range(10)] == pytest.approx([0.1 * step / 10 for step in range(10)])
+    assert loss.alpha(0.0) == 0 and {constant.alpha(step / 10) for step in range(10)} == {0.1}
+
+
+def test_a_loss_without_smoothing_has_no_such_key_in_its_recipe():
+    for loss in LOSSES.values():
+        plain = loss(kind=loss_kind(loss))
+        assert "label_smoothing" not in plain.model_dump()
+        if "label_smoothing" in loss.model_fields:
+            smoothed = loss(kind=loss_kind(loss), label_smoothing=0.1)
+            assert smoothed.model_dump()["label_smoothing"] == 0.1 and "smoothed by 0.1" in smoothed.words()
+
+
+def loss_kind(loss):
+    return next(kind for kind, one in LOSSES.items() if one is loss)
 
 
 def test_every_loss_is_held_against_its_formula():

@@ -201,6 +201,8 @@ def everything():
             {"name": "preferring", "optimise": preferring},
             {"name": "preferring_whole", "optimise": preferring | {"method": "full"}},
             {"name": "merged", "merge": MEAN},
+            {"name": "brief", "keep": False, "finetune": trained},
+            {"name": "brief_mean", "keep": False, "merge": MEAN},
         ],
         "rounds": [
             {
@@ -217,11 +219,15 @@ def everything():
             {"name": "labels", "labels": {"datasets": ["rows"]}},
             {"name": "quality", "judge": {"datasets": ["asked"], "judges": ["student", "other"]}},
             {"name": "people", "agreement": {"datasets": ["judged"]}},
+            {"name": "heads", "head_to_head": {"kind": "mt", "questions": "q.jsonl", "endpoint": "student"}},
+            {"name": "academic", "lm_eval": {"tasks": ["kinds"]}},
             {"name": "probes", "probing": {"folders": ["p"]}},
         ],
         "evaluations": [
             {"suite": "people", "judges": [{"name": "tuned", "model": "tuned"}]},
-            {"suite": "labels", "models": ["tuned"]},
+            {"suite": "labels", "models": ["tuned", "brief", "brief_mean"]},
+            {"suite": "heads", "models": ["tuned"]},
+            {"suite": "academic", "models": ["tuned"]},
             {"suite": "probes", "models": ["tuned"]},
             {"suite": "quality", "models": ["base", "tuned"], "against": "base"},
         ],
@@ -244,4 +250,4 @@ def test_every_rule_that_works_with_a_model_has_its_needs_and_its_line():
 def test_what_is_small_and_one_of_many_is_grouped_on_slurm_and_nothing_else():
     groups = yaml.safe_load((SHIPPED.parent / "profile.yaml").read_text())["groups"]
     small = {stage.rule for stage in STAGES if stage.wildcards and environment_of(stage.rule) == "tables"}
-    assert set(groups) == small - {"fetch_videos"}
+    assert set(groups) == small - {"fetch_videos", "publish_model"}

@@ -1,7 +1,6 @@
 """Preference losses against a plain implementation of their formulas, and runs on pairs of pico models."""
 
 import csv
-import itertools
 import json
 import math
 import shutil
@@ -20,7 +19,8 @@ from moult.training.finetune import finetune_full, finetune_lora
 from moult.training.order import BLANK, GroupedRows
 from moult.training.pairs import Pair, read_pairs
 from pico import teach_pico_model
-from preference_tuning import DEV, FULL, RECIPE, TRAIN, pair
+from plain_losses import PLAIN, Answer
+from preference_tuning import DEV, FULL, FUSED, FUSED_DEV, RECIPE, TRAIN, pair
 
 DPO = {"kind": "dpo", "beta": 0.5, "nll_weight": 0.0}
 LOSSES = {
@@ -29,6 +29,7 @@ LOSSES = {
     "dpo": DPO,
     "dpo_and_nll": DPO | {"nll_weight": 0.3},
 }
+WRPO = {"kind": "wrpo", "beta": 0.5, "schedule": "constant", "alpha_end": 0.3, "nll_weight": 0.3}
 
 
 def several(number):
@@ -87,25 +88,22 @@ def plain_logps(model, tokenizer, messages, answer):
     return [table[place - 1, ids[place]] for place in range(len(prompt), len(ids))]
 
 
-def plain_loss(model, reference, tokenizer, pairs, loss):
-    """Return the mean loss of pairs, as the formulas are written in the papers."""
+def plain_loss(model, reference, tokenizer, pairs, settings):
+    """Return the mean loss of pairs, as the formulas are written in the papers, when no step is done."""
     import torch
 
+    loss, (_, formula) = loss_of(settings), PLAIN[settings["kind"]]
     total = 0
     for one in pairs:
-        texts = {text: plain_logps(model, tokenizer, one.messages, text) for text in (*one.chosen, *one.rejected)}
-        nll = {text: -sum(logps) / len(logps) for text, logps in texts.items()}
-        values = []
-        for chosen, rejected in itertools.product(one.chosen, one.rejected):
-            if loss["kind"] == "contrastive":
-                values.append(torch.clamp(nll[chosen] - nll[rejected] + loss["margin"], min=0))
-                continue
+        answers = []
+        for text in (*one.chosen, *one.rejected):
+            logps = plain_logps(model, tokenizer, one.messages, text)
             with torch.no_grad():
-                before = [sum(plain_logps(reference, tokenizer, one.messages, text)) for text in (chosen, rejected)]
-            gain = (sum(texts[chosen]) - before[0]) - (sum(texts[rejected]) - before[1])
-            values.append(-torch.log(1 / (1 + torch.exp(-loss["beta"] * gain))))
-        nll_chosen = sum(nll[text] for text in one.chosen) / len(one.chosen)
-        total = total + sum(values) / len(values) + loss["nll_weight"] * nll_chosen
+                before = sum(plain_logps(reference, tokenizer, one.messages, text)) if loss.needs_reference else None
+            answers.append(Answer(sum(logps), len(logps), before))
+        good, bad = answers[: len(one.chosen)], answers[len(one.chosen) :]
+        nll = -sum(answer.logp / answer.tokens for answer in good) / len(good)
+        total = total + formula(loss, good, bad, 0.0) + loss.nll_weight * nll
     return total / len(pairs)
 
 
@@ -127,29 +125,40 @@ def moved(pico_model):
     return model
 
 
-@pytest.mark.parametrize("many", [TRAIN, SEVERAL], ids=["pairs", "several"])
-@pytest.mark.parametrize("batches", [[1], [5], [1, 1, 1], [3, 2, 1]], ids=str)
-@pytest.mark.parametrize("kind", LOSSES)
-def test_values_and_gradients_are_those_of_the_formulas(base, moved, tokenizer, tmp_path, kind, batches, many):
+# Loss, rows, how many of them in each forward pass, and whether answers share their prompt.
+STEPS = [
+    *((kind, TRAIN, batches, False) for kind in LOSSES for batches in ([5], [1, 1, 1])),
+    *((kind, SEVERAL, [3, 2, 1], False) for kind in LOSSES),
+    ("dpo_and_nll", SEVERAL, [3, 2, 1], True),
+    ("contrastive", TRAIN, [1, 1, 1], True),
+    *(("wrpo", FUSED, [3, 2, 1], shared) for shared in (False, True)),
+]
+
+
+@pytest.mark.parametrize(("kind", "many", "batches", "shared"), STEPS)
+def test_values_and_gradients_are_those_of_the_formulas(base, moved, tokenizer, tmp_path, kind, many, batches, shared):
     """Each list is one optimiser step: so many pairs in each of its forward passes, and a blank one beside them."""
     import torch
     from transformers import TrainingArguments
 
-    loss, pairs = LOSSES[kind], many[: sum(batches)]
+    loss, pairs = LOSSES.get(kind, WRPO), many[: sum(batches)]
     moved.zero_grad()
     expected = plain_loss(moved, base, tokenizer, pairs, loss)
     expected.backward()
     wanted = gradients(moved)
 
     rows, _, _ = encode_pairs(tokenizer, pairs, 128)
-    if loss["kind"] == "dpo":
-        rows = preferences.with_reference({"train": rows}, lambda: base, 2, tmp_path / "reference.json")["train"]
+    if loss_of(loss).needs_reference:
+        file = tmp_path / "reference.json"
+        rows = preferences.with_reference({"train": rows}, lambda: base, 2, file, shared)["train"]
     arguments = TrainingArguments(output_dir=tmp_path, use_cpu=True, report_to=[])
-    trainer = preferences.preference_trainer(loss_of(loss))(model=moved, args=arguments)
+    trainer = preferences.preference_trainer(loss_of(loss), shared)(
+        model=moved, args=arguments, data_collator=collate_pairs
+    )
     moved.zero_grad()
     found, start = 0.0, 0
     for size in batches:
-        batch = collate_pairs([*rows[start : start + size], BLANK])
+        batch = trainer.data_collator([*rows[start : start + size], BLANK])
         start += size
         part = trainer.compute_loss(moved, batch, num_items_in_batch=torch.tensor(len(pairs)))
         part.backward()
@@ -286,7 +295,8 @@ def test_what_is_no_pair_is_named_with_its_row(tmp_path):
 def test_the_chosen_answers_become_likelier(optimise, method, kind):
     recipe = {"lora": RECIPE, "full": FULL}[method]
     loss = LOSSES.get(kind) or objectives.LOSSES[kind](kind=kind).model_dump()
-    report, made = optimise("learns", recipe=recipe, loss=loss, epochs=6)
+    train, dev = (FUSED, FUSED_DEV) if kind == "wrpo" else (TRAIN, DEV)
+    report, made = optimise("learns", train, dev, recipe, loss=loss, epochs=6)
     assert report["dev"]["loss"] < report["dev_before"]["loss"]
     assert report["dev"]["accuracy"] == 1.0 and report["criterion"] == "loss"
     assert (report["n_train"], report["n_dev"]) == (10, 4)
@@ -356,14 +366,18 @@ def test_the_reference_is_computed_once_and_kept(optimise, tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_two_processes_have_the_losses_of_one(optimise):
-    """Nine pairs, four a step: in the last step one process has a pair, the other one a blank."""
-    plan = {"loss": DPO, "epochs": 2, "evaluate_every": 2, "accumulation": 2}
+    """Nine rows, four a step: in the last step one process has a row, the other one a blank."""
+    loss = WRPO | {"schedule": "linear"}
+    plan = {"loss": loss, "epochs": 2, "evaluate_every": 2, "accumulation": 2, "shared_prompt": True}
     curves = []
     for name, many in {"alone": {"batch_size": 2}, "together": {"batch_size": 1, "devices": 2, "zero": 2}}.items():
-        _, made = optimise(name, TRAIN[:9], DEV[:3], **plan, **many)
-        curves.append([float(row["loss"]) for split in ("train", "dev") for row in curve(made, split)])
-    assert len(curves[0]) == 6 + 4
-    assert curves[1] == pytest.approx(curves[0], rel=1e-3)
+        _, made = optimise(name, FUSED[:9], FUSED_DEV[:3], **plan, **many)
+        curves.append([row for split in ("train", "dev") for row in curve(made, split)])
+    assert len(curves[0]) == 6 + 4 == len(curves[1])
+    for one, other in zip(*curves, strict=True):
+        assert one["alpha"] == other["alpha"]
+        for name in one.keys() - {"split"}:
+            assert float(one[name] or 0) == pytest.approx(float(other[name] or 0), rel=1e-3, abs=1e-4), name
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Suites, which say how to measure, and evaluations, which say what."""
 
+from functools import reduce
+from operator import or_
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, create_model, model_validator
@@ -23,13 +25,13 @@ class _Suite(Section):
 
     @model_validator(mode="after")
     def one_way(self) -> Self:
-        exactly_one(self, *(kind.key for kind in KINDS))
+        exactly_one(self, *SECTIONS)
         return self
 
     @property
     def kind(self) -> SuiteKind:
         """The SuiteKind of this suite."""
-        return next(kind for kind in KINDS if getattr(self, kind.key))
+        return next(kind for kind in KINDS if isinstance(getattr(self, kind.key), kind.fields))
 
     @property
     def settings(self) -> Any:
@@ -37,14 +39,23 @@ class _Suite(Section):
         return getattr(self, self.kind.key)
 
 
-def _section_of(kind):
-    return kind.fields | None, Field(
-        None, description=f"Settings of a {kind.title} suite; null: it is of another kind."
-    )
+# The key under a suite → the kinds that it may be.
+SECTIONS: dict[str, list[SuiteKind]] = {}
+for _kind in KINDS:
+    SECTIONS.setdefault(_kind.key, []).append(_kind)
+
+
+def _section_of(kinds):
+    told = Field(None, description=f"Settings of a {kinds[0].title} suite; null: it is of another kind.")
+    fields: Any = reduce(or_, (kind.fields for kind in kinds))
+    return (Annotated[fields, Field(discriminator="kind")] if len(kinds) > 1 else fields) | None, told
 
 
 Suite = create_model(
-    "Suite", __base__=_Suite, __doc__=_Suite.__doc__, **{kind.key: _section_of(kind) for kind in KINDS}
+    "Suite",
+    __base__=_Suite,
+    __doc__=_Suite.__doc__,
+    **{key: _section_of(kinds) for key, kinds in SECTIONS.items()},
 )
 # Tables of resources/reference.
 PUBLISHED = tuple(dict.fromkeys(table for kind in KINDS for table in kind.published))

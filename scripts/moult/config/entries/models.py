@@ -24,9 +24,11 @@ from moult.base.section import (
 )
 from moult.base.spelling import spelt
 from moult.config.entries.merges import Merge, Mixture
+from moult.config.entries.selections import Select
 from moult.corpora.refined import Round
 from moult.data.chats import DATE, load_template
 from moult.objectives import LOSSES
+from moult.weights.publish import Publish
 from moult.weights.template import SETTINGS
 
 
@@ -200,6 +202,13 @@ class Optimise(Finetune):
     evaluate_every: int | None = Field(
         None, ge=1, description="Optimiser steps between two evaluations on dev; null: ten evaluations per training."
     )
+    shared_prompt: bool | None = Field(
+        None,
+        description=(
+            "Whether all answers to a prompt are read behind one copy of it, where the model's attention allows that; "
+            "null: with `loss: {kind: wrpo}`."
+        ),
+    )
     selection: Literal["loss", "accuracy"] = Field(  # type: ignore[assignment]  # metrics of pairs
         "loss", description="Metric on dev by which the best checkpoint is chosen."
     )
@@ -255,7 +264,7 @@ class NeedsOverride(Section):
 
 
 class Model(Section):
-    """A model: fetched, fine-tuned, preference-optimised, merged or mixed of experts."""
+    """A model: fetched, fine-tuned, preference-optimised, merged, mixed of experts, or chosen among others."""
 
     name: Name = Field(
         description=(
@@ -268,6 +277,7 @@ class Model(Section):
     optimise: Optimise | None = Field(None, description="How the model is optimised on preference pairs, if it is.")
     merge: Merge | None = Field(None, description="How the model is merged from others, if it is.")
     moe: Mixture | None = Field(None, description="How the model is mixed of others as experts, if it is.")
+    select: Select | None = Field(None, description="Which models the model is the best of, if it is chosen.")
     parameters: float | None = Field(
         None,
         gt=0,
@@ -283,6 +293,16 @@ class Model(Section):
     )
     needs: NeedsOverride = Field(
         NeedsOverride(), description="What jobs of this model ask for, where the estimate does not fit."
+    )
+    keep: bool = Field(
+        True,
+        description=(
+            "Whether its full weights stay. False, for a merge, a mixture, or LoRA (whose adapter stays): they are "
+            "deleted once all that needs them is done, and made again when something new does."
+        ),
+    )
+    publish: Publish | None = Field(
+        None, description="Where the target `publish` sends the model, with its card; null: nowhere."
     )
     chat_template: ChatTemplateName | None = Field(
         None,
@@ -306,11 +326,13 @@ class Model(Section):
 
     @model_validator(mode="after")
     def one_way(self) -> Self:
-        exactly_one(self, "fetch", "finetune", "optimise", "merge", "moe")
+        exactly_one(self, "fetch", "finetune", "optimise", "merge", "moe", "select")
         if self.round and not (self.finetune and self.finetune.method == "lora"):
             raise ValueError("round: a model of a round is fine-tuned by LoRA")
         if set_here := [name for name in SETTINGS if getattr(self, name) is not None and not self.fetch]:
             raise ValueError(f"{set_here[0]}: belongs to the fetched model from which this one is made; write it there")
+        if not self.keep and not (self.merge or self.moe or (self.training and self.training.method == "lora")):
+            raise ValueError("keep: what is fetched, or trained in all its weights, stays; leave `keep` out")
         if self.fetch and self.parameters is None:
             raise ValueError("parameters: say how many billions a fetched model has, e.g. `parameters: 0.135`")
         return self
@@ -337,4 +359,4 @@ class Model(Section):
             return [self.training.base]
         if made := self.merge or self.moe:
             return made.models
-        return []
+        return self.select.among if self.select else []

@@ -1,15 +1,17 @@
 """The base class of engines: it plans batches, and turns prompts into tokens and tokens into answers."""
 
+import functools
 import gc
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from moult.base.files import digest, read_json
 from moult.data.prompts import videos_of
-from moult.inference.requests import Answer, ChatRequest, LabelRequest
+from moult.inference.engines.sharing import shared_rows
+from moult.inference.requests import Answer, ChatRequest, CompletionRequest, ContinuationRequest, LabelRequest
 from moult.inference.tokens import chat_tokens
 from moult.weights.agreement import check_parts
 
@@ -31,13 +33,15 @@ class Engine:
 
     An engine has `tokenizer`, `limit` (tokens of prompt and answer together), `batch_size`, and two methods that
     take one batch: `_complete(prompts, requests)` → per row (new token ids, None or why it failed), and
-    `_score(prompts, labels, requests)` → per row one log-likelihood per label. Prompts and labels are lists of token
-    ids; a prompt holds as many placeholders for a video as the model has embeddings for it. `vision` is there when
-    requests may show videos. `pads`: a batch of prompts may differ in length.
+    `_score(prompts, labels, requests)` → per row and label its log-likelihood, and whether greedy decoding writes it.
+    Prompts and labels are lists of token ids; a prompt holds as many placeholders for a video as the model has
+    embeddings for it. `vision` is there when requests may show videos. `pads`: a batch of prompts may differ in length.
     """
 
     vision: Any = None
     pads = True
+    batch_size: int
+    _score: Callable[..., list[list[tuple[float, bool]]]]
 
     def __init__(self, folder: str | Path) -> None:
         from transformers import AutoTokenizer
@@ -49,7 +53,13 @@ class Engine:
         declared = folder / "generation_config.json"
         ends = read_json(declared).get("eos_token_id") if declared.exists() else None
         ends = ends if isinstance(ends, list) else [ends]
-        self.stops = sorted({self.chat.end, self.tokenizer.eos_token_id, *ends} - {None})
+        # What ends a text.
+        self.ends = sorted({self.tokenizer.eos_token_id, *ends} - {None})
+
+    @functools.cached_property
+    def stops(self) -> list[int]:
+        """The tokens that end an answer: those that end a text, and the one that ends a turn."""
+        return sorted({*self.ends, *([self.chat.end] if self.tokenizer.chat_template else [])})
 
     def close(self) -> None:
         """Give back the memory of the model, on the GPU too. Nothing can be asked of the engine afterwards."""
@@ -106,10 +116,51 @@ class Engine:
         room = [max(map(len, ids)) for ids in labels]
 
         def work(rows):
-            scores = self._score(*([values[row] for row in rows] for values in (prompts, labels, requests)))
+            found = self._score(*([values[row] for row in rows] for values in (prompts, labels, requests)))
+            scores = [[score for score, _ in labels] for labels in found]
             return scores, sum(len(prompts[row]) + sum(map(len, labels[row])) for row in rows)
 
         yield from self._in_batches(requests, prompts, room, missing, work)
+
+    def continuations(
+        self, requests: Sequence[ContinuationRequest], missing: Sequence[int] | None = None
+    ) -> Iterator[list[tuple[int, list[float]]]]:
+        """Yield lists of (index, [log-likelihood, 1 if greedy decoding writes it, else 0]) of the missing requests.
+
+        Continuations of equal contexts are scored in one row (see `sharing.shared_rows`), planned as by `answer`.
+        """
+        rows, wanted = shared_rows(requests), set(range(len(requests)) if missing is None else missing)
+        for start in range(0, len(rows), self.batch_size):
+            batch = [kept for row in rows[start : start + self.batch_size] if (kept := [n for n in row if n in wanted])]
+            if batch:
+                contexts = [list(requests[row[0]].context) for row in batch]
+                labels = [[list(requests[number].continuation) for number in row] for row in batch]
+                found = self._score(contexts, labels, None)
+                pairs = zip(batch, found, strict=True)
+                values = [list(zip(row, scores, strict=True)) for row, scores in pairs]
+                yield [(number, [score, int(greedy)]) for row in values for number, (score, greedy) in row]
+
+    def completions(
+        self, requests: Sequence[CompletionRequest], missing: Sequence[int] | None = None
+    ) -> Iterator[list[tuple[int, Answer]]]:
+        """Yield lists of (index, Answer), planned and chosen as by `answer`; the text may go on behind what ends it."""
+        contexts = [list(request.context) for request in requests]
+        room = [request.sampling.max_tokens for request in requests]
+
+        def work(rows):
+            done = self._complete([contexts[row] for row in rows], [requests[row] for row in rows])
+            answers = [self._text(requests[row], ids) for row, (ids, _) in zip(rows, done, strict=True)]
+            return answers, sum(answer.completion_tokens for answer in answers)
+
+        yield from self._in_batches(requests, contexts, room, missing, work)
+
+    def _text(self, request, ids):
+        """Return the Answer to a CompletionRequest from its new tokens."""
+        end = next((place for place, token in enumerate(ids) if token in self.ends), None)
+        text = self.tokenizer.decode(ids[:end], skip_special_tokens=True)
+        whole = end is not None or any(stop in text for stop in request.until)
+        used = len(ids) if end is None else end + 1
+        return Answer(text, "stop" if whole else "length", len(request.context), used)
 
     def _in_batches(self, requests, prompts, room, missing, work):
         missing = set(range(len(requests)) if missing is None else missing)
@@ -142,6 +193,7 @@ class Engine:
             sampling = getattr(requests[row], "sampling", None)
             searched = sampling and sampling.beams > 1
             way = (sampling.beams, sampling.length_penalty, sampling.max_tokens) if searched else (1,)
+            way += () if not sampling or sampling.repetition_penalty == 1 else (sampling.repetition_penalty,)
             way += () if self.pads or not sampling else (len(prompts[row]),)
             ways.setdefault(way, []).append(row)
         for (beams, *_), rows in ways.items():

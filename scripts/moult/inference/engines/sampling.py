@@ -47,6 +47,24 @@ class TokenChooser:
         return scores
 
 
+class Until:
+    """A stopping criterion: a row ends where one of its strings stands in what it has written."""
+
+    def __init__(self, until: Sequence[Sequence[str]], tokenizer: Any, width: int) -> None:
+        """until: strings per row; width: tokens of the prompts."""
+        self.until, self.tokenizer, self.width = until, tokenizer, width
+        # A token has a byte at least: the string whose last token has just come is within so many tokens.
+        self.tail = max(len(stop.encode()) for row in until for stop in row)
+
+    def __call__(self, ids: torch.Tensor, scores: Any) -> torch.Tensor:
+        """Return which rows have ended, (rows,); ids: (rows, length) so far."""
+        import torch
+
+        texts = self.tokenizer.batch_decode(ids[:, self.width :][:, -self.tail :])
+        ended = [any(stop in text for stop in row) for row, text in zip(self.until, texts, strict=True)]
+        return torch.tensor(ended, device=ids.device)
+
+
 def allow(scores: np.ndarray, matcher: Any) -> np.ndarray:
     """Return one row of scores, (vocabulary,) float32, with minus infinity where the structure forbids a token."""
     import numpy as np

@@ -1,18 +1,18 @@
 """Hugging Face transformers as an engine, on the CPU or on one GPU."""
 
 import functools
-import inspect
 import json
 import math
-import sys
 from pathlib import Path
 
 from moult.base.errors import UserError
 from moult.base.lean_imports import hide_compiler, hide_packages
 from moult.data.prompts import videos_of
 from moult.inference.engines.base import Engine
-from moult.inference.engines.sampling import TokenChooser
-from moult.weights.architectures import auto_class, is_bert_like, is_reward_model
+from moult.inference.engines.sampling import TokenChooser, Until
+from moult.inference.engines.trees import pads, takes_tree, tree_mask
+from moult.inference.requests import CompletionRequest
+from moult.weights.architectures import auto_class, is_reward_model
 
 
 class TransformersEngine(Engine):
@@ -41,7 +41,8 @@ class TransformersEngine(Engine):
         self.config = model.config.get_text_config()
         self.batch_size = batch_size
         self.limit = getattr(self.config, "max_position_embeddings", None) or math.inf
-        self.pad = self.stops[0] if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
+        pads = self.tokenizer.pad_token_id
+        self.pad = (*self.stops, 0)[0] if pads is None else pads
         self.grammar_tokenizer = None
 
     def close(self) -> None:
@@ -57,16 +58,20 @@ class TransformersEngine(Engine):
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         room = torch.tensor([request.sampling.max_tokens for request in requests], device=self.model.device)
         matchers = [self._matcher(request) for request in requests]
-        # The batches have one way to search.
-        sampling = requests[0].sampling
-        choosing = {"logits_processor": [TokenChooser(requests, matchers, self.stops, width)]}
+        # The batches have one way to search, and are of chats or of completions.
+        sampling, until = requests[0].sampling, [getattr(request, "until", ()) for request in requests]
+        stops = self.ends if isinstance(requests[0], CompletionRequest) else self.stops
+        choosing = {"logits_processor": [TokenChooser(requests, matchers, stops, width)]}
         choosing["stopping_criteria"] = [lambda ids, _: ids.shape[1] - width >= room]
+        if any(until):
+            choosing["stopping_criteria"].append(Until(until, self.tokenizer, width))
         searching = {"num_beams": sampling.beams, "length_penalty": sampling.length_penalty}
         settings = GenerationConfig(
             max_new_tokens=int(room.max()),
             do_sample=False,
-            eos_token_id=self.stops,
+            eos_token_id=stops,
             pad_token_id=self.pad,
+            **({"repetition_penalty": sampling.repetition_penalty} if sampling.repetition_penalty != 1 else {}),
             **(searching if sampling.beams > 1 else {}),
         )
         with torch.inference_mode():
@@ -146,7 +151,7 @@ class TransformersEngine(Engine):
             logits = self.model(
                 ids,
                 **seen,
-                attention_mask=self._tree_mask(positions, owners),
+                attention_mask=tree_mask(self.model, positions, owners),
                 position_ids=self._spread(positions, ids, owners, seen) if seen else positions,
                 logits_to_keep=length - width + 1,
                 use_cache=False,
@@ -174,7 +179,7 @@ class TransformersEngine(Engine):
 
         pairs = [(prompt, label) for prompt, row in zip(prompts, labels, strict=True) for label in row]
         ids = [prompt + label[:-1] for prompt, label in pairs]
-        sums = [0.0] * len(pairs)
+        sums = [(0.0, False)] * len(pairs)
         by_length = {}
         for at, row in enumerate(ids):
             by_length.setdefault(len(row), []).append(at)
@@ -191,61 +196,22 @@ class TransformersEngine(Engine):
 
     @functools.cached_property
     def pads(self) -> bool:  # type: ignore[override]
-        """Whether the model may see padding before a prompt: it goes by masks and positions as transformers makes them.
-
-        Others count from the first token, padding or not (BART), or let it into their state (RWKV).
-        """
-        return hasattr(self._module, "create_causal_mask") and "position_ids" in self._takes
+        return pads(self.model)
 
     @functools.cached_property
     def takes_tree(self) -> bool:
-        """Whether all labels may stand in one sequence, by a mask of four dimensions and positions of our own.
-
-        Not where a layer is recurrent, where a bias grows with the distance in the sequence (ALiBi), and where a model
-        that is BERT's kin counts positions from its padding token's id on.
-        """
-        recurrent = self.model._is_stateful or not set(self._layer_kinds()) <= {"full_attention", "sliding_attention"}
-        other = getattr(self.config, "alibi", False) or is_bert_like(self.model)
-        return self.pads and not recurrent and not other
-
-    @functools.cached_property
-    def _takes(self):
-        return inspect.signature(self.model.forward).parameters
-
-    @functools.cached_property
-    def _module(self):
-        """The module of transformers in which the language model's class stands."""
-        return sys.modules[type(self.model.get_decoder()).__module__]
-
-    def _layer_kinds(self):
-        # Some configs have a window that their model does not look at.
-        looks = hasattr(self._module, "create_sliding_window_causal_mask")
-        sliding = looks and getattr(self.config, "sliding_window", None)
-        return getattr(self.config, "layer_types", None) or ["sliding_attention" if sliding else "full_attention"]
-
-    def _tree_mask(self, positions, owners):
-        """Return what is added to attention scores, (rows, 1, queries, keys), by kind of layer where there are two."""
-        import torch
-
-        own = owners[:, :, None] == owners[:, None, :]
-        seen = (own | (owners[:, None, :] == 1)).tril()
-        masks = {"full_attention": seen}
-        if window := getattr(self.config, "sliding_window", None):
-            masks["sliding_attention"] = seen & (positions[:, :, None] - positions[:, None, :] < window)
-        dtype = self.model.dtype
-        masks = {
-            kind: torch.zeros_like(masks[kind], dtype=dtype).masked_fill(~masks[kind], torch.finfo(dtype).min)[:, None]
-            for kind in set(self._layer_kinds())
-        }
-        return masks if len(masks) > 1 else masks.popitem()[1]
+        """Whether all labels of a prompt may stand in one sequence."""
+        return takes_tree(self.model)
 
     def _label_sums(self, logits, labels):
-        """Return the log-likelihoods of a row's labels from the logits behind its prompt and all labels' tokens."""
+        """Return the log-likelihoods of a row's labels from the logits behind its prompt and all labels' tokens, and
+        whether each token is the likeliest."""
         logits = logits[: 1 + sum(len(label) - 1 for label in labels)].float()
-        norms = logits.logsumexp(-1)
-        sums, place = [], 1
+        norms, likeliest = logits.logsumexp(-1), logits.argmax(-1).tolist()
+        found, place = [], 1
         for label in labels:
             columns = [0, *range(place, place + len(label) - 1)]
             place += len(label) - 1
-            sums.append((logits[columns, label] - norms[columns]).double().sum().item())
-        return sums
+            score = (logits[columns, label] - norms[columns]).double().sum().item()
+            found.append((score, [likeliest[column] for column in columns] == label))
+        return found

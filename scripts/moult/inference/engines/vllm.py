@@ -6,6 +6,7 @@ from pathlib import Path
 from moult.base.errors import UserError
 from moult.data.prompts import videos_of
 from moult.inference.engines.base import Engine
+from moult.inference.requests import CompletionRequest
 
 
 class VllmEngine(Engine):
@@ -64,15 +65,19 @@ class VllmEngine(Engine):
         sampling = request.sampling
         if sampling.beams > 1:
             raise UserError("beam search needs engine transformers; with vllm choose by minimum Bayes risk.")
+        until = list(getattr(request, "until", ()))
         return SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             top_k=sampling.top_k,
+            repetition_penalty=sampling.repetition_penalty,
             max_tokens=sampling.max_tokens,
             seed=request.seed,
-            stop_token_ids=self.stops,
+            stop=until or None,
+            stop_token_ids=self.ends if isinstance(request, CompletionRequest) else self.stops,
             structured_outputs=structure,
-            detokenize=False,
+            # Strings are looked for in the text.
+            detokenize=bool(until),
         )
 
     def _score(self, prompts, labels, requests):
@@ -80,16 +85,19 @@ class VllmEngine(Engine):
 
         settings = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=1, detokenize=False)
         pairs = [(prompt, label) for prompt, row in zip(prompts, labels, strict=True) for label in row]
-        asked = [request for request, row in zip(requests, labels, strict=True) for _ in row]
+        shown = requests or [None] * len(prompts)
+        asked = [request for request, row in zip(shown, labels, strict=True) for _ in row]
         outputs = self._run([prompt + label for prompt, label in pairs], [settings] * len(pairs), asked)
-        sums = iter(
-            sum(found[token].logprob for found, token in zip(output.prompt_logprobs[-len(label) :], label, strict=True))
-            for output, (_, label) in zip(outputs, pairs, strict=True)
-        )
-        return [[next(sums) for _ in row] for row in labels]
+        scores = []
+        for output, (_, label) in zip(outputs, pairs, strict=True):
+            seen = [found[token] for found, token in zip(output.prompt_logprobs[-len(label) :], label, strict=True)]
+            scores.append((sum(one.logprob for one in seen), all(one.rank == 1 for one in seen)))
+        left = iter(scores)
+        return [[next(left) for _ in row] for row in labels]
 
     def _run(self, prompts, settings, requests):
-        inputs = [self._input(ids, videos_of(request.messages)) for ids, request in zip(prompts, requests, strict=True)]
+        shown = [videos_of(request.messages) if request else [] for request in requests]
+        inputs = [self._input(ids, videos) for ids, videos in zip(prompts, shown, strict=True)]
         return self.llm.generate(inputs, settings, use_tqdm=False)
 
     def _input(self, ids, videos):

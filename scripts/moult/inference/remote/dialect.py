@@ -19,6 +19,8 @@ REMEDIES = {
     "top_p": "write `top_p: 1` where it is asked",
     "top_k": "write `top_k: 0` where it is asked",
     "reasoning_effort": "write another `reasoning_effort` for the endpoint, or none",
+    "top_logprobs": "name a judge that tells log-probabilities, or serve a model of this build",
+    "logprobs": "name a judge that tells log-probabilities, or serve a model of this build",
     "response_format": "write `structured: function` for the endpoint",
     "tools": "write `structured: response_format` for the endpoint",
     "tool_choice": "write `structured: response_format` for the endpoint",

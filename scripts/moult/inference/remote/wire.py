@@ -63,6 +63,8 @@ def chat_body(request: ChatRequest, settings: Mapping[str, Any]) -> dict[str, An
         body["reasoning_effort"] = settings["reasoning_effort"]
     if sampling.top_k:
         body["top_k"] = sampling.top_k
+    if request.top_logprobs:
+        body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
     schema = _schema_of_choices(request.choices) if request.choices else request.schema
     if schema and settings.get("structured") == "function":
         body["tools"] = [{"type": "function", "function": {"name": FUNCTION, "parameters": schema}}]
@@ -174,8 +176,22 @@ def answer_of(reply: object, request: ChatRequest) -> Answer:
         if problem:
             return failed(f"{problem}{', it was cut at max_tokens' if ended == 'length' else ''}")
         ended = "stop"
+    likeliest = _logprobs(choice or {}) if request.top_logprobs else None
+    if request.top_logprobs and likeliest is None:
+        return failed("the reply has no log-probabilities, which were asked for")
     # A model that only thought has said nothing, but was paid for it.
-    return Answer(text, ended, assumed=assumed, raw=None if text else raw_of(reply), **counts)
+    raw = None if text or likeliest else raw_of(reply)
+    return Answer(text, ended, assumed=assumed, raw=raw, logprobs=likeliest, **counts)
+
+
+def _logprobs(choice):
+    """Return token → log-probability of the likeliest first tokens of a choice, None where it does not tell them."""
+    try:
+        told = choice["logprobs"]["content"][0]["top_logprobs"]
+        found = {one["token"]: float(one["logprob"]) for one in told if isinstance(one["token"], str)}
+    except (TypeError, KeyError, IndexError, ValueError):
+        return None
+    return {clean_text(token): value for token, value in found.items() if value <= 0} or None
 
 
 def _first(reply):

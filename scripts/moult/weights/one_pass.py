@@ -1,0 +1,140 @@
+"""Several merges in one pass over their parents: each tensor is read once, and each result is written as it comes.
+
+The plan of each merge, its arithmetic and the order of its tensors are mergekit's. What it draws comes from a generator
+of its own, so that a merge has the same bytes in whatever company it is made.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from mergekit.architecture import get_architecture_info
+from mergekit.config import MergeConfiguration
+from mergekit.graph import Executor
+from mergekit.io.tasks import FinalizeModel, GatherTensors, LoaderCache, SaveTensor
+from mergekit.io.tensor_writer import TensorWriter
+from mergekit.options import MergeOptions
+from mergekit.plan import MergePlanner
+from safetensors import TensorSpec, serialize_file
+
+from moult.base.files import derive_seed
+from moult.weights.sharing import Shared
+
+# Shared results are kept up to so many times the bytes of the tensors that they are made of.
+ROOM = 3
+
+
+@dataclass
+class Part:
+    """One merge of a pass: mergekit's configuration and options, the folder of its weights, and how it is made.
+
+    by_name: masks are drawn per tensor, from the seed and the tensor's name.
+    """
+
+    config: MergeConfiguration
+    folder: Path
+    options: MergeOptions
+    by_name: bool = False
+    # Set when the pass begins.
+    saves: list[SaveTensor] = field(default_factory=list)
+    tagalong: list[str] = field(default_factory=list)
+    writer: Any = None
+    state: Any = None
+
+    def plan(self) -> None:
+        """Plan the merge: what is saved, in mergekit's order."""
+        transformers.trainer_utils.set_seed(self.options.random_seed)
+        self.state = torch.get_rng_state()
+        architecture = get_architecture_info(self.config, self.options)
+        self.tagalong = architecture.tagalong_files or []
+        donor = self.config.base_model or self.config.models[0].model
+        LoaderCache().setup(options=self.options)
+        planner = MergePlanner(self.config, architecture, self.options, donor.config())
+        tasks = [handle.task() for handle in Executor(planner.plan_to_disk(str(self.folder))).schedule.tasks]
+        self.saves = [task for task in tasks if isinstance(task, SaveTensor)]
+        (finalize,) = (task for task in tasks if isinstance(task, FinalizeModel))
+        self.writer = Streamed(str(self.folder), max_shard_size=finalize.arguments()["writer"].max_shard_size)
+
+    @contextlib.contextmanager
+    def drawing(self, tensor: str) -> Iterator[None]:
+        """Within it, random numbers are this merge's own."""
+        if self.by_name:
+            torch.manual_seed(derive_seed(self.options.random_seed, tensor))
+            yield
+        else:
+            torch.set_rng_state(self.state)
+            yield
+            self.state = torch.get_rng_state()
+
+
+def merge_together(parts: Sequence[Part]) -> None:
+    """Write the weights of several merges; those that save other tensors than the rest are made in another pass."""
+    passes: dict[tuple[str, ...], list[Part]] = {}
+    for part in parts:
+        part.plan()
+        passes.setdefault(tuple(save.tensor_name for save in part.saves), []).append(part)
+    for together in passes.values():
+        _run(together)
+
+
+def _run(parts):
+    sharing = Shared()
+    for saves in zip(*(part.saves for part in parts), strict=True):
+        loaded: dict[Any, Any] = {}
+        gathered: dict[GatherTensors, Mapping[Any, torch.Tensor]] = {}
+        for save in saves:
+            gather = save.tensor_task.gather_tensors
+            if gather not in gathered:
+                tasks = gather.arguments()
+                for task in tasks.values():
+                    if task not in loaded:
+                        loaded[task] = task.execute()
+                gathered[gather] = gather.execute(**{key: loaded[task] for key, task in tasks.items()})
+        given = [tensor for tensor in loaded.values() if tensor is not None]
+        sharing.begin(given, ROOM * sum(tensor.nbytes for tensor in given))
+        for part, save in zip(parts, saves, strict=True):
+            merge = save.tensor_task
+            with part.drawing(save.tensor_name), sharing:
+                result = merge.execute(tensors=gathered[merge.gather_tensors])
+            save.execute(writer=part.writer, tensor=result)
+            del result
+    for part in parts:
+        part.writer.finalize()
+
+
+class Streamed(TensorWriter):
+    """Writes the files of mergekit's writer, byte for byte, but holds no tensor: each is on disk when it has come.
+
+    A shard's tensors wait in a file beside it, in the order in which they came, until their header is known.
+    """
+
+    def save_tensor(self, name: str, tensor: torch.Tensor, clone: bool = False) -> None:
+        """Write a tensor; first the shard before it, where it would not fit into that."""
+        super().save_tensor(name, torch.empty(tensor.shape, dtype=tensor.dtype, device="meta"))
+        if len(self.current_shard) == 1:
+            self.waiting, self.offsets = open(Path(self.out_path, ".waiting"), "w+b"), {}  # noqa: SIM115
+        self.offsets[name] = self.waiting.tell()
+        self.waiting.write(memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy()))
+
+    def _save_st(self, shard_data, shard_path):
+        """Write a shard out of the tensors that wait."""
+        self.waiting.flush()
+        size = self.waiting.tell()
+        mapped = torch.from_file(self.waiting.name, shared=True, size=size, dtype=torch.uint8)
+        specs = {
+            name: TensorSpec(
+                dtype=str(tensor.dtype).removeprefix("torch."),
+                shape=list(tensor.shape),
+                data_ptr=mapped.data_ptr() + self.offsets[name],
+                data_len=tensor.numel() * tensor.element_size(),
+            )
+            for name, tensor in shard_data.items()
+        }
+        serialize_file(specs, shard_path, metadata={"format": "pt"})
+        self.waiting.close()
+        os.unlink(self.waiting.name)
