@@ -5,6 +5,7 @@ import json
 import re
 
 import pytest
+from fusing import asking_config
 from judges import EXPLAINED, judged_config, jury_config
 from moult.config.load import load
 from moult.stages import STAGES
@@ -25,7 +26,8 @@ def test_the_pico_build_passes_through_every_rule_that_its_config_has_work_for(u
 
 def test_the_builds_of_these_tests_pass_through_every_rule():
     variants = [preference_config(), rounds_config(7, 3), video_config(), video_config(VIDEO_HUB)]
-    variants += [judged_config(), jury_config("math"), EXPLAINED, passing_config(), probing_config()]
+    variants += [judged_config(), jury_config("math"), EXPLAINED, passing_config(), asking_config(("one",))]
+    variants += [probing_config()]
     built = set().union(*map(rules_of, [pico_config(), *variants]))
     assert built == {stage.rule for stage in STAGES if stage.makes not in ("exports", "published")}
 

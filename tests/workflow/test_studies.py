@@ -48,6 +48,7 @@ def planned(folder, name, *targets):
         ("mmla-video", 78, "THUIAR/MMLA-Datasets"),
         ("meteor", 75, "meta-llama/Meta-Llama-3-8B-Instruct"),
         ("judge", 90, "meta-llama/Meta-Llama-3-8B-Instruct"),
+        ("wrpo", 46, "RLHFlow/ArmoRM-Llama3-8B-v0.1"),
     ],
 )
 def test_the_study_is_planned_without_data(tmp_path, name, jobs, fetched):
@@ -86,6 +87,26 @@ def test_a_part_of_the_judge_is_a_target(tmp_path, target, rules, trained):
     told, counts = planned(tmp_path, "judge", f"results/judge/{target}")
     assert counts.keys() - {"total"} == rules and counts.get("finetune_lora") == trained
     assert "data/meld/pairwise.json is not there yet; put there" in told and "21,168,783 bytes" in told
+
+
+SAMPLED = {"fetch_dataset", "prepare_dataset", "fetch_model", "sample_responses"}
+SCORED = SAMPLED | {"score_responses"}
+FUSED = SCORED | {"build_preferences", "check_leakage", "finetune_full", "optimise_full"}
+
+
+@pytest.mark.parametrize(
+    ("target", "rules", "sampled", "fetched"),
+    [
+        ("corpora/gemma-2-9b-samples.jsonl", SAMPLED, 1, 2),
+        ("corpora/internlm-2.5-20b-scores.jsonl", SCORED, 1, 2),
+        ("models/sft", FUSED - {"optimise_full"}, 10, 11),
+        ("models/dpo", FUSED, 11, 11),
+    ],
+)
+def test_a_part_of_the_fusion_is_a_target(tmp_path, target, rules, sampled, fetched):
+    _, counts = planned(tmp_path, "wrpo", f"results/wrpo/{target}")
+    assert counts.keys() - {"total"} == rules
+    assert (counts["sample_responses"], counts["fetch_model"]) == (sampled, fetched)
 
 
 def test_the_judge_merges_as_mergekit_takes_it():

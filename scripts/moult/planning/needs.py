@@ -22,8 +22,8 @@ Inference: weights; keys and values of all tokens, a quarter of the heads (group
 bytes in 16 bits (Korthikanti et al. 2022, arXiv 2205.05198, equation 2, without the attention map); scores of 128
 positions per row (those of the labels).
 
-On top: 15% for the allocator, 1 GB for the driver's context, and 2 GB for the buckets and channels of devices that train
-together (measured: `benchmarks/gpu.csv`). Memory of the machine, per process: 3 GB for Python and
+On top: 15% for the allocator, 1 GB for the driver's context, and 2 GB for the buckets and channels of devices that
+train together (measured: `benchmarks/gpu.csv`). Memory of the machine, per process: 3 GB for Python and
 torch, and the weights on their way to the GPU, or, without a GPU, what a GPU would hold.
 """
 

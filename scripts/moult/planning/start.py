@@ -19,6 +19,7 @@ from moult.config.experiment import Config
 from moult.config.load import load
 from moult.data import rubrics
 from moult.data.chats import ChatTemplate
+from moult.evaluation.suites import KINDS
 from moult.inference.remote.connection import proxy_of
 from moult.planning.local_files import flaws_of_merges, flaws_of_tables
 from moult.planning.partitions import SHIPPED, VARIABLE, Site

@@ -193,6 +193,9 @@ def everything():
             {"name": "distilled", "kind": "distilled", **answers},
             {"name": "pairs", "kind": "contrasts", **answers},
             {"name": "said", "kind": "judgements", "dataset": "judged", "endpoint": "student"},
+            {"name": "samples", "kind": "samples", **answers},
+            {"name": "scores", "kind": "scored", "corpus": "samples", "reward": "base"},
+            {"name": "paired", "kind": "preferences", "sources": ["scores"], "pairing": "best_worst"},
         ],
         "models": [
             {"name": "base", "fetch": {"path": "b"}, "parameters": 8},

@@ -26,16 +26,21 @@ def load_engine(
     batch_size: int = 8,
     threads: int = 1,
     frames: Frames | None = None,
+    several: bool = False,
 ) -> Engine:
     """Load the model folder `model` and return its engine.
 
     `dtype` is torch's name. `batch_size` and `threads` are those of `transformers`; vLLM sees to both itself. `frames`
-    (a `videos.Frames`) is where the videos of requests are found. UserError when the folder is no whole model in
+    (a `videos.Frames`) is where the videos of requests are found. several: whether there are several requests to each
+    chat, which is then read once for those of a batch. UserError when the folder is no whole model in
     safetensors, or vLLM is wanted and not installed.
     """
     vision = Vision(model, frames) if frames and frames.files else None
     loaded: Engine
-    loaded = VllmEngine(model, dtype) if engine == "vllm" else TransformersEngine(model, dtype, batch_size, threads)
-    loaded.vision = vision
+    if engine == "vllm":
+        loaded = VllmEngine(model, dtype, several)
+    else:
+        loaded = TransformersEngine(model, dtype, batch_size, threads)
+    loaded.vision, loaded.several = vision, several
     logger.info("ready: %s is loaded", model)
     return loaded

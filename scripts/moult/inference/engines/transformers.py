@@ -78,6 +78,7 @@ class TransformersEngine(Engine):
             out = self.model.generate(
                 ids.to(self.model.device),
                 **self._seen(ids, requests),
+                **self._read(ids, mask, sampling),
                 attention_mask=mask.to(self.model.device),
                 generation_config=settings,
                 **({} if sampling.beams > 1 else choosing),
@@ -87,6 +88,21 @@ class TransformersEngine(Engine):
             (row[width : width + request.sampling.max_tokens], f"structured output: {error}" if error else None)
             for row, request, error in zip(out.tolist(), requests, failed, strict=True)
         ]
+
+    def _read(self, ids, mask, sampling):
+        """Return what the model has made of the prompts of a batch but for their last tokens, where some are equal:
+        each is read once, and taken by all its rows."""
+        import torch
+
+        chats, rows = torch.unique(torch.stack([ids, mask]), dim=1, return_inverse=True)
+        plain = self.vision is None and sampling.beams == 1 and self.pads and not self.model._is_stateful
+        if not (self.several and plain and chats.shape[1] < len(ids) and ids.shape[1] > 1):
+            return {}
+        chats, rows = chats[:, :, :-1].to(self.model.device), rows.to(self.model.device)
+        positions = (chats[1].cumsum(-1) - 1).clamp(min=0)
+        read = self.model.get_decoder()(chats[0], attention_mask=chats[1], position_ids=positions, use_cache=True)
+        read.past_key_values.batch_select_indices(rows)
+        return {"past_key_values": read.past_key_values}
 
     def _seen(self, ids, requests):
         """Return what the model takes beside the tokens: the videos of the requests."""
