@@ -47,6 +47,17 @@ def test_scores_are_tidy():
     assert {one["subfield"] for one in scores if one["suite"] == "holmes"} == set(SUBFIELDS.values())
 
 
+def test_tasks_of_lm_eval_are_benchmarks_too_and_their_groups_are_none():
+    told = [row("academic", "lm-eval", model, task, "acc,none", 0.5) for model in MODELS for task in ("one", "two")]
+    told += [row("academic", "lm-eval", model, "all", "acc,none", 0.5, task="group") for model in MODELS]
+    told = [one | {"higher_is_better": "True"} for one in told]
+    scores = related({"merges": {}, "seed": 1}, told, [], {}, KINDS)["scores"]
+    assert {(one["dataset"], one["kind"], one["metric"]) for one in scores} == {
+        ("one", "lm-eval", "score"),
+        ("two", "lm-eval", "score"),
+    }
+
+
 def test_means_are_those_of_subfields_and_phenomena_the_best_first():
     groups = everything()["groups"]
     syntax = [one for one in groups if one["measure"] == "holmes: syntax"]
