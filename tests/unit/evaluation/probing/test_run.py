@@ -78,6 +78,7 @@ def test_a_regression_reports_pearson():
 
 def test_layers_probed_in_groups_are_those_probed_at_once(monkeypatch):
     recipe = RECIPE | {"seeds": [0], "probes": ["linear", "mlp"], "portions": [0.5, 1]}
+    recipe |= {"training": TRAINING | {"epochs": 3}}
     whole = list(probe_set(recipe, numbered(), Planted()))
     monkeypatch.setattr(run, "MOST_BYTES", 1)
     parts = list(probe_set(recipe, numbered(), Planted()))
