@@ -51,8 +51,8 @@ def find_leakage(
     for a, b in LATER:
         if a in splits and b in splits:
             pairs += _leaks_between(a, splits[a], b, splits[b], near)
-    for split, texts in splits.items() if within else ():
-        pairs += _repeated(split, *texts, near)
+    for split, (uids, texts) in splits.items() if within else ():
+        pairs += _repeated(split, uids, texts, near)
     for other in map(_splits_of, beside):
         for a, b in (*LATER, ("test", "test")):
             if a in other and b in splits:

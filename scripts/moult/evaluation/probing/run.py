@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moult.base.files import derive_seed, digest, read_json, write_json, write_jsonl
-from moult.base.rows import Probed, Recipe
+from moult.base.rows import Recipe
 from moult.base.stage import Job
+from moult.base.suite_rows import Probed
 from moult.evaluation.probing.code_length import description_bits, uniform_bits
 from moult.evaluation.probing.encode import RANDOM, TRAINED, Encodings, digest_of, use_sets
 from moult.evaluation.probing.sets import ProbeSet
