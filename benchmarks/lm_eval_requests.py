@@ -1,6 +1,6 @@
-"""lm-eval's requests through our engine and its own: `python benchmarks/lm_eval_requests.py [--parts requests processes]`.
+"""lm-eval's requests through our engine and its own: `python benchmarks/lm_eval_requests.py`.
 
-requests: on the same documents, float32, one thread, batches of 8, a random Llama of 17 M parameters: our model of
+requests: on the same documents, float32, one thread, batches of 8, a random Llama of SmolLM2-135M's shape: our model of
 lm-eval's interface, journal and all, and lm-eval's `hf`, side by side. Choices of several tokens, choices of one
 letter (whose logits `hf` shares too), rolling pages. Checks that the log-likelihoods agree.
 
@@ -26,6 +26,9 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "scripts"), str(HERE.parent / "tests")]
 COLUMNS = "part what documents requests ours_cpu_s theirs_cpu_s ratio".split()
 BATCH = 8
+# Of SmolLM2-135M.
+SHAPE = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "vocab_size": 49152}
+SHAPE |= {"num_attention_heads": 9, "num_key_value_heads": 3}
 WORDS = "the water of a river runs past stones and trees until it meets the sea where birds look for fish".split()
 TASKS = ("kinds_choice", "kinds_cloze", "kinds_prose", "kinds_sums", "again")
 
@@ -76,9 +79,7 @@ def requests(rows, repeats):
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        model = build_pico_model(
-            f"{folder}/model", hidden_size=384, intermediate_size=1024, num_hidden_layers=8, num_attention_heads=6
-        )
+        model = build_pico_model(f"{folder}/model", **SHAPE)
         Path(f"{folder}/model.manifest.json").write_text(json.dumps({"content": "x"}))
         theirs = HFLM(pretrained=str(model), device="cpu", dtype="float32", batch_size=BATCH)
         compute = {"engine": "transformers", "dtype": "float32", "batch_size": BATCH, "threads": 1}

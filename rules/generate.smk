@@ -102,6 +102,66 @@ use rule on_models as render_judgements with:
         **params_of("render_judgements"),
 
 
+use rule on_models as sample_responses with:
+    input:
+        unpack(inputs_of("sample_responses")),
+    output:
+        corpus="<results>/corpora/{corpus}.jsonl",
+        rejects="<results>/corpora/{corpus}.rejects.jsonl",
+        usage="<results>/corpora/{corpus}.usage.json",
+        manifest="<results>/corpora/{corpus}.manifest.json",
+    pathvars:
+        job="sample_responses/{corpus}",
+    wildcard_constraints:
+        **names_of("sample_responses"),
+    priority: 10
+    threads: threads_of("sample_responses")
+    resources:
+        **needs_of("sample_responses"),
+    params:
+        **params_of("sample_responses"),
+
+
+use rule on_models as score_responses with:
+    input:
+        unpack(inputs_of("score_responses")),
+    output:
+        corpus="<results>/corpora/{corpus}.jsonl",
+        rejects="<results>/corpora/{corpus}.rejects.jsonl",
+        usage="<results>/corpora/{corpus}.usage.json",
+        manifest="<results>/corpora/{corpus}.manifest.json",
+    pathvars:
+        job="score_responses/{corpus}",
+    wildcard_constraints:
+        **names_of("score_responses"),
+    priority: 10
+    threads: threads_of("score_responses")
+    resources:
+        **needs_of("score_responses"),
+    params:
+        **params_of("score_responses"),
+
+
+use rule on_tables as build_preferences with:
+    input:
+        unpack(inputs_of("build_preferences")),
+    output:
+        corpus="<results>/corpora/{corpus}.jsonl",
+        rejects="<results>/corpora/{corpus}.rejects.jsonl",
+        usage="<results>/corpora/{corpus}.usage.json",
+        manifest="<results>/corpora/{corpus}.manifest.json",
+    pathvars:
+        job="build_preferences/{corpus}",
+    wildcard_constraints:
+        **names_of("build_preferences"),
+    priority: 10
+    threads: threads_of("build_preferences")
+    resources:
+        **needs_of("build_preferences"),
+    params:
+        **params_of("build_preferences"),
+
+
 rule corpora:
     input:
         [f"<results>/corpora/{name}.jsonl" for name in cfg.names("corpora")],

@@ -22,6 +22,8 @@ EVALUATION = STAGE_3 | {"answer_questions", "judge_answers", "score_judgements"}
 
 def planned(folder, name, *targets):
     """Return what a dry run says, and how many jobs of each rule it plans."""
+    # Of the checkout, which studies are planned in, some name what it ships.
+    (folder / "resources").symlink_to(ROOT / "resources")
     command = [
         sys.executable,
         "-m",
@@ -48,6 +50,7 @@ def planned(folder, name, *targets):
         ("mmla-video", 78, "THUIAR/MMLA-Datasets"),
         ("meteor", 75, "meta-llama/Meta-Llama-3-8B-Instruct"),
         ("judge", 90, "meta-llama/Meta-Llama-3-8B-Instruct"),
+        ("wrpo", 104, "RLHFlow/ArmoRM-Llama3-8B-v0.1"),
     ],
 )
 def test_the_study_is_planned_without_data(tmp_path, name, jobs, fetched):
@@ -86,6 +89,28 @@ def test_a_part_of_the_judge_is_a_target(tmp_path, target, rules, trained):
     told, counts = planned(tmp_path, "judge", f"results/judge/{target}")
     assert counts.keys() - {"total"} == rules and counts.get("finetune_lora") == trained
     assert "data/meld/pairwise.json is not there yet; put there" in told and "21,168,783 bytes" in told
+
+
+SAMPLED = {"fetch_dataset", "prepare_dataset", "fetch_model", "sample_responses"}
+SCORED = SAMPLED | {"score_responses"}
+FUSED = SCORED | {"build_preferences", "check_leakage", "finetune_full", "optimise_full"}
+
+
+@pytest.mark.parametrize(
+    ("target", "rules", "sampled", "fetched"),
+    [
+        ("corpora/gemma-2-9b-samples.jsonl", SAMPLED, 1, 2),
+        ("corpora/internlm-2.5-20b-scores.jsonl", SCORED, 1, 2),
+        ("models/sft", FUSED - {"optimise_full"}, 10, 11),
+        ("models/dpo", FUSED, 11, 11),
+        ("models/wrpo", FUSED, 11, 11),
+        ("scores/mt/wrpo.csv", FUSED | {"answer_turns", "judge_battles", "score_battles"}, 11, 11),
+    ],
+)
+def test_a_part_of_the_fusion_is_a_target(tmp_path, target, rules, sampled, fetched):
+    _, counts = planned(tmp_path, "wrpo", f"results/wrpo/{target}")
+    assert counts.keys() - {"total"} == rules
+    assert (counts["sample_responses"], counts["fetch_model"]) == (sampled, fetched)
 
 
 def test_the_judge_merges_as_mergekit_takes_it():

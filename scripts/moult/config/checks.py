@@ -20,8 +20,10 @@ def _known(kind, entry, field, name, known):
 
 
 def _of_shape(cfg, kind, entry, field, name, shape):
-    """Yield a sentence where a name is no dataset, or is one whose rows have another shape than `shape`."""
-    usable = {one.name for one in cfg.datasets if one.shape == shape}
+    """Yield a sentence where a name is no dataset, or is one whose rows have another shape than `shape`, or several."""
+    shapes = (shape,) if isinstance(shape, str) else shape
+    shape = " or ".join(shapes)
+    usable = {one.name for one in cfg.datasets if one.shape in shapes}
     if name in cfg.by_name["datasets"] and name not in usable:
         found = cfg.find("datasets", name).shape
         there = ", ".join(sorted(usable)) or f"no dataset of {shape}"
@@ -68,8 +70,15 @@ def _unknown_names(cfg):
             yield from _of_shape(cfg, "corpora", corpus.name, "dataset", corpus.dataset, corpus.shape)
         if getattr(corpus, "guidelines", None) is not None:
             yield from _known("corpora", corpus.name, "guidelines", corpus.guidelines, guidelines)
-        if getattr(corpus, "corpus", None) is not None:
+        if getattr(corpus, "corpus", None) is not None and corpus.takes is None:
             yield from _known("corpora", corpus.name, "corpus", corpus.corpus, corpora)
+        elif corpus.takes is not None:
+            taken = {entry.name for entry in cfg.corpora if entry.writes == corpus.takes}
+            for field, names in corpus.reads.items():
+                for name in [names] if isinstance(names, str) else names:
+                    yield from _known("corpora", corpus.name, f"{field} (corpora of {corpus.takes})", name, taken)
+        for field, name in corpus.models.items():
+            yield from _known("corpora", corpus.name, field, name, models)
     unanswered = {entry.name for entry in cfg.datasets if entry.answered_rows == "none"}
     trainable = datasets - unanswered | answers
     for entry in cfg.rounds:
@@ -264,7 +273,9 @@ def cycle(cfg: Config) -> Iterator[str]:
         edges[f"endpoint {endpoint.name}"] = [f"model {endpoint.serve}"] if endpoint.serve else []
     for corpus in cfg.corpora:
         edges[f"corpus {corpus.name}"] = [f"endpoint {name}" for name in corpus.endpoints.values()]
-        edges[f"corpus {corpus.name}"] += [f"corpus {corpus.asked}"] if corpus.asked else []
+        read = [[names] if isinstance(names, str) else names for names in corpus.reads.values()]
+        edges[f"corpus {corpus.name}"] += [f"corpus {name}" for names in read for name in names]
+        edges[f"corpus {corpus.name}"] += [f"model {name}" for name in corpus.models.values()]
     for model in cfg.models:
         data = model.training.data if model.training else []
         edges[f"model {model.name}"] = [f"model {name}" for name in model.parents] + [
@@ -315,6 +326,7 @@ def corpora(cfg: Config) -> Iterator[str]:
     for corpus in cfg.corpora:
         served = {field: cfg.find("endpoints", name).serve for field, name in corpus.endpoints.items()}
         yield from corpus.mistakes({field: name and cfg.compute_of(name).engine for field, name in served.items()})
+        yield from (f"corpora {corpus.name!r}, {sentence}" for sentence in corpus.checks(cfg))
 
 
 def selections(cfg: Config) -> Iterator[str]:

@@ -212,6 +212,7 @@ class Config(Section):
                 served = by_name["endpoints"][endpoint].serve
                 if served and not self.is_within_rounds(served, corpus):
                     needed.add(served)
+            needed.update(corpus.models.values())
         used = [pair for kind in KINDS for pair in kind.uses(self)]
         needed |= {name for what, name in used if what == "models"}
         asked = [name for suite in self.suites for name in suite.settings.endpoints.values()]
@@ -240,7 +241,9 @@ class Config(Section):
         trained = {model.training.base for model in self.models if model.training}
         served = {endpoint.serve for endpoint in self.endpoints if endpoint.serve}
         raced = {name for model in self.models if model.select and model.select.race for name in model.select.among}
-        return trained | served | raced | {name for _, name in [*self.predicted, *self.answered, *answering(self)]}
+        read = {name for corpus in self.corpora for name in corpus.models.values()}
+        asked = {name for _, name in [*self.predicted, *self.answered, *answering(self)]}
+        return trained | served | raced | read | asked
 
     def compute_of(self, name: str) -> Compute:
         """Return how a model is run: its own settings, an ancestor's, or the experiment's."""

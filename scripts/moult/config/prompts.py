@@ -35,6 +35,8 @@ def prompts(cfg: Config) -> Iterator[str]:
         asked = WRITTEN if corpus.asked else QUESTION
         for field, more in corpus.shown.items():
             name = getattr(corpus, field) or cfg.corpus_dataset(corpus.name).template
+            if name is None:
+                continue  # a prompt needs no template
             fields = asked | dict.fromkeys(more, "?")
             yield from _tried(
                 f"corpora {corpus.name!r}, {field}", name, lambda template, of=fields: _shown(template, of)

@@ -20,10 +20,15 @@ class Generated(Section):
     rule: ClassVar[str]
     doing: ClassVar[str]
     run: ClassVar[str]
-    # What a row holds: a guideline to follow, an answer to train on, or a pair of answers to prefer by.
-    writes: ClassVar[Literal["guidelines", "answers", "pairs"]]
-    # What the rows of its dataset are; see `Format.shape`.
-    shape: ClassVar[str] = "questions"
+    # What a row holds: a guideline to follow, an answer to train on, a pair of answers to prefer by, or one of several
+    # answers to a prompt, without or with its score.
+    writes: ClassVar[Literal["guidelines", "answers", "pairs", "samples", "scores"]]
+    # What the rows of its dataset are, one or several; see `Format.shape`.
+    shape: ClassVar[str | tuple[str, ...]] = "questions"
+    # What the corpora that it reads must write; None: whatever.
+    takes: ClassVar[str | None] = None
+    # Whether its job may ask an endpoint or load a model.
+    works_with_models: ClassVar[bool] = True
     # Whether a judge may compare its answers with those of another corpus.
     judged: ClassVar[bool] = False
     # Of pairs: whether answers to prefer may be of sources, with one of the learning model's own behind them.
@@ -46,9 +51,20 @@ class Generated(Section):
         return getattr(self, "guidelines", None) or getattr(self, "corpus", None)
 
     @property
+    def reads(self) -> dict[str, str | list[str]]:
+        """The corpora that its job reads: input → name, or names."""
+        return {"asked": self.asked} if self.asked else {}
+
+    @property
     def endpoints(self) -> dict[str, str]:
         """The endpoints that are asked: field → name."""
         return {"endpoint": self.endpoint}
+
+    @property
+    def models(self) -> dict[str, str]:
+        """The models of this build that its job reads beside those that endpoints serve: input → name. The one under
+        `model` is loaded, of others only the tokenizer."""
+        return {}
 
     def recipe(self, cfg: Experiment) -> Recipe:
         """Return what decides the rows, as plain JSON."""
@@ -81,6 +97,10 @@ class Generated(Section):
     def mistakes(self, engines: Mapping[str, str | None]) -> Iterator[str]:
         """Yield a sentence for each thing asked that an endpoint cannot do; engines: field of `endpoints` → engine of
         the served model, None of a remote endpoint."""
+        yield from ()
+
+    def checks(self, cfg: Experiment) -> Iterator[str]:
+        """Yield a sentence for each thing asked that other entries of the config make impossible; names are known."""
         yield from ()
 
     def plans(self, recipe: Recipe, rows: Sequence[CorpusRow]) -> dict[str, Plan]:

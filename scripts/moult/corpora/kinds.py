@@ -3,6 +3,9 @@
 from moult.corpora.contrasts import Contrasts
 from moult.corpora.generated import Distilled, Guidelines
 from moult.corpora.judgements import Judgements
+from moult.corpora.preferences import Preferences
 from moult.corpora.refined import Refined
+from moult.corpora.samples import Samples
+from moult.corpora.scored import Scored
 
-KINDS = (Guidelines, Distilled, Refined, Contrasts, Judgements)
+KINDS = (Guidelines, Distilled, Refined, Contrasts, Judgements, Samples, Scored, Preferences)

@@ -57,15 +57,19 @@ def closest(earlier: Texts, later: Texts, near: float) -> Iterator[tuple[int, in
     ones the cosine is too small (prefix filtering: Bayardo et al. 2007, "Scaling up all pairs similarity search"): in
     one order of the n-grams, the rarest first, the beginning of a text, up to where the rest is shorter than the
     threshold, holds the rarest n-gram of any pair that reaches it.
+
+    Of the same Texts twice, a text is compared with those before it.
     """
     import numpy as np
 
     if not any(earlier.last) or not any(later.last):
         return
+    alone = earlier is later
     a, b = earlier.vectors, later.vectors
     # The threshold is that of the rounded cosine; a text that equals an earlier one is looked for among such alone.
     least = np.full(b.shape[0], max(near - 1e-4, 0.0))
-    least[[later.texts[place] in earlier.last for place in later.places]] = 1 - 1e-6
+    if not alone:
+        least[[later.texts[place] in earlier.last for place in later.places]] = 1 - 1e-6
     order = np.argsort(np.argsort(np.bincount(a.indices, minlength=a.shape[1]), kind="stable"))
     rare_a, rest_a = _rarest(a, order, np.full(a.shape[0], least.min()))
     rare_b, rest_b = _rarest(b, order, least)
@@ -77,7 +81,8 @@ def closest(earlier: Texts, later: Texts, near: float) -> Iterator[tuple[int, in
         shared = (rare_b[first:last] @ index).tocoo()
         rows, columns = shared.row + first, shared.col
         may = shared.data + np.maximum(rest_a[columns], rest_b[rows]) >= least[rows] - ROUNDING
-        for row, best, value in _checked(a, b, rows[may], columns[may], least):
+        may &= columns < rows if alone else True
+        for row, best, value in _checked(a, b, rows[may], columns[may], least, alone):
             found[row] = best, value
     place_of = dict(zip(later.places, range(len(later.places)), strict=True))
     for place, text in enumerate(later.texts):
@@ -117,8 +122,9 @@ def _blocks(cost, most):
         first = last
 
 
-def _checked(a, b, rows, columns, least):
-    """Yield (row, column, cosine) of the best column of each row, out of pairs that may reach `least`."""
+def _checked(a, b, rows, columns, least, alone=False):
+    """Yield (row, column, cosine) of the best column of each row, out of pairs that may reach `least`; alone: of the
+    columns before the row."""
     import numpy as np
 
     about = np.concatenate(
@@ -140,8 +146,9 @@ def _checked(a, b, rows, columns, least):
         scores = b[wanted] @ a[among].T.tocsr()
         for place, row in enumerate(wanted):
             own = slice(*scores.indptr[place : place + 2])
-            top = scores.data[own].argmax()
-            yield int(row), int(among[scores.indices[own][top]]), float(scores.data[own][top])
+            found, values = among[scores.indices[own]], scores.data[own]
+            top = np.where(found < row, values, -1).argmax() if alone else values.argmax()
+            yield int(row), int(found[top]), float(values[top])
 
 
 def _best(rows, values, count):

@@ -37,19 +37,22 @@ def _punctuation():
 
 
 def find_leakage(
-    folder: str | Path, near: float, beside: Iterable[str | Path] = ()
+    folder: str | Path, near: float, beside: Iterable[str | Path] = (), within: bool = False
 ) -> list[tuple[str, str, str, str, str, float]]:
     """Return pairs of rows that stand in two splits: (split_a, split_b, uid_a, uid_b, kind, similarity).
 
     Exact: equal after `normalised`. Near: cosine of character 5-gram counts at least `near`. Each row of the later
     split is listed once, with its closest row of the earlier one. beside: folders of datasets whose questions this
     one's later splits are looked for, too; a test row that is one there as well is listed, though it is no leak.
+    within: rows of one split that are alike are listed, too, which is no leak either.
     """
     splits = _splits_of(folder)
     pairs = []
     for a, b in LATER:
         if a in splits and b in splits:
             pairs += _leaks_between(a, splits[a], b, splits[b], near)
+    for split, rows in splits.items() if within else ():
+        pairs += _repeated(split, rows, near)
     for other in map(_splits_of, beside):
         for a, b in (*LATER, ("test", "test")):
             if a in other and b in splits:
@@ -82,13 +85,25 @@ def _leaks_between(a, split_a, b, split_b, near):
             yield a, b, uids_a[best], uids_b[place], "near", value
 
 
+def _repeated(split, rows, near):
+    """Yield the rows of a split that are like an earlier one of it."""
+    uids, texts = rows
+    first: dict[str, int] = {}
+    for place, text in enumerate(texts.texts):
+        if first.setdefault(text, place) != place:
+            yield split, split, uids[first[text]], uids[place], "exact", 1.0
+    for place, best, cosine in closest(texts, texts, near):
+        if first[texts.texts[place]] == place and (value := round(min(1.0, cosine), 4)) >= near:
+            yield split, split, uids[best], uids[place], "near", value
+
+
 def check_leakage(recipe: Recipe, folder: str | Path, target: str | Path, beside: Iterable[str | Path] = ()) -> Facts:
     """Write the leakage table as CSV; UserError when the config says that leakage fails the build."""
     import csv
 
     from moult.base.files import whole_file
 
-    pairs = find_leakage(folder, recipe["near"], beside)
+    pairs = find_leakage(folder, recipe["near"], beside, recipe.get("within", False))
     with whole_file(target) as handle:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(columns_of(Leak))

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from moult.base.files import read_jsonl
 from moult.base.rows import CorpusRow, JudgeItem, Question
+from moult.base.sample_rows import PromptRow
 from moult.data.parquet import read_rows
 
 
@@ -20,6 +21,28 @@ def question_rows(folder: str | Path, splits: Iterable[str]) -> list[Question]:
             "title": row["title"],
             "question": row["text"],
         }
+        for split in splits
+        for row in read_rows(folder, split)
+    ]
+
+
+def prompt_rows(folder: str | Path, splits: Iterable[str]) -> list[PromptRow]:
+    """Return the rows of a prepared dataset of questions or of prompts; the latter have their messages as `prompt`, and
+    `answers` where the dataset has some."""
+    kept = {"messages": "prompt", "answers": "answers"}
+    return [
+        cast(
+            PromptRow,
+            {
+                "uid": row["uid"],
+                "dataset": row["dataset"],
+                "split": row["split"],
+                "field": row["meta"].get("field", ""),
+                "title": row["title"],
+                "question": row["text"],
+            }
+            | {name: row["meta"][key] for key, name in kept.items() if key in row["meta"]},
+        )
         for split in splits
         for row in read_rows(folder, split)
     ]

@@ -229,9 +229,12 @@ class Asker:
         """Name of the model that answers."""
         return author(self.endpoint)
 
-    def ask(self, requests: Sequence[ChatRequest]) -> list[StoredAnswer]:
-        """Return one stored value per ChatRequest: text, finish_reason, prompt_tokens, completion_tokens, error."""
-        values = self._ask(requests, "answer")
+    def ask(self, requests: Sequence[ChatRequest], several: bool = False) -> list[StoredAnswer]:
+        """Return one stored value per ChatRequest: text, finish_reason, prompt_tokens, completion_tokens, error.
+
+        several: whether there are several requests to each chat, which a model of this build then reads once.
+        """
+        values = self._ask(requests, "answer", several)
         self.values += values
         return values
 
@@ -251,13 +254,13 @@ class Asker:
         """Return calls, tokens and US dollars of what `ask` has returned so far; see `summed_usage`."""
         return summed_usage(self.values, self.endpoint | self.client)
 
-    def _ask(self, requests, method):
+    def _ask(self, requests, method, several=False):
         if not requests:
             return []
-        asked = {"identity": self.identity, "open_answerer": self._open, "journal": self.pool.journal}
-        return ask_all(requests, method=method, **asked)
+        asked = {"identity": self.identity, "journal": self.pool.journal}
+        return ask_all(requests, method=method, open_answerer=lambda: self._open(several), **asked)
 
-    def _open(self):
+    def _open(self, several=False):
         """Return the loaded engine or the opened remote endpoint. A remote endpoint is opened per call, because it
         reads what the job has spent so far from a file that another asker may have written to."""
         if "url" in self.endpoint:
@@ -265,8 +268,9 @@ class Asker:
         from moult.inference.engines import loading
 
         compute = {key: value for key, value in self.endpoint["compute"].items() if key != "tokens"}
-        key = (digest([self.identity, compute]), self.frames)
-        return self.pool.load(key, lambda: loading.load_engine(Path(self.model), **compute, frames=self.frames))
+        key = (digest([self.identity, compute, *[several] * several]), self.frames)
+        settings = compute | {"frames": self.frames, "several": several}
+        return self.pool.load(key, lambda: loading.load_engine(Path(self.model), **settings))
 
     def _remote(self):
         settings, journal = self.endpoint | self.client, self.pool.journal

@@ -73,7 +73,7 @@ class Artefacts:
         try:
             rows = prepared_questions(self.cfg, name, self.results / "raw" / name)
         except UserError as error:
-            rows = self._counted(name) if shape == "questions" else []
+            rows = self._counted(name) if shape in ("questions", "prompts") else []
             if not rows:
                 raise
             tokens = (

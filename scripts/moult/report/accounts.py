@@ -43,6 +43,8 @@ def corpus_entry(one: Artefact, root: Path) -> dict[str, Any]:
         "usage": read_json(f"{path}.usage.json"),
         "rejects": Counter(row["reason"] for row in read_jsonl(f"{path}.rejects.jsonl")),
         "splits": in_order(Counter(row["split"] for row in rows)),
+        # What is told of pairs beside their number.
+        "told": one["long"] if "won" in one["facts"] else "",
         "samples": [row | _answers_of(row) for row in rows[:SAMPLES]],
     }
 
@@ -55,8 +57,9 @@ def asking_cost(one: Artefact, root: Path) -> dict[str, Any]:
 
 
 def _answers_of(row):
-    """Return the texts of a pair by side; nothing of a row that is none."""
-    return {side: row[side][0]["content"] for side in ("chosen", "rejected") if side in row}
+    """Return the texts of a pair by side, and the question of a row that has its prompt alone."""
+    asked = {} if "question" in row else {"question": row["prompt"][-1]["content"]}
+    return asked | {side: row[side][0]["content"] for side in ("chosen", "rejected") if side in row}
 
 
 def loss_entry(one: Artefact, root: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 
 from moult.base.files import digest, read_json
-from moult.base.stage import Ref, Stage
+from moult.base.stage import Ref, Stage, none
 from moult.config.experiment import Config
 from moult.corpora.kinds import KINDS
 from moult.corpora.refined import check_rounds
@@ -62,7 +62,12 @@ def _inputs(cfg, name):
     # The recipe has the digest of a slice's rows: what changes elsewhere in the dataset is no change here. Where the
     # recipe has changed, they may not be settled: behind a job that is to run, Snakemake looks at no params.
     form = "settled" if _is_made_as_planned(cfg, entry) else "artefact"
-    found = {"questions" if entry.dataset else "asked": data_ref(cfg, entry.dataset or entry.asked, form)}
+    found = {"questions": data_ref(cfg, entry.dataset, form)} if entry.dataset else {}
+    for key, names in entry.reads.items():
+        several = [data_ref(cfg, one, form) for one in ([names] if isinstance(names, str) else names)]
+        found[key] = several[0] if isinstance(names, str) else several
+    for field, model in entry.models.items():
+        found |= weights_of(cfg, field, model, entry)
     for field, asked in entry.endpoints.items():
         if model := served(cfg, asked):
             found |= weights_of(cfg, "served" if field == "endpoint" else field, model, entry)
@@ -71,13 +76,19 @@ def _inputs(cfg, name):
 
 def _at_work(cfg, name):
     """The model that is in memory; of several that answer and judge, one at a time is: the largest."""
-    asked = [served(cfg, one) for one in cfg.find("corpora", name).endpoints.values()]
+    entry = cfg.find("corpora", name)
+    asked = [*(served(cfg, one) for one in entry.endpoints.values()), entry.models.get("model")]
     return max(filter(None, asked), key=lambda model: cfg.inherited(model, "parameters"), default=None)
 
 
 def _load(cfg, name):
     entry = cfg.find("corpora", name)
     load = {"answer": entry.answer_tokens, "answers": entry.most_answers, "at_least": entry.most_beams}
+    if entry.takes == "samples":
+        # What is scored is in memory, too; a reward model writes nothing about it.
+        source = cfg.find("corpora", entry.asked)
+        load |= {"answer": entry.answer_tokens + source.answer_tokens}
+        load |= {"answers": source.most_answers} if entry.endpoints else {}
     return load | {"datasets": [cfg.corpus_dataset(name)]}
 
 
@@ -87,6 +98,8 @@ def _asks(cfg, known, name):
     if not entry.endpoints:
         return None
     recipe = entry.recipe(cfg)
+    if entry.takes == "samples":
+        return _asks_about_samples(cfg, known, entry, recipe)
     if any(plan.gains for plan in entry.plans(recipe, []).values()):
         sure, guessed, extra = known.questions(cfg.corpus_dataset(name).name, entry.splits), [], known.assumed
     else:
@@ -96,6 +109,22 @@ def _asks(cfg, known, name):
     plans = entry.plans(recipe, sure)
     requests = tuple(entry.plans(recipe, guessed)["endpoint"].requests) if guessed else ()
     return Asking(entry.endpoints, recipe, plans, requests, extra)
+
+
+def _asks_about_samples(cfg, known, entry, recipe):
+    """What a corpus asks about samples; of those that are not there yet, how many and how long they will be at most."""
+    source = cfg.find("corpora", entry.asked)
+    if (written := known.rows(Ref("corpora", entry.asked))) is not None:
+        rows = [row for row in written if row["split"] in entry.splits]
+        return Asking(entry.endpoints, recipe, entry.plans(recipe, rows))
+    rows = known.questions(source.dataset, [split for split in source.splits if split in entry.splits])
+    if rows is None:
+        return Asking(entry.endpoints, recipe, None)
+    known.note(f"the samples of {source.name} are not there yet: counted with {source.answer_tokens:,} tokens at most")
+    low, high = known.assumed
+    guessed = source.awaited(source.recipe(cfg), rows)
+    requests = tuple(entry.plans(recipe, guessed)["endpoint"].requests)
+    return Asking(entry.endpoints, recipe, entry.plans(recipe, []), requests, (low, high + source.answer_tokens))
 
 
 def _rows_to_ask(cfg, known, entry):
@@ -148,7 +177,7 @@ def _stage(kind):
         recipe=_recipe,
         client=lambda cfg, name: cfg.find("corpora", name).client(cfg),
         inputs=_inputs,
-        model=_at_work,
+        model=_at_work if kind.works_with_models else none,
         needs="inference",
         workload=_load,
         words=kind.words,

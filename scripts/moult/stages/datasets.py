@@ -122,6 +122,8 @@ def check_leakage(cfg: Config, name: str) -> Recipe:
     recipe = {"name": name, "near": leakage.near, "found": leakage.found, "version": leakage_check.VERSION}
     # English and Chinese are written without marks.
     recipe |= {} if dataset.language in ("en", "zh") else {"marks": True}
+    # What is asked of several models is asked once.
+    recipe |= {"within": True} if dataset.shape == "prompts" else {}
     return recipe | ({"beside": beside} if (beside := _beside(cfg, name)) else {})
 
 

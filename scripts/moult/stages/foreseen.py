@@ -14,7 +14,7 @@ from moult.corpora.refined import row_digest
 from moult.data import fields
 from moult.data import prepare as preparing
 from moult.data.fetch import fetch_dataset, placed
-from moult.data.questions import judge_items, question_rows
+from moult.data.questions import judge_items, prompt_rows, question_rows
 from moult.stages import datasets as dataset_stages
 
 # Where row digests are kept between plans; anything in there may be deleted.
@@ -46,7 +46,8 @@ def prepared_questions(cfg: Config, name: str, fetched: Path | None = None) -> l
 def rows_of(folder: Path, shape: str = "questions") -> list[Any]:
     """Return the rows of all splits of a prepared dataset as prompts, or judges, need them."""
     splits = [split for split in fields.SPLITS if (folder / f"{split}.parquet").exists()]
-    return (judge_items if shape == "judge_items" else question_rows)(folder, splits)
+    read: Any = {"judge_items": judge_items, "prompts": prompt_rows}.get(shape, question_rows)
+    return read(folder, splits)
 
 
 def row_digests(cfg: Config, name: str) -> dict[str, list[str]] | None:

@@ -66,3 +66,21 @@ def test_nothing_is_close_to_no_text():
 def test_vowel_signs_tell_words_apart():
     assert normalised("सुख!") != normalised("सूख") and normalised("กิ") != normalised("กี")
     assert normalised("Café, olé") == normalised(unicodedata.normalize("NFD", "café olé")) == "café olé"
+
+
+def test_texts_that_are_like_one_before_them_are_those_of_all_pairs():
+    chance, found = random.Random(6), 0
+    for _ in range(CASES):
+        texts = list(dict.fromkeys(filter(None, tables(chance)[0])))
+        near = chance.choice([0.9, 0.8, 0.5])
+        right = [
+            (place, best, value)
+            for place in range(1, len(texts))
+            for _, best, value in compared(texts[:place], texts[place : place + 1], near)
+        ]
+        same = Texts(texts)
+        told = [one for one in closest(same, same, near) if round(min(1.0, one[2]), 4) >= near]
+        assert [one[0] for one in told] == [one[0] for one in right]
+        assert [one[2] for one in told] == pytest.approx([one[2] for one in right])
+        found += len(right)
+    assert found > 2 * CASES

@@ -193,6 +193,9 @@ def everything():
             {"name": "distilled", "kind": "distilled", **answers},
             {"name": "pairs", "kind": "contrasts", **answers},
             {"name": "said", "kind": "judgements", "dataset": "judged", "endpoint": "student"},
+            {"name": "samples", "kind": "samples", **answers},
+            {"name": "scores", "kind": "scored", "corpus": "samples", "reward": "base"},
+            {"name": "paired", "kind": "preferences", "sources": ["scores"], "pairing": "best_worst"},
         ],
         "models": [
             {"name": "base", "fetch": {"path": "b"}, "parameters": 8},
@@ -224,12 +227,14 @@ def everything():
             {"name": "people", "agreement": {"datasets": ["judged"]}},
             {"name": "heads", "head_to_head": {"kind": "mt", "questions": "q.jsonl", "endpoint": "student"}},
             {"name": "academic", "lm_eval": {"tasks": ["kinds"]}},
+            {"name": "probes", "probing": {"folders": ["p"]}},
         ],
         "evaluations": [
             {"suite": "people", "judges": [{"name": "tuned", "model": "tuned"}]},
             {"suite": "labels", "models": ["tuned", "brief", "brief_mean"]},
             {"suite": "heads", "models": ["tuned"]},
             {"suite": "academic", "models": ["tuned"]},
+            {"suite": "probes", "models": ["tuned"]},
             {"suite": "quality", "models": ["base", "tuned"], "against": "base"},
         ],
     }

@@ -1,4 +1,7 @@
-"""Prompts to be answered by models: each row has a text as `prompt` or a list of messages as `messages`."""
+"""Prompts to be answered by models: each row has a text or a message as `prompt`, or a list of messages as `messages`.
+
+Where `columns` names one, a row has `answers` too: those that somebody else's models have given.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +16,7 @@ ROLES = {role: role for role in ("system", "user", "assistant")}
 class Prompts(Format):
     name = "prompts"
     shape = "prompts"
-    fields = ("prompt", "messages", "prompt_id", "id")
+    fields = ("prompt", "messages", "prompt_id", "id", "answers")
     ids = ("prompt_id", "id")
     repeated = "duplicate prompt"
     answered_rows = "none"
@@ -21,12 +24,14 @@ class Prompts(Format):
     language = "und"
 
     def canonical(self, row: Any, recipe: Recipe, category: str) -> tuple[dict[str, Any] | None, str | None]:
-        """Return (prepared, reason): `text` is the last user turn, `meta` has all `messages` up to it."""
+        """Return (prepared, reason): `text` is the last user turn, `meta` has all `messages` up to it, and `answers`
+        ({content, and model where the file names it}) where `columns` does."""
         try:
             messages = _asked(row)
+            answers = {"answers": _answers(row["answers"])} if "answers" in recipe["columns"] else {}
         except Unusable as reason:
             return None, str(reason)
-        return {"text": messages[-1]["content"], "meta": {"messages": messages}}, None
+        return {"text": messages[-1]["content"], "meta": {"messages": messages} | answers}, None
 
     def content(self, prepared: Mapping[str, Any]) -> Any:
         return prepared["meta"]["messages"]
@@ -39,9 +44,10 @@ def _asked(row):
         raise Unusable("no column 'prompt' or 'messages'; map one with `columns: {prompt: <your column>}`")
     if field is None:
         raise Unusable("empty prompt")
-    if field == "prompt" and not isinstance(row[field], list):
+    if field == "prompt" and not isinstance(row[field], list | dict):
         return [{"role": "user", "content": text_of(row[field], field, "empty prompt")}]
-    messages = messages_of(row[field], field, "role", "content", ROLES)
+    said = [row[field]] if isinstance(row[field], dict) else row[field]
+    messages = messages_of(said, field, "role", "content", ROLES)
     if messages[-1]["role"] == "assistant":
         messages.pop()
     # As in conversations, an empty system message is none: the chat template has its own.
@@ -49,6 +55,18 @@ def _asked(row):
     if not messages or messages[-1]["role"] != "user":
         raise Unusable("no user turn")
     return messages
+
+
+def _answers(values):
+    """Return the answers of a row, which has a text or a message for each."""
+    if not isinstance(values, list) or not values:
+        raise Unusable("answers is no list of answers, or an empty one")
+    answers = []
+    for number, value in enumerate(values, start=1):
+        message = value if isinstance(value, dict) else {"content": value}
+        found = {key: text_of(message[key], f"answer {number}") for key in ("content", "model") if message.get(key)}
+        answers.append({"content": ""} | found)
+    return answers
 
 
 FORMAT = Prompts()

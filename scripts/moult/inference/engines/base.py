@@ -36,9 +36,11 @@ class Engine:
     `_score(prompts, labels, requests)` → per row and label its log-likelihood, and whether greedy decoding writes it.
     Prompts and labels are lists of token ids; a prompt holds as many placeholders for a video as the model has
     embeddings for it. `vision` is there when requests may show videos. `pads`: a batch of prompts may differ in length.
+    `several`: there are several requests to each chat, which stand together in the plan of batches.
     """
 
     vision: Any = None
+    several = False
     pads = True
     batch_size: int
     _score: Callable[..., list[list[tuple[float, bool]]]]
@@ -169,7 +171,8 @@ class Engine:
         if refused:
             yield [(row, self._refusal(prompts[row], room[row])) for row in refused]
         # Longest first: what needs too much memory fails at once.
-        plan = sorted(fitting, key=lambda row: (-len(prompts[row]), digest(requests[row].as_dict())))
+        chats = {row: digest(prompts[row]) if self.several else "" for row in fitting}
+        plan = sorted(fitting, key=lambda row: (-len(prompts[row]), chats[row], digest(requests[row].as_dict())))
         begun = spoken = time.monotonic()
         done, tokens, wanted = 0, 0, len(missing) - len(refused)
         for batch in self._batches(requests, prompts, plan):

@@ -1,9 +1,11 @@
 """Hugging Face transformers as an engine, on the CPU or on one GPU."""
 
 import functools
+import importlib.util
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 from moult.base.errors import UserError
 from moult.base.lean_imports import hide_compiler, hide_packages
@@ -18,7 +20,7 @@ from moult.weights.architectures import auto_class, is_reward_model
 class TransformersEngine(Engine):
     """Hugging Face transformers on the CPU, or on the one CUDA device that the job sees."""
 
-    def __init__(self, folder: str | Path, dtype: str, batch_size: int, threads: int) -> None:
+    def __init__(self, folder: str | Path, dtype: str, batch_size: int, threads: int, bits: int | None = None) -> None:
         import torch
 
         with hide_packages("scipy", "torch_distributed"), hide_compiler():
@@ -31,13 +33,18 @@ class TransformersEngine(Engine):
             raise UserError(f"{folder}: is a reward model, which scores answers and writes none; take another model.")
         torch.set_num_threads(threads)
         transformers.logging.disable_progress_bar()
+        device, numbers = "cuda" if torch.cuda.is_available() else "cpu", getattr(torch, dtype)
         with hide_compiler():
             model = auto_class(folder).from_pretrained(
-                folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True
+                folder,
+                dtype=numbers,
+                local_files_only=True,
+                use_safetensors=True,
+                **(quantised(bits, numbers, device) if bits else {}),
             )
         # generate() fills what a request leaves open from here: the model's own sampling must not leak in.
         model.generation_config = GenerationConfig()
-        self.model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        self.model = (model if bits else model.to(device)).eval()
         self.config = model.config.get_text_config()
         self.batch_size = batch_size
         self.limit = getattr(self.config, "max_position_embeddings", None) or math.inf
@@ -78,6 +85,7 @@ class TransformersEngine(Engine):
             out = self.model.generate(
                 ids.to(self.model.device),
                 **self._seen(ids, requests),
+                **self._read(ids, mask, sampling),
                 attention_mask=mask.to(self.model.device),
                 generation_config=settings,
                 **({} if sampling.beams > 1 else choosing),
@@ -91,6 +99,21 @@ class TransformersEngine(Engine):
             )
             for row, request, error, length in zip(out.tolist(), requests, failed, lengths, strict=True)
         ]
+
+    def _read(self, ids, mask, sampling):
+        """Return what the model has made of the prompts of a batch but for their last tokens, where some are equal:
+        each is read once, and taken by all its rows."""
+        import torch
+
+        chats, rows = torch.unique(torch.stack([ids, mask]), dim=1, return_inverse=True)
+        plain = self.vision is None and sampling.beams == 1 and self.pads and not self.model._is_stateful
+        if not (self.several and plain and chats.shape[1] < len(ids) and ids.shape[1] > 1):
+            return {}
+        chats, rows = chats[:, :, :-1].to(self.model.device), rows.to(self.model.device)
+        positions = (chats[1].cumsum(-1) - 1).clamp(min=0)
+        read = self.model.get_decoder()(chats[0], attention_mask=chats[1], position_ids=positions, use_cache=True)
+        read.past_key_values.batch_select_indices(rows)
+        return {"past_key_values": read.past_key_values}
 
     def _seen(self, ids, requests):
         """Return what the model takes beside the tokens: the videos of the requests."""
@@ -219,3 +242,13 @@ class TransformersEngine(Engine):
             score = (logits[columns, label] - norms[columns]).double().sum().item()
             found.append((score, [likeliest[column] for column in columns] == label))
         return found
+
+
+def quantised(bits: int, dtype: Any, device: str) -> dict[str, Any]:
+    """Return what loads a model with weights of 4 or 8 bits; UserError where bitsandbytes is not installed."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError("bits: bitsandbytes is not installed here; install it, or leave `bits` out.")
+    from transformers import BitsAndBytesConfig
+
+    settings = {"load_in_4bit": True, "bnb_4bit_compute_dtype": dtype} if bits == 4 else {"load_in_8bit": True}
+    return {"quantization_config": BitsAndBytesConfig(**settings), "device_map": {"": device}}

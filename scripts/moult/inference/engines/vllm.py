@@ -15,7 +15,7 @@ class VllmEngine(Engine):
     # vLLM packs its own batches; this is how many rows it is given, and a journal can keep, at a time.
     batch_size = 512
 
-    def __init__(self, folder: str | Path, dtype: str) -> None:
+    def __init__(self, folder: str | Path, dtype: str, several: bool = False) -> None:
         # Scheduling in this process is reproducible.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         try:
@@ -32,8 +32,8 @@ class VllmEngine(Engine):
             seed=0,
             # The model's own sampling must not leak in.
             generation_config="vllm",
-            # vLLM has returned stale prompt log-probabilities where a prefix was cached.
-            enable_prefix_caching=False,
+            # vLLM has returned stale prompt log-probabilities where a prefix was cached; answers have none.
+            enable_prefix_caching=several,
         )
         # Scoring a label generates one token more.
         self.limit = self.llm.llm_engine.model_config.max_model_len - 1

@@ -1,5 +1,6 @@
 """Local generation: rows are independent of their batch, structure is enforced, label likelihoods are exact."""
 
+import importlib.util
 import itertools
 import json
 import random
@@ -377,3 +378,13 @@ def test_a_model_without_a_chat_template_is_scored_all_the_same(pico_model, tmp_
     assert bare.stops == bare.ends
     (one,) = behind(bare, "the quick", " fox")
     assert continuations(bare, [one])[0][0] < 0
+
+
+@pytest.mark.parametrize(("engine", "said"), [("transformers", "bitsandbytes is not"), ("vllm", "engine transformers")])
+def test_weights_in_few_bits_are_refused_where_nothing_makes_them(pico_model, engine, said, monkeypatch):
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name, find=importlib.util.find_spec: name != "bitsandbytes" and find(name) or None,
+    )
+    with pytest.raises(UserError, match=said):
+        load_engine(pico_model, engine=engine, bits=4)
