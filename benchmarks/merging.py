@@ -2,9 +2,9 @@
 
 The parents are made here: a random Llama of so many parameters in bfloat16, and two of it by noise of a hundredth of
 its spread. Both sides are fresh processes on one thread that merge the same parents, from settings written by hand
-below; ours without the job's hashing and card, mergekit's without its card. Writes benchmarks/merging.csv: seconds of CPU with
-imports (of the clock beside them), the largest resident set, and the share of entries that differ: with methods that
-select by magnitude, equal ones at the edge.
+below; ours without the job's hashing and card, mergekit's without its card. Writes benchmarks/merging.csv: seconds of
+CPU with imports (of the clock beside them), the largest resident set, and the share of entries that differ: with
+methods that select by magnitude, equal ones at the edge.
 
 Then forty merges of the same parents, by five methods, four densities and two weights: ours in one pass, mergekit's
 one after another, each hashed and deleted. `--of-forty 5` measures five of mergekit's, spread over methods and
