@@ -77,9 +77,20 @@ def keys():
     from moult.data.prompts import label_messages, load_template
     from moult.data.rubrics import load_rubrics, named_rubric
     from moult.evaluation import judging
+    from moult.evaluation.head_to_head.benchmarks import BENCHMARKS
+    from moult.evaluation.head_to_head.kind import Shown
+    from moult.evaluation.head_to_head.public_files import Question
     from moult.inference.asking import identity_of
     from moult.inference.judge_requests import judge_request
-    from moult.inference.requests import ChatRequest, LabelRequest, Sampling, corpus_requests, request_key
+    from moult.inference.requests import (
+        ChatRequest,
+        CompletionRequest,
+        ContinuationRequest,
+        LabelRequest,
+        Sampling,
+        corpus_requests,
+        request_key,
+    )
     from moult.inference.rewards import reward_request
     from moult.inference.structured import verdict_schema
 
@@ -117,10 +128,22 @@ def keys():
     asked = {"decoding": drawn, "seed": 7}
     revised = answer | {"previous": "Accuracy.", "feedback": "It hides the rare class.", "hints": ""}
 
+    question = Question("1", ("Which metric?", "And why?"))
+
+    def battle(kind, endpoint):
+        prompt = load_template(f"head_to_head/{kind}")
+        recipe = {"prompt": prompt, "endpoint": endpoint, "decoding": drawn, "seed": 3}
+        return BENCHMARKS[kind].request(recipe, Shown(question, "original", ("One.", "Two.")))
+
     def one_of(recipe, entry=row):
         return corpus_requests(recipe, [entry])[0]
 
+    tokens, sampled = (1, 20, 300), Sampling(temperature=0.7, max_tokens=32, repetition_penalty=1.1)
+
     found = {
+        "continuation of tokens": (ContinuationRequest(tokens, (4, 5)), ours),
+        "completion of tokens": (CompletionRequest(tokens, ("\n",), Sampling(max_tokens=32)), ours),
+        "completion of tokens, drawn": (CompletionRequest(tokens, ("\n",), sampled, 7), ours),
         "guideline": (one_of(asked | {"prompt": load_template("meteor/guideline")}), ours),
         "distilled": (one_of(asked | {"prompt": load_template("meteor/distill")}, answer), theirs),
         "answer": (one_of({"decoding": greedy, "seed": 7, "prompt": load_template("meteor/answer")}), ours),
@@ -163,6 +186,10 @@ def keys():
         "label by likelihood": (LabelRequest(tuple(messages), tuple(answers)), ours),
         "video": (LabelRequest(tuple(shown), tuple(answers)), ours),
         "choices": (ChatRequest(tuple(messages), Sampling(), choices=tuple(answers)), ours),
+        "letter": (battle("alpaca", remote), theirs),
+        "letter, served": (battle("alpaca", served), ours),
+        "arena": (battle("arena", remote), theirs),
+        "turn": (battle("mt", remote), theirs),
     }
     return {kind: request_key(request, identity) for kind, (request, identity) in found.items()}
 

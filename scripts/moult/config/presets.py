@@ -1,5 +1,7 @@
-"""Presets: named training settings in `resources/presets/`, written out into the raw config before it is checked."""
+"""Presets: named settings in `resources/presets/`, of trainings, merges and suites of lm-eval, written out into the raw
+config before it is checked."""
 
+import copy
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -8,19 +10,36 @@ from moult.base.errors import UserError, ended, nearest
 from moult.base.paths import RESOURCES
 from moult.base.yaml_files import read_yaml
 
-# How a model may be trained, each of which may have a preset.
-TRAININGS = ("finetune", "optimise")
+# What may have a preset, by the list that it stands in.
+WAYS = {"models": ("finetune", "optimise", "merge", "moe"), "suites": ("lm_eval",)}
+# Their folders, those of trainings aside.
+FOLDERS = {"merge": "merging", "moe": "merging", "lm_eval": "lm_eval"}
 PRESETS = RESOURCES / "presets"
 
 
-def preset_names() -> list[str]:
-    """Return the names of the shipped presets, e.g. `mmla/paper-llm-sft`, and with each dataset where it has some."""
+def preset_names(way: str = "finetune") -> list[str]:
+    """Return the names of the shipped presets for a way to make a model, or for a kind of suite: of trainings e.g.
+    `mmla/paper-llm-sft`, and with each dataset where it has some."""
+    return [name for name in sorted(_known()) if _is_for(name, way)]
+
+
+def _is_for(name, way):
+    folder = name.split("/")[0]
+    return (
+        folder == FOLDERS.get(way, folder)
+        and (way in FOLDERS or folder not in FOLDERS.values())
+        and (folder != "merging" or ("experts" in _read(name)) == (way == "moe"))
+    )
+
+
+@cache
+def _known():
     names = []
     for path in sorted(PRESETS.rglob("*.yaml")):
         name = path.relative_to(PRESETS).with_suffix("").as_posix()
         datasets = _datasets(name)
         names += [f"{name}/{dataset}" for dataset in datasets] if datasets else [name]
-    return names
+    return frozenset(names)
 
 
 def load_preset(name: str) -> dict[str, Any]:
@@ -40,32 +59,34 @@ def load_preset(name: str) -> dict[str, Any]:
 
 
 def laid_over(settings: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Return settings with `own` laid over them; of `lora` key by key."""
+    """Return settings with `own` laid over them; of `lora` key by key, of models that are merged one by one."""
     merged = settings | own
+    for key in ("parents", "experts", "shared_experts"):
+        below, over = settings.get(key), own.get(key)
+        if isinstance(below, list) and isinstance(over, list) and len(below) == len(over):
+            merged[key] = [one | its if isinstance(its, dict) else its for one, its in zip(below, over, strict=True)]
     if isinstance(settings.get("lora"), dict) and isinstance(own.get("lora"), dict):
         merged["lora"] = settings["lora"] | own["lora"]
     return merged
 
 
 def fill(raw: Mapping[str, Any]) -> None:
-    """Write out `preset:` in the models of an expanded config, in place; keys that stand beside it win."""
-    models = raw.get("models")
-    for model in models if isinstance(models, list) else []:
-        for way in TRAININGS:
-            own = model.get(way) if isinstance(model, dict) else None
-            if not isinstance(own, dict) or "preset" not in own:
-                continue
-            own = dict(own)
-            name = own.pop("preset")
-            try:
-                model[way] = laid_over(load_preset(name), own)
-            except UserError as error:
-                raise UserError(ended(f"models {model.get('name', '')!r}, {error}")) from None
-
-
-@cache
-def _known():
-    return frozenset(preset_names())
+    """Write out `preset:` in the models and suites of an expanded config, in place; keys that stand beside it win."""
+    for kind, ways in WAYS.items():
+        entries = raw.get(kind)
+        for entry in entries if isinstance(entries, list) else []:
+            for way in ways:
+                own = entry.get(way) if isinstance(entry, dict) else None
+                if not isinstance(own, dict) or "preset" not in own:
+                    continue
+                own = dict(own)
+                name = own.pop("preset")
+                try:
+                    if name in _known() and not _is_for(name, way):
+                        raise UserError(f"preset {name!r} is none for `{way}`{nearest(name, preset_names(way))}")
+                    entry[way] = laid_over(copy.deepcopy(load_preset(name)), own)
+                except UserError as error:
+                    raise UserError(ended(f"{kind} {entry.get('name', '')!r}, {error}")) from None
 
 
 @cache

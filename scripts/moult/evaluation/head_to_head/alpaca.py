@@ -47,7 +47,7 @@ class AlpacaSuite(Compared):
 
     shown: ClassVar[dict[str, tuple[str, ...]]] = {"prompt": ("answer_m", "answer_M", "fence")}
 
-    kind: Literal["alpaca"]
+    kind: Literal["alpaca"] = Field(description="Win rates by one token of two, as AlpacaEval 2 has them.")
     orders: Literal["both", "one"] = Field(
         "both",
         description="Orders in which a pair is shown; `one`, drawn with the experiment's seed, is the published way.",

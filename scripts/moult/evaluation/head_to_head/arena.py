@@ -33,7 +33,7 @@ class ArenaSuite(Compared):
 
     shown: ClassVar[dict[str, tuple[str, ...]]] = {"prompt": ("answer_A", "answer_B", "fence"), "again": ()}
 
-    kind: Literal["arena"]
+    kind: Literal["arena"] = Field(description="Win rates by five verdicts, as Arena-Hard 0.1 has them.")
     prompt: Prompt = Field(
         "head_to_head/arena", description="Template of resources/prompts that asks the judge for one of five verdicts."
     )

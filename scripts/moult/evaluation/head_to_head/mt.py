@@ -29,7 +29,7 @@ class MtSuite(HeadToHead):
 
     shown: ClassVar[dict[str, tuple[str, ...]]] = {"prompt": (*TEXTS, "fence")}
 
-    kind: Literal["mt"]
+    kind: Literal["mt"] = Field(description="Grades of two turns from 1 to 10, as MT-Bench has them.")
     references: LocalPath | None = Field(
         None,
         description=(
