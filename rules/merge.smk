@@ -19,13 +19,12 @@ use rule on_models as merge_models with:
         **params_of("merge_models"),
 
 
-# A file that says what was made; the merges wait in scratch until they are taken. A folder that went away would have all of them
-# made again with the next one.
+# There until its merges are taken out of it.
 use rule on_models as merge_sweep with:
     input:
         unpack(inputs_of("merge_sweep")),
     output:
-        sweep="<results>/sweeps/{sweep}.jsonl",
+        sweep=temp(directory("<results>/sweeps/{sweep}")),
     pathvars:
         job="merge_sweep/{sweep}",
     wildcard_constraints:

@@ -1,11 +1,10 @@
 """The jobs of merges: one alone, those of a sweep in one pass, and one out of such a pass."""
 
 import logging
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from moult.base.files import digest, read_json, whole_directory, write_json, write_jsonl
+from moult.base.files import digest, read_json, whole_directory, write_json
 from moult.base.rows import Facts, Recipe
 from moult.base.stage import Job
 from moult.weights.card import write_model_card
@@ -51,16 +50,15 @@ def run_member(job: Job) -> None:
 
 def _taken(job, sweep):
     """Put the model of a sweep in place; return its facts, None where the sweep did not make it."""
-    made = _waiting(sweep) / job.name / MADE if sweep else None
-    if made is None or not made.exists():
+    made = Path(sweep or "", job.name, MADE)
+    if not sweep or not made.exists():
         return None
     told = read_json(made)
     if digest(told["recipe"]) != digest(job.recipe):
         return None
     with whole_directory(job.outputs.model) as folder:
         link_files(made.parent, folder, but=MADE)
-    shutil.rmtree(made.parent)
-    logger.info("taken out of the sweep %s", Path(sweep).stem)
+    logger.info("taken out of the sweep %s", Path(sweep).name)
     return told["facts"]
 
 
