@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 
 from moult.inference.asking import Asker, EnginePool
+from pico_build import write_config
+from sources import REVISION
 
 REFERENCE = Path(__file__).parent / "reference" / "lm_eval"
 SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}
@@ -36,3 +38,47 @@ def put(recipe, journal="journal.sqlite", compute=COMPUTE, model="model"):
         return evaluate(recipe, Path(model), {"scoring": asker, "writing": asker}, {})
     finally:
         pool.close()
+
+
+def benchmark_config():
+    """Two models on tasks of a folder, of Moult, and of a repository of the hub, the first against the second."""
+    return {
+        "name": "academic",
+        "compute": COMPUTE,
+        "models": [
+            {"name": name, "fetch": {"path": path}, "parameters": 0.0001, "license": "CC0-1.0"}
+            for name, path in (("taught", "model"), ("random", "other"))
+        ],
+        "suites": [
+            {
+                "name": "hard",
+                "lm_eval": {
+                    "tasks": ["kinds", "pico_sums", "far"],
+                    "include": ["tasks"],
+                    "limit": 6,
+                    "num_fewshot": 1,
+                    "data": [{"hub": "org/rows", "revision": REVISION, "files": ["data"]}],
+                },
+            }
+        ],
+        "evaluations": [{"suite": "hard", "models": ["taught", "random"], "against": "random"}],
+    }
+
+
+def write_benchmarks(folder):
+    """Put what the config names into a folder, and the repository of the hub into `hub` beside it."""
+    from pico import build_pico_model
+
+    copy_reference(folder)
+    (folder / "model.manifest.json").unlink()
+    build_pico_model(folder / "other", seed=5)
+    far = (REFERENCE / "tasks" / "pico_cloze.yaml").read_text().replace("pico_cloze", "far")
+    kept = [line for line in far.splitlines() if "data" not in line or "metadata" in line]
+    (folder / "tasks" / "far.yaml").write_text("\n".join([*kept, "dataset_path: org/rows", "dataset_name: cloze"]))
+    (folder / "hub" / "data").mkdir(parents=True)
+    shutil.copy(REFERENCE / "data" / "cloze_test.jsonl", folder / "hub" / "data" / "test.jsonl")
+    (folder / "hub" / "README.md").write_text(
+        "---\nconfigs:\n- config_name: cloze\n  data_files: [{split: test, path: data/test.jsonl}]\n---\nRows.\n"
+    )
+    (folder / "hub" / "large.bin").write_bytes(b"not asked for")
+    write_config(folder / "pico.yaml", benchmark_config())

@@ -150,6 +150,26 @@ def test_the_pico_build_runs_where_its_needs_call_for(part, folder, cluster):
 
 
 @AT_LENGTH
+def test_samples_their_scores_and_pairs_run_where_their_needs_call_for(folder, cluster):
+    config = folder.config
+    config["corpora"] = [
+        {"name": "said", "kind": "samples", "dataset": "questions", "endpoint": "student", "samples": 3}
+        | {"decoding": {"temperature": 1.0, "max_tokens": 8}},
+        {"name": "graded", "kind": "scored", "corpus": "said", "endpoint": "teacher"},
+        {"name": "paired", "kind": "preferences", "target": "graded", "pairing": "best_worst", "truncated": "keep"},
+    ]
+    config["models"], config["suites"], config["evaluations"] = config["models"][:1], [], []
+    folder.config = asking(config)
+    run = folder.snakemake("corpora")
+    assert run.returncode == 0, run.stdout + run.stderr
+    jobs = {job["JobId"]: job for job in cluster.jobs(folder.path)}
+    assert {job["JobState"] for job in jobs.values()} == {"COMPLETED"}
+    wanted = {"sample_responses": "gpu-24gb", "score_responses": "cpu", "build_preferences": "cpu"}
+    found = {rule: slurm_job(log, jobs)["Partition"] for rule, _, log in logs(folder) if rule in wanted}
+    assert found == wanted
+
+
+@AT_LENGTH
 def test_many_jobs_side_by_side_see_disjoint_devices(folder, cluster):
     """Six jobs of one GPU on nodes of four: those of a node at the same time have different devices."""
     config = folder.config

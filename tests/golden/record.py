@@ -82,7 +82,15 @@ def keys():
     from moult.evaluation.head_to_head.public_files import Question
     from moult.inference.asking import identity_of
     from moult.inference.judge_requests import judge_request
-    from moult.inference.requests import ChatRequest, LabelRequest, Sampling, corpus_requests, request_key
+    from moult.inference.requests import (
+        ChatRequest,
+        CompletionRequest,
+        ContinuationRequest,
+        LabelRequest,
+        Sampling,
+        corpus_requests,
+        request_key,
+    )
     from moult.inference.rewards import reward_request
     from moult.inference.structured import verdict_schema
 
@@ -130,7 +138,12 @@ def keys():
     def one_of(recipe, entry=row):
         return corpus_requests(recipe, [entry])[0]
 
+    tokens, sampled = (1, 20, 300), Sampling(temperature=0.7, max_tokens=32, repetition_penalty=1.1)
+
     found = {
+        "continuation of tokens": (ContinuationRequest(tokens, (4, 5)), ours),
+        "completion of tokens": (CompletionRequest(tokens, ("\n",), Sampling(max_tokens=32)), ours),
+        "completion of tokens, drawn": (CompletionRequest(tokens, ("\n",), sampled, 7), ours),
         "guideline": (one_of(asked | {"prompt": load_template("meteor/guideline")}), ours),
         "distilled": (one_of(asked | {"prompt": load_template("meteor/distill")}, answer), theirs),
         "answer": (one_of({"decoding": greedy, "seed": 7, "prompt": load_template("meteor/answer")}), ours),

@@ -12,6 +12,7 @@ from typing import Any
 from moult.base.files import read_json, write_json
 from moult.base.legible import legible
 from moult.base.paths import ROOT
+from moult.config import presets
 from moult.config.expansion import expand
 from moult.config.reading import read_config
 
@@ -79,6 +80,7 @@ def look_up(key: str, kind: str, source: Mapping[str, Any]) -> str:
 def main(path: str | Path) -> int:
     """Look up every pin that a config file lacks and record it; return the number that could not be had."""
     raw = expand(read_config(path))
+    presets.fill(raw)
     pins, failed = (read_json(PINS) if PINS.exists() else {}), 0
     for key, field, kind, source in _sources(raw):
         if source.get(field) is not None or key in pins:

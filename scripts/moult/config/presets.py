@@ -1,5 +1,7 @@
-"""Presets: named training settings in `resources/presets/`, written out into the raw config before it is checked."""
+"""Presets: named settings in `resources/presets/`, of trainings and of suites of lm-eval, written out into the raw
+config before it is checked."""
 
+import copy
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -10,17 +12,25 @@ from moult.base.yaml_files import read_yaml
 
 # How a model may be trained, each of which may have a preset.
 TRAININGS = ("finetune", "optimise")
+# The kind of suite that has presets, and their folder.
+SUITES = "lm_eval"
 PRESETS = RESOURCES / "presets"
 
 
-def preset_names() -> list[str]:
-    """Return the names of the shipped presets, e.g. `mmla/paper-llm-sft`, and with each dataset where it has some."""
+def preset_names(of_suites: bool = False) -> list[str]:
+    """Return the names of the shipped presets of trainings, e.g. `mmla/paper-llm-sft`, and with each dataset where it
+    has some; or those of suites, e.g. `lm_eval/mmlu`."""
+    return [name for name in sorted(_known()) if name.startswith(f"{SUITES}/") == of_suites]
+
+
+@cache
+def _known():
     names = []
     for path in sorted(PRESETS.rglob("*.yaml")):
         name = path.relative_to(PRESETS).with_suffix("").as_posix()
         datasets = _datasets(name)
         names += [f"{name}/{dataset}" for dataset in datasets] if datasets else [name]
-    return names
+    return frozenset(names)
 
 
 def load_preset(name: str) -> dict[str, Any]:
@@ -48,24 +58,24 @@ def laid_over(settings: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 
 
 def fill(raw: Mapping[str, Any]) -> None:
-    """Write out `preset:` in the models of an expanded config, in place; keys that stand beside it win."""
-    models = raw.get("models")
-    for model in models if isinstance(models, list) else []:
-        for way in TRAININGS:
-            own = model.get(way) if isinstance(model, dict) else None
-            if not isinstance(own, dict) or "preset" not in own:
-                continue
-            own = dict(own)
-            name = own.pop("preset")
-            try:
-                model[way] = laid_over(load_preset(name), own)
-            except UserError as error:
-                raise UserError(ended(f"models {model.get('name', '')!r}, {error}")) from None
-
-
-@cache
-def _known():
-    return frozenset(preset_names())
+    """Write out `preset:` in the models and suites of an expanded config, in place; keys that stand beside it win."""
+    for kind, ways in (("models", TRAININGS), ("suites", (SUITES,))):
+        entries = raw.get(kind)
+        for entry in entries if isinstance(entries, list) else []:
+            for way in ways:
+                own = entry.get(way) if isinstance(entry, dict) else None
+                if not isinstance(own, dict) or "preset" not in own:
+                    continue
+                own = dict(own)
+                name = own.pop("preset")
+                try:
+                    if (way == SUITES) != str(name).startswith(f"{SUITES}/"):
+                        raise UserError(
+                            f"preset {name!r} is none for `{way}`{nearest(name, preset_names(way == SUITES))}"
+                        )
+                    entry[way] = laid_over(copy.deepcopy(load_preset(name)), own)
+                except UserError as error:
+                    raise UserError(ended(f"{kind} {entry.get('name', '')!r}, {error}")) from None
 
 
 @cache

@@ -24,6 +24,11 @@ def schema() -> dict[str, Any]:
     preset = {"enum": presets.preset_names(), "description": told}
     for name in ("Finetune", "Optimise"):
         document["$defs"][name]["properties"]["preset"] = preset
+    told = "Named settings of resources/presets/lm_eval; keys that stand beside `preset` win."
+    suites = {"enum": presets.preset_names(of_suites=True), "description": told}
+    document["$defs"]["LmEvalSuite"]["properties"]["preset"] = suites
+    # A preset may name them.
+    document["$defs"]["LmEvalSuite"]["required"] = []
     document["properties"]["$schema"] = {"type": "string", "description": "Where an editor finds this schema."}
     return document
 

@@ -4,6 +4,7 @@ Tokens of prompts and continuations are those of lm-eval's `hf` model, by its ow
 asks an `Asker` instead. So a request is known by its tokens, whatever task, order or batch it comes in.
 """
 
+import functools
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -62,6 +63,8 @@ class JournalModel(HFLM):
         self.custom_prefix_token_id = self.add_bos_token = self._max_length = self.enable_thinking = None
         self.chat_template_args: dict[str, Any] = {}
         self.dtype = scoring.endpoint["compute"]["dtype"]
+        # The choices of a document come with its context, one after another.
+        self._encoded = functools.lru_cache(maxsize=64)(super().tok_encode)
 
     @property
     def max_length(self) -> int:
@@ -76,6 +79,10 @@ class JournalModel(HFLM):
     def get_model_info(self) -> dict[str, Any]:
         """Return what stands in the results beside the settings."""
         return {"model_dtype": f"torch.{self.dtype}"}
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """Return the tokens of a text, as HFLM does."""
+        return self._encoded(string, add_special_tokens, **kwargs)
 
     def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None) -> Any:
         asked = []

@@ -238,6 +238,9 @@ def _checks(cfg):
         if not settings:
             continue
         known, place = known_tasks(settings.include), f"suites {suite.name!r}"
+        for folder in settings.include:
+            if not Path(folder).is_dir():
+                yield f"{place}, include: {folder} is no folder on this machine"
         for name in settings.tasks:
             if name not in known and not settings.data:
                 yield (

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from moult.base.files import derive_seed, digest
@@ -83,6 +84,12 @@ class RewardRequest:
         return {"messages": self.messages, "asked": "reward"}
 
 
+@lru_cache(maxsize=1024)
+def _digest(context):
+    """Return the digest of tokens: a journal that held the context of each choice would be many times the samples."""
+    return digest(context)
+
+
 @dataclass(frozen=True)
 class ContinuationRequest:
     """The log-likelihood of tokens behind others, and whether greedy decoding would write them. Both are token ids."""
@@ -92,7 +99,7 @@ class ContinuationRequest:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the request as plain JSON, what its key is the hash of."""
-        return {"context": self.context, "continuation": self.continuation, "asked": "continuation"}
+        return {"context": _digest(self.context), "continuation": self.continuation, "asked": "continuation"}
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,7 @@ class CompletionRequest:
     def as_dict(self) -> dict[str, Any]:
         """Return the request as plain JSON, what its key is the hash of."""
         settings = {"until": self.until, "sampling": self.sampling.as_dict(), "seed": self.seed}
-        return {"context": self.context, **settings, "asked": "completion"}
+        return {"context": _digest(self.context), **settings, "asked": "completion"}
 
 
 Request = ChatRequest | LabelRequest | RewardRequest | ContinuationRequest | CompletionRequest

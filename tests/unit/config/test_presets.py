@@ -1,7 +1,13 @@
 """Named training settings: written out before the config is checked, and what is written beside them wins."""
 
+import importlib.util
+import json
+import re
+from pathlib import Path
+
 import pytest
 from moult.base.errors import UserError
+from moult.config import pins
 from moult.config.entries.datasets import label_sets
 from moult.config.entries.models import Finetune, Optimise
 from moult.config.load import load
@@ -29,7 +35,7 @@ def test_meteor_s_steps_have_the_rows_that_the_paper_says():
 def test_the_presets_of_fusion_have_the_steps_that_the_paper_says():
     sft = Finetune(base="b", data=["d"], **load_preset("wrpo/sft"))
     assert (sft.batch_size * sft.accumulation * sft.devices, sft.zero, sft.learning_rate) == (128, 3, 7e-6)
-    for name, rate in (("dpo", 3e-7), ("ipo", 3e-7), ("simpo", 1e-6)):
+    for name, rate in (("wrpo", 3e-7), ("dpo", 3e-7), ("ipo", 3e-7), ("simpo", 1e-6)):
         one = Optimise(base="b", data=["d"], **load_preset(f"wrpo/{name}"))
         assert one.loss.kind == name and (one.method, one.zero, one.learning_rate) == ("full", 3, rate)
         assert one.batch_size * one.accumulation * one.devices == 128 and one.max_length == 2048
@@ -90,3 +96,37 @@ def test_an_unknown_preset_is_one_sentence(name, told):
     with pytest.raises(UserError, match="models 'm', preset") as error:
         fill({"models": [{"name": "m", "finetune": {"preset": name}}]})
     assert told in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", preset_names(of_suites=True))
+def test_every_preset_of_a_suite_is_one_and_its_repositories_can_be_pinned(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(pins, "PINS", tmp_path / "pins.json")
+    raw = {"name": "x", "suites": [{"name": "s", "lm_eval": {"preset": name, "limit": 3}}]}
+    cfg = load(raw)
+    settings = cfg.find("suites", "s").lm_eval
+    assert settings.limit == 3 and cfg.unpinned() == sorted(one.hub for one in settings.data)
+    (tmp_path / "pins.json").write_text(json.dumps({f"dataset {one.hub}": "a" * 40 for one in settings.data}))
+    assert load(raw).unpinned() == []
+    # What was filled in for one config is in no other.
+    (tmp_path / "pins.json").unlink()
+    assert load(raw).unpinned() == cfg.unpinned()
+
+
+@pytest.mark.parametrize(
+    ("kind", "way", "name"), [("models", "finetune", "lm_eval/mmlu"), ("suites", "lm_eval", "meteor/sft")]
+)
+def test_a_preset_of_another_kind_is_refused(kind, way, name):
+    with pytest.raises(UserError, match=f"{kind} 'm', preset '{name}' is none for `{way}`"):
+        fill({kind: [{"name": "m", way: {"preset": name}}]})
+
+
+def test_the_tasks_of_the_presets_come_with_lm_eval_and_want_no_other_repository():
+    tasks = Path(next(iter(importlib.util.find_spec("lm_eval").submodule_search_locations)), "tasks")
+    wanted = {"mmlu": "mmlu/default", "gsm8k": "gsm8k", "open-llm-leaderboard-v2": "leaderboard"}
+    assert {f"lm_eval/{name}" for name in wanted} == set(preset_names(of_suites=True))
+    for name, folder in wanted.items():
+        text = "\n".join(path.read_text() for path in (tasks / folder).rglob("*yaml"))
+        assert {one["hub"] for one in load_preset(f"lm_eval/{name}")["data"]} == set(
+            re.findall(r"^dataset_path: (\S+)", text, re.MULTILINE)
+        )
+        assert re.search(rf"^(?:task|group): {load_preset(f'lm_eval/{name}')['tasks'][0]}$", text, re.MULTILINE)

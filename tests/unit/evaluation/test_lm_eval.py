@@ -2,7 +2,11 @@
 
 import json
 import math
+import os
 import random
+import subprocess
+import sys
+import time
 from contextlib import chdir
 from pathlib import Path
 
@@ -16,6 +20,7 @@ from moult.evaluation.suites import LM_EVAL
 from moult.inference.engines.transformers import TransformersEngine
 from moult.inference.journal import Journal
 
+ROOT = Path(__file__).parents[3]
 # What a run says of itself, its machine and its command line.
 PASSING = {"date", "pretty_env_info", "git_hash", "upper_git_hash", "total_evaluation_time_seconds"}
 PASSING |= {"config", "configs", "transformers_version", "model_source", "model_name", "model_name_sanitized"}
@@ -180,6 +185,7 @@ TASK |= {"test_split": "test", "output_type": "loglikelihood", "doc_to_text": "{
         ({"tasks": ["mine"], "bits": 4, "engines": {"writing": "vllm"}}, "bits: are of engine transformers"),
         ({"tasks": ["mine"], "limit": 1.5}, "limit 1.5: write a whole number of rows, or a share below 1"),
         ({"tasks": ["mine"], "data": [{"hub": "me/rows", "path": "nowhere"}]}, "nowhere is no folder on this machine"),
+        ({"tasks": ["kinds"], "include": ["nowhere"]}, "include: nowhere is no folder on this machine"),
         ({"doc_to_txt": "x"}, "mine.yaml, task 'mine': 'doc_to_txt' is no setting of a task; did you mean"),
         ({"output_type": "loglikelyhood"}, "output_type 'loglikelyhood' is not one of"),
         ({"dataset_path": "me/rows"}, "wants me/rows of the hub; name it under the suite's `data`, with its revision"),
@@ -192,7 +198,7 @@ def test_planning_tells_what_lm_eval_would_refuse_late(tmp_path, monkeypatch, se
     own = {} if "tasks" in settings else settings
     (tmp_path / "tasks" / "mine.yaml").write_text(json.dumps(TASK | own))
     with pytest.raises(UserError) as told:
-        planned(include=["tasks"], **({"tasks": ["mine"]} if own else settings))
+        planned(**{"include": ["tasks"]} | ({"tasks": ["mine"]} if own else settings))
     assert said in str(told.value) and str(told.value).count("\n") == 0
 
 
@@ -299,3 +305,77 @@ def test_the_best_of_a_line_is_marked_where_less_is_better_too(p, clear):
     assert [more["cells"][name]["best"] for name in "ab"] == [clear, False]
     assert less["marks"] == ["8 of 50 rows"] and less["unit"].sign == "" and more["unit"].sign == "%"
     assert [one["trend"] for one in suite["differences"]] == (["down", "up"] if clear else ["even", "even"])
+
+
+# ---------------------------------------------------------------- what takes long
+
+
+@pytest.mark.soak
+def test_the_command_says_the_same_with_other_seeds_shots_limit_and_batches(study, tmp_path):
+    tasks = ("pico", "pico_words", "pico_sums")
+    command = [str(Path(sys.executable).with_name("lm_eval")), "run", "--model", "hf", "--include_path", "tasks"]
+    command += ["--model_args", "pretrained=model,dtype=float32", "--tasks", ",".join(tasks), "--device", "cpu"]
+    command += ["--num_fewshot", "3", "--limit", "9", "--batch_size", "5", "--seed", "3,4,5,6", "--log_samples"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    run = subprocess.run([*command, "--output_path", str(tmp_path)], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    (path,) = tmp_path.rglob("results_*.json")
+    seeds = {"random": 3, "numpy": 4, "torch": 5, "fewshot": 6}
+    found = put(recipe(*tasks, num_fewshot=3, limit=9, seeds=seeds), str(tmp_path / "j.sqlite"))
+    assert is_close(found, json.loads(path.read_text()))
+
+
+KILLED = """
+import os, sys
+from benchmark_runs import put, recipe
+from moult.inference.engines.transformers import TransformersEngine
+
+log = os.open("computed", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+def counted(whole):
+    def run(self, prompts, given, *more):
+        value = whole(self, prompts, given, *more)
+        rows = [[hash((tuple(ids), str(one))) for one in row] for ids, row in zip(prompts, given)] if more else []
+        rows = rows or [[hash((tuple(ids), request.until))] for ids, request in zip(prompts, given)]
+        os.write(log, "".join(f"{one}\\n" for row in rows for one in row).encode())
+        return value
+    return run
+
+TransformersEngine._score = counted(TransformersEngine._score)
+TransformersEngine._complete = counted(TransformersEngine._complete)
+put(recipe("pico", "pico_words", "pico_sums", bootstrap_iters=0), "killed.sqlite")
+"""
+
+
+@pytest.mark.soak
+def test_of_a_run_that_is_killed_ten_times_no_request_is_computed_twice_beyond_a_batch(tmp_path):
+    copy_reference(tmp_path)
+    paths = [str(ROOT / name) for name in ("scripts", "tests")]
+    lean = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    environment = os.environ | lean | {"HF_DATASETS_CACHE": str(tmp_path / "cache")}
+
+    def computed():
+        path = tmp_path / "computed"
+        return path.read_text().split() if path.exists() else []
+
+    draw, kills = random.Random(18), 0
+    for _ in range(10):
+        before = len(computed())
+        wanted = before + draw.randint(1, 30)
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while process.poll() is None and len(computed()) < wanted:
+            time.sleep(0.001)
+        kills += process.poll() is None
+        process.kill()
+        process.wait()
+    assert kills >= 5
+    run = subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    # A batch is four documents of four choices each.
+    assert len(computed()) - len(set(computed())) <= kills * 16

@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Literal, cast
 from pydantic import Field
 
 from moult.base.files import derive_seed
-from moult.base.rows import Battle, Recipe
+from moult.base.rows import Recipe
+from moult.base.suite_rows import Battle
 from moult.data.fields import Decoding, Prompt
 from moult.data.prompts import as_material, load_template, render
 from moult.evaluation import metrics

@@ -8,8 +8,9 @@ from typing import Any, cast
 
 from moult.base.errors import UserError
 from moult.base.files import derive_seed, write_json, write_jsonl
-from moult.base.rows import Battle, Message, Recipe, Turns, Usage, columns_of
+from moult.base.rows import Message, Recipe, Usage, columns_of
 from moult.base.stage import Job
+from moult.base.suite_rows import Battle, Turns
 from moult.evaluation.head_to_head.benchmarks import BENCHMARKS
 from moult.evaluation.head_to_head.kind import Benchmark, Shown
 from moult.evaluation.head_to_head.public_files import Question, read_answers, read_questions, rows_of

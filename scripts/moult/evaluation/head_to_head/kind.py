@@ -8,8 +8,9 @@ from typing import Any, ClassVar, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from moult.base.errors import nearest
-from moult.base.rows import Battle, Recipe
+from moult.base.rows import Recipe
 from moult.base.section import Line, LocalPath, Name, Section, exactly_one
+from moult.base.suite_rows import Battle
 from moult.evaluation.head_to_head.estimates import Linear
 from moult.evaluation.head_to_head.public_files import Question
 from moult.evaluation.kinds import Headline, Settings

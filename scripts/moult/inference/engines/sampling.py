@@ -48,21 +48,27 @@ class TokenChooser:
 
 
 class Until:
-    """A stopping criterion: a row ends where one of its strings stands in what it has written."""
+    """A stopping criterion: a row ends where one of its strings stands in what it has written.
+
+    lengths: tokens that a row has written by then; None of one that has not ended so.
+    """
 
     def __init__(self, until: Sequence[Sequence[str]], tokenizer: Any, width: int) -> None:
         """until: strings per row; width: tokens of the prompts."""
         self.until, self.tokenizer, self.width = until, tokenizer, width
         # A token has a byte at least: the string whose last token has just come is within so many tokens.
         self.tail = max(len(stop.encode()) for row in until for stop in row)
+        self.lengths: list[int | None] = [None] * len(until)
 
     def __call__(self, ids: torch.Tensor, scores: Any) -> torch.Tensor:
         """Return which rows have ended, (rows,); ids: (rows, length) so far."""
         import torch
 
         texts = self.tokenizer.batch_decode(ids[:, self.width :][:, -self.tail :])
-        ended = [any(stop in text for stop in row) for row, text in zip(self.until, texts, strict=True)]
-        return torch.tensor(ended, device=ids.device)
+        for row, (until, text) in enumerate(zip(self.until, texts, strict=True)):
+            if self.lengths[row] is None and any(stop in text for stop in until):
+                self.lengths[row] = ids.shape[1] - self.width
+        return torch.tensor([length is not None for length in self.lengths], device=ids.device)
 
 
 def allow(scores: np.ndarray, matcher: Any) -> np.ndarray:

@@ -1,9 +1,11 @@
 """Hugging Face transformers as an engine, on the CPU or on one GPU."""
 
 import functools
+import importlib.util
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 from moult.base.errors import UserError
 from moult.base.lean_imports import hide_compiler, hide_packages
@@ -18,7 +20,7 @@ from moult.weights.architectures import auto_class, is_reward_model
 class TransformersEngine(Engine):
     """Hugging Face transformers on the CPU, or on the one CUDA device that the job sees."""
 
-    def __init__(self, folder: str | Path, dtype: str, batch_size: int, threads: int) -> None:
+    def __init__(self, folder: str | Path, dtype: str, batch_size: int, threads: int, bits: int | None = None) -> None:
         import torch
 
         with hide_packages("scipy", "torch_distributed"), hide_compiler():
@@ -31,13 +33,18 @@ class TransformersEngine(Engine):
             raise UserError(f"{folder}: is a reward model, which scores answers and writes none; take another model.")
         torch.set_num_threads(threads)
         transformers.logging.disable_progress_bar()
+        device, numbers = "cuda" if torch.cuda.is_available() else "cpu", getattr(torch, dtype)
         with hide_compiler():
             model = auto_class(folder).from_pretrained(
-                folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True
+                folder,
+                dtype=numbers,
+                local_files_only=True,
+                use_safetensors=True,
+                **(quantised(bits, numbers, device) if bits else {}),
             )
         # generate() fills what a request leaves open from here: the model's own sampling must not leak in.
         model.generation_config = GenerationConfig()
-        self.model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        self.model = (model if bits else model.to(device)).eval()
         self.config = model.config.get_text_config()
         self.batch_size = batch_size
         self.limit = getattr(self.config, "max_position_embeddings", None) or math.inf
@@ -63,8 +70,8 @@ class TransformersEngine(Engine):
         stops = self.ends if isinstance(requests[0], CompletionRequest) else self.stops
         choosing = {"logits_processor": [TokenChooser(requests, matchers, stops, width)]}
         choosing["stopping_criteria"] = [lambda ids, _: ids.shape[1] - width >= room]
-        if any(until):
-            choosing["stopping_criteria"].append(Until(until, self.tokenizer, width))
+        ended = Until(until, self.tokenizer, width) if any(until) else None
+        choosing["stopping_criteria"] += [ended] if ended else []
         searching = {"num_beams": sampling.beams, "length_penalty": sampling.length_penalty}
         settings = GenerationConfig(
             max_new_tokens=int(room.max()),
@@ -84,9 +91,13 @@ class TransformersEngine(Engine):
                 **({} if sampling.beams > 1 else choosing),
             )
         failed = [matcher.get_error() if matcher else "" for matcher in matchers]
+        lengths = ended.lengths if ended else [None] * len(requests)
         return [
-            (row[width : width + request.sampling.max_tokens], f"structured output: {error}" if error else None)
-            for row, request, error in zip(out.tolist(), requests, failed, strict=True)
+            (
+                row[width : width + (length or request.sampling.max_tokens)],
+                f"structured output: {error}" if error else None,
+            )
+            for row, request, error, length in zip(out.tolist(), requests, failed, lengths, strict=True)
         ]
 
     def _read(self, ids, mask, sampling):
@@ -231,3 +242,13 @@ class TransformersEngine(Engine):
             score = (logits[columns, label] - norms[columns]).double().sum().item()
             found.append((score, [likeliest[column] for column in columns] == label))
         return found
+
+
+def quantised(bits: int, dtype: Any, device: str) -> dict[str, Any]:
+    """Return what loads a model with weights of 4 or 8 bits; UserError where bitsandbytes is not installed."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError("bits: bitsandbytes is not installed here; install it, or leave `bits` out.")
+    from transformers import BitsAndBytesConfig
+
+    settings = {"load_in_4bit": True, "bnb_4bit_compute_dtype": dtype} if bits == 4 else {"load_in_8bit": True}
+    return {"quantization_config": BitsAndBytesConfig(**settings), "device_map": {"": device}}

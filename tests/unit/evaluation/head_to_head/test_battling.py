@@ -4,7 +4,8 @@ import json
 
 import pytest
 from moult.base.errors import UserError
-from moult.base.rows import Battle, Turns, columns_of
+from moult.base.rows import columns_of
+from moult.base.suite_rows import Battle, Turns
 from moult.data.prompts import load_template
 from moult.evaluation.head_to_head.battling import answer_turns, judge_battles, planned, turn_request
 from moult.evaluation.head_to_head.public_files import Question, named_by, read_answers, read_questions

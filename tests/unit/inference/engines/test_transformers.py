@@ -1,17 +1,27 @@
 """Local generation: rows are independent of their batch, structure is enforced, label likelihoods are exact."""
 
+import importlib.util
 import itertools
 import json
 import random
 import shutil
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from moult.base.errors import UserError
 from moult.inference.engines.loading import load_engine
 from moult.inference.engines.sampling import draw
-from moult.inference.requests import Answer, ChatRequest, LabelRequest, Sampling
+from moult.inference.engines.sharing import shared_rows
+from moult.inference.requests import (
+    Answer,
+    ChatRequest,
+    CompletionRequest,
+    ContinuationRequest,
+    LabelRequest,
+    Sampling,
+)
 from moult.inference.tokens import end_of_turn_id, prompt_ids
 from pico import CHATML, build_pico_tokenizer
 
@@ -278,3 +288,103 @@ def test_a_tokenizer_without_an_end_is_refused():
     tokenizer.chat_template = tokenizer.eos_token = None
     with pytest.raises(UserError, match="eos_token"):
         end_of_turn_id(tokenizer)
+
+
+def continuations(engine, requests, missing=None):
+    """Return the scores by index, all batches together."""
+    return dict(itertools.chain.from_iterable(engine.continuations(requests, missing)))
+
+
+def behind(engine, context, *continuations):
+    """Return a ContinuationRequest per text behind a context."""
+    ids = tuple(engine.tokenizer(context)["input_ids"])
+    return [ContinuationRequest(ids, tuple(engine.tokenizer(one)["input_ids"])) for one in continuations]
+
+
+@pytest.fixture(scope="module")
+def scored(engine):
+    shared = behind(engine, "the quick brown fox answers", " a", " a question", " about data", " a question about")
+    others = behind(engine, "data", " a question about data the fox answers") + behind(engine, "the fox", " a", " data")
+    return shared + others
+
+
+def test_continuations_are_scored_as_one_sequence_each_would_be(engine, scored):
+    import torch
+
+    found = continuations(engine, scored)
+    for index, request in enumerate(scored):
+        with torch.inference_mode():
+            logits = engine.model(torch.tensor([[*request.context, *request.continuation]])).logits[0].float()
+        behind_context = logits[len(request.context) - 1 : -1].log_softmax(-1)
+        wanted = sum(float(row[token]) for row, token in zip(behind_context, request.continuation, strict=True))
+        greedy = behind_context.argmax(-1).tolist() == list(request.continuation)
+        assert found[index] == [pytest.approx(wanted, abs=1e-4), int(greedy)]
+
+
+def test_equal_contexts_share_a_row_whatever_the_order_and_only_what_is_missing_is_scored(engine, scored, monkeypatch):
+    rows = shared_rows(scored)
+    assert sorted(map(sorted, rows)) == [[0, 1, 2, 3], [4], [5, 6]]
+    order = list(range(len(scored)))
+    random.Random(3).shuffle(order)
+    turned = shared_rows([scored[place] for place in order])
+    assert [[order[place] for place in row] for row in turned] == rows
+    asked = []
+    score = engine._score
+    monkeypatch.setattr(engine, "_score", lambda *given: (asked.append(given[:2]), score(*given))[1])
+    assert set(continuations(engine, scored, [1, 6])) == {1, 6}
+    assert [list(map(len, labels)) for _, labels in asked] == [[1, 1]]
+
+
+def test_a_row_has_so_many_tokens_behind_its_context_at_most(monkeypatch):
+    monkeypatch.setattr("moult.inference.engines.sharing.MOST", 10)
+    requests = [ContinuationRequest(tuple(range(9)), (number,) * 4) for number in range(5)]
+    assert sorted(shared_rows(requests)) == [[0, 1], [2, 3], [4]]
+    # Nothing would be saved behind a context that is shorter than what it is followed by.
+    assert len(shared_rows([ContinuationRequest((1,), (number, number)) for number in range(3)])) == 3
+
+
+def test_a_completion_ends_behind_its_strings_alone_and_among_others(engine):
+    def completed(requests):
+        return dict(itertools.chain.from_iterable(engine.completions(requests)))
+
+    contexts = [
+        tuple(engine.tokenizer(text)["input_ids"]) for text in ("the quick", "fox answers", "data about a", "a")
+    ]
+    free = completed([CompletionRequest(ids, (), Sampling(max_tokens=20)) for ids in contexts])
+    assert all(free[number].completion_tokens == 20 for number in free if free[number].finish_reason == "length")
+    stop = next(letter for letter in free[0].text[1:] if letter.isascii() and letter.isprintable())
+    asked = [CompletionRequest(ids, (stop, "never"), Sampling(max_tokens=20)) for ids in contexts]
+    ended = completed(asked)
+    assert ended[0].finish_reason == "stop" and ended[0].completion_tokens < 20
+    assert ended[0].text.split(stop)[0] == free[0].text.split(stop)[0]
+    for number, request in enumerate(asked):
+        assert completed([request])[0] == ended[number]
+
+
+def test_a_penalty_keeps_tokens_from_coming_again(engine):
+    ids = list(engine.tokenizer("the quick brown fox")["input_ids"])
+    sampling = [Sampling(max_tokens=12, repetition_penalty=one) for one in (0.02, 1.0, 50.0)]
+    again, plain, other = (engine._complete([ids], [CompletionRequest(tuple(ids), (), one)])[0][0] for one in sampling)
+    assert len(set(again)) < len(set(other)) == len(other)
+    # Greedy decoding writes what is scored as such.
+    assert continuations(engine, [ContinuationRequest(tuple(ids), tuple(plain[:5]))])[0][1] == 1
+    assert continuations(engine, [ContinuationRequest(tuple(ids), tuple(again))])[0][1] == 0
+
+
+def test_a_model_without_a_chat_template_is_scored_all_the_same(pico_model, tmp_path):
+    folder = Path(shutil.copytree(pico_model, tmp_path / "plain"))
+    (folder / "chat_template.jinja").unlink()
+    bare = load_engine(folder)
+    assert bare.stops == bare.ends
+    (one,) = behind(bare, "the quick", " fox")
+    assert continuations(bare, [one])[0][0] < 0
+
+
+@pytest.mark.parametrize(("engine", "said"), [("transformers", "bitsandbytes is not"), ("vllm", "engine transformers")])
+def test_weights_in_few_bits_are_refused_where_nothing_makes_them(pico_model, engine, said, monkeypatch):
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name, find=importlib.util.find_spec: name != "bitsandbytes" and find(name) or None,
+    )
+    with pytest.raises(UserError, match=said):
+        load_engine(pico_model, engine=engine, bits=4)
