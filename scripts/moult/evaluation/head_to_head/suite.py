@@ -23,7 +23,7 @@ from moult.evaluation.head_to_head.measured import (
     known_both_ways,
     settings_of,
 )
-from moult.evaluation.head_to_head.tables import METHODS, samples, suite_tables
+from moult.evaluation.head_to_head.tables import METHODS, panels, samples, suite_tables
 from moult.evaluation.kinds import Baseline, SuiteKind, Unread
 from moult.inference.plans import Asking, Plan
 from moult.inference.recipes import client_of, compute_recipe, decoding_recipe, endpoint_recipe
@@ -245,7 +245,7 @@ def _summary(battles):
 
 
 def _suite_kind(benchmark: Benchmark) -> SuiteKind:
-    return SuiteKind(
+    kind = SuiteKind(
         key=KEY,
         fields=benchmark.fields,
         title="head-to-head",
@@ -283,9 +283,10 @@ def _suite_kind(benchmark: Benchmark) -> SuiteKind:
         paid={"battles": "judging head to head"},
         checks=partial(checks, benchmark),
         flaws=partial(flaws, benchmark),
-        panels=lambda rows: [row for row in rows if not row["task"]],
+        panels=lambda rows: panels(kind, rows),
         samples=samples,
     )
+    return kind
 
 
 HEAD_TO_HEAD = tuple(map(_suite_kind, BENCHMARKS.values()))
