@@ -32,7 +32,7 @@ def test_every_model_has_scores_controls_and_a_place_in_the_tables(probed):
     metrics = {row["metric"] for row in summary if row["dataset"] == "rule-tense" and not row["task"]}
     assert {"score", "selectivity_random_labels", "control_random_weights", "compression"} <= metrics
     assert {"layer 0", "portion 0.5"} <= {row["task"] for row in summary}
-    assert {"subfield: syntax", "subfield: semantics"} <= {row["task"] for row in summary}
+    assert {"subfield: syntax", "subfield: semantics"} <= {row["dataset"] for row in summary}
     board = rows(probed, "probe_tables/holmes.leaderboard.csv")
     assert list(board[0])[:6] == [
         "probing dataset",
