@@ -33,6 +33,9 @@ def test_every_model_has_scores_controls_and_a_place_in_the_tables(probed):
     assert {"score", "selectivity_random_labels", "control_random_weights", "compression"} <= metrics
     assert {"layer 0", "portion 0.5"} <= {row["task"] for row in summary}
     assert {"subfield: syntax", "subfield: semantics"} <= {row["dataset"] for row in summary}
+    pairs = {(row["model"], row["against"]) for row in rows(probed, "scores/differences.csv")}
+    # Those that are asked for, and the best with the runner-up.
+    assert {("other", "base"), ("linear_0", "base"), ("linear_1", "base")} < pairs
     board = rows(probed, "probe_tables/holmes.leaderboard.csv")
     assert list(board[0])[:6] == [
         "probing dataset",

@@ -314,4 +314,5 @@ PROBING = SuiteKind(
     flaws=_flaws,
     panels=panels,
     related=True,
+    leads=True,
 )
