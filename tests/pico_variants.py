@@ -1,6 +1,6 @@
 """Configs of what the pico build has not: pairs of a model's own answers, rounds of self-training, videos."""
 
-from pico_build import TEACHER
+from pico_build import MOODS, TEACHER
 from sources import REVISION
 
 VIDEO_HUB = {"hub": "org/clips", "revision": REVISION, "folder": "D/video"}
@@ -135,4 +135,46 @@ def video_config(source=None):
         ],
         "suites": [{"name": "labels", "labels": {"datasets": ["lamps"], "max_tokens": 4}}],
         "evaluations": [{"suite": "labels", "models": ["eyes", "tuned"], "against": "eyes"}],
+    }
+
+
+SWEPT = ("base", "left", "right")
+
+
+def sweep_config():
+    """Three models, a sweep of six merges of them, and the best of these by scores, and by a race."""
+    sweep = {
+        "methods": ["ties", "dare_ties", "linear"],
+        "base": "base",
+        "parents": ["left", "right"],
+        "densities": [0.5],
+        "weights": [0.5, [0.2, 0.8]],
+        "masks": "by_name",
+        "dtype": "float32",
+    }
+    labels = {"datasets": ["moods"], "max_tokens": 4, "methods": ["likelihood"]}
+    return {
+        "name": "swept",
+        "seed": 7,
+        "datasets": [
+            {
+                "name": "moods",
+                "format": "mmla",
+                "files": {split: f"data/{split}.tsv" for split in MOODS},
+                "labels": ["good", "bad"],
+                "task": "mood",
+            }
+        ],
+        "models": [
+            *({"name": name, "fetch": {"path": f"models/{name}"}, "parameters": 0.001} for name in SWEPT),
+            {"name": "grid", "sweep": sweep},
+            {"name": "best", "select": {"among": ["left", "grid"], "suite": "dev"}},
+            {"name": "raced", "select": {"among": ["grid"], "suite": "dev", "race": {"share": 1}}},
+            {
+                "name": "soup",
+                "merge": {"method": "linear", "parents": [{"model": one, "weight": 1} for one in ("best", "base")]},
+            },
+        ],
+        "suites": [{"name": "dev", "labels": labels | {"split": "dev"}}, {"name": "test", "labels": labels}],
+        "evaluations": [{"suite": "dev", "models": ["left", "grid"]}, {"suite": "test", "models": ["best", "soup"]}],
     }
