@@ -178,3 +178,48 @@ def sweep_config():
         "suites": [{"name": "dev", "labels": labels | {"split": "dev"}}, {"name": "test", "labels": labels}],
         "evaluations": [{"suite": "dev", "models": ["left", "grid"]}, {"suite": "test", "models": ["best", "soup"]}],
     }
+
+
+def contest_config():
+    """Models set head to head: by letters, verdicts and grades, of an endpoint, a served judge and published files."""
+    asked = {"decoding": {"max_tokens": 8}}
+    filed = [
+        {"name": "good", "answers": "good.json", "judgements": "published.json"},
+        {"name": "weak", "answers": "weak.json"},
+        {"name": "somebody", "judgements": "published.json"},
+    ]
+    arena = {"kind": "arena", "questions": "arena.jsonl", "endpoint": "teacher", **asked}
+    arena |= {"baseline": {"name": "plain", "answers": "arena-baseline.jsonl"}}
+    mt = {"kind": "mt", "questions": "mt.jsonl", "references": "references.jsonl", "endpoint": "teacher", **asked}
+    served = {"kind": "alpaca", "questions": "served.json", "endpoint": "student", **asked, "orders": "one"}
+    return {
+        "name": "heads",
+        "seed": 3,
+        "compute": {"dtype": "float32", "batch_size": 8},
+        "datasets": [],
+        "endpoints": [
+            {"name": "student", "serve": "base"},
+            {"name": "teacher", "url": TEACHER, "model": "big", "price": {"input": 1, "output": 2}, "concurrency": 2},
+        ],
+        "models": [
+            {"name": name, "fetch": {"path": f"models/{name}"}, "parameters": 0.001, "license": "CC0-1.0"}
+            for name in ("base", "other")
+        ],
+        "suites": [
+            {
+                "name": "letters",
+                "head_to_head": {"kind": "alpaca", "questions": "alpaca.json", "endpoint": "teacher", **asked},
+            },
+            {"name": "served", "head_to_head": served},
+            {"name": "verdicts", "head_to_head": arena},
+            {"name": "grades", "head_to_head": mt},
+            {"name": "told", "head_to_head": {"kind": "arena"}},
+        ],
+        "evaluations": [
+            {"suite": "letters", "files": filed, "against": "weak"},
+            {"suite": "served", "models": ["base", "other"]},
+            {"suite": "verdicts", "models": ["base"], "files": [{"name": "good", "answers": "arena-good.jsonl"}]},
+            {"suite": "grades", "models": ["base", "other"]},
+            {"suite": "told", "files": [{"name": "somebody", "judgements": "battles.csv"}]},
+        ],
+    }
