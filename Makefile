@@ -72,7 +72,7 @@ plans: .venv/ready
 	@for config in config/config.yaml $(sort $(wildcard config/*/*.yaml)); do \
 		PYTHONPATH=scripts $(CHECKED) --quiet $$config || exit 1; \
 		planned=$$(snakemake --dry-run --nolock --configfile $$config 2>&1) || { echo "$$planned"; exit 1; }; \
-		echo "$$config: $$(echo "$$planned" | awk '$$1 == "total" {n = $$2} END {print n + 0}') jobs"; \
+		echo "$$config: $$(echo "$$planned" | awk '$$1 == "total" {n = $$2} $$1 == "all" {of = $$2} END {print n - of}') jobs"; \
 	done
 
 publish: .venv/ready

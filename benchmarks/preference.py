@@ -1,9 +1,10 @@
 """Preference losses of our trainer against trl's: `python benchmarks/preference.py BASE`.
 
-BASE is a model folder. Each side trains all weights in float32 on the same pairs in the same order, in a process of its
-own; needs benchmarks/requirements.txt. trl's sides are DPOTrainer (sigmoid, ipo), whose reference answers in each step
-or once before training, and CPOTrainer (simpo, cpo_alpha 0). Writes benchmarks/preference.csv: what a step takes, the
-most memory, and how far losses (of every step) and final weights are from trl's, these as a share of their change.
+BASE is a model folder. Each side trains all weights on the same pairs in the same order, in a process of its own; needs
+benchmarks/requirements.txt. trl's sides are DPOTrainer (sigmoid, ipo), whose reference answers in each step or once
+before training, and CPOTrainer (simpo, cpo_alpha 0). Writes benchmarks/preference.csv: what a step takes, the most
+memory, and how far losses (of every step) and final weights are from trl's, these as a share of their change.
+`--keep FOLDER` keeps what each side took and its weights: a run that is stopped goes on after its last side.
 """
 
 import argparse
@@ -25,7 +26,7 @@ LOSSES = {
     "ipo": {"kind": "ipo", "beta": 0.1},
     "simpo": {"kind": "simpo", "beta": 2.5, "gamma_ratio": 0.55},
 }
-SIDES = {"dpo": (TRL, BEFORE, OURS, SHARED), "ipo": (TRL, BEFORE, OURS, SHARED), "simpo": (TRL, OURS, SHARED)}
+SIDES = {"dpo": (TRL, BEFORE, OURS, SHARED), "ipo": (TRL, BEFORE, OURS), "simpo": (TRL, OURS, SHARED)}
 COLUMNS = (
     "loss side steps seconds_a_step cpu_seconds_a_step peak_mb first_loss last_loss largest_loss_difference "
     "weights_off_by_share_of_change"
@@ -86,7 +87,7 @@ def recipe_of(options):
         "max_grad_norm": 1.0,
         "batch_size": options.batch,
         "accumulation": 1,
-        "dtype": "float32",
+        "dtype": options.dtype,
         "max_length": 512,
         "evaluate_every": None,
         "selection": "loss",
@@ -130,7 +131,7 @@ def train_trl(options, rows, scratch):
         "report_to": [],
     }
     settings, tokenizer = LOSSES[options.loss], AutoTokenizer.from_pretrained(options.base)
-    model = AutoModelForCausalLM.from_pretrained(options.base, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(options.base, dtype=options.dtype)
     columns = []
     for row in rows:
         good, bad = row["completions"]
@@ -177,7 +178,7 @@ def train_trl(options, rows, scratch):
 
 
 def run_side(options):
-    """Train one side, save its weights, and print what it took as JSON."""
+    """Train one side, and save its weights, and beside them what it took."""
     from moult.training.encoding import encode_pairs
     from moult.training.order import GroupedRows
     from safetensors.torch import save_file
@@ -202,13 +203,16 @@ def run_side(options):
         "peak_mb": round(seen["peak"]),
         "losses": seen["losses"],
     }
-    print(json.dumps(told))
+    options.weights.with_suffix(".json").write_text(json.dumps(told))
 
 
 def measure(options, loss, side, weights):
-    """Run one side in a process of its own; return what it took."""
+    """Run one side in a process of its own, unless it was run before; return what it took."""
+    took = weights.with_suffix(".json")
+    if took.exists():
+        return json.loads(took.read_text())
     command = [sys.executable, __file__, options.base, "--loss", loss, "--side", side, "--weights", weights]
-    for name in ("steps", "batch", "learning_rate", "threads"):
+    for name in ("steps", "batch", "learning_rate", "dtype", "threads"):
         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     environment = os.environ | {"OMP_NUM_THREADS": str(options.threads), "TOKENIZERS_PARALLELISM": "false"}
     path = os.pathsep.join([str(HERE.parent / "scripts"), os.environ.get("PYTHONPATH", "")])
@@ -216,7 +220,7 @@ def measure(options, loss, side, weights):
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if run.returncode:
         sys.exit(run.stderr)
-    return json.loads(run.stdout.splitlines()[-1])
+    return json.loads(took.read_text())
 
 
 def off(weights, theirs, base):
@@ -225,10 +229,10 @@ def off(weights, theirs, base):
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
 
-    begun = dict(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).named_parameters())
+    begun = dict(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64).named_parameters())
     one, other = load_file(weights), load_file(theirs)
-    apart = sum(((one[name] - other[name]).double() ** 2).sum().item() for name in begun)
-    moved = sum(((other[name] - begun[name]).double() ** 2).sum().item() for name in begun)
+    apart = sum(((one[name].double() - other[name]) ** 2).sum().item() for name in begun)
+    moved = sum(((other[name] - begun[name]) ** 2).sum().item() for name in begun)
     return (apart / moved) ** 0.5
 
 
@@ -237,9 +241,11 @@ if __name__ == "__main__":
     parser.add_argument("base", type=Path)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--learning-rate", type=float, default=1e-6)
+    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--csv", type=Path, default=HERE / "preference.csv")
+    parser.add_argument("--keep", type=Path)
     parser.add_argument("--loss", choices=LOSSES, help="Run a side of this loss alone, in this process.")
     parser.add_argument("--side", choices=(OURS, SHARED, TRL, BEFORE))
     parser.add_argument("--weights", type=Path)
@@ -249,10 +255,12 @@ if __name__ == "__main__":
         sys.exit()
     found = []
     with tempfile.TemporaryDirectory() as folder:
+        folder = options.keep or Path(folder)
+        folder.mkdir(exist_ok=True)
         for loss, sides in SIDES.items():
-            theirs, row = None, {}
+            theirs = None
             for number, side in enumerate(sides):
-                weights = Path(folder, f"{number}.safetensors")
+                weights = folder / f"{loss}-{number}.safetensors"
                 took = measure(options, loss, side, weights)
                 losses = took.pop("losses")
                 theirs = theirs or (losses, weights)

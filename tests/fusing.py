@@ -59,7 +59,13 @@ def fusing_config():
             {"name": "sft", "finetune": {"base": "base", "data": ["best"], **quick}},
             {
                 "name": "preferring",
-                "optimise": {"base": "sft", "data": ["pairs"], "loss": {"kind": "dpo"}, "accumulation": 1, **quick},
+                "optimise": {
+                    "base": "sft",
+                    "data": ["pairs"],
+                    "loss": {"kind": "wrpo", "beta": 0.1},
+                    "accumulation": 1,
+                    **quick,
+                },
             },
         ],
     }

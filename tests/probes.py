@@ -11,6 +11,7 @@ HOLMES = ROOT / "resources" / "holmes"
 
 def probing_config(**settings):
     """Return the config; settings: of the suite."""
+    models = ["base", "other", "linear_0", "linear_1"]
     short = {"epochs": 4, "patience": 2}
     probing = {"folders": ["probes"], "layers": [0, -1], "seeds": [0, 1, 2], "portions": [0.5, 1], "code_length": True}
     probing |= {"training": short, "probes": ["linear", "mlp"], "hidden": 8}
@@ -40,10 +41,7 @@ def probing_config(**settings):
             {"name": "labels", "labels": {"datasets": ["moods"], "methods": ["likelihood"]}},
             {"name": "holmes", "probing": probing | settings},
         ],
-        "evaluations": [
-            {"suite": suite, "models": ["base", "other", "linear_0", "linear_1"], "against": "base"}
-            for suite in ("labels", "holmes")
-        ],
+        "evaluations": [{"suite": suite, "models": models, "against": "base"} for suite in ("labels", "holmes")],
     }
 
 

@@ -25,10 +25,15 @@ GROUPS, COMPONENTS = PROFILE["groups"], PROFILE["group-components"]
 
 
 def whole(config):
-    """Return a config as it is, with a further judge of corpora, which is a model of the build."""
+    """Return a config as it is, with a further judge of corpora, which is a model of the build and also judges two
+    models head to head."""
     judge = config["suites"][2]["judge"]
     judge["judges"] = [judge.pop("endpoint"), "student"]
     judge["decoding"] = {"max_tokens": 1000}
+    questions = str(ROOT / "resources/demo/head_to_head/alpaca.json")
+    heads = {"kind": "alpaca", "questions": questions, "endpoint": "student", "decoding": {"max_tokens": 8}}
+    config["suites"].append({"name": "heads", "head_to_head": heads})
+    config["evaluations"].append({"suite": "heads", "models": ["base", "advisor"]})
     return config
 
 
@@ -57,7 +62,9 @@ def model_at_work(config, rule, name):
     def find(kind, name):
         return next(one for one in config[kind] if one["name"] == name)
 
-    if rule in ("predict_labels", "answer_questions", "finetune_lora", "finetune_full"):
+    if rule == "judge_battles":
+        return "base"
+    if rule in ("predict_labels", "answer_questions", "answer_turns", "finetune_lora", "finetune_full"):
         return name.rpartition("/")[2]
     if rule in ("generate_guidelines", "distill_answers"):
         return find("endpoints", find("corpora", name)["endpoint"]).get("serve")
@@ -140,6 +147,26 @@ def test_the_pico_build_runs_where_its_needs_call_for(part, folder, cluster):
         # Two processes trained one model, started inside the allocation.
         made = json.loads((folder.path / "results/pico/models/moods_full/train.json").read_text())
         assert made["recipe"]["devices"] == 2
+
+
+@AT_LENGTH
+def test_samples_their_scores_and_pairs_run_where_their_needs_call_for(folder, cluster):
+    config = folder.config
+    config["corpora"] = [
+        {"name": "said", "kind": "samples", "dataset": "questions", "endpoint": "student", "samples": 3}
+        | {"decoding": {"temperature": 1.0, "max_tokens": 8}},
+        {"name": "graded", "kind": "scored", "corpus": "said", "endpoint": "teacher"},
+        {"name": "paired", "kind": "preferences", "target": "graded", "pairing": "best_worst", "truncated": "keep"},
+    ]
+    config["models"], config["suites"], config["evaluations"] = config["models"][:1], [], []
+    folder.config = asking(config)
+    run = folder.snakemake("corpora")
+    assert run.returncode == 0, run.stdout + run.stderr
+    jobs = {job["JobId"]: job for job in cluster.jobs(folder.path)}
+    assert {job["JobState"] for job in jobs.values()} == {"COMPLETED"}
+    wanted = {"sample_responses": "gpu-24gb", "score_responses": "cpu", "build_preferences": "cpu"}
+    found = {rule: slurm_job(log, jobs)["Partition"] for rule, _, log in logs(folder) if rule in wanted}
+    assert found == wanted
 
 
 @AT_LENGTH

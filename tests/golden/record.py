@@ -77,6 +77,9 @@ def keys():
     from moult.data.prompts import label_messages, load_template
     from moult.data.rubrics import load_rubrics, named_rubric
     from moult.evaluation import judging
+    from moult.evaluation.head_to_head.benchmarks import BENCHMARKS
+    from moult.evaluation.head_to_head.kind import Shown
+    from moult.evaluation.head_to_head.public_files import Question
     from moult.inference.asking import identity_of
     from moult.inference.judge_requests import judge_request
     from moult.inference.requests import (
@@ -124,6 +127,13 @@ def keys():
     samples = {"method": "consistency", "samples": 2, "temperature": 0.7, "top_p": 0.9, "top_k": 0}
     asked = {"decoding": drawn, "seed": 7}
     revised = answer | {"previous": "Accuracy.", "feedback": "It hides the rare class.", "hints": ""}
+
+    question = Question("1", ("Which metric?", "And why?"))
+
+    def battle(kind, endpoint):
+        prompt = load_template(f"head_to_head/{kind}")
+        recipe = {"prompt": prompt, "endpoint": endpoint, "decoding": drawn, "seed": 3}
+        return BENCHMARKS[kind].request(recipe, Shown(question, "original", ("One.", "Two.")))
 
     def one_of(recipe, entry=row):
         return corpus_requests(recipe, [entry])[0]
@@ -176,6 +186,10 @@ def keys():
         "label by likelihood": (LabelRequest(tuple(messages), tuple(answers)), ours),
         "video": (LabelRequest(tuple(shown), tuple(answers)), ours),
         "choices": (ChatRequest(tuple(messages), Sampling(), choices=tuple(answers)), ours),
+        "letter": (battle("alpaca", remote), theirs),
+        "letter, served": (battle("alpaca", served), ours),
+        "arena": (battle("arena", remote), theirs),
+        "turn": (battle("mt", remote), theirs),
     }
     return {kind: request_key(request, identity) for kind, (request, identity) in found.items()}
 

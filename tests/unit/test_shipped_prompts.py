@@ -6,10 +6,14 @@ import json
 import pytest
 from moult.corpora.judgements import unexplained
 from moult.corpora.refined import refine_answers
-from moult.data.prompts import answered_example, label_messages, load_template, template_names
+from moult.data.prompts import answered_example, label_messages, load_template, render, template_names
 from moult.data.rubrics import load_rubrics
+from moult.evaluation.head_to_head.benchmarks import BENCHMARKS
+from moult.evaluation.head_to_head.kind import Shown
+from moult.evaluation.head_to_head.public_files import Question
 from moult.evaluation.judging import pair_request
 from moult.inference.asking import Asker
+from moult.inference.judge_replies import VERDICTS
 from moult.inference.judge_requests import judge_messages
 from moult.inference.requests import corpus_requests
 from openai_server import OpenAIServer
@@ -114,8 +118,28 @@ def judged(template, tmp_path):
     return (messages,)
 
 
+def graded_or_set_against(kind):
+    """The judge of a head-to-head suite is shown answers: two, or those of the first turn and of both."""
+
+    def use(template):
+        question = Question("1", (ROW["question"], f"And then? {ROW['question']}"))
+        recipe = {"prompt": template, "decoding": DECODING, "seed": 1, "endpoint": TEACHER}
+        shown = [Shown(question, "original", ("One.", "Another."))]
+        if kind == "mt":
+            shown += [Shown(question, "turn_2", ("One.", "Another."), ("The right one.", "Its like."))]
+            shown += [Shown(question, "turn_1", ("One.",)), Shown(question, "turn_1", ("One.",), ("The right one.",))]
+        for one in shown:
+            messages = BENCHMARKS[kind].request(recipe, one).messages
+            assert all(text in messages[-1]["content"] for text in (*one.answers, *one.references))
+            assert ("second question" in messages[-1]["content"]) == (kind == "mt" and len(one.answers) == 2)
+            yield messages
+
+    return use
+
+
 # What uses the templates whose names begin so.
 USES = {
+    **{f"head_to_head/{kind}": graded_or_set_against(kind) for kind in BENCHMARKS},
     "judge/compare": judging_items,
     "judge/explain": explained,
     "judge/grade": judging_items,
@@ -129,7 +153,11 @@ USES = {
 }
 
 
-@pytest.mark.parametrize("name", template_names())
+# What follows a reply without a verdict has nothing of a row.
+AGAIN = "head_to_head/arena_again"
+
+
+@pytest.mark.parametrize("name", [name for name in template_names() if name != AGAIN])
 def test_a_template_renders_from_what_its_use_gives_it(name, tmp_path):
     (use,) = (use for beginning, use in USES.items() if name.startswith(beginning))
     more = (tmp_path,) if use in (revised, judged) else ()
@@ -137,3 +165,8 @@ def test_a_template_renders_from_what_its_use_gives_it(name, tmp_path):
         assert messages[-1]["role"] == "user" and ROW["question"] in messages[-1]["content"]
         assert [message["role"] for message in messages[:-1]] in ([], ["system"])
         assert "{{" not in str(messages)
+
+
+def test_a_judge_without_a_verdict_is_told_all_five():
+    (message,) = render(load_template(AGAIN))
+    assert message["role"] == "user" and all(f"[[{verdict}]]" in message["content"] for verdict in VERDICTS)

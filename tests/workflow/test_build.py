@@ -12,6 +12,7 @@ from moult.config.load import load
 from moult.stages import STAGES
 from pico_build import pico_config
 from pico_variants import VIDEO_HUB, passing_config, preference_config, rounds_config, video_config
+from probes import probing_config
 
 
 def rules_of(config):
@@ -27,7 +28,7 @@ def test_the_pico_build_passes_through_every_rule_that_its_config_has_work_for(u
 def test_the_builds_of_these_tests_pass_through_every_rule():
     variants = [preference_config(), rounds_config(7, 3), video_config(), video_config(VIDEO_HUB)]
     variants += [judged_config(), jury_config("math"), EXPLAINED, passing_config(), asking_config(("one",))]
-    variants += [benchmark_config()]
+    variants += [benchmark_config(), probing_config()]
     built = set().union(*map(rules_of, [pico_config(), *variants]))
     assert built == {stage.rule for stage in STAGES if stage.makes not in ("exports", "published")}
 

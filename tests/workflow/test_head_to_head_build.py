@@ -102,27 +102,25 @@ def write(folder):
     for seed, name in enumerate(("base", "other")):
         build_pico_model(folder / "models" / name, seed=seed, max_position_embeddings=8192)
     rows = [
-        {"instruction": text, "output": "plain", "dataset": f"part {at % 2}"} for at, text in enumerate(INSTRUCTIONS)
+        {"instruction": text, "output": "dull", "dataset": f"part {at % 2}"} for at, text in enumerate(INSTRUCTIONS)
     ]
     (folder / "alpaca.json").write_text(json.dumps(rows))
     (folder / "served.json").write_text(json.dumps(rows[:3]))
-    for name, text in (("good", "good, and much longer than the other"), ("weak", "plain")):
+    for name, text in (("good", "good, and much longer than the other"), ("weak", "dull")):
         answers = [{"instruction": one, "output": text, "generator": name} for one in INSTRUCTIONS]
         (folder / f"{name}.json").write_text(json.dumps(answers))
-    shared = {"output_1": "plain", "output_2": "good", "generator_2": "good"}
+    shared = {"output_1": "dull", "output_2": "good", "generator_2": "good"}
     shared |= {"annotator": "weighted_alpaca_eval_gpt4_turbo"}
     published = [shared | {"instruction": one, "preference": 1.5 + at / 30} for at, one in enumerate(INSTRUCTIONS)]
     (folder / "published.json").write_text(json.dumps(published))
     questions = [{"question_id": f"q{at}", "category": "c", "turns": [{"content": f"ask {at}"}]} for at in range(4)]
     questions[3]["turns"][0]["content"] += " silence"
     write_lines(folder / "arena.jsonl", questions)
-    for name, text in (("baseline", "plain"), ("good", "good")):
+    for name, text in (("baseline", "dull"), ("good", "good")):
         answers = [{"question_id": f"q{at}", "choices": [{"turns": [{"content": text}]}]} for at in range(4)]
         write_lines(folder / f"arena-{name}.jsonl", answers)
-    turns = [
-        {"question_id": at, "category": ("math", "writing")[at % 2], "turns": ["one", f"two {at}"]} for at in range(4)
-    ]
-    write_lines(folder / "mt.jsonl", turns)
+    turns = {at: {"question_id": at, "turns": [f"one {at}", f"two {at}"]} for at in range(4)}
+    write_lines(folder / "mt.jsonl", [row | {"category": ("math", "writing")[at % 2]} for at, row in turns.items()])
     references = [{"question_id": at, "choices": [{"turns": [f"right {at}", "so"]}]} for at in (0, 2)]
     write_lines(folder / "references.jsonl", references)
     battles = ["question_id,winner", "a,model_b", "a,model_b", "b,model_a", "b,tie"]
@@ -175,7 +173,7 @@ def test_a_pair_is_shown_in_both_orders_and_turned_back_once(built):
     asked = [row for row in rows if row["source"] == "asked"]
     assert {row["game"] for row in asked} == {"original", "swapped"} and len(asked) == 24
     assert {round(row["value"], 6) for row in asked} == {round(1 + 1 / (1 + math.exp(-1)), 6)}
-    assert {tuple(row["lengths"]) for row in asked} == {(5, 36)}
+    assert {tuple(row["lengths"]) for row in asked} == {(4, 36)}
     verdicts = read_jsonl(built.path / "results/heads/battles/verdicts/good.jsonl")
     assert {(row["game"], row["value"], row["weight"]) for row in verdicts} == {("original", 1, 1), ("swapped", 1, 3)}
     served = read_jsonl(built.path / "results/heads/battles/served/other.jsonl")
@@ -196,7 +194,8 @@ def test_the_second_turn_holds_the_first_answer_and_the_reference(built, teacher
     assert all(len(one) == 2 for one in turns.values())
     shown = [body["messages"][1]["content"] for body in teacher.asked if "first question" in str(body["messages"])]
     second = [text for text in shown if "second question" in text]
-    assert len(shown) == 2 * len(second) == 2 * 2 * 4
+    # Where both models said the same first, the judge was asked about it once.
+    assert len(second) == 2 * 4 and 4 <= len(shown) - len(second) <= 2 * 4
     assert sum("right" in text for text in second) == 2 * 2
     assert any(turns["1"][0].strip() in text for text in second)
 
@@ -206,7 +205,7 @@ def test_nothing_reaches_a_judge_outside_a_fence(built, teacher):
         system, user = (message["content"] for message in body["messages"][:2])
         (fence,) = set(re.findall(r"mark\s+([0-9a-f]{12})", system))
         outside = re.sub(rf"\[{fence} ([^\]]+)\]\n.*?\n\[{fence} end of \1\]", "", user, flags=re.DOTALL)
-        for text in ("PRIVATE", "plain", "silence", "right 0"):
+        for text in ("PRIVATE", "dull", "silence", "right 0"):
             assert text not in outside + system
 
 

@@ -33,7 +33,9 @@ def test_prompts_are_planned_and_prepared(tmp_path):
     manifest = read_json(made / "datasets/asked.manifest.json")
     assert manifest["recipe"]["format"] == "prompts" and manifest["facts"]["rejects"] == {"duplicate prompt": 1}
     table = (made / "leakage/asked.csv").read_text().splitlines()
-    across, within = ([row for row in table[1:] if (row.split(",")[1] == row.split(",")[2]) is same] for same in (0, 1))
+    across, within = (
+        [row for row in table[1:] if (row.split(",")[1] == row.split(",")[2]) == same] for same in (False, True)
+    )
     assert sum(",exact," in row for row in across) == 2
     assert [row.split(",")[3:6] for row in within if ",near," in row] == [["asked:train:p7", "asked:train:p8", "near"]]
     assert [row.split(",")[3:6] for row in within if ",exact," in row] == [

@@ -22,6 +22,8 @@ EVALUATION = STAGE_3 | {"answer_questions", "judge_answers", "score_judgements"}
 
 def planned(folder, name, *targets):
     """Return what a dry run says, and how many jobs of each rule it plans."""
+    # Of the checkout, which studies are planned in, some name what it ships.
+    (folder / "resources").symlink_to(ROOT / "resources")
     command = [
         sys.executable,
         "-m",
@@ -48,7 +50,7 @@ def planned(folder, name, *targets):
         ("mmla-video", 78, "THUIAR/MMLA-Datasets"),
         ("meteor", 75, "meta-llama/Meta-Llama-3-8B-Instruct"),
         ("judge", 90, "meta-llama/Meta-Llama-3-8B-Instruct"),
-        ("wrpo", 46, "RLHFlow/ArmoRM-Llama3-8B-v0.1"),
+        ("wrpo", 104, "RLHFlow/ArmoRM-Llama3-8B-v0.1"),
     ],
 )
 def test_the_study_is_planned_without_data(tmp_path, name, jobs, fetched):
@@ -101,6 +103,8 @@ FUSED = SCORED | {"build_preferences", "check_leakage", "finetune_full", "optimi
         ("corpora/internlm-2.5-20b-scores.jsonl", SCORED, 1, 2),
         ("models/sft", FUSED - {"optimise_full"}, 10, 11),
         ("models/dpo", FUSED, 11, 11),
+        ("models/wrpo", FUSED, 11, 11),
+        ("scores/mt/wrpo.csv", FUSED | {"answer_turns", "judge_battles", "score_battles"}, 11, 11),
     ],
 )
 def test_a_part_of_the_fusion_is_a_target(tmp_path, target, rules, sampled, fetched):

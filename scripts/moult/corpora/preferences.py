@@ -120,6 +120,10 @@ class Preferences(Generated):
         return "answers" if self.pairing == "best" else "pairs"
 
     @property
+    def has_sources(self) -> bool:  # type: ignore[override]  # by what is asked for
+        return self.pairing in ("weighted", "best_of_each")
+
+    @property
     def asked(self) -> str:
         return [*self.sources, *filter(None, [self.target])][0]
 

@@ -51,8 +51,8 @@ def find_leakage(
     for a, b in LATER:
         if a in splits and b in splits:
             pairs += _leaks_between(a, splits[a], b, splits[b], near)
-    for split, texts in splits.items() if within else ():
-        pairs += _repeated(split, *texts, near)
+    for split, rows in splits.items() if within else ():
+        pairs += _repeated(split, rows, near)
     for other in map(_splits_of, beside):
         for a, b in (*LATER, ("test", "test")):
             if a in other and b in splits:
@@ -85,8 +85,9 @@ def _leaks_between(a, split_a, b, split_b, near):
             yield a, b, uids_a[best], uids_b[place], "near", value
 
 
-def _repeated(split, uids, texts, near):
+def _repeated(split, rows, near):
     """Yield the rows of a split that are like an earlier one of it."""
+    uids, texts = rows
     first: dict[str, int] = {}
     for place, text in enumerate(texts.texts):
         if first.setdefault(text, place) != place:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from moult.base.files import read_jsonl, write_csv
-from moult.base.rows import Difference, Recipe, Score, Verdict
+from moult.base.rows import Recipe
 from moult.base.stage import Job
+from moult.base.suite_rows import Difference, Score, Verdict
 from moult.evaluation import association, injections, metrics
 from moult.evaluation.metrics import Estimate
 from moult.evaluation.published import published_of_judge

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from moult.base.files import read_jsonl, write_json
-from moult.base.rows import Judgement, Recipe
+from moult.base.rows import Recipe
 from moult.base.stage import Job
+from moult.base.suite_rows import Judgement
 from moult.data.questions import question_rows
 from moult.evaluation import association, metrics
 from moult.evaluation.judging import ORDERS, answers_of

@@ -9,7 +9,8 @@ from functools import cache
 from typing import Any, cast
 
 from moult.base.paths import RESOURCES
-from moult.base.rows import JudgeItem, Recipe, Verdict
+from moult.base.rows import JudgeItem, Recipe
+from moult.base.suite_rows import Verdict
 from moult.evaluation import metrics
 from moult.evaluation.metrics import Estimate
 from moult.evaluation.verdict_items import Item, items_of

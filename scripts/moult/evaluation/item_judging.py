@@ -8,8 +8,9 @@ from typing import Any, cast
 
 from moult.base.errors import UserError
 from moult.base.files import digest, write_json, write_jsonl
-from moult.base.rows import JudgeItem, Recipe, Usage, Verdict
+from moult.base.rows import JudgeItem, Recipe, Usage
 from moult.base.stage import Job
+from moult.base.suite_rows import Verdict
 from moult.data.questions import judge_items
 from moult.data.rubrics import rubric_of
 from moult.evaluation.agreement_scores import BY_GRADES, COMPARE, GRADE

@@ -8,8 +8,9 @@ from typing import Any
 
 from moult.base.errors import UserError
 from moult.base.files import derive_seed, digest, read_jsonl, write_json, write_jsonl
-from moult.base.rows import JudgeAnswer, Judgement, Question, Recipe, StoredAnswer, Usage
+from moult.base.rows import Question, Recipe, StoredAnswer, Usage
 from moult.base.stage import Job
+from moult.base.suite_rows import JudgeAnswer, Judgement
 from moult.data.prompts import as_material, render
 from moult.data.questions import question_rows
 from moult.inference.asking import Asker, asker_of

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from moult.base.rows import Difference, Recipe
+from moult.base.rows import Recipe
 from moult.base.section import Section
 from moult.base.stage import Experiment, Stage
+from moult.base.suite_rows import Difference
 
 
 @dataclass(frozen=True)

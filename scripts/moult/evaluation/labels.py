@@ -9,8 +9,9 @@ from pydantic import Field
 
 from moult.base.files import derive_seed, read_json, write_jsonl
 from moult.base.legible import on_one_line
-from moult.base.rows import Prediction, Recipe
+from moult.base.rows import Recipe
 from moult.base.stage import Job, Ref, Stage
+from moult.base.suite_rows import Prediction
 from moult.data.fields import Split
 from moult.data.parquet import read_rows
 from moult.data.prompts import label_messages, load_template

@@ -8,8 +8,9 @@ from typing import Any, cast
 
 from moult.base.errors import UserError
 from moult.base.files import each_jsonl, read_json, write_csv
-from moult.base.rows import Difference, Recipe, Score, columns_of
+from moult.base.rows import Recipe, columns_of
 from moult.base.stage import Job
+from moult.base.suite_rows import Difference, Score
 from moult.evaluation import metrics
 from moult.evaluation.metrics import Estimate, Z
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from moult.base.files import read_jsonl, write_csv
-from moult.base.rows import Difference, Judgement, Recipe, Score
+from moult.base.rows import Recipe
 from moult.base.stage import Job
+from moult.base.suite_rows import Difference, Judgement, Score
 from moult.evaluation import metrics
 from moult.evaluation.kinds import Baseline, Headline, SuiteKind
 from moult.evaluation.leaderboard import MEANS, difference_lines, estimate_of

@@ -40,10 +40,11 @@ def tidy(
     """
     found = []
     for kind in kinds:
-        own = [row for row in rows if row["method"] in kind.methods and row["metric"] == kind.headline.metric]
+        own = [row for row in rows if row["method"] in kind.methods]
         shown = [row for row in own if not row["task"]] if kind.related else kind.panels(own)
         for row in shown:
-            if row["dataset"] not in MEANS:
+            # A group of tasks is a mean as well.
+            if row["metric"] == kind.headline.metric and row["dataset"] not in MEANS and row["task"] != "group":
                 place = sets.get(row["suite"], {}).get(row["dataset"], {})
                 told: dict[str, Any] = {key: row[key] for key in ("suite", "method", "dataset", "model", "metric")}
                 told |= {"kind": kind.title, "subfield": place.get("subfield", "")}

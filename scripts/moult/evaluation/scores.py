@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from moult.base.files import each_jsonl, read_json, write_csv
-from moult.base.rows import Difference, Prediction, Recipe, Score, columns_of
+from moult.base.rows import Recipe, columns_of
 from moult.base.stage import Job
+from moult.base.suite_rows import Difference, Prediction, Score
 from moult.evaluation import metrics
 from moult.evaluation.published import SOURCES, Published
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from moult.base.files import read_csv, write_csv
-from moult.base.rows import Difference
 from moult.base.stage import Job
+from moult.base.suite_rows import Difference
 from moult.evaluation.agreement import AGREEMENT
 from moult.evaluation.head_to_head.suite import HEAD_TO_HEAD
 from moult.evaluation.judge_suite import JUDGE

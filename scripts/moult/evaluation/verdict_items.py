@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from moult.base.rows import Verdict
+from moult.base.suite_rows import Verdict
 
 SIGN = {"A": 1, "B": -1, "Tie": 0}
 

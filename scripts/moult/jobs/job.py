@@ -47,7 +47,8 @@ class Job:
         self.used: dict[str, Sequence[str]] = {}
         self.inputs, self.outputs, self.threads = inputs, outputs, threads
         self.recipe, self.client = params.get("recipe", {}), params.get("client")
-        self.parents = {path: check_manifest(path)["content"] for path in parents}
+        read = {str(path) for path in inputs or ()}
+        self.parents = {path: check_manifest(path, artefact(path) in read)["content"] for path in parents}
 
     def card(self, facts: Facts) -> Facts:
         """Return the contents of a model card: what planning knows, `facts`, the parents' content hashes, package

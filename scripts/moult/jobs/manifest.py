@@ -154,14 +154,14 @@ def read_manifest(path: str | Path) -> Manifest:
     return cast(Manifest, value)
 
 
-def check_manifest(path: str | Path) -> Manifest:
+def check_manifest(path: str | Path, wanted: bool = True) -> Manifest:
     """Return a manifest after comparing its files; UserError when a file was truncated, changed or removed since.
 
-    All sizes are compared, and the hashes of files up to `HASHED` bytes. A folder that is gone as a whole is no flaw: a
-    job that reads it has it among its inputs.
+    All sizes are compared, and the hashes of files up to `HASHED` bytes. wanted: whether the artefact itself is read;
+    else a folder that is gone as a whole is no flaw.
     """
     manifest = read_manifest(path)
-    if is_gone(path, manifest):
+    if not wanted and is_gone(path, manifest):
         return manifest
     for name, expected in manifest["files"].items():
         file = Path(path).parent / name

@@ -27,8 +27,9 @@ def targets_in_turn(cfg: Config, most: int) -> Iterator[list[str]]:
                         made_with.get(one.name, []).append(Path("results", cfg.name, stage.path(*names)).as_posix())
     passing = list(made_with)
     for start in range(0, len(passing), most):
-        some = [path for name in passing[start : start + most] for path in made_with[name]]
-        yield list(dict.fromkeys(some))
+        # None where a model is a part of passing ones alone: no target would be the whole build.
+        if some := [path for name in passing[start : start + most] for path in made_with[name]]:
+            yield list(dict.fromkeys(some))
 
 
 def main(config: str, most: str) -> None:

@@ -21,6 +21,7 @@ from moult.data import rubrics
 from moult.data.chats import ChatTemplate
 from moult.evaluation.suites import KINDS
 from moult.inference.remote.connection import proxy_of
+from moult.planning.disk import disk
 from moult.planning.local_files import flaws_of_merges, flaws_of_tables
 from moult.planning.partitions import SHIPPED, VARIABLE, Site
 from moult.stages import suites
@@ -31,8 +32,8 @@ from moult.weights.template import check_template, template_of
 
 def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: bool) -> Config:
     """Return the typed config; tell by `warn` what is not pinned yet, and, where it `speaks`, what will be
-    fetched, which words of the config are retired, and which shipped prompts and label sets the study's own stand in
-    place of.
+    fetched, that its models take more disk than is free, which words of the config are retired, and which shipped
+    prompts and label sets the study's own stand in place of.
 
     A process that runs a single job of a build does not speak: the first one did.
 
@@ -71,6 +72,8 @@ def checked_config(raw: dict, source: str, warn: Callable[[str], None], speaks: 
             warn(line)
         for line in cfg.hub_needs(made):
             tell(f"{line}.")
+        if not (taken := disk(cfg, results)).fits:
+            tell(f"{source}: {taken}")
         for kind in ("prompts", "labels", rubrics.KIND):
             for name in own_in_place_of_shipped(kind):
                 tell(f"{kind}/{name}.yaml: stands in place of the file of this name that comes with Moult.")
@@ -86,6 +89,8 @@ def keep_config(cfg: Config, raw: Mapping[str, Any], files: Sequence[str | Path]
     """Write what is built to `results/<name>/config.yaml`: the config's own text, or all of it written out where it
     stands in several files or was changed by `--config`."""
     whole = json.loads(json.dumps(raw, default=str))
+    # Leave to send is given once.
+    whole.pop("push", None)
     text = Path(files[0]).read_text(encoding="utf-8") if len(files) == 1 else ""
     if json.loads(json.dumps(yaml.safe_load(text), default=str)) != whole:
         text = yaml.safe_dump(whole, sort_keys=False, allow_unicode=True, width=120)
@@ -115,7 +120,7 @@ def absent_files(cfg: Config) -> Iterator[str]:
 
 
 def awaited_files(cfg: Config) -> Iterator[str]:
-    """Yield a sentence for each raw file that is still to be put there by hand."""
+    """Yield a sentence for each file that is still to be put there by hand."""
     for dataset in cfg.datasets:
         for _, _, source in raw_sources(dataset):
             if source.is_awaited:
@@ -123,6 +128,9 @@ def awaited_files(cfg: Config) -> Iterator[str]:
                 known += [f"SHA-256 {source.sha256}"] if source.sha256 else []
                 told = f" ({', '.join(known)})" if known else ""
                 yield f"dataset {dataset.name}: {source.path} is not there yet; put there {source.by_hand}{told}."
+    for suite in cfg.suites:
+        for path in getattr(suite.settings, "awaited", ()):
+            yield f"suite {suite.name}: {path} is not there yet; put it there: {suite.settings.by_hand}."
 
 
 def _absent(path):

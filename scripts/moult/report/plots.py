@@ -61,6 +61,7 @@ def draw_scores(rows: Sequence[dict[str, str]], kinds: Sequence[SuiteKind] = KIN
     # Of no rows nothing is drawn, whatever their kind.
     kind = kind_of(rows, kinds) or kinds[0]
     headline, baseline = kind.headline, kind.baseline
+    sets = {row["dataset"] for row in rows} - {*MEANS}
     factor, rows = headline.unit.factor, kind.panels(rows)
     found = {
         # Too few rows for an interval: the mark alone.
@@ -85,7 +86,9 @@ def draw_scores(rows: Sequence[dict[str, str]], kinds: Sequence[SuiteKind] = KIN
         if len(models) < total:
             figure.suptitle(f"the {len(models)} best of {total} models", fontsize=9, color=PALETTE["muted"])
         for axis, panel in zip(axes, panels, strict=False):
-            axis.set_title(shorten(panel) if panel != "mean" else f"mean of {len(panels) - 1} datasets")
+            axis.set_title(
+                shorten(panel) if panel != "mean" else f"mean of {len(sets if kind.related else panels[1:])} datasets"
+            )
             if baseline and panel in baselines:
                 axis.axvline(baselines[panel], color=PALETTE["muted"], ls=(0, (4, 3)), lw=1, label=baseline.label)
             for (colour, marker), method, shift in zip(SERIES, methods, SHIFTS[max(0, len(methods) - 1)], strict=False):

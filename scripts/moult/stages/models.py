@@ -284,8 +284,8 @@ def _training_load(cfg, name):
         "rank": training.lora.rank,
         "dropout": training.lora.dropout,
         "tokens": training.max_length,
-        # Both answers of a pair are in one forward pass.
-        "rows": training.batch_size * (2 if model.optimise else 1),
+        # All answers of a row are in one forward pass: a pair, and a source's where one is learnt from.
+        "rows": training.batch_size * (2 + model.optimise.loss.needs_sources if model.optimise else 1),
         "checkpointing": training.gradient_checkpointing,
     }
 

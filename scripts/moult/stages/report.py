@@ -89,9 +89,10 @@ def _merged(cfg):
                 own = parent.model_dump(exclude={"model"}, exclude_none=True)
                 settings |= {f"{parent.model}.{key}": value for key, value in own.items()}
             numbers = {key: value for key, value in sorted(settings.items()) if type(value) in (int, float)}
-            base = merge.base if merge else model.moe.base
-            told = {"method": merge.method if merge else "mixture", "base": base, "parameters": numbers}
-            found[model.name] = told | {"parents": [name for name in model.parents if name != base] or model.parents}
+            experts = [one.model for one in model.moe.experts] if model.moe else []
+            told = {"method": merge.method if merge else "mixture", "base": merge.base if merge else model.moe.base}
+            told |= {"parents": merge.sources if merge else list(dict.fromkeys(experts)), "parameters": numbers}
+            found[model.name] = told
     return found
 
 

@@ -55,7 +55,7 @@ SUITE, EVALUATION = ("suites", 0, "agreement"), ("evaluations", 0)
         ),
         (EVALUATION, {"judges": [{"name": "base", "published": "GPT4"}]}, "no judge 'GPT4'; did you mean 'GPT-4"),
         (EVALUATION, {"judges": [], "models": ["base"]}, "an agreement suite measures judges; write `judges`"),
-        (EVALUATION, {"judges": []}, "`corpora` or `judges` that the suite measures"),
+        (EVALUATION, {"judges": []}, " that the suite measures"),
         (EVALUATION, {"against": "rand"}, "against: 'rand' is not measured by this suite; did you mean 'random'?"),
         (SUITE, {"datasets": ["pears"]}, "suites 'people', datasets: 'pears' is not there; did you mean 'pairs'?"),
         (SUITE, {"split": "train"}, "dataset 'pairs' has no file for 'train'"),

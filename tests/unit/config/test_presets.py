@@ -35,7 +35,7 @@ def test_meteor_s_steps_have_the_rows_that_the_paper_says():
 def test_the_presets_of_fusion_have_the_steps_that_the_paper_says():
     sft = Finetune(base="b", data=["d"], **load_preset("wrpo/sft"))
     assert (sft.batch_size * sft.accumulation * sft.devices, sft.zero, sft.learning_rate) == (128, 3, 7e-6)
-    for name, rate in (("dpo", 3e-7), ("ipo", 3e-7), ("simpo", 1e-6)):
+    for name, rate in (("wrpo", 3e-7), ("dpo", 3e-7), ("ipo", 3e-7), ("simpo", 1e-6)):
         one = Optimise(base="b", data=["d"], **load_preset(f"wrpo/{name}"))
         assert one.loss.kind == name and (one.method, one.zero, one.learning_rate) == ("full", 3, rate)
         assert one.batch_size * one.accumulation * one.devices == 128 and one.max_length == 2048

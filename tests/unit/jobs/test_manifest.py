@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 
 import pytest
@@ -39,6 +40,19 @@ def test_a_manifest_knows_a_cut_and_a_missing_file(tmp_path):
     path.write_text("{")
     with pytest.raises(UserError, match="cannot be read as JSON"):
         check_manifest(path)
+
+
+def test_a_folder_that_is_gone_is_a_flaw_to_a_job_that_reads_it_alone(tmp_path):
+    path = manifest(tmp_path)
+    shutil.rmtree(tmp_path / "m")
+    content = json.loads(path.read_text())["content"]
+    asking = {"rule": "r", "name": "n", "params": {}, "parents": [str(path)]}
+    assert Job(**asking, inputs=[str(path)]).parents == {str(path): content}
+    with pytest.raises(UserError, match="weights: is missing"):
+        Job(**asking, inputs=[str(path), str(tmp_path / "m")])
+    (tmp_path / "m").mkdir()
+    with pytest.raises(UserError, match="weights: is missing"):
+        Job(**asking, inputs=[str(path)])
 
 
 def test_a_manifest_knows_other_bytes_of_equal_size_in_small_files(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from moult.base.errors import UserError
 from moult.config.load import load
 from moult.planning.disk import adapter_gb, disk, weights_gb
 from moult.planning.in_turn import targets_in_turn
+from moult.planning.start import checked_config
 from moult.stages import STAGES
 from pico_build import ROOT
 
@@ -68,13 +69,17 @@ def test_full_training_keeps_three_checkpoints(tmp_path):
     assert disk(load(raw), tmp_path).passes == 3 * 3 * 4 * 7
 
 
-def test_what_does_not_fit_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("shutil.disk_usage", lambda place: type("Usage", (), {"free": 98e9}))
-    assert "98.0 GB are free: that does not fit. Free some, or write `keep: false`" in str(
-        disk(load(config()), tmp_path)
-    )
+def test_what_does_not_fit_is_said_before_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda place: type("Usage", (), {"free": 200e9}))
+    said = []
+    checked_config(config(), "study.yaml", said.append, speaks=True)
     assert str(disk(load(config()), tmp_path)).endswith("200.0 GB are free.")
+    assert said and not [line for line in said if "GB are free" in line]
+    monkeypatch.setattr("shutil.disk_usage", lambda place: type("Usage", (), {"free": 98e9}))
+    checked_config(config(), "study.yaml", said.append, speaks=True)
+    (told,) = [line for line in said if "GB are free" in line]
+    assert told.startswith("study.yaml: models and adapters: 98.") and "98.0 GB are free: that does not fit." in told
 
 
 def test_a_rule_deletes_what_its_stage_says_is_there_for_a_while():
@@ -90,6 +95,10 @@ def test_a_few_passing_models_at_a_time():
     asked = [f"results/study/answers/quality/{name}.jsonl" for name in ("merged", "rounded")]
     assert list(targets_in_turn(load(raw), 1)) == [asked[:1], asked[1:]]
     assert list(targets_in_turn(load(raw), 8)) == [asked]
+    # What passes and is a part of passing models alone is made with these.
+    raw["models"][1]["keep"] = False
+    del raw["models"][4]
+    assert list(targets_in_turn(load(raw), 1)) == [asked[:1], asked[1:]]
 
 
 @pytest.mark.parametrize(

@@ -224,12 +224,14 @@ def everything():
             {"name": "people", "agreement": {"datasets": ["judged"]}},
             {"name": "heads", "head_to_head": {"kind": "mt", "questions": "q.jsonl", "endpoint": "student"}},
             {"name": "academic", "lm_eval": {"tasks": ["kinds"]}},
+            {"name": "probes", "probing": {"folders": ["p"]}},
         ],
         "evaluations": [
             {"suite": "people", "judges": [{"name": "tuned", "model": "tuned"}]},
             {"suite": "labels", "models": ["tuned", "brief", "brief_mean"]},
             {"suite": "heads", "models": ["tuned"]},
             {"suite": "academic", "models": ["tuned"]},
+            {"suite": "probes", "models": ["tuned"]},
             {"suite": "quality", "models": ["base", "tuned"], "against": "base"},
         ],
     }

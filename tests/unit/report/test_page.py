@@ -18,6 +18,7 @@ from moult.evaluation.labels import LABELS
 from moult.evaluation.leaderboard import leading_pairs, suite_tables
 from moult.evaluation.scores import COLUMNS, DIFFERENCES, differences, score_labels
 from moult.jobs.manifest import write_manifest
+from moult.objectives.wrpo import WRPO
 from moult.report import page as page_module
 from moult.report.accounts import row_accounts
 from moult.report.lineage import read_manifests
@@ -286,6 +287,27 @@ def test_an_experiment_without_corpora_and_evaluations_has_no_such_sections(expe
     page = write(experiment, tmp_path / "index.html", plots=[], manifests=[], leakage=[], **empty)
     assert not {"scores", "corpora", "cost", "training", "lineage", "data", "rejects"} & set(page.all("id"))
     assert "versions" in page.all("id")
+
+
+def test_what_a_loss_measures_is_told_before_training_and_at_the_step_kept(experiment, tmp_path):
+    root = tmp_path / "demo"
+    tables = {"summary": root / "scores/summary.csv", "differences": root / "scores/differences.csv"}
+    write_csv(tables["summary"], [], COLUMNS)
+    write_csv(tables["differences"], [], DIFFERENCES)
+    folder = root / "adapters" / "fused"
+    folder.mkdir(parents=True)
+    write_csv(folder / "loss.csv", [{"step": 1, "split": "train", "loss": 0.7}], ["step", "split", "loss"])
+    told = {name: place / 8 for place, name in enumerate(["loss", "nll", "accuracy", *WRPO.measures])}
+    facts = {"n_train": 9, "n_dev": 2, "steps": 1, "best_step": 1, "criterion": "loss", "tokens": 98, "dropped": []}
+    facts |= {"dev": told, "dev_before": told | {"margin": 12.5}, "truncated": {"train": 0, "dev": 0}}
+    recipe = {"base": "base", "learning_rate": 5e-4, "lora": {"rank": 16, "alpha": 32}, "data": ["pairs"]}
+    add_manifest(root, "adapters/fused", "optimise_lora", [folder], [], recipe | {"loss": {"kind": "wrpo"}}, facts)
+    manifests = [root / "adapters/fused.manifest.json"]
+    page = write(experiment, tmp_path / "index.html", plots=[], manifests=manifests, leakage=[], **tables)
+    assert page.open == []
+    for name, words in WRPO.measures.items():
+        before = 12.5 if name == "margin" else told[name]
+        assert re.search(rf"{re.escape(words)}\s*{before:.4g}\s*{told[name]:.4g}", page.text), name
 
 
 def test_every_row_is_accounted_for_and_a_lost_one_is_found(experiment):

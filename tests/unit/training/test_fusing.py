@@ -159,6 +159,32 @@ def test_every_loss_and_its_gradients_are_the_formula_s_in_float64(pico_model, t
             assert (gradient - wanted).norm() <= 1e-6 * wanted.norm()
 
 
+@pytest.mark.parametrize("shared", [False, True], ids=["apart", "shared"])
+def test_bfloat16_weights_have_float32_sums_and_logits_where_answers_stand_alone(pico_model, shared):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(pico_model)
+    model = AutoModelForCausalLM.from_pretrained(pico_model, dtype=torch.bfloat16)
+    rows, _, _ = encode_pairs(tokenizer, FUSED[:3], 128)
+    seen = []
+    model.lm_head.register_forward_hook(lambda head, inputs, logits: seen.append(logits))
+    batch = (collate_trees if shared else collate_pairs)(rows)
+    with torch.no_grad():
+        logps, tokens = preference_logps(model, model, batch)
+    (logits,) = seen
+    assert logits.dtype == torch.bfloat16 and logps.dtype == torch.float32
+    answers = [[len(one["input_ids"]) - one["start"] for one in row["completions"]] for row in rows]
+    if shared:
+        assert logits.shape[:2] == (3, max(map(sum, answers)))
+    else:
+        assert logits.shape[:2] == (5 * 3, max(map(max, answers)))
+    exact = logits.double().log_softmax(-1).gather(-1, batch["targets"].clamp(min=0)[..., None])[..., 0]
+    total = (exact * (batch["targets"] != -100)).sum()
+    assert logps.sum().item() == pytest.approx(total.item(), rel=1e-6)
+    assert tokens.sum().item() == sum(map(sum, answers))
+
+
 # ---------------------------------------------------------------- weights that grow
 
 

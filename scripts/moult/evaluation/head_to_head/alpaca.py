@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Literal, cast
 from pydantic import Field
 
 from moult.base.files import derive_seed
-from moult.base.rows import Battle, Recipe
+from moult.base.rows import Recipe
+from moult.base.suite_rows import Battle
 from moult.data.fields import Decoding, Prompt
 from moult.data.prompts import as_material, render
 from moult.evaluation import metrics
@@ -46,7 +47,7 @@ class AlpacaSuite(Compared):
 
     shown: ClassVar[dict[str, tuple[str, ...]]] = {"prompt": ("answer_m", "answer_M", "fence")}
 
-    kind: Literal["alpaca"]
+    kind: Literal["alpaca"] = Field(description="Win rates by one token of two, as AlpacaEval 2 has them.")
     orders: Literal["both", "one"] = Field(
         "both",
         description="Orders in which a pair is shown; `one`, drawn with the experiment's seed, is the published way.",

@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Literal, cast
 from pydantic import Field
 
 from moult.base.files import derive_seed
-from moult.base.rows import Battle, Recipe
+from moult.base.rows import Recipe
+from moult.base.suite_rows import Battle
 from moult.data.fields import Decoding, Prompt
 from moult.data.prompts import as_material, load_template, render
 from moult.evaluation import metrics
@@ -32,7 +33,7 @@ class ArenaSuite(Compared):
 
     shown: ClassVar[dict[str, tuple[str, ...]]] = {"prompt": ("answer_A", "answer_B", "fence"), "again": ()}
 
-    kind: Literal["arena"]
+    kind: Literal["arena"] = Field(description="Win rates by five verdicts, as Arena-Hard 0.1 has them.")
     prompt: Prompt = Field(
         "head_to_head/arena", description="Template of resources/prompts that asks the judge for one of five verdicts."
     )

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from moult.base.files import derive_seed, read_jsonl, write_json, write_jsonl
-from moult.base.rows import Battle, Message, Recipe, Turns, Usage, columns_of
+from moult.base.errors import UserError
+from moult.base.files import derive_seed, write_json, write_jsonl
+from moult.base.rows import Message, Recipe, Usage, columns_of
 from moult.base.stage import Job
+from moult.base.suite_rows import Battle, Turns
 from moult.evaluation.head_to_head.benchmarks import BENCHMARKS
 from moult.evaluation.head_to_head.kind import Benchmark, Shown
-from moult.evaluation.head_to_head.public_files import Question, read_answers, read_questions
+from moult.evaluation.head_to_head.public_files import Question, read_answers, read_questions, rows_of
 from moult.evaluation.head_to_head.published_judgements import read_judgements
 from moult.inference.asking import Asker, asker_of
 from moult.inference.requests import ChatRequest, Sampling, author
@@ -21,6 +23,8 @@ from moult.inference.spending import summed_usage
 VERSION = 1
 # Who says what files say.
 FILES = {"name": "files", "model": "files"}
+# Input of a job → what a suite's file of that name has.
+WORDS = {"questions": "questions", "theirs": "baseline's answers", "references": "reference answers"}
 logger = logging.getLogger(__name__)
 # Question → (the texts of its turns, None) or (None, why there are none).
 Answers = Mapping[str, tuple[tuple[str, ...] | None, str | None]]
@@ -74,9 +78,10 @@ def answer_turns(recipe: Recipe, questions: Sequence[Question], asker: Asker) ->
 
 
 def answers_in(path: str | Path, questions: Sequence[Question]) -> Answers:
-    """Return the answers of a file: rows of `turns/`, or a file of the user's in the published form."""
-    if Path(path).parts[-3:-2] == ("turns",):
-        return {row["uid"]: (tuple(row["turns"]), row["reason"]) for row in read_jsonl(path)}
+    """Return the answers of a file: rows of `turns/`, of this build or another, or those of a published form."""
+    rows = rows_of(path)
+    if rows and isinstance(rows[0], dict) and list(rows[0]) == columns_of(Turns):
+        return {row["uid"]: (tuple(row["turns"]), row["reason"]) for row in rows}
     return {uid: (texts, None) for uid, texts in read_answers(path, questions).items()}
 
 
@@ -139,8 +144,17 @@ def _row(recipe, question, said):
 # ---------------------------------------------------------------- jobs
 
 
+def check_files(job: Job, *names: str) -> None:
+    """Raise a UserError where a file of the suite is still to be put there by hand."""
+    for name in names:
+        if name not in job.inputs.keys():
+            told = f"the file of its {WORDS[name]} is not there yet; put it there and run again."
+            raise UserError(f"suite {job.recipe['suite']}: {told}")
+
+
 def run_answers(job: Job) -> None:
     """Do the job of answer_turns."""
+    check_files(job, "questions")
     questions = questions_of(job.recipe, job.inputs.questions)
     with asker_of(job, job.inputs, "model") as asker:
         rows = answer_turns(job.recipe, questions, asker)
@@ -151,6 +165,7 @@ def run_answers(job: Job) -> None:
 def run_battles(job: Job) -> None:
     """Do the job of judge_battles: what others published, and what the judge that is asked says."""
     recipe, inputs = job.recipe, job.inputs
+    check_files(job, *recipe["reads"])
     benchmark: Benchmark = BENCHMARKS[recipe["kind"]]
     questions = questions_of(recipe, inputs.questions) if "questions" in inputs.keys() else None
     rows: list[Battle] = []

@@ -127,6 +127,6 @@ def difference(one: Linear, other: Linear, n: int, bounds: tuple[float, float]) 
     one at either end of what a difference can be, leave a width where all questions say the same.
     """
     apart, widest = one.plus(other, -1.0), bounds[1] - bounds[0]
-    unseen = {f"unseen {end}": end * widest / (n + 2) for end in (-1, 1)}
+    unseen = {f"unseen {end}": end * widest / n for end in (-1, 1)}
     wider = Linear(apart.value, {**apart.influence, **unseen})
     return wider.estimate((-widest, widest)), math.erfc(abs(wider.value) / wider.error / math.sqrt(2))

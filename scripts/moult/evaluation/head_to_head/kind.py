@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
 from moult.base.errors import nearest
-from moult.base.rows import Battle, Recipe
-from moult.base.section import LocalPath, Name, Section, exactly_one
+from moult.base.rows import Recipe
+from moult.base.section import Line, LocalPath, Name, Section, exactly_one
+from moult.base.suite_rows import Battle
 from moult.evaluation.head_to_head.estimates import Linear
 from moult.evaluation.head_to_head.public_files import Question
 from moult.evaluation.kinds import Headline, Settings
@@ -80,6 +82,13 @@ class HeadToHead(Settings):
             "File of the questions, in the published form; null: none is asked, published judgements alone are scored."
         ),
     )
+    by_hand: Line | None = Field(
+        None,
+        description=(
+            "Where the suite's files come from that are to be put there by hand: without them planning goes on and "
+            "building refuses. Null: they must be there."
+        ),
+    )
     endpoint: str | None = Field(None, description="Endpoint that judges; null: none, as above.")
     published: dict[str, str] = Field(
         {}, description="What is measured → its name in resources/reference/wrpo.csv, whose values stand beside ours."
@@ -92,6 +101,18 @@ class HeadToHead(Settings):
             if name not in known:
                 raise ValueError(f"published: resources/reference/wrpo.csv has no model {name!r}{nearest(name, known)}")
         return self
+
+    @property
+    def files(self) -> list[str]:
+        """The suite's own files: questions, the baseline's answers, references."""
+        baseline = getattr(self, "baseline", None)
+        found = [self.questions, baseline and baseline.answers, getattr(self, "references", None)]
+        return [path for path in found if path]
+
+    @property
+    def awaited(self) -> list[str]:
+        """Its files that are still to be put there by hand."""
+        return [path for path in self.files if self.by_hand and not Path(path).exists()]
 
     @property
     def endpoints(self) -> dict[str, str]:

@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Literal, cast
 from pydantic import Field
 
 from moult.base.files import derive_seed
-from moult.base.rows import Battle, Recipe
+from moult.base.rows import Recipe
 from moult.base.section import LocalPath
+from moult.base.suite_rows import Battle
 from moult.data.fields import Decoding, Prompt
 from moult.data.prompts import as_material, render
 from moult.evaluation.head_to_head.estimates import Linear, over_questions, weighted_mean
@@ -28,7 +29,7 @@ class MtSuite(HeadToHead):
 
     shown: ClassVar[dict[str, tuple[str, ...]]] = {"prompt": (*TEXTS, "fence")}
 
-    kind: Literal["mt"]
+    kind: Literal["mt"] = Field(description="Grades of two turns from 1 to 10, as MT-Bench has them.")
     references: LocalPath | None = Field(
         None,
         description=(

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from moult.base.errors import UserError, nearest
-from moult.base.rows import Battle, columns_of
+from moult.base.rows import columns_of
+from moult.base.suite_rows import Battle
 from moult.evaluation.head_to_head.kind import Benchmark
 from moult.evaluation.head_to_head.public_files import each_row
 

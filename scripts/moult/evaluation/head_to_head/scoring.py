@@ -6,8 +6,9 @@ from typing import Any, cast
 
 from moult.base.errors import UserError
 from moult.base.files import read_jsonl, write_csv
-from moult.base.rows import Battle, Difference, Recipe, Score
+from moult.base.rows import Recipe
 from moult.base.stage import Job
+from moult.base.suite_rows import Battle, Difference, Score
 from moult.evaluation import metrics
 from moult.evaluation.head_to_head.benchmarks import BENCHMARKS
 from moult.evaluation.head_to_head.estimates import bridged, difference

@@ -1,6 +1,6 @@
 """The head-to-head suites of the config: their stages, and a SuiteKind for each kind of benchmark."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,7 @@ def _judge_battles(cfg, suite, measured):
     settings, entry = _settings(cfg, suite), _entries(cfg)[suite, measured]
     recipe = {"suite": suite, "model": measured, "kind": settings.kind, "limit": cfg.limit, "endpoint": {}}
     recipe |= {"of": None if isinstance(entry, str) else entry.of, "version": battling.VERSION}
+    recipe["reads"] = ["questions"] if settings.questions else []
     if _is_judged(cfg, suite, measured):
         baseline = _baseline(cfg, suite)
         recipe |= {
@@ -102,6 +103,8 @@ def _judge_battles(cfg, suite, measured):
             "decoding": decoding_recipe(settings.judging),
             "seed": derive_seed(cfg.seed, "judge_battles", suite),
         } | BENCHMARKS[settings.kind].recipe(settings)
+        recipe["reads"] += ["theirs"] if baseline else []
+        recipe["reads"] += ["references"] if getattr(settings, "references", None) else []
     return recipe
 
 
@@ -114,7 +117,12 @@ def _score_battles(cfg, suite, measured):
 
 
 def _questions(settings):
-    return {"questions": Local(settings.questions)} if settings.questions else {}
+    return _local(settings, "questions", settings.questions)
+
+
+def _local(settings, name, path):
+    """Return a file of a suite as an input; nothing where there is none, or it is still to be put there by hand."""
+    return {name: Local(path)} if path and path not in settings.awaited else {}
 
 
 def _answers(cfg, suite, entry):
@@ -131,10 +139,11 @@ def _judge_inputs(cfg, suite, measured):
         found["judgements"] = Local(entry.judgements)
     if _is_judged(cfg, suite, measured):
         found["ours"] = _answers(cfg, suite, entry)
-        if baseline:
-            found["theirs"] = _answers(cfg, suite, baseline.model or baseline)
-        if getattr(settings, "references", None):
-            found["references"] = Local(settings.references)
+        if baseline and baseline.model:
+            found["theirs"] = _answers(cfg, suite, baseline.model)
+        elif baseline:
+            found |= _local(settings, "theirs", baseline.answers)
+        found |= _local(settings, "references", getattr(settings, "references", None))
         if served := _judge(cfg, suite, measured):
             found["served"] = Ref("models", served)
     return found
@@ -252,20 +261,27 @@ STAGES = (
 
 
 def _checks(benchmark, cfg):
-    """Yield a sentence for each thing that a suite of this kind cannot do, and for each file that is none of its."""
-    told = set()
+    """Yield a sentence for each thing that a suite of this kind cannot do."""
+    return _told(benchmark, cfg, _of_suite)
+
+
+def _flaws(benchmark, cfg):
+    """Yield a sentence for each file of a suite of this kind that is none of its, as far as files are there."""
+    return _told(benchmark, cfg, _of_files)
+
+
+def _told(benchmark, cfg, sentences):
+    """Return what `sentences` says of each suite of this kind and its evaluations, each once."""
+    found = {}
     for entry in cfg.under(KEY):
-        settings, place = _settings(cfg, entry.suite), f"suites {entry.suite!r}"
-        if settings.kind != benchmark.name:
-            continue
-        for sentence in _of_suite(cfg, benchmark, settings, entry, place):
-            if sentence not in told:
-                told.add(sentence)
-                yield sentence
+        settings = _settings(cfg, entry.suite)
+        if settings.kind == benchmark.name:
+            found |= dict.fromkeys(sentences(cfg, benchmark, settings, entry, f"suites {entry.suite!r}"))
+    return found
 
 
 def _of_suite(cfg, benchmark, settings, entry, place):
-    asking = [*entry.models, *(one.name for one in entry.files if one.answers)]
+    asking = _asking(entry)
     for field in ("questions", "endpoint"):
         if asking and not getattr(settings, field):
             yield f"{place}, {field}: is needed to judge {asking[0]!r}; published judgements alone need none"
@@ -280,12 +296,14 @@ def _of_suite(cfg, benchmark, settings, entry, place):
     for name in settings.published:
         if name not in names:
             yield f"{place}, published: {name!r} is not measured by this suite{nearest(name, names)}"
-    yield from _of_files(cfg, benchmark, settings, entry, place, asking)
 
 
-def _of_files(
-    cfg: Experiment, benchmark: Benchmark, settings: Any, entry: Any, place: str, asking: Sequence[str]
-) -> Iterator[str]:
+def _asking(entry):
+    """Return the names that a judge is asked about."""
+    return [*entry.models, *(one.name for one in entry.files if one.answers)]
+
+
+def _of_files(cfg: Experiment, benchmark: Benchmark, settings: Any, entry: Any, place: str) -> Iterator[str]:
     """Read what a suite names, as far as it is there: a row that is wrong is known before anything is built."""
 
     def there(path):
@@ -297,7 +315,7 @@ def _of_files(
     try:
         questions = read_questions(settings.questions, benchmark.turns) if settings.questions else None
         if questions is not None:
-            if asking and benchmark.pairs and baseline is None and not battling.baselines_of(questions):
+            if _asking(entry) and benchmark.pairs and baseline is None and not battling.baselines_of(questions):
                 yield f"{place}, baseline: the questions come without answers to compare with; name one"
             for path, what in (
                 (getattr(settings, "references", None), "reference"),
@@ -305,7 +323,7 @@ def _of_files(
                 *((one.answers, "answer") for one in entry.files),
             ):
                 if there(path):
-                    read_answers(path, questions, what)
+                    read_answers(path, questions, what) if what == "reference" else battling.answers_in(path, questions)
         for one in entry.files:
             if there(one.judgements):
                 parts = None if questions is None else {row.uid: row.part for row in questions}
@@ -325,7 +343,8 @@ def _uses(benchmark, cfg):
 
 
 def _subjects(one):
-    models = [one["recipe"]["model"]] if any("/turns/" in f"/{parent}" for parent in one["parents"]) else []
+    answered = f"turns/{one['recipe']['suite']}/{one['recipe']['model']}"
+    models = [one["recipe"]["model"]] if any(parent.endswith(answered) for parent in one["parents"]) else []
     served = one["recipe"]["endpoint"].get("serve")
     return [f"models/{name}" for name in [*models, *([served] if served else [])]]
 
@@ -374,6 +393,7 @@ def _suite_kind(benchmark: Benchmark) -> SuiteKind:
         rejecting=("turns", "battles"),
         paid={"battles": "judging head to head"},
         checks=partial(_checks, benchmark),
+        flaws=partial(_flaws, benchmark),
         panels=lambda rows: [row for row in rows if not row["task"]],
         samples=samples,
     )

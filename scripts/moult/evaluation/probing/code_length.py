@@ -50,7 +50,8 @@ def description_bits(
     import numpy as np
     import torch
 
-    settings = dataclasses.replace(settings, least_steps=LEAST_STEPS, blank=True)
+    patience = settings.patience or settings.epochs
+    settings = dataclasses.replace(settings, least_steps=LEAST_STEPS, blank=True, patience=patience)
     size = rows.shape[1]
     orders = {one.seed: torch.from_numpy(np.random.default_rng(one.seed).permutation(size)) for one in members}
     ends = block_ends(size)

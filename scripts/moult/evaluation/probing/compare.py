@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from moult.base.files import derive_seed, read_csv, read_jsonl, write_csv, write_json
-from moult.base.rows import Difference, Probed, Recipe
+from moult.base.rows import Recipe
 from moult.base.stage import Job
+from moult.base.suite_rows import Difference, Probed
 from moult.evaluation.association import pearson
 from moult.evaluation.leaderboard import MEANS
 from moult.evaluation.probing.published import (

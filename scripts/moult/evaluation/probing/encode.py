@@ -102,6 +102,8 @@ class Reader:
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.frame, self.special = frame_of(self.tokenizer), special
         transformers.logging.disable_progress_bar()
+        # That the head has no place in what is probed is no news.
+        transformers.logging.set_verbosity_error()
         with hide_compiler():
             if seed is None:
                 model = AutoModel.from_pretrained(
@@ -232,7 +234,7 @@ class Encodings:
         slots: the units of each row. layers: places in `self.layers`.
         """
         import torch
-        from safetensors.torch import load_file
+        from safetensors import safe_open
 
         found = torch.empty(len(layers), len(slots), len(slots[0]), self.width)
         wanted: dict[int, list[tuple[int, int, int]]] = {}
@@ -241,9 +243,12 @@ class Encodings:
                 shard, at = self.place[weights][unit]
                 wanted.setdefault(shard, []).append((row, slot, at))
         for shard, places in sorted(wanted.items()):
-            kept = load_file(self.folder / weights / f"{shard:05d}.safetensors")["vectors"]
             rows, at_slot, at = (torch.tensor(column) for column in zip(*places, strict=True))
-            found[:, rows, at_slot] = kept[at][:, list(layers)].transpose(0, 1).float()
+            with safe_open(self.folder / weights / f"{shard:05d}.safetensors", framework="pt") as kept:
+                for place, layer in enumerate(layers):
+                    # Of all layers that are kept, this one is read.
+                    vectors = kept.get_slice("vectors")[:, layer : layer + 1]
+                    found[place, rows, at_slot] = vectors[at, 0].float()
         return found.flatten(2)
 
 

@@ -7,19 +7,17 @@ import time
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from moult.base.files import derive_seed, digest, read_json, write_json, write_jsonl
-from moult.base.rows import Probed, Recipe
+from moult.base.rows import Recipe
 from moult.base.stage import Job
+from moult.base.suite_rows import Probed
 from moult.evaluation.probing.code_length import description_bits, uniform_bits
 from moult.evaluation.probing.encode import RANDOM, TRAINED, Encodings, digest_of, use_sets
 from moult.evaluation.probing.sets import ProbeSet
 from moult.evaluation.probing.train import Member, Settings, fit, predict
 from moult.evaluation.probing.units import permuted
-
-if TYPE_CHECKING:
-    pass
 
 # Raise when the same encodings would now be probed otherwise.
 VERSION = 1
@@ -31,7 +29,8 @@ CONTROLS = {
     "random_weights": (RANDOM, False, False),
     "random_labels": (TRAINED, False, True),
 }
-# Bytes of representations that are in memory at once: layers are probed in groups of so many.
+# Bytes of representations that are in memory at once: views, each a layer of all rows under a control, are probed in
+# groups of so many, at least one.
 MOST_BYTES = 1_000_000_000
 logger = logging.getLogger(__name__)
 
@@ -58,30 +57,33 @@ def probe_set(recipe: Recipe, one: ProbeSet, encodings: Encodings) -> Iterator[P
         key: [] for key in product(recipe["probes"], recipe["portions"])
     }
     controls = [PLAIN, *recipe["controls"]]
-    kinds = list(dict.fromkeys(CONTROLS[name][:2] for name in controls))
-    slots, size = len(one.rows[0].slots), len(one.rows)
-    at_once = max(1, MOST_BYTES // (4 * size * slots * encodings.width * len(kinds)))
-    layers = range(len(encodings.layers))
+    kinds = dict.fromkeys(CONTROLS[name][:2] for name in controls)
+    views = list(product(range(len(encodings.layers)), kinds))
+    at_once = max(1, MOST_BYTES // (4 * len(one.rows) * len(one.rows[0].slots) * encodings.width))
     train, dev, test = (one.of(split) for split in ("train", "dev", "test"))
     truth = {split: _labels(one, rows) for split, rows in (("train", train), ("dev", dev))}
     mixed = [truth["train"][_order(recipe["seed"], one, "labels", seed)] for seed in recipe["seeds"]]
     labels = torch.stack([truth["train"], *mixed])
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    for begin in range(0, len(layers), at_once):
-        chosen = layers[begin : begin + at_once]
+    for begin in range(0, len(views), at_once):
+        chosen = views[begin : begin + at_once]
         rows = {
-            split: torch.cat([_read(recipe, encodings, mine, kind, chosen) for kind in kinds]).to(device)
+            split: torch.cat([_read(recipe, encodings, mine, *view) for view in chosen]).to(device)
             for split, mine in (("train", train), ("dev", dev), ("test", test))
         }
-        # The probes themselves stand first.
-        wanted = list(product(controls, range(len(chosen)), range(len(recipe["seeds"]))))
+        wanted = [
+            (control, view, seed)
+            for view, control, seed in product(range(len(chosen)), controls, range(len(recipe["seeds"])))
+            if CONTROLS[control][:2] == chosen[view][1]
+        ]
         members = [
             Member(
-                view=kinds.index(CONTROLS[control][:2]) * len(chosen) + layer,
+                view=view,
                 labels=1 + seed if CONTROLS[control][2] else 0,
                 seed=recipe["seeds"][seed],
+                last=CONTROLS[control][2],
             )
-            for control, layer, seed in wanted
+            for control, view, seed in wanted
         ]
         given = rows["train"], labels.to(device), rows["dev"], truth["dev"].to(device)
         for (probe, portion), found in runs.items():
@@ -91,17 +93,17 @@ def probe_set(recipe: Recipe, one: ProbeSet, encodings: Encodings) -> Iterator[P
             fitted = fit(settings, members, *part)
             said = predict(settings, fitted, members, rows["test"])
             said = said[..., 0] if one.regression else said.argmax(dim=-1)
-            wants_bits = recipe["code_length"] and not one.regression
-            plain = [place for place, (control, *_) in enumerate(wanted) if control == PLAIN]
-            bits: list[float | None] = [None] * len(members)
-            if wants_bits:
-                told = description_bits(settings, [members[place] for place in plain], *part)
-                bits[: len(plain)] = [round(value, 3) for value in told]
-            for place, (control, layer, seed) in enumerate(wanted):
-                run = {"control": control, "layer": encodings.layers[chosen[layer]], "seed": recipe["seeds"][seed]}
+            bits: dict[int, float] = {}
+            if recipe["code_length"] and not one.regression:
+                plain = [place for place, (control, *_) in enumerate(wanted) if control == PLAIN]
+                if plain:
+                    lengths = description_bits(settings, [members[place] for place in plain], *part)
+                    bits = dict(zip(plain, lengths, strict=True))
+            for place, (control, view, seed) in enumerate(wanted):
+                run = {"control": control, "layer": encodings.layers[chosen[view][0]], "seed": recipe["seeds"][seed]}
                 run |= {"epochs": fitted.epochs[place], "dev_loss": round(fitted.dev_loss[place], 6)}
+                run["bits"] = round(bits[place], 3) if place in bits else None
                 guess = said[place].tolist()
-                run["bits"] = bits[place]
                 found.append(run | {"pred": [round(value, 6) for value in guess] if one.regression else guess})
     gold = [row.label if one.regression else int(row.label) for row in test]
     for (probe, portion), found in runs.items():
@@ -137,10 +139,11 @@ def _order(seed, one, *of):
     return torch.from_numpy(random.permutation(len(one.of("train"))))
 
 
-def _read(recipe, encodings, rows, kind, layers):
+def _read(recipe, encodings, rows, layer, kind):
+    """Return the representations of rows at a layer, (1, rows, width)."""
     weights, permute = kind
     slots = [[permuted(unit, recipe["seed"]) for unit in row.slots] if permute else row.slots for row in rows]
-    return encodings.vectors(weights, slots, layers)
+    return encodings.vectors(weights, slots, [layer])
 
 
 def run(job: Job) -> None:

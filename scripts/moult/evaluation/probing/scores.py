@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from moult.base.files import read_jsonl, write_csv
-from moult.base.rows import Probed, Recipe, Score
+from moult.base.rows import Recipe
 from moult.base.stage import Job
+from moult.base.suite_rows import Probed, Score
 from moult.evaluation import metrics
 from moult.evaluation.association import pearson
 from moult.evaluation.metrics import Estimate

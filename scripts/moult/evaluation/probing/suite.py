@@ -28,12 +28,19 @@ class Training(Section):
     learning_rate: float = Field(1e-3, gt=0, description="Largest learning rate of Adam.")
     batch: int = Field(16, ge=1, description="Rows of a step.")
     epochs: int = Field(20, ge=1, description="Passes over train at most.")
-    patience: int = Field(5, ge=1, description="Passes without a smaller loss on dev, after which a probe is done.")
+    patience: int | None = Field(
+        5,
+        ge=1,
+        description=(
+            "Passes without a smaller loss on dev, after which a probe is done and the best is kept; null: all passes "
+            "are made and the last is kept."
+        ),
+    )
     warmup: float = Field(
         0.1, ge=0, lt=1, description="Share of the steps in which the learning rate rises; then it falls to 0."
     )
     penalty: float = Field(
-        0.0, ge=0, description="λ of λ/2 · the sum of squared weights, added to the mean loss per row."
+        0.0, ge=0, description="Weight λ of λ/2 · the sum of squared weights, which is added to the mean loss."
     )
 
 

@@ -59,7 +59,10 @@ def suite_tables(
         shown = {row["model"] for row in mine}
         lines = [one for one in differences if one["suite"] == name and {one["model"], one["against"]} <= shown]
         lines = [one for one in lines if one["dataset"] == "weighted_mean" or len(lines) <= MOST_MODELS]
+        sets = list(dict.fromkeys(row["dataset"] for row in mine if row["dataset"] not in MEANS))
         for suite in leaderboard.suite_tables(kind, panels(mine), lines):
+            # Means are over sets, whatever the columns are.
+            suite["leaders"] = [one | {"datasets": sets} for one in suite["leaders"]]
             suite |= {"left_out": left_out, "layers": _by_task(mine, "layer "), "portions": _by_task(mine, "portion ")}
             found.append(suite | {"lengths": _lengths(mine)})
     return found

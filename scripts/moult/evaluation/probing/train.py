@@ -30,9 +30,11 @@ class Settings:
     """How probes are trained.
 
     hidden: width of a hidden layer (LeakyReLU behind it), 0 for a linear probe. batch: rows of a step. warmup: share of
-    the steps in which the rate rises. patience: epochs without a smaller loss on dev after which a probe is done.
+    the steps in which the rate rises. patience: epochs without a smaller loss on dev after which a probe is done,
+    and is what it was at the smallest; None: what it is after all epochs.
     penalty: λ in λ/2 · the sum of squared weights, added to the mean loss. least_steps: of an epoch; fewer rows are
-    passed over several times. blank: whether the probe that knows nothing is among those that dev chooses from.
+    passed over several times. blank: whether probes begin with the shares of the classes, and dev may choose those
+    alone, or the probe that knows nothing.
     """
 
     labels: int
@@ -41,7 +43,7 @@ class Settings:
     learning_rate: float = 1e-3
     batch: int = 16
     epochs: int = 20
-    patience: int = 5
+    patience: int | None = 5
     warmup: float = 0.1
     penalty: float = 0.0
     least_steps: int = 1
@@ -54,11 +56,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Member:
-    """One probe: which view of the rows it reads, which labels it learns, and its seed."""
+    """One probe: which view of the rows it reads, which labels it learns, and its seed. last: whether it is what it is
+    after all epochs: dev, whose labels are true, may choose nothing of a probe that learns random ones."""
 
     view: int
     labels: int
     seed: int
+    last: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,12 +108,21 @@ def fit(
         for layer in range(2 if settings.hidden else 1)
     ]
     weights = [tensor.to(rows.device) for pair in pairs for tensor in pair]
-    blank = [torch.zeros_like(one) for one in weights] if settings.blank else weights
-    best, best_epoch = [one.clone() for one in blank], [0] * len(members)
+    best, best_epoch = [one.clone() for one in weights], [0] * len(members)
+    least = [math.inf] * len(members)
     flat, views = rows.flatten(0, 1), torch.tensor([one.view for one in members], device=rows.device)
     kinds = torch.tensor([one.labels for one in members], device=rows.device)
     own = torch.tensor([seeds.index(one.seed) for one in members], device=rows.device)
-    least = _losses(settings, blank, members, dev_rows, dev_labels) if settings.blank else [math.inf] * len(members)
+    if settings.blank:
+        shares = _shares(settings, members, labels, pools)
+        weights[-1] += shares
+        for bias in (torch.zeros_like(shares), shares):
+            blank = [*(torch.zeros_like(one) for one in weights[:-1]), bias]
+            for member, loss in enumerate(_losses(settings, blank, members, dev_rows, dev_labels)):
+                if loss < least[member]:
+                    least[member] = loss
+                    for kept, one in zip(best, blank, strict=True):
+                        kept[member] = one[member]
     waited, alive = [0] * len(members), list(range(len(members)))
     adam, steps = _Adam(weights), draws.steps
     total = settings.epochs * steps
@@ -124,15 +137,17 @@ def fit(
             done = (epoch - 1) * steps + step
             rate = settings.learning_rate * _schedule(done, total, settings.warmup)
             adam.step(gradients(settings, weights, read, given), rate)
+        if settings.patience is None and epoch < settings.epochs:
+            continue
         now = _losses(settings, weights, [members[one] for one in alive], dev_rows, dev_labels)
         for place, (member, loss) in enumerate(zip(alive, now, strict=True)):
-            if loss < least[member]:
+            if loss < least[member] or settings.patience is None or members[member].last:
                 least[member], best_epoch[member], waited[member] = loss, epoch, 0
                 for kept, one in zip(best, weights, strict=True):
                     kept[member] = one[place]
             else:
                 waited[member] += 1
-        left = [place for place, member in enumerate(alive) if waited[member] < settings.patience]
+        left = [place for place, member in enumerate(alive) if waited[member] < (settings.patience or math.inf)]
         if len(left) < len(alive):
             alive = [alive[place] for place in left]
             if not alive:
@@ -146,6 +161,15 @@ def fit(
 def predict(settings: Settings, fitted: Fitted, members: Sequence[Member], rows: torch.Tensor) -> torch.Tensor:
     """Return the scores of members on rows, (members, rows, labels). rows: (views, rows, width)."""
     return _scores([tensor for pair in fitted.weights for tensor in pair], members, rows)
+
+
+def _shares(settings, members, labels, pools):
+    """Return the logarithms of the shares of classes in what each member learns, each class counted once more."""
+    import torch
+
+    counts = [torch.bincount(labels[one.labels, pools[one.seed]].cpu(), minlength=settings.labels) for one in members]
+    counts = torch.stack(counts)[:, None].to(labels.device) + 1
+    return (counts / counts.sum(dim=-1, keepdim=True)).log()
 
 
 def _schedule(done, total, warmup):
