@@ -164,6 +164,15 @@ def test_what_is_wrong_is_one_sentence(study, tmp_path, tasks, more, said):
     assert said in str(told.value) and "\n" not in str(told.value)
 
 
+def test_a_model_without_a_tokenizer_is_one_sentence(study, tmp_path):
+    (tmp_path / "mute").mkdir()
+    for name in ("config.json", "generation_config.json", "model.safetensors"):
+        (tmp_path / "mute" / name).write_bytes((study / "model" / name).read_bytes())
+    (tmp_path / "mute.manifest.json").write_text('{"content": "z"}')
+    with pytest.raises(UserError, match="mute: has no tokenizer that can be read; put its files into the model"):
+        put(recipe("pico_cloze"), str(tmp_path / "j.sqlite"), model=str(tmp_path / "mute"))
+
+
 # ---------------------------------------------------------------- planning
 
 
