@@ -19,6 +19,24 @@ use rule on_models as merge_models with:
         **params_of("merge_models"),
 
 
+# There until its merges are taken out of it.
+use rule on_models as merge_sweep with:
+    input:
+        unpack(inputs_of("merge_sweep")),
+    output:
+        sweep=temp(directory("<results>/sweeps/{sweep}")),
+    pathvars:
+        job="merge_sweep/{sweep}",
+    wildcard_constraints:
+        **names_of("merge_sweep"),
+    priority: 5
+    threads: threads_of("merge_sweep")
+    resources:
+        **needs_of("merge_sweep"),
+    params:
+        **params_of("merge_sweep"),
+
+
 # The same, for models that are there only until all that needs them is done. Below what needs them: a model is made when
 # nothing else can be done.
 use rule on_models as merge_briefly with:

@@ -1,6 +1,6 @@
 """Configs of what the pico build has not: pairs of a model's own answers, rounds of self-training, videos."""
 
-from pico_build import TEACHER
+from pico_build import MOODS, TEACHER
 from sources import REVISION
 
 VIDEO_HUB = {"hub": "org/clips", "revision": REVISION, "folder": "D/video"}
@@ -135,4 +135,91 @@ def video_config(source=None):
         ],
         "suites": [{"name": "labels", "labels": {"datasets": ["lamps"], "max_tokens": 4}}],
         "evaluations": [{"suite": "labels", "models": ["eyes", "tuned"], "against": "eyes"}],
+    }
+
+
+SWEPT = ("base", "left", "right")
+
+
+def sweep_config():
+    """Three models, a sweep of six merges of them, and the best of these by scores, and by a race."""
+    sweep = {
+        "methods": ["ties", "dare_ties", "linear"],
+        "base": "base",
+        "parents": ["left", "right"],
+        "densities": [0.5],
+        "weights": [0.5, [0.2, 0.8]],
+        "masks": "by_name",
+        "dtype": "float32",
+    }
+    labels = {"datasets": ["moods"], "max_tokens": 4, "methods": ["likelihood"]}
+    return {
+        "name": "swept",
+        "seed": 7,
+        "datasets": [
+            {
+                "name": "moods",
+                "format": "mmla",
+                "files": {split: f"data/{split}.tsv" for split in MOODS},
+                "labels": ["good", "bad"],
+                "task": "mood",
+            }
+        ],
+        "models": [
+            *({"name": name, "fetch": {"path": f"models/{name}"}, "parameters": 0.001} for name in SWEPT),
+            {"name": "grid", "sweep": sweep},
+            {"name": "best", "select": {"among": ["left", "grid"], "suite": "dev"}},
+            {"name": "raced", "select": {"among": ["grid"], "suite": "dev", "race": {"share": 1}}},
+            {
+                "name": "soup",
+                "merge": {"method": "linear", "parents": [{"model": one, "weight": 1} for one in ("best", "base")]},
+            },
+        ],
+        "suites": [{"name": "dev", "labels": labels | {"split": "dev"}}, {"name": "test", "labels": labels}],
+        "evaluations": [{"suite": "dev", "models": ["left", "grid"]}, {"suite": "test", "models": ["best", "soup"]}],
+    }
+
+
+def contest_config():
+    """Models set head to head: by letters, verdicts and grades, of an endpoint, a served judge and published files."""
+    asked = {"decoding": {"max_tokens": 8}}
+    filed = [
+        {"name": "good", "answers": "good.json", "judgements": "published.json"},
+        {"name": "weak", "answers": "weak.json"},
+        {"name": "somebody", "judgements": "published.json"},
+    ]
+    arena = {"kind": "arena", "questions": "arena.jsonl", "endpoint": "teacher", **asked}
+    arena |= {"baseline": {"name": "plain", "answers": "arena-baseline.jsonl"}}
+    mt = {"kind": "mt", "questions": "mt.jsonl", "references": "references.jsonl", "endpoint": "teacher", **asked}
+    served = {"kind": "alpaca", "questions": "served.json", "endpoint": "student", **asked, "orders": "one"}
+    return {
+        "name": "heads",
+        "seed": 3,
+        "compute": {"dtype": "float32", "batch_size": 8},
+        "datasets": [],
+        "endpoints": [
+            {"name": "student", "serve": "base"},
+            {"name": "teacher", "url": TEACHER, "model": "big", "price": {"input": 1, "output": 2}, "concurrency": 2},
+        ],
+        "models": [
+            {"name": name, "fetch": {"path": f"models/{name}"}, "parameters": 0.001, "license": "CC0-1.0"}
+            for name in ("base", "other")
+        ],
+        "suites": [
+            {
+                "name": "letters",
+                "head_to_head": {"kind": "alpaca", "questions": "alpaca.json", "endpoint": "teacher", **asked},
+            },
+            {"name": "served", "head_to_head": served},
+            {"name": "verdicts", "head_to_head": arena},
+            {"name": "grades", "head_to_head": mt},
+            {"name": "told", "head_to_head": {"kind": "arena"}},
+        ],
+        "evaluations": [
+            {"suite": "letters", "files": filed, "against": "weak"},
+            {"suite": "served", "models": ["base", "other"]},
+            {"suite": "verdicts", "models": ["base"], "files": [{"name": "good", "answers": "arena-good.jsonl"}]},
+            {"suite": "grades", "models": ["base", "other"]},
+            {"suite": "told", "files": [{"name": "somebody", "judgements": "battles.csv"}]},
+        ],
     }

@@ -11,7 +11,15 @@ from judges import EXPLAINED, judged_config, jury_config
 from moult.config.load import load
 from moult.stages import STAGES
 from pico_build import pico_config
-from pico_variants import VIDEO_HUB, passing_config, preference_config, rounds_config, video_config
+from pico_variants import (
+    VIDEO_HUB,
+    contest_config,
+    passing_config,
+    preference_config,
+    rounds_config,
+    sweep_config,
+    video_config,
+)
 from probes import probing_config
 
 
@@ -25,10 +33,13 @@ def test_the_pico_build_passes_through_every_rule_that_its_config_has_work_for(u
     assert unbuilt.planned_rules() == rules_of(unbuilt.config) | {"all"}
 
 
-def test_the_builds_of_these_tests_pass_through_every_rule():
+def test_the_builds_of_these_tests_pass_through_every_rule(tmp_path, monkeypatch):
+    # Of tasks of the user's own: a folder beside the config.
+    (tmp_path / "tasks").mkdir()
+    monkeypatch.chdir(tmp_path)
     variants = [preference_config(), rounds_config(7, 3), video_config(), video_config(VIDEO_HUB)]
     variants += [judged_config(), jury_config("math"), EXPLAINED, passing_config(), asking_config(("one",))]
-    variants += [benchmark_config(), probing_config()]
+    variants += [benchmark_config(), probing_config(), sweep_config(), contest_config()]
     built = set().union(*map(rules_of, [pico_config(), *variants]))
     assert built == {stage.rule for stage in STAGES if stage.makes not in ("exports", "published")}
 

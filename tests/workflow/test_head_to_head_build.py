@@ -12,7 +12,8 @@ from moult.config.load import load
 from moult.planning.estimate import Estimator
 from openai_server import OpenAIServer, Reply, completion
 from pico import build_pico_model
-from pico_build import TEACHER, Folder, write_config
+from pico_build import Folder, write_config
+from pico_variants import contest_config
 from processes import kill_group, wait_for
 
 INSTRUCTIONS = [f"PRIVATE instruction {number}" for number in range(12)]
@@ -49,50 +50,6 @@ def teacher():
         yield running
 
 
-def config():
-    asked = {"decoding": {"max_tokens": 8}}
-    filed = [
-        {"name": "good", "answers": "good.json", "judgements": "published.json"},
-        {"name": "weak", "answers": "weak.json"},
-        {"name": "somebody", "judgements": "published.json"},
-    ]
-    arena = {"kind": "arena", "questions": "arena.jsonl", "endpoint": "teacher", **asked}
-    arena |= {"baseline": {"name": "plain", "answers": "arena-baseline.jsonl"}}
-    mt = {"kind": "mt", "questions": "mt.jsonl", "references": "references.jsonl", "endpoint": "teacher", **asked}
-    served = {"kind": "alpaca", "questions": "served.json", "endpoint": "student", **asked, "orders": "one"}
-    return {
-        "name": "heads",
-        "seed": 3,
-        "compute": {"dtype": "float32", "batch_size": 8},
-        "datasets": [],
-        "endpoints": [
-            {"name": "student", "serve": "base"},
-            {"name": "teacher", "url": TEACHER, "model": "big", "price": {"input": 1, "output": 2}, "concurrency": 2},
-        ],
-        "models": [
-            {"name": name, "fetch": {"path": f"models/{name}"}, "parameters": 0.001, "license": "CC0-1.0"}
-            for name in ("base", "other")
-        ],
-        "suites": [
-            {
-                "name": "letters",
-                "head_to_head": {"kind": "alpaca", "questions": "alpaca.json", "endpoint": "teacher", **asked},
-            },
-            {"name": "served", "head_to_head": served},
-            {"name": "verdicts", "head_to_head": arena},
-            {"name": "grades", "head_to_head": mt},
-            {"name": "told", "head_to_head": {"kind": "arena"}},
-        ],
-        "evaluations": [
-            {"suite": "letters", "files": filed, "against": "weak"},
-            {"suite": "served", "models": ["base", "other"]},
-            {"suite": "verdicts", "models": ["base"], "files": [{"name": "good", "answers": "arena-good.jsonl"}]},
-            {"suite": "grades", "models": ["base", "other"]},
-            {"suite": "told", "files": [{"name": "somebody", "judgements": "battles.csv"}]},
-        ],
-    }
-
-
 def write_lines(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -125,7 +82,7 @@ def write(folder):
     write_lines(folder / "references.jsonl", references)
     battles = ["question_id,winner", "a,model_b", "a,model_b", "b,model_a", "b,tie"]
     (folder / "battles.csv").write_text("\n".join(battles) + "\n")
-    write_config(folder / "pico.yaml", config())
+    write_config(folder / "pico.yaml", contest_config())
 
 
 @pytest.fixture(scope="module")

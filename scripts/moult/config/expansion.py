@@ -6,10 +6,13 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from moult.base.errors import UserError
 from moult.base.outside import one_line
 from moult.base.yaml_files import check_size
 from moult.config.entries.corpora import INTERVAL
+from moult.config.entries.sweeps import Sweep
 from moult.config.retired import KEYS
 from moult.corpora.refined import Refining
 
@@ -72,6 +75,7 @@ def written_out(raw: Mapping[str, Any]) -> tuple[dict[str, Any], Origins]:
                 written.append(rest if axes is None else _substitute(rest, chosen))
                 origins[kind].append((kind, index))
         expanded[kind] = written
+    expanded = _swept(expanded, origins)
     rounds, last = expanded.get("rounds"), {}
     rounds = rounds if isinstance(rounds, list) else []
     counts = [len(WRITTEN) * _count_of_rounds(entry, raw.get("limit")) for entry in rounds]
@@ -90,6 +94,58 @@ def written_out(raw: Mapping[str, Any]) -> tuple[dict[str, Any], Origins]:
     expanded = {kind: _renamed(value, last) if kind in LISTS else value for kind, value in expanded.items()}
     check_size(expanded, "`for` and `rounds` written out", MAX_WRITTEN_VALUES)
     return expanded, origins
+
+
+def _swept(raw, origins):
+    """Return the config with a model for each merge of a `sweep`, and their names where its name lists models."""
+    models, places, members = [], [], {}
+    entries = raw.get("models")
+    for entry, place in zip(entries if isinstance(entries, list) else [], origins["models"], strict=False):
+        sweep = _sweep_of(entry)
+        if sweep is None:
+            models.append(entry)
+            places.append(place)
+            continue
+        name = entry["name"]
+        if len(models) + sweep.count > MAX_ENTRIES:
+            raise UserError(f"models ({one_line(name, 60)}): {_too_many(sweep.count)}")
+        rest = {key: value for key, value in entry.items() if key not in ("name", "sweep")}
+        merges = sweep.members(name)
+        models += [{"name": one, "swept": name, "merge": merge} | rest for one, merge in merges.items()]
+        places += [place] * len(merges)
+        members[name] = list(merges)
+    if not members:
+        return raw
+    origins["models"] = places
+    models = [_listing(entry, ("select", "among"), members) for entry in models]
+    evaluations = raw.get("evaluations")
+    if isinstance(evaluations, list):
+        raw = raw | {"evaluations": [_listing(entry, ("models",), members) for entry in evaluations]}
+    return raw | {"models": models}
+
+
+def _sweep_of(entry):
+    """Return the Sweep of an entry; None where it has none, or one that the types will refuse."""
+    if not isinstance(entry, dict) or "sweep" not in entry or not isinstance(entry.get("name"), str):
+        return None
+    try:
+        return Sweep.model_validate(entry["sweep"])
+    except ValidationError:
+        return None
+
+
+def _listing(entry, path, members):
+    """Return an entry in whose list at `path` the name of a sweep is those of its merges."""
+    key, *rest = path
+    if not isinstance(entry, dict) or key not in entry:
+        return entry
+    if rest:
+        return entry | {key: _listing(entry[key], rest, members)}
+    if not isinstance(entry[key], list):
+        return entry
+    return entry | {
+        key: [one for name in entry[key] for one in (members.get(name, [name]) if isinstance(name, str) else [name])]
+    }
 
 
 def _refuse_floods(raw):

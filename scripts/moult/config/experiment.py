@@ -192,6 +192,16 @@ class Config(Section):
         return [model.name for model in self.models if model.round and model.round.number < model.round.count]
 
     @cached_property
+    def sweeps(self) -> dict[str, list[str]]:
+        """The merges that are made together: sweep → the names of its models. What is there for a while only is made
+        alone, so that not all of it is there at once."""
+        found: dict[str, list[str]] = {}
+        for model in self.models:
+            if model.swept and model.merge and model.keep:
+                found.setdefault(model.swept, []).append(model.name)
+        return found
+
+    @cached_property
     def used_models(self) -> set[str]:
         """Names of the models whose full weights something else needs, the next of their rounds aside."""
         by_name = self.by_name

@@ -11,6 +11,7 @@ from moult.base.errors import nearest
 from moult.base.outside import one_line
 from moult.base.section import Section
 from moult.base.spelling import SPELT
+from moult.config.entries.merges import Merge, Mixture
 from moult.config.entries.models import Finetune, Optimise
 from moult.config.expansion import LISTS, Origins
 from moult.config.experiment import Config
@@ -221,7 +222,7 @@ def _by_kind(sections):
 def _keys(sections):
     """Return the keys that may stand in sections."""
     keys = {key for section in sections for key in section.model_fields}
-    return keys | ({"preset"} if {Finetune, Optimise} & set(sections) else set())
+    return keys | ({"preset"} if {Finetune, Optimise, Merge, Mixture} & set(sections) else set())
 
 
 def _sections_in(annotation):

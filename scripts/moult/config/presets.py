@@ -1,4 +1,4 @@
-"""Presets: named settings in `resources/presets/`, of trainings and of suites of lm-eval, written out into the raw
+"""Presets: named settings in `resources/presets/`, of trainings, merges and suites of lm-eval, written out into the raw
 config before it is checked."""
 
 import copy
@@ -10,17 +10,26 @@ from moult.base.errors import UserError, ended, nearest
 from moult.base.paths import RESOURCES
 from moult.base.yaml_files import read_yaml
 
-# How a model may be trained, each of which may have a preset.
-TRAININGS = ("finetune", "optimise")
-# The kind of suite that has presets, and their folder.
-SUITES = "lm_eval"
+# What may have a preset, by the list that it stands in.
+WAYS = {"models": ("finetune", "optimise", "merge", "moe"), "suites": ("lm_eval",)}
+# Their folders, those of trainings aside.
+FOLDERS = {"merge": "merging", "moe": "merging", "lm_eval": "lm_eval"}
 PRESETS = RESOURCES / "presets"
 
 
-def preset_names(of_suites: bool = False) -> list[str]:
-    """Return the names of the shipped presets of trainings, e.g. `mmla/paper-llm-sft`, and with each dataset where it
-    has some; or those of suites, e.g. `lm_eval/mmlu`."""
-    return [name for name in sorted(_known()) if name.startswith(f"{SUITES}/") == of_suites]
+def preset_names(way: str = "finetune") -> list[str]:
+    """Return the names of the shipped presets for a way to make a model, or for a kind of suite: of trainings e.g.
+    `mmla/paper-llm-sft`, and with each dataset where it has some."""
+    return [name for name in sorted(_known()) if _is_for(name, way)]
+
+
+def _is_for(name, way):
+    folder = name.split("/")[0]
+    return (
+        folder == FOLDERS.get(way, folder)
+        and (way in FOLDERS or folder not in FOLDERS.values())
+        and (folder != "merging" or ("experts" in _read(name)) == (way == "moe"))
+    )
 
 
 @cache
@@ -50,8 +59,12 @@ def load_preset(name: str) -> dict[str, Any]:
 
 
 def laid_over(settings: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Return settings with `own` laid over them; of `lora` key by key."""
+    """Return settings with `own` laid over them; of `lora` key by key, of models that are merged one by one."""
     merged = settings | own
+    for key in ("parents", "experts", "shared_experts"):
+        below, over = settings.get(key), own.get(key)
+        if isinstance(below, list) and isinstance(over, list) and len(below) == len(over):
+            merged[key] = [one | its if isinstance(its, dict) else its for one, its in zip(below, over, strict=True)]
     if isinstance(settings.get("lora"), dict) and isinstance(own.get("lora"), dict):
         merged["lora"] = settings["lora"] | own["lora"]
     return merged
@@ -59,7 +72,7 @@ def laid_over(settings: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 
 def fill(raw: Mapping[str, Any]) -> None:
     """Write out `preset:` in the models and suites of an expanded config, in place; keys that stand beside it win."""
-    for kind, ways in (("models", TRAININGS), ("suites", (SUITES,))):
+    for kind, ways in WAYS.items():
         entries = raw.get(kind)
         for entry in entries if isinstance(entries, list) else []:
             for way in ways:
@@ -69,10 +82,8 @@ def fill(raw: Mapping[str, Any]) -> None:
                 own = dict(own)
                 name = own.pop("preset")
                 try:
-                    if (way == SUITES) != str(name).startswith(f"{SUITES}/"):
-                        raise UserError(
-                            f"preset {name!r} is none for `{way}`{nearest(name, preset_names(way == SUITES))}"
-                        )
+                    if name in _known() and not _is_for(name, way):
+                        raise UserError(f"preset {name!r} is none for `{way}`{nearest(name, preset_names(way))}")
                     entry[way] = laid_over(copy.deepcopy(load_preset(name)), own)
                 except UserError as error:
                     raise UserError(ended(f"{kind} {entry.get('name', '')!r}, {error}")) from None

@@ -25,10 +25,14 @@ def schema() -> dict[str, Any]:
     for name in ("Finetune", "Optimise"):
         document["$defs"][name]["properties"]["preset"] = preset
     told = "Named settings of resources/presets/lm_eval; keys that stand beside `preset` win."
-    suites = {"enum": presets.preset_names(of_suites=True), "description": told}
+    suites = {"enum": presets.preset_names("lm_eval"), "description": told}
     document["$defs"]["LmEvalSuite"]["properties"]["preset"] = suites
     # A preset may name them.
     document["$defs"]["LmEvalSuite"]["required"] = []
+    for name, way in (("Merge", "merge"), ("Mixture", "moe")):
+        told = "Named settings of resources/presets/merging; what stands beside `preset` wins, of each parent its own."
+        document["$defs"][name]["properties"]["preset"] = {"enum": presets.preset_names(way), "description": told}
+        document["$defs"][name]["required"] = []
     document["properties"]["$schema"] = {"type": "string", "description": "Where an editor finds this schema."}
     return document
 

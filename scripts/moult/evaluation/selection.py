@@ -1,8 +1,6 @@
 """Selection: the best of several models by a metric of a dev split, measured on all rows, or in a race."""
 
 import logging
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +13,7 @@ from moult.base.stage import Job
 from moult.evaluation.racing import race
 from moult.inference.asking import Asker, EnginePool
 from moult.weights.card import write_model_card
+from moult.weights.headers import link_files
 
 # Raise when the same scores would now choose another model.
 VERSION = 1
@@ -81,18 +80,6 @@ def by_race(recipe: Recipe, rows: Sequence[Any], score: Any, askers: Sequence[As
     }
 
 
-def take_model(folder: str | Path, target: str | Path) -> None:
-    """Make a folder of the files of a model but its card, which share their bytes with it where the disk can."""
-    for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
-        if file.name not in ("README.md", ".snakemake_timestamp"):
-            place = Path(target, file.relative_to(folder))
-            place.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(file, place)
-            except OSError:
-                shutil.copyfile(file, place)
-
-
 def run(job: Job) -> None:
     """Do the job of select_model."""
     names = job.recipe["among"]
@@ -114,6 +101,6 @@ def run(job: Job) -> None:
     logger.info("chosen: %s, by %s over %s", facts["chosen"], facts["by"], facts["runner_up"])
     folders = dict(zip(names, job.inputs.models, strict=True))
     with whole_directory(job.outputs.model) as folder:
-        take_model(folders[facts["chosen"]], folder)
+        link_files(folders[facts["chosen"]], folder, but="README.md")
         write_model_card(folder, job.card({"selection": facts}) | {"model": job.name})
     job.facts = facts

@@ -23,8 +23,8 @@ bytes in 16 bits (Korthikanti et al. 2022, arXiv 2205.05198, equation 2, without
 positions per row (those of the labels).
 
 On top: 15% for the allocator, 1 GB for the driver's context, and 2 GB for the buckets and channels of devices that
-train together (measured: `benchmarks/gpu.csv`). Memory of the machine, per process: 3 GB for Python and
-torch, and the weights on their way to the GPU, or, without a GPU, what a GPU would hold.
+train together (measured: `benchmarks/gpu.csv`). Memory of the machine, per process: 3 GB for Python and torch, and the
+weights on their way to the GPU, or, without a GPU, what a GPU would hold.
 """
 
 import math

@@ -1,11 +1,11 @@
 """The stages: what each rule makes, out of what, and by which recipe."""
 
-from moult.stages import corpora, datasets, models, passing, publishing, report, selection, suites
+from moult.stages import corpora, datasets, merges, models, passing, publishing, report, selection, suites
 
 STAGES = (
     *datasets.STAGES,
     *corpora.STAGES,
-    *passing.with_passing(models.STAGES),
+    *passing.with_passing((*models.STAGES, *merges.STAGES)),
     *selection.STAGES,
     *suites.STAGES,
     *report.STAGES,

@@ -13,7 +13,7 @@ from moult.training import finetune as training
 from moult.training.model import is_mixed
 from moult.weights import fetch as model_files
 from moult.weights import folding, merging, mixtures
-from moult.weights.methods import groups, selects
+from moult.weights.methods import selects
 
 
 def fetch_model(cfg: Config, name: str) -> Recipe:
@@ -95,11 +95,14 @@ def fold_adapter(cfg: Config, name: str) -> Recipe:
 def merge(cfg: Config, name: str) -> Recipe:
     """What mergekit is told; what a merge does not have is no key of it."""
     entry = cfg.find("models", name).merge
-    whole = entry.model_dump(exclude_none=True)
+    whole = entry.model_dump(mode="json", exclude_none=True)
     parts = {key: whole[key] for key in ("parents", "slices", "modules") if whole[key]}
     further = {key: whole[key] for key in ("out_dtype", "tokenizer", "chat_template") if key in whole}
     # Of equally large entries it was an accident of a sort which were kept.
     order = {"order": "stable"} if selects(whole) else {}
+    # By name, the merges of a sweep have the same masks.
+    by_name = {"masks": "by_name"} if entry.masks == "by_name" else {}
+    seed = derive_seed(cfg.seed, "merge", (cfg.find("models", name).swept if by_name else None) or name)
     return {
         "method": entry.method,
         "base": entry.base,
@@ -108,8 +111,9 @@ def merge(cfg: Config, name: str) -> Recipe:
         "dtype": entry.dtype,
         **further,
         **order,
+        **by_name,
         "threads": cfg.compute_of(name).threads,
-        "seed": derive_seed(cfg.seed, "merge", name),
+        "seed": seed,
         "version": merging.VERSION,
     }
 
@@ -255,22 +259,6 @@ def _training_in_words(recipe, facts):
     return f"{what}, {facts['steps']:,} steps", f"{what}, {rate}, {facts['steps']:,} steps on {data}"
 
 
-def _merge_in_words(recipe, facts):
-    if "experts" in recipe:
-        experts = ", ".join(expert["model"] for expert in recipe["experts"])
-        return "mixture of experts", f"mixture of {experts} in {recipe['base']}, router from {recipe['gate_mode']}"
-    parents = [
-        f"{group['where']}: " * bool(group["where"]) + "; ".join(map(_parent_in_words, group["parents"]))
-        for group in groups(recipe)
-    ]
-    onto = f" on {recipe['base']}" if recipe["base"] else ""
-    return f"{recipe['method']} merge", f"{recipe['method']} of {'; '.join(parents)}{onto}"
-
-
-def _parent_in_words(parent):
-    return parent["model"] + "".join(f", {key} {value}" for key, value in parent.items() if key != "model")
-
-
 def _itself(cfg, name):
     return name
 
@@ -380,19 +368,5 @@ STAGES = (
         model=_itself,
         needs="weights",
         words=lambda recipe, facts: ("adapter folded in", f"the adapter folded into {recipe['base']}"),
-    ),
-    Stage(
-        rule="merge_models",
-        makes="models",
-        doing="merging {model} out of its parents",
-        run="moult.weights.merging:run",
-        wildcards=("model",),
-        names=lambda cfg: [(name,) for kind in ("merge", "moe") for name in cfg.names("models", kind)],
-        recipe=joined,
-        params={"names": lambda cfg, name: cfg.find("models", name).parents, "card": card},
-        inputs=lambda cfg, name: {"models": [Ref("models", one) for one in cfg.find("models", name).parents]},
-        model=_itself,
-        needs="weights",
-        words=_merge_in_words,
     ),
 )

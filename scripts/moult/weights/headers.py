@@ -300,6 +300,18 @@ def copy_files(origin: Path, folder: Path, patterns: Iterable[str]) -> None:
         shutil.copyfile(file, folder / file.name)
 
 
+def link_files(origin: str | Path, folder: str | Path, but: str) -> None:
+    """Put the files of a folder into another one, but those of one name; they share their bytes where the disk can."""
+    for file in sorted(path for path in Path(origin).rglob("*") if path.is_file()):
+        if file.name not in (but, ".snakemake_timestamp"):
+            place = Path(folder, file.relative_to(origin))
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(file, place)
+            except OSError:
+                shutil.copyfile(file, place)
+
+
 def matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
     files = (file for file in sorted(folder.iterdir()) if file.is_file())
     return [file for file in files if any(file.match(pattern) for pattern in patterns)]

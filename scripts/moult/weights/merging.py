@@ -1,17 +1,14 @@
 """Merge the weights of models with mergekit."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from moult.base.errors import UserError
 from moult.base.files import read_json, whole_directory, write_json, write_text_atomic
 from moult.base.rows import Facts, Recipe
-from moult.base.stage import Job
-from moult.weights import mixtures
 from moult.weights.calling_mergekit import mergekit_path
-from moult.weights.card import write_model_card
 from moult.weights.compatibility import (
     chat_template,
     check_compatible,
@@ -29,7 +26,7 @@ from moult.weights.headers import (
     tensor_headers,
 )
 from moult.weights.methods import METHODS, filters, gradients_outside, groups, refusals
-from moult.weights.running import Ready, run_alone, run_together
+from moult.weights.running import Ready, run_alone
 
 # Raise when the same recipe would now give other weights.
 VERSION = 1
@@ -112,33 +109,14 @@ def merge_models(recipe: Recipe, folders: Mapping[str, str | Path], target: str 
     beside the weights as `mergekit_config.yml`, its paths relative to where the job runs. UserError when the models do
     not fit each other or the result is not finite. Returns the facts: `tokenizer_from`, `warnings`.
     """
-    ready = _ready(recipe, folders)
-    _check_parents(ready.models.values())
+    ready = ready_to_merge(recipe, folders)
+    check_parents(ready.models.values())
     with whole_directory(target) as folder:
         run_alone(ready, folder)
-        return _finish(ready, folder)
+        return finish(ready, folder)
 
 
-def merge_sweep(recipes: Mapping[str, Recipe], folders: Mapping[str, str | Path], target: str | Path) -> None:
-    """Make several merges in one pass over their parents, each in a folder of its own in `target`.
-
-    recipes: name → the recipe of a merge of whole models, see `merge_models`; a merge has the same bytes alone.
-    """
-    ready = {name: _ready(recipe, folders) for name, recipe in recipes.items()}
-    _check_parents({folder: None for one in ready.values() for folder in one.models.values()})
-    with whole_directory(target) as folder:
-        for name in ready:
-            (folder / name).mkdir()
-        run_together({folder / name: one for name, one in ready.items()})
-        for name, one in ready.items():
-            write_json(folder / name / MADE, {"recipe": one.recipe, "facts": _finish(one, folder / name)})
-
-
-# In the folder of a member of a sweep: its recipe, and the facts for its manifest.
-MADE = ".made.json"
-
-
-def _ready(recipe, folders):
+def ready_to_merge(recipe: Recipe, folders: Mapping[str, str | Path]) -> Ready:
     """Return a merge, ready to be made; UserError where its models do not fit each other or its settings."""
     base, method, made_of = recipe.get("base"), recipe["method"], groups(recipe)
     config = mergekit_config(recipe, lambda name: mergekit_path(folders[name]))
@@ -166,12 +144,13 @@ def _ready(recipe, folders):
     return Ready(recipe, config, models, by_template, warnings)
 
 
-def _check_parents(folders):
+def check_parents(folders: Iterable[Path]) -> None:
+    """Raise a UserError when a parent holds NaN or infinite values."""
     for folder in folders:
         check_finite(folder, "fetch or make this parent again")
 
 
-def _finish(ready, folder):
+def finish(ready: Ready, folder: Path) -> Facts:
     """Put beside the weights what belongs to a model, check them, and return the facts."""
     import yaml
 
@@ -260,11 +239,3 @@ def _take_template(origin, folder):
     template = chat_template(origin)
     if template:
         write_text_atomic(folder / "chat_template.jinja", template)
-
-
-def run(job: Job) -> None:
-    """Do the job of merge_models."""
-    folders = dict(zip(job.params.names, job.inputs.models, strict=True))
-    make = mixtures.mix_experts if "experts" in job.recipe else merge_models
-    job.facts = make(job.recipe, folders, job.outputs.model)
-    write_model_card(job.outputs.model, job.card(job.facts))

@@ -98,7 +98,7 @@ def test_an_unknown_preset_is_one_sentence(name, told):
     assert told in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", preset_names(of_suites=True))
+@pytest.mark.parametrize("name", preset_names("lm_eval"))
 def test_every_preset_of_a_suite_is_one_and_its_repositories_can_be_pinned(name, tmp_path, monkeypatch):
     monkeypatch.setattr(pins, "PINS", tmp_path / "pins.json")
     raw = {"name": "x", "suites": [{"name": "s", "lm_eval": {"preset": name, "limit": 3}}]}
@@ -123,10 +123,34 @@ def test_a_preset_of_another_kind_is_refused(kind, way, name):
 def test_the_tasks_of_the_presets_come_with_lm_eval_and_want_no_other_repository():
     tasks = Path(next(iter(importlib.util.find_spec("lm_eval").submodule_search_locations)), "tasks")
     wanted = {"mmlu": "mmlu/default", "gsm8k": "gsm8k", "open-llm-leaderboard-v2": "leaderboard"}
-    assert {f"lm_eval/{name}" for name in wanted} == set(preset_names(of_suites=True))
+    assert {f"lm_eval/{name}" for name in wanted} == set(preset_names("lm_eval"))
     for name, folder in wanted.items():
         text = "\n".join(path.read_text() for path in (tasks / folder).rglob("*yaml"))
         assert {one["hub"] for one in load_preset(f"lm_eval/{name}")["data"]} == set(
             re.findall(r"^dataset_path: (\S+)", text, re.MULTILINE)
         )
         assert re.search(rf"^(?:task|group): {load_preset(f'lm_eval/{name}')['tasks'][0]}$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("way", ["merge", "moe"])
+def test_every_preset_of_a_merge_is_one_with_two_parents(way):
+    assert len(preset_names(way)) >= {"merge": 8, "moe": 1}[way]
+    for name in preset_names(way):
+        models = [{"name": one, "fetch": {"path": one}, "parameters": 1} for one in ("base", "a", "b")]
+        parts = {"merge": {"parents": [{"model": "a"}, {"model": "b"}]}}
+        parts["moe"] = {"experts": parts["merge"]["parents"], "shared_experts": [{"model": "base"}]}
+        task = name.split("/")[1] not in ("linear", "slerp", "slerp-instruct")
+        section = {"preset": name, **parts[way], **({"base": "base"} if task else {})}
+        if name.split("/")[1].startswith("slerp"):
+            section["base"] = "a"
+        cfg = load({"name": "x", "models": [*models, {"name": "m", way: section}]})
+        assert cfg.find("models", "m").parents[:2] == ["a", "b"]
+
+
+def test_settings_of_a_preset_are_laid_under_each_parent():
+    own = {"preset": "merging/ties", "base": "c", "parents": [{"model": "a", "weight": 2}, {"model": "b"}]}
+    raw = {"models": [{"name": "m", "merge": own}]}
+    fill(raw)
+    first, second = raw["models"][0]["merge"]["parents"]
+    assert first == {"model": "a", "weight": 2, "density": [1, 0.7, 0.1]}
+    assert second == {"model": "b", "weight": [0, 0.3, 0.7, 1], "density": 0.5}

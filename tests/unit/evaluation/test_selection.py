@@ -6,7 +6,8 @@ import pytest
 from moult.base.errors import UserError
 from moult.base.files import write_csv
 from moult.evaluation.scores import COLUMNS
-from moult.evaluation.selection import by_scores, take_model
+from moult.evaluation.selection import by_scores
+from moult.weights.headers import link_files
 
 RECIPE = {
     "suite": "dev",
@@ -54,6 +55,6 @@ def test_a_model_is_taken_without_its_card(tmp_path):
     (tmp_path / "model").mkdir()
     for name in ("config.json", "README.md", ".snakemake_timestamp"):
         (tmp_path / "model" / name).write_text(json.dumps({}))
-    take_model(tmp_path / "model", tmp_path / "target")
+    link_files(tmp_path / "model", tmp_path / "target", but="README.md")
     assert [path.name for path in (tmp_path / "target").iterdir()] == ["config.json"]
     assert (tmp_path / "target/config.json").samefile(tmp_path / "model/config.json")

@@ -175,7 +175,7 @@ def test_the_table_has_every_job_that_loads_a_model(site, capsys):
 
 def everything():
     """A config with every kind of model, corpus and suite, and rounds; all answers by a model of its own."""
-    files = {"train": "x.tsv", "test": "y.tsv"}
+    files = {"train": "x.tsv", "test": "y.tsv", "dev": "z.tsv"}
     trained = {"base": "base", "data": ["rows"]}
     preferring = {"base": "base", "data": ["pairs"], "loss": {"kind": "dpo"}, "learning_rate": 1e-5}
     answers = {"dataset": "asked", "endpoint": "student"}
@@ -206,6 +206,8 @@ def everything():
             {"name": "merged", "merge": MEAN},
             {"name": "brief", "keep": False, "finetune": trained},
             {"name": "brief_mean", "keep": False, "merge": MEAN},
+            {"name": "grid", "sweep": {"methods": ["linear"], "parents": ["base", "tuned"], "weights": [1, 2]}},
+            {"name": "best", "select": {"among": ["grid"], "suite": "dev", "race": {}}},
         ],
         "rounds": [
             {
@@ -220,6 +222,7 @@ def everything():
         ],
         "suites": [
             {"name": "labels", "labels": {"datasets": ["rows"]}},
+            {"name": "dev", "labels": {"datasets": ["rows"], "split": "dev"}},
             {"name": "quality", "judge": {"datasets": ["asked"], "judges": ["student", "other"]}},
             {"name": "people", "agreement": {"datasets": ["judged"]}},
             {"name": "heads", "head_to_head": {"kind": "mt", "questions": "q.jsonl", "endpoint": "student"}},

@@ -5,7 +5,8 @@ from typing import Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from moult.base.section import DType, Section
-from moult.weights.methods import METHODS, description, groups, refusals
+from moult.config.entries.sweeps import MASKS, Masks
+from moult.weights.methods import DRAWING, METHODS, description, groups, refusals
 from moult.weights.mixtures import GATE_MODES, mixture_refusals
 
 
@@ -141,6 +142,8 @@ class Merge(Section):
         ),
     )
 
+    masks: Masks = Field("stream", description=MASKS)
+
     @model_validator(mode="after")
     def fits_method(self) -> Self:
         if (bool(self.parents), bool(self.slices), bool(self.modules)).count(True) != 1:
@@ -149,6 +152,8 @@ class Merge(Section):
             raise ValueError("modules: slices are possible where a model has one module")
         if found := list(refusals(self.model_dump())):
             raise ValueError(". ".join(found))
+        if self.masks == "by_name" and (self.method not in DRAWING or not self.parents or self.tokenizer):
+            raise ValueError("masks: by_name is for random masks of whole models of one tokenizer; leave it out")
         tokens = self.tokenizer.tokens if self.tokenizer else {}
         settings = [("chat_template", self.chat_template), ("tokenizer: source", self._tokens_of())]
         settings += [(f"tokenizer: token {key!r}", one.source) for key, one in tokens.items() if one.source != "zero"]

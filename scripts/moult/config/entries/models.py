@@ -25,6 +25,7 @@ from moult.base.section import (
 from moult.base.spelling import spelt
 from moult.config.entries.merges import Merge, Mixture
 from moult.config.entries.selections import Select
+from moult.config.entries.sweeps import Sweep
 from moult.corpora.refined import Round
 from moult.data.chats import DATE, load_template
 from moult.objectives import LOSSES
@@ -278,6 +279,13 @@ class Model(Section):
     merge: Merge | None = Field(None, description="How the model is merged from others, if it is.")
     moe: Mixture | None = Field(None, description="How the model is mixed of others as experts, if it is.")
     select: Select | None = Field(None, description="Which models the model is the best of, if it is chosen.")
+    sweep: Sweep | None = Field(
+        None,
+        description=(
+            "Merges that the entry stands for, each a model by the name of the entry, its method, density and weight; "
+            "where models are listed to be measured or chosen among, the entry's name stands for all of them."
+        ),
+    )
     parameters: float | None = Field(
         None,
         gt=0,
@@ -322,11 +330,12 @@ class Model(Section):
         None,
         description=f"Day that a fetched model is told, where its chat template asks for the date; null: {DATE}.",
     )
+    swept: Name | None = Field(None, description="Sweep that the model belongs to; written by `sweep`.")
     round: Round | None = Field(None, description="Round of `rounds` that the model belongs to; written by `rounds`.")
 
     @model_validator(mode="after")
     def one_way(self) -> Self:
-        exactly_one(self, "fetch", "finetune", "optimise", "merge", "moe", "select")
+        exactly_one(self, "fetch", "finetune", "optimise", "merge", "moe", "select", "sweep")
         if self.round and not (self.finetune and self.finetune.method == "lora"):
             raise ValueError("round: a model of a round is fine-tuned by LoRA")
         if set_here := [name for name in SETTINGS if getattr(self, name) is not None and not self.fetch]:

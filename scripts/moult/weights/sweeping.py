@@ -1,0 +1,89 @@
+"""The jobs of merges: one alone, those of a sweep that are not there yet in one pass, and one out of such a pass."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from moult.base.errors import UserError
+from moult.base.files import digest, read_json, whole_directory, write_json
+from moult.base.rows import Facts, Recipe
+from moult.base.stage import Job
+from moult.jobs.manifest import artefact, read_manifest
+from moult.weights.card import write_model_card
+from moult.weights.headers import link_files
+from moult.weights.merging import check_parents, finish, merge_models, ready_to_merge
+from moult.weights.mixtures import mix_experts
+from moult.weights.running import run_together
+
+# In the folder of a member of a sweep: its recipe, and the facts for its manifest.
+MADE = ".made.json"
+logger = logging.getLogger(__name__)
+
+
+def merge_sweep(recipes: Mapping[str, Recipe], folders: Mapping[str, str | Path], target: str | Path) -> None:
+    """Make several merges in one pass over their parents, each in a folder of its own in `target`.
+
+    recipes: name → the recipe of a merge of whole models, see `merge_models`; a merge has the same bytes alone.
+    """
+    ready = {name: ready_to_merge(recipe, folders) for name, recipe in recipes.items()}
+    check_parents({folder: None for one in ready.values() for folder in one.models.values()})
+    with whole_directory(target) as folder:
+        for name in ready:
+            (folder / name).mkdir()
+        if ready:
+            run_together({folder / name: one for name, one in ready.items()})
+        for name, one in ready.items():
+            write_json(folder / name / MADE, {"recipe": one.recipe, "facts": finish(one, folder / name)})
+
+
+def run(job: Job) -> None:
+    """Do the job of merge_sweep: all members whose models do not stand."""
+    names, made_of = job.params.names, {}
+    for name, manifest in zip(names, job.inputs.models_manifests, strict=True):
+        made_of[name] = artefact(manifest), read_manifest(manifest)["content"]
+    models = Path(job.outputs.sweep).parents[1] / "models"
+    members = job.recipe["members"]
+    missing = {name: one for name, one in members.items() if not _stands(models, name, one, dict(made_of.values()))}
+    logger.info("%d of %d merges are to be made", len(missing), len(members))
+    merge_sweep(missing, dict(zip(names, job.inputs.models, strict=True)), job.outputs.sweep)
+    job.facts = {"made": list(missing)}
+
+
+def _stands(models, name, recipe, contents):
+    """Whether a member's model is there, whole, and of this recipe and these parents."""
+    path = models / f"{name}.manifest.json"
+    try:
+        manifest = read_manifest(path)
+    except UserError:
+        return False
+    files = {path.parent / file: facts["size"] for file, facts in manifest["files"].items()}
+    return (
+        digest(manifest["recipe"]) == digest(recipe)
+        and all(contents.get(parent) == content for parent, content in manifest["parents"].items())
+        and all(file.is_file() and file.stat().st_size == size for file, size in files.items())
+    )
+
+
+def run_member(job: Job) -> None:
+    """Do the job of merge_models: take the merge out of its sweep, or make it."""
+    folders = dict(zip(job.params.names, job.inputs.models, strict=True))
+    job.facts = _taken(job, job.inputs.get("sweep")) or _made(job.recipe, folders, job.outputs.model)
+    write_model_card(job.outputs.model, job.card(job.facts))
+
+
+def _taken(job, sweep):
+    """Put the model of a sweep in place; return its facts, None where the sweep did not make it."""
+    made = Path(sweep or "", job.name, MADE)
+    if not sweep or not made.exists():
+        return None
+    told = read_json(made)
+    if digest(told["recipe"]) != digest(job.recipe):
+        return None
+    with whole_directory(job.outputs.model) as folder:
+        link_files(made.parent, folder, but=MADE)
+    logger.info("taken out of the sweep %s", Path(sweep).name)
+    return told["facts"]
+
+
+def _made(recipe: Recipe, folders: Mapping[str, str | Path], target: str | Path) -> Facts:
+    return (mix_experts if "experts" in recipe else merge_models)(recipe, folders, target)

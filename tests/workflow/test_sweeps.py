@@ -1,0 +1,111 @@
+"""A sweep through the real Snakefile: merged in one job, measured, raced; then with a member more, and one damaged."""
+
+import json
+import shutil
+
+import pytest
+from pico import build_pico_model
+from pico_build import MOODS, Folder, write_config
+from pico_variants import SWEPT, sweep_config
+
+MEMBERS = [
+    f"grid-{method}-w{weight}" for method in ("ties-d0.5", "dare_ties-d0.5", "linear") for weight in ("0.5", "0.2-0.8")
+]
+
+
+def write(folder):
+    """Write config, data and models into an empty folder."""
+    (folder / "data").mkdir()
+    for split, n in MOODS.items():
+        rows = [f"{split}{i}\tnumber {i} of {split}\t{'good' if i % 2 else 'bad'}" for i in range(n)]
+        (folder / "data" / f"{split}.tsv").write_text("\n".join(["id\ttext\tlabel", *rows]) + "\n")
+    for seed, name in enumerate(SWEPT):
+        build_pico_model(folder / "models" / name, seed, max_position_embeddings=2048)
+    write_config(folder / "pico.yaml", sweep_config())
+
+
+@pytest.fixture(scope="module")
+def swept(build_once):
+    return build_once("swept", write, None)
+
+
+@pytest.fixture
+def edited(swept, tmp_path):
+    return Folder(shutil.copytree(swept.path, tmp_path / "copy", symlinks=True), None)
+
+
+def manifest(folder, key):
+    return json.loads((folder.path / "results/swept" / f"{key}.manifest.json").read_text())
+
+
+def built(folder, *targets):
+    run = folder.snakemake(*targets)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout + run.stderr
+
+
+def test_a_sweep_is_one_job_and_each_of_its_merges_a_model(swept):
+    results = swept.path / "results/swept"
+    assert sorted(path.name for path in (results / "models").glob("grid*") if path.is_dir()) == sorted(MEMBERS)
+    assert not (results / "sweeps/grid").exists()
+    for name in MEMBERS:
+        made = manifest(swept, f"models/{name}")
+        assert made["recipe"]["method"] in name and f"models/{name}/model.safetensors" not in made["parents"]
+        assert {"README.md", "mergekit_config.yml"} <= {path.name for path in (results / "models" / name).iterdir()}
+        assert "taken out of the sweep grid" in (swept.path / f"logs/swept/merge_models/{name}.log").read_text()
+    log = (swept.path / "logs/swept/merge_sweep/grid.log").read_text()
+    assert "6 of 6 merges are to be made" in log and log.count("mergekit is loaded") == 1
+    assert "Nothing to be done" in swept.snakemake("--dry-run").stdout
+
+
+def test_what_was_chosen_stands_in_the_manifest_and_is_a_parent(swept):
+    best, raced = manifest(swept, "models/best")["facts"], manifest(swept, "models/raced")["facts"]
+    assert set(best["among"]) == {"left", *MEMBERS} and set(raced["among"]) == set(MEMBERS)
+    for facts in (best, raced):
+        assert facts["among"][facts["chosen"]] == max(facts["among"].values())
+        assert facts["by"] == pytest.approx(facts["among"][facts["chosen"]] - facts["among"][facts["runner_up"]])
+    results = swept.path / "results/swept"
+    chosen = (results / "models" / best["chosen"] / "model.safetensors").read_bytes()
+    assert (results / "models/best/model.safetensors").read_bytes() == chosen
+    assert raced["judgements"] <= raced["of"] == len(MEMBERS) * MOODS["dev"]
+    assert "results/swept/models/best" in manifest(swept, "models/soup")["parents"]
+    assert "chosen: " + best["chosen"] in (results / "models/best/README.md").read_text()
+    page = (results / "report/index.html").read_text()
+    assert "best of 7 by accuracy on dev" in page
+
+
+def test_a_member_more_is_made_without_the_others(edited):
+    before = {name: manifest(edited, f"models/{name}") for name in MEMBERS}
+    changed = edited.config
+    changed["models"][3]["sweep"]["densities"].append(0.25)
+    edited.config = changed
+    assert "merge_sweep " in (told := edited.snakemake("--dry-run", "models").stdout)
+    assert "merge_models            4" in " ".join(told.split()) or told.count("rule merge_models") == 4
+    built(edited, "models")
+    assert "4 of 10 merges are to be made" in (edited.path / "logs/swept/merge_sweep/grid.log").read_text()
+    assert before == {name: manifest(edited, f"models/{name}") for name in MEMBERS}
+
+
+def test_a_member_that_is_cut_is_made_again_alone(edited):
+    weights = edited.path / "results/swept/models" / MEMBERS[0] / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.unlink()
+    weights.write_bytes(whole[:-10])
+    assert f"models/{MEMBERS[0]} is made again" in built(edited, "models")
+    assert "1 of 6 merges are to be made" in (edited.path / "logs/swept/merge_sweep/grid.log").read_text()
+    assert weights.read_bytes() == whole
+
+
+def test_a_merge_alone_has_the_bytes_of_a_member(edited):
+    alone = edited.config
+    merge = {
+        "method": "ties",
+        "base": "base",
+        "parents": [{"model": name, "weight": 0.5, "density": 0.5} for name in ("left", "right")],
+        "dtype": "float32",
+    }
+    alone["models"].append({"name": "alone", "merge": merge})
+    edited.config = alone
+    built(edited, "results/swept/models/alone")
+    files = [edited.path / "results/swept/models" / name / "model.safetensors" for name in ("alone", MEMBERS[0])]
+    assert files[0].read_bytes() == files[1].read_bytes()
