@@ -135,6 +135,10 @@ def ready_to_merge(recipe: Recipe, folders: Mapping[str, str | Path]) -> Ready:
     if "tokenizer" in recipe:
         _check_rows(recipe["tokenizer"], models)
     warnings += gradients_outside(recipe)
+    if "float16" in (recipe["dtype"], recipe.get("out_dtype")):
+        stored = {dtype for folder in models.values() for _, dtype, _ in tensor_headers(folder).values()}
+        if "BF16" in stored:
+            warnings.append("float16 has a smaller range than bfloat16, in which parents are stored; write bfloat16.")
     for warning in warnings:
         logger.warning(warning)
     chosen = recipe.get("chat_template")

@@ -26,7 +26,7 @@ from moult.base.files import derive_seed
 from moult.weights.sharing import Shared
 
 # Shared results are kept up to so many times the bytes of the tensors that they are made of.
-ROOM = 3
+ROOM = 4
 
 
 @dataclass

@@ -15,12 +15,13 @@ import torch
 
 from moult.weights.largest import Largest, Order
 
-# Functions whose result depends on their arguments alone, and that cost more than a look-up.
-_PURE = {
-    *(torch.Tensor.sub, torch.Tensor.mul, torch.Tensor.div, torch.Tensor.abs, torch.Tensor.float, torch.Tensor.to),
-    *(torch.Tensor.reshape, torch.Tensor.reshape_as, torch.Tensor.view, torch.Tensor.sum),
-    *(torch.zeros, torch.full_like, torch.stack, torch.var, torch.count_nonzero),
+# Functions whose result depends on their arguments alone. What costs little is reckoned again, and known by how it was
+# made; the rest is kept.
+_CHEAP = {
+    *(torch.Tensor.sub, torch.Tensor.abs, torch.Tensor.float, torch.Tensor.to, torch.Tensor.view),
+    *(torch.Tensor.reshape, torch.Tensor.reshape_as, torch.zeros, torch.full_like, torch.stack),
 }
+_KEPT = {torch.Tensor.mul, torch.Tensor.div, torch.Tensor.sum, torch.var, torch.count_nonzero}
 _CONSTANTS = (int, float, bool, str, type(None), torch.dtype, torch.device)
 
 
@@ -51,16 +52,22 @@ class Shared(Largest):
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Call a function of torch, or return what it returned before."""
+        call = super().call
         try:
-            if func in _PURE:
-                return self.once(self._key(func, *args, *sorted(kwargs.items())), lambda: func(*args, **kwargs))
+            if func in _KEPT:
+                return self.once(self._key(func, *args, *sorted(kwargs.items())), lambda: call(func, args, kwargs))
+            if func in _CHEAP:
+                key = self._key(func, *args, *sorted(kwargs.items()))
+                result = call(func, args, kwargs)
+                self._know(result, key)
+                return result
             if func is torch.bernoulli:
                 return self._drawn(args, kwargs)
             if func is torch.Tensor.__setitem__:
                 return self._filled(*args)
         except _NotKnownError:
             pass
-        return super().call(func, args, kwargs)
+        return call(func, args, kwargs)
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """Return what is known by a key; make it where nothing is."""
@@ -78,9 +85,10 @@ class Shared(Largest):
         """Keep a result by its key, as long as there is room."""
         size = 0
         if isinstance(result, torch.Tensor):
-            # What is another view of a tensor, or that itself, costs nothing.
-            size = 0 if result._is_view() or self._name(result) is not None else result.nbytes
+            size = result.nbytes
             self._know(result, key)
+        elif isinstance(result, Order):
+            size = result.bits.nbytes
         self.results[key] = result, getattr(result, "_version", 0), size
         self.held += size
         while self.held > self.room and len(self.results) > 1:
@@ -92,7 +100,9 @@ class Shared(Largest):
             key = self._key("order", values, descending)
         except _NotKnownError:
             return super().order(values, descending)
-        return self.once(key, lambda: _SharedOrder(self, key, values, descending))
+        made, narrow = self.narrow.get(id(values), (lambda: None, values))
+        chosen = narrow if made() is values else values
+        return self.once(key, lambda: _SharedOrder(self, key, chosen, descending))
 
     def _drop(self, key):
         self.held -= self.results.pop(key)[2]
@@ -142,13 +152,8 @@ class Shared(Largest):
     def _filled(self, tensor, index, value):
         """Set entries of a tensor, which then is known by what it was before and by what was set."""
         key = self._key("set", tensor, index, value)
-        there, version, _ = self.results.get(key, (None, 0, 0))
-        if there is not None and there._version == version:
-            tensor.copy_(there)
-            self._know(tensor, key)
-        else:
-            tensor[index] = value
-            self._keep(key, tensor)
+        super().call(torch.Tensor.__setitem__, (tensor, index, value), {})
+        self._know(tensor, key)
 
 
 class _SharedOrder(Order):

@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from moult.weights.largest import Largest, Order
+from moult.weights.largest import Largest, Order, variance
 from moult.weights.merging import merge_models
 from moult.weights.methods import BY_MAGNITUDE, DRAWING, METHODS, selects
 from pico_build import ROOT
@@ -52,6 +52,43 @@ def test_rows_that_are_sorted_each_are_sorted():
     table = torch.tensor([[3.0, 1.0], [1.0, 2.0]])
     with Largest():
         assert torch.argsort(table, dim=1).tolist() == [[1, 0], [0, 1]]
+
+
+def test_variances_between_tensors_have_the_bits_of_torch():
+    draw = random.Random(2)
+    for _ in range(5000 if os.environ.get("MOULT_SOAK") else 60):
+        shape = (draw.choice([1, 2, 3, 5, 8]), draw.choice([1, 3, 40]), draw.choice([7, 400]))
+        made = torch.randn(shape, generator=torch.Generator().manual_seed(draw.randrange(10**6)))
+        values = made * 10.0 ** draw.randint(-6, 3) + draw.choice([0, 0, 100])
+        values = values.to(draw.choice([torch.bfloat16, torch.float16, torch.float32]))
+        if not values.isfinite().all():
+            continue
+        expected = torch.var(values, dim=0, unbiased=False)
+        assert variance(values).equal(expected), (values.dtype, shape)
+        with Largest():
+            assert torch.var(values, dim=0, unbiased=False).equal(expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_what_stands_around_a_choice_has_the_bits_of_torch(dtype):
+    def reckoned():
+        masked = values.clone()
+        masked[mask] = 1
+        factor = torch.tensor([0.5, -2.0]).to(dtype)[:, None, None]
+        both = [values * mask, factor * mask, mask.to(dtype), (values >= 0).to(dtype), values.sum(dim=0), masked]
+        return [*both, (values * mask).sum(dim=0), values.abs().sum(), values[:1].sum(dim=0)]
+
+    draw = torch.Generator().manual_seed(4)
+    for spread in (1e-30, 1e-3, 1.0, 1e4):
+        values = (torch.randn(2, 30, 41, generator=draw) * spread).to(dtype)
+        values[:, :3] = torch.tensor([0.0, -0.0, -1.0]).to(dtype)[None, :, None]
+        mask = torch.rand(2, 30, 41, generator=draw) < 0.5
+        plain = reckoned()
+        with Largest():
+            ours = reckoned()
+        whole = torch.int32 if dtype is torch.float32 else torch.int16
+        for one, other in zip(ours, plain, strict=True):
+            assert one.dtype == other.dtype and one.view(whole).equal(other.view(whole))
 
 
 def settings_of(method):

@@ -362,6 +362,15 @@ def test_a_gradient_outside_of_the_layers_is_said(project):
     ]
 
 
+@pytest.mark.parametrize("settings", [{"dtype": "float16"}, {"dtype": "float32", "out_dtype": "float16"}])
+def test_float16_for_weights_in_bfloat16_is_warned_of(project, settings):
+    facts = made_by_us(Merge(method="linear", parents=[A, B], **settings), project / "merged")
+    assert (
+        "float16 has a smaller range than bfloat16, in which parents are stored; write bfloat16." in facts["warnings"]
+    )
+    assert made_by_us(Merge(method="linear", parents=[A, B]), project / "usual")["warnings"] == []
+
+
 def test_float32_arithmetic_is_rounded_once(project):
     import torch
     from safetensors.torch import load_file
