@@ -19,12 +19,13 @@ use rule on_models as merge_models with:
         **params_of("merge_models"),
 
 
-# There until its merges are taken out of it.
+# A file that says what was made; the merges wait in scratch until they are taken. A folder that went away would have all of them
+# made again with the next one.
 use rule on_models as merge_sweep with:
     input:
         unpack(inputs_of("merge_sweep")),
     output:
-        sweep=temp(directory("<results>/sweeps/{sweep}")),
+        sweep="<results>/sweeps/{sweep}.jsonl",
     pathvars:
         job="merge_sweep/{sweep}",
     wildcard_constraints:

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 from moult.base.rows import Facts, Recipe
 
 # How an artefact's name ends where it is no file of rows: folders have no ending.
-ENDINGS = dict.fromkeys(("raw", "videos", "datasets", "models", "students", "sweeps", "adapters", "exports"), "")
+ENDINGS = dict.fromkeys(("raw", "videos", "datasets", "models", "students", "adapters", "exports"), "")
 ENDINGS |= dict.fromkeys(("taskdata", "encodings", "relations"), "")
 ENDINGS |= {"scores": ".csv", "leakage": ".csv", "plots": ".svg", "consensus": ".json", "published": ".json"}
 ENDINGS |= {"probe_tables": ".json"}

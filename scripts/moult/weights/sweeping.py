@@ -1,11 +1,12 @@
 """The jobs of merges: one alone, those of a sweep that are not there yet in one pass, and one out of such a pass."""
 
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from moult.base.errors import UserError
-from moult.base.files import digest, read_json, whole_directory, write_json
+from moult.base.files import digest, read_json, whole_directory, write_json, write_jsonl
 from moult.base.rows import Facts, Recipe
 from moult.base.stage import Job
 from moult.jobs.manifest import artefact, read_manifest
@@ -45,8 +46,15 @@ def run(job: Job) -> None:
     members = job.recipe["members"]
     missing = {name: one for name, one in members.items() if not _stands(models, name, one, dict(made_of.values()))}
     logger.info("%d of %d merges are to be made", len(missing), len(members))
-    merge_sweep(missing, dict(zip(names, job.inputs.models, strict=True)), job.outputs.sweep)
+    merge_sweep(missing, dict(zip(names, job.inputs.models, strict=True)), _waiting(job.outputs.sweep))
+    write_jsonl(job.outputs.sweep, [{"model": name} for name in missing])
     job.facts = {"made": list(missing)}
+
+
+def _waiting(sweep):
+    """Return the folder in which the merges of a sweep wait until they are taken."""
+    path = Path(sweep)
+    return Path("scratch", "sweeps", path.parents[1].name, path.stem)
 
 
 def _stands(models, name, recipe, contents):
@@ -73,15 +81,16 @@ def run_member(job: Job) -> None:
 
 def _taken(job, sweep):
     """Put the model of a sweep in place; return its facts, None where the sweep did not make it."""
-    made = Path(sweep or "", job.name, MADE)
-    if not sweep or not made.exists():
+    made = _waiting(sweep) / job.name / MADE if sweep else None
+    if made is None or not made.exists():
         return None
     told = read_json(made)
     if digest(told["recipe"]) != digest(job.recipe):
         return None
     with whole_directory(job.outputs.model) as folder:
         link_files(made.parent, folder, but=MADE)
-    logger.info("taken out of the sweep %s", Path(sweep).name)
+    shutil.rmtree(made.parent)
+    logger.info("taken out of the sweep %s", Path(sweep).stem)
     return told["facts"]
 
 
