@@ -1,4 +1,4 @@
-"""A sweep through the real Snakefile: merged in one job, measured, raced; then with a member more, and one damaged."""
+"""A sweep through the real Snakefile: merged in one job, measured, raced."""
 
 import json
 import shutil
@@ -54,7 +54,7 @@ def test_a_sweep_is_one_job_and_each_of_its_merges_a_model(swept):
         assert {"README.md", "mergekit_config.yml"} <= {path.name for path in (results / "models" / name).iterdir()}
         assert "taken out of the sweep grid" in (swept.path / f"logs/swept/merge_models/{name}.log").read_text()
     log = (swept.path / "logs/swept/merge_sweep/grid.log").read_text()
-    assert "6 of 6 merges are to be made" in log and log.count("mergekit is loaded") == 1
+    assert log.count("mergekit is loaded") == 1
     assert "Nothing to be done" in swept.snakemake("--dry-run").stdout
 
 
@@ -72,28 +72,6 @@ def test_what_was_chosen_stands_in_the_manifest_and_is_a_parent(swept):
     assert "chosen: " + best["chosen"] in (results / "models/best/README.md").read_text()
     page = (results / "report/index.html").read_text()
     assert "best of 7 by accuracy on dev" in page
-
-
-def test_a_member_more_is_made_without_the_others(edited):
-    before = {name: manifest(edited, f"models/{name}") for name in MEMBERS}
-    changed = edited.config
-    changed["models"][3]["sweep"]["densities"].append(0.25)
-    edited.config = changed
-    table = " ".join(edited.snakemake("--dry-run", "models").stdout.split())
-    assert "merge_models 4 merge_sweep 1" in table
-    built(edited, "models")
-    assert "4 of 10 merges are to be made" in (edited.path / "logs/swept/merge_sweep/grid.log").read_text()
-    assert before == {name: manifest(edited, f"models/{name}") for name in MEMBERS}
-
-
-def test_a_member_that_is_cut_is_made_again_alone(edited):
-    weights = edited.path / "results/swept/models" / MEMBERS[0] / "model.safetensors"
-    whole = weights.read_bytes()
-    weights.unlink()
-    weights.write_bytes(whole[:-10])
-    assert f"models/{MEMBERS[0]} is made again" in built(edited, "models")
-    assert "taken out" not in (edited.path / f"logs/swept/merge_models/{MEMBERS[0]}.log").read_text()
-    assert weights.read_bytes() == whole
 
 
 def test_a_merge_alone_has_the_bytes_of_a_member(edited):

@@ -1,15 +1,13 @@
-"""The jobs of merges: one alone, those of a sweep that are not there yet in one pass, and one out of such a pass."""
+"""The jobs of merges: one alone, those of a sweep in one pass, and one out of such a pass."""
 
 import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from moult.base.errors import UserError
 from moult.base.files import digest, read_json, whole_directory, write_json, write_jsonl
 from moult.base.rows import Facts, Recipe
 from moult.base.stage import Job
-from moult.jobs.manifest import artefact, read_manifest
 from moult.weights.card import write_model_card
 from moult.weights.headers import link_files
 from moult.weights.merging import check_parents, finish, merge_models, ready_to_merge
@@ -38,38 +36,10 @@ def merge_sweep(recipes: Mapping[str, Recipe], folders: Mapping[str, str | Path]
 
 
 def run(job: Job) -> None:
-    """Do the job of merge_sweep: all members whose models do not stand."""
-    names, made_of = job.params.names, {}
-    for name, manifest in zip(names, job.inputs.models_manifests, strict=True):
-        made_of[name] = artefact(manifest), read_manifest(manifest)["content"]
-    models = Path(job.outputs.sweep).parents[1] / "models"
-    members = job.recipe["members"]
-    missing = {name: one for name, one in members.items() if not _stands(models, name, one, dict(made_of.values()))}
-    logger.info("%d of %d merges are to be made", len(missing), len(members))
-    merge_sweep(missing, dict(zip(names, job.inputs.models, strict=True)), _waiting(job.outputs.sweep))
-    write_jsonl(job.outputs.sweep, [{"model": name} for name in missing])
-    job.facts = {"made": list(missing)}
-
-
-def _waiting(sweep):
-    """Return the folder in which the merges of a sweep wait until they are taken."""
-    path = Path(sweep)
-    return Path("scratch", "sweeps", path.parents[1].name, path.stem)
-
-
-def _stands(models, name, recipe, contents):
-    """Whether a member's model is there, whole, and of this recipe and these parents."""
-    path = models / f"{name}.manifest.json"
-    try:
-        manifest = read_manifest(path)
-    except UserError:
-        return False
-    files = {path.parent / file: facts["size"] for file, facts in manifest["files"].items()}
-    return (
-        digest(manifest["recipe"]) == digest(recipe)
-        and all(contents.get(parent) == content for parent, content in manifest["parents"].items())
-        and all(file.is_file() and file.stat().st_size == size for file, size in files.items())
-    )
+    """Do the job of merge_sweep: its members, in one pass."""
+    folders = dict(zip(job.params.names, job.inputs.models, strict=True))
+    merge_sweep(job.recipe["members"], folders, job.outputs.sweep)
+    job.facts = {"made": list(job.recipe["members"])}
 
 
 def run_member(job: Job) -> None:
