@@ -2,8 +2,8 @@
 
 MODEL is a folder in Hugging Face layout, float32, one thread. Sampling: five answers of 32 tokens to a prompt of 200,
 as `kind: samples` asks for them (the prompt is read once), in one batch that reads it five times, and in five requests
-one after the other. Scoring: 64 chats of 30 to 300 tokens, as many short as long ones on a scale of ratios, by MODEL
-with a head of one output, in batches of 16: sorted by length, and in the order of the file. A line of the table: what,
+one after the other. Scoring: 32 chats of 30 to 300 tokens, as many short as long ones on a scale of ratios, by MODEL
+with a head of one output, in batches of 8: sorted by length, and in the order of the file. A line of the table: what,
 way, repeats, median seconds of the clock and of the processor, and that over the slowest way.
 """
 
@@ -23,7 +23,7 @@ from moult.inference.requests import ChatRequest, Sampling  # noqa: E402
 from moult.inference.rewards import RewardModel, chat_ids, reward_request  # noqa: E402
 
 COLUMNS = "what way repeats seconds cpu_seconds of_slowest".split()
-SAMPLES, PROMPT, ANSWER, CHATS, BATCH = 5, 200, 32, 64, 16
+SAMPLES, PROMPT, ANSWER, CHATS, BATCH = 5, 200, 32, 32, 8
 
 
 def timed(ways, repeats):
@@ -79,7 +79,7 @@ def scoring(model, repeats):
         head.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         reward = RewardModel(folder, dtype="float32", threads=1, batch_size=BATCH)
-    lengths = [round(30 * 10 ** (place * 37 % CHATS / (CHATS - 1))) for place in range(CHATS)]
+    lengths = [round(30 * 10 ** (place * 13 % CHATS / (CHATS - 1))) for place in range(CHATS)]
     base = len(chat_ids(reward.tokenizer, reward_request("Q", "word")))
     requests = [reward_request("Q", " ".join(["word"] * max(1, length - base + 1))) for length in lengths]
     chats = [chat_ids(reward.tokenizer, request) for request in requests]
@@ -97,10 +97,11 @@ def main():
     parser.add_argument("model")
     parser.add_argument("--csv", help="write the table here, too")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--parts", nargs="+", default=["sampling", "scoring"], choices=["sampling", "scoring"])
     options = parser.parse_args()
     lines = []
-    for what, measure in (("sampling", sampling), ("scoring", scoring)):
-        found = measure(options.model, options.repeats)
+    for what in options.parts:
+        found = {"sampling": sampling, "scoring": scoring}[what](options.model, options.repeats)
         slowest = max(cpu for _, cpu in found.values())
         for way, (seconds, cpu) in found.items():
             values = (what, way, options.repeats, round(seconds, 2), round(cpu, 2), round(cpu / slowest, 2))

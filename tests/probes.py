@@ -1,9 +1,9 @@
-"""A pico build with probing sets: two models, two merges of them, probes and labels beside each other."""
+"""A pico build with probing sets: two models and two merges of them."""
 
 import shutil
 
 from pico import build_pico_model
-from pico_build import MOODS, ROOT, write_config
+from pico_build import ROOT, write_config
 
 SETS = ("rule-tense", "rule-part-of-speech", "rule-length")
 HOLMES = ROOT / "resources" / "holmes"
@@ -20,15 +20,6 @@ def probing_config(**settings):
         "name": "probed",
         "seed": 7,
         "compute": {"dtype": "float32", "batch_size": 16},
-        "datasets": [
-            {
-                "name": "moods",
-                "format": "mmla",
-                "files": {split: f"data/moods/{split}.tsv" for split in MOODS},
-                "labels": ["good", "bad"],
-                "task": "mood",
-            }
-        ],
         "models": [
             {"name": "base", "fetch": {"path": "models/base"}, "parameters": 0.001, "license": "CC0-1.0"},
             {"name": "other", "fetch": {"path": "models/other"}, "parameters": 0.001, "license": "CC0-1.0"},
@@ -38,21 +29,16 @@ def probing_config(**settings):
             ),
         ],
         "suites": [
-            {"name": "labels", "labels": {"datasets": ["moods"], "methods": ["likelihood"]}},
             {"name": "holmes", "probing": probing | settings},
         ],
-        "evaluations": [{"suite": suite, "models": models, "against": "base"} for suite in ("labels", "holmes")],
+        "evaluations": [{"suite": "holmes", "models": models, "against": "base"}],
     }
 
 
 def write_probed(folder, config):
-    """Write config, models, labels and sets of a build into an empty folder."""
+    """Write config, models and sets of a build into an empty folder."""
     for seed, name in enumerate(("base", "other")):
         build_pico_model(folder / "models" / name, seed=seed, max_position_embeddings=8192)
-    (folder / "data" / "moods").mkdir(parents=True)
-    for split, n in MOODS.items():
-        lines = [f"{split}{i}\t{split} number {i}\t{'good' if i % 2 else 'bad'}" for i in range(n)]
-        (folder / "data" / "moods" / f"{split}.tsv").write_text("\n".join(["id\ttext\tlabel", *lines]) + "\n")
     for name in SETS:
         shutil.copytree(HOLMES / name, folder / "probes" / name)
     write_config(folder / "pico.yaml", config)

@@ -3,7 +3,7 @@
 from dataclasses import fields
 
 import pyarrow.parquet as pq
-from moult.base import rows
+from moult.base import rows, suite_rows
 from moult.base.files import read_json
 from moult.base.rows import columns_of
 from moult.data.parquet import write_parquet
@@ -40,7 +40,8 @@ def test_a_stored_answer_is_an_answer():
 def test_a_judgement_has_the_keys_of_its_type():
     recipe = {"model": "a", "against": "b", "criteria": ["accuracy"], "endpoint": {"model": "judge"}}
     value = vars(Answer("no JSON"))
-    assert list(judgement(recipe, {"uid": "1", "dataset": "d"}, "original", 0, value)) == columns_of(rows.Judgement)
+    made = judgement(recipe, {"uid": "1", "dataset": "d"}, "original", 0, value)
+    assert list(made) == columns_of(suite_rows.Judgement)
 
 
 def test_a_manifest_has_the_keys_of_its_type(tmp_path):

@@ -1,4 +1,4 @@
-"""Probes through the real Snakefile: encoded once, probed, scored, and set beside labels; killed, and gone on."""
+"""Probes through the real Snakefile: encoded once, probed, scored, set beside each other; killed, and gone on."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ from pico_build import write_config
 from probes import probing_config, write_probed
 from processes import kill_group, wait_for
 
-# Each job of it starts Python: some forty of them.
+# Each job of it starts Python: some twenty of them.
 pytestmark = pytest.mark.slow
 CONFIG = probing_config()
 
@@ -32,7 +32,10 @@ def test_every_model_has_scores_controls_and_a_place_in_the_tables(probed):
     metrics = {row["metric"] for row in summary if row["dataset"] == "rule-tense" and not row["task"]}
     assert {"score", "selectivity_random_labels", "control_random_weights", "compression"} <= metrics
     assert {"layer 0", "portion 0.5"} <= {row["task"] for row in summary}
-    assert {"subfield: syntax", "subfield: semantics"} <= {row["task"] for row in summary}
+    assert {"subfield: syntax", "subfield: semantics"} <= {row["dataset"] for row in summary}
+    pairs = {(row["model"], row["against"]) for row in rows(probed, "scores/differences.csv")}
+    # Those that are asked for, and the best with the runner-up.
+    assert {("other", "base"), ("linear_0", "base"), ("linear_1", "base")} < pairs
     board = rows(probed, "probe_tables/holmes.leaderboard.csv")
     assert list(board[0])[:6] == [
         "probing dataset",
@@ -71,10 +74,10 @@ def test_all_suites_stand_together_in_the_report(probed):
 def test_more_seeds_encode_nothing_and_another_layer_does(probed, tmp_path):
     copy = type(probed)(shutil.copytree(probed.path, tmp_path / "copy", symlinks=True), None)
     config = copy.config
-    config["suites"][1]["probing"]["seeds"] = [0, 1, 2, 3]
+    config["suites"][0]["probing"]["seeds"] = [0, 1, 2, 3]
     write_config(copy.path / "pico.yaml", config)
     assert not {path for path in copy.planned() if path.startswith("encodings/")}
-    config["suites"][1]["probing"]["layers"] = [1]
+    config["suites"][0]["probing"]["layers"] = [1]
     write_config(copy.path / "pico.yaml", config)
     assert {path for path in copy.planned() if path.startswith("encodings/")}
 

@@ -58,11 +58,16 @@ class PolicyAnswer(TypedDict):
     reward: float
 
 
-class PolicyPair(Question):
+class PolicyPair(TypedDict):
     """Answers to a prompt to prefer, the target's own last, and those to prefer them to. `corpora/<name>.jsonl`;
     written by `build_preferences`. rm: who gave the rewards; margin: the least reward that a preferred answer has more
     than another one."""
 
+    uid: str
+    dataset: str
+    split: str
+    title: str | None
+    question: str
     prompt: list[Message]
     chosen: list[PolicyAnswer]
     rejected: list[PolicyAnswer]

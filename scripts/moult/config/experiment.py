@@ -14,7 +14,7 @@ from moult.config.entries.datasets import Dataset
 from moult.config.entries.evaluations import Evaluation, Suite
 from moult.config.entries.models import Compute, Model
 from moult.config.expansion import LISTS
-from moult.evaluation.head_to_head.suite import answering
+from moult.evaluation.head_to_head.measured import answering
 from moult.evaluation.suites import KINDS
 
 

@@ -70,8 +70,9 @@ SAMPLES = 3
 def panels(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     """Return the rows of whole datasets of which something could be read, not those of groups of items."""
     place = ("suite", "model", "dataset", "method")
-    unread = {tuple(row[key] for key in place) for row in rows if row["metric"] == "agreement" and not int(row["n"])}
-    return [row for row in rows if not row["task"] and tuple(row[key] for key in place) not in unread]
+    whole = [row for row in rows if not row["task"]]
+    unread = {tuple(row[key] for key in place) for row in whole if row["metric"] == "agreement" and not int(row["n"])}
+    return [row for row in whole if tuple(row[key] for key in place) not in unread]
 
 
 def suite_tables(

@@ -4,6 +4,7 @@ Nothing of lm-eval is imported: planning reads the files as YAML.
 """
 
 import ast
+import glob
 import importlib.util
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,9 +58,10 @@ def _known(stamped):
     for path, *_ in stamped:
         files: list[Path] = []
         config = _read(path, files)
-        for one in config.pop("task_list", None) or [config]:
+        for one in _listed(config.pop("task_list", None)) or [config]:
             if not isinstance(one, dict):
                 raise UserError(f"{path}: an entry of task_list is {one!r}; write a task with its settings.")
+            _check(path, config | one)
             for entry in _entries(path, config | one, files):
                 found[entry.name] = entry
                 for tag in _listed(entry.config.get("tag")) if entry.members is None else []:
@@ -67,6 +69,20 @@ def _known(stamped):
     for tag, members in tags.items():
         found.setdefault(tag, Entry(tag, found[members[0]].path, {}, [], tuple(members)))
     return found
+
+
+def _check(path, config):
+    """Raise UserError where a setting by which tasks and files are found is no such thing."""
+    members = [
+        one.get("group") or one.get("task") if isinstance(one, dict) else one for one in _listed(config.get("task"))
+    ]
+    words = {"task": members, "group": _listed(config.get("group")), "tag": _listed(config.get("tag"))}
+    for key, values in words.items():
+        kinds = str | list if key == "task" else str
+        if wrong := [one for one in values if not isinstance(one, kinds) or isinstance(one, str) and "\0" in one]:
+            raise UserError(f"{path}, {key}: {wrong[0]!r} is no name; write one, or a list of names.")
+    if not isinstance(config.get("dataset_kwargs") or {}, dict):
+        raise UserError(f"{path}, dataset_kwargs: is no mapping; write e.g. data_files: {{test: rows.jsonl}}.")
 
 
 def _entries(path, config, files):
@@ -77,9 +93,10 @@ def _entries(path, config, files):
             if isinstance(one, dict) and isinstance(one.get("task"), list):
                 yield from _entries(path, one, files)
             name = one if isinstance(one, str) else one.get("group") or one.get("task")
-            members.append(name)
-            if isinstance(one, dict) and "dataset_path" in one:
-                yield Entry(name, path, one, files)
+            if isinstance(name, str):
+                members.append(name)
+                if isinstance(one, dict) and "dataset_path" in one:
+                    yield Entry(name, path, one, files)
         yield Entry(str(config.get("group")), path, config, files, tuple(members))
     elif isinstance(config.get("task"), str):
         yield Entry(config["task"], path, config, files)
@@ -106,7 +123,7 @@ def _read(path, files):
             files.append(module)
     below: dict[str, Any] = {}
     for name in _listed(config.get("include")):
-        below |= {key: value for key, value in _read(path.parent / name, files).items() if key != "task_list"}
+        below |= {key: value for key, value in _read(path.parent / str(name), files).items() if key != "task_list"}
     return below | {key: value for key, value in config.items() if key != "include"}
 
 
@@ -141,7 +158,7 @@ def located(path: str, beside: Path) -> str:
     own = [] if beside.is_relative_to(RESOURCES) else [Path(path)]
     places = [*own, beside.parent / path, beside.parent.parent / path]
     # A pattern names several files.
-    return str(next((place for place in places if place.exists() or list(place.parent.glob(place.name))), path))
+    return str(next((one for one in places if one.exists() or glob.glob(str(one), recursive=True)), path))
 
 
 def hub_of(config: Mapping[str, Any]) -> str | None:

@@ -200,8 +200,8 @@ def series(groups: Sequence[Mapping[str, Any]], merges: Mapping[str, Mapping[str
     """Return rows (SERIES): the mean of each suite against a parameter of merges that differ in it, and its parents.
 
     merges: model → method, base, parents (names), parameters (name → number). Merges of one method, base and
-    parents are a series when a parameter has several values among them; others may follow it, as two weights do that
-    sum to 1.
+    parents are a series when a parameter has several values among them and all others stay, or follow it, as two
+    weights do that sum to 1; of a grid each line along each parameter is one.
     """
     families: dict[tuple[Any, ...], list[str]] = {}
     for model, one in merges.items():
@@ -214,16 +214,35 @@ def series(groups: Sequence[Mapping[str, Any]], merges: Mapping[str, Mapping[str
             for name, number in merges[model]["parameters"].items():
                 values.setdefault(name, {})[model] = number
         varying = [name for name, of in values.items() if len(set(of.values())) > 1]
-        if not varying:
-            continue
-        name, label = varying[0], f"{method} of {' and '.join(parents)}"
-        for row in of_suite:
-            role = "merge" if row["model"] in values[name] else "parent" if row["model"] in parents else None
-            if role:
-                told = {"series": label, "parameter": ", ".join(varying), "value": values[name].get(row["model"])}
-                told |= {key: row[key] for key in ("model", "suite", "method", "ci_low", "ci_high")}
-                found.append({key: (told | {"role": role, "score": row["value"]})[key] for key in SERIES})
+        done: list[str] = []
+        for name in varying:
+            if any(_follows(values[name], values[one]) and _follows(values[one], values[name]) for one in done):
+                continue
+            done.append(name)
+            following = [one for one in varying if one != name and _follows(values[one], values[name])]
+            fixed = [one for one in varying if one != name and one not in following]
+            lines: dict[tuple[Any, ...], list[str]] = {}
+            for model in values[name]:
+                lines.setdefault(tuple(values[one].get(model) for one in fixed), []).append(model)
+            for at, own in lines.items():
+                if len({values[name][model] for model in own}) < 2:
+                    continue
+                told = [f"{method} of {' and '.join(parents)}"]
+                told += [f"{one} {value:g}" for one, value in zip(fixed, at, strict=True) if value is not None]
+                label = {"series": ", ".join(told), "parameter": ", ".join([name, *following])}
+                for row in of_suite:
+                    role = "merge" if row["model"] in own else "parent" if row["model"] in parents else None
+                    if role:
+                        line = label | {"value": values[name][row["model"]] if role == "merge" else None, "role": role}
+                        line |= {key: row[key] for key in ("model", "suite", "method", "ci_low", "ci_high")}
+                        found.append({key: (line | {"score": row["value"]})[key] for key in SERIES})
     return found
+
+
+def _follows(one, other):
+    """Whether a parameter has one value for each value of another. one, other: model → value."""
+    seen: dict[float, float] = {}
+    return one.keys() == other.keys() and all(seen.setdefault(other[model], one[model]) == one[model] for model in one)
 
 
 def changes(

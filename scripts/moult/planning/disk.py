@@ -3,7 +3,8 @@
 GB are 10⁹ bytes. Weights are billions of parameters × bytes per number, as they are stored: a merge in its own dtype,
 what is trained as its base is, a model of a folder as large as it is there, one of a hub in 16 bits. An adapter has 20
 r h numbers of 32 bits per layer (see `planning.needs`). While it trains, a job keeps three checkpoints at most: what it
-trains and Adam's two moments, in 32 bits. Frames of videos, answers and tables are not reckoned.
+trains and Adam's two moments, in 32 bits. The merges of a sweep are links to what its job made. Frames of videos,
+encodings, answers and tables are not reckoned.
 """
 
 import shutil
@@ -65,8 +66,11 @@ def disk(cfg: Config, results: Path) -> Disk:
 
 
 def weights_gb(cfg: Config, name: str) -> float:
-    """Return the GB of a model's full weights."""
+    """Return the GB that a model's full weights take."""
     model = cfg.find("models", name)
+    if model.select and all(cfg.find("models", one).keep for one in model.select.among):
+        # Links to the files of the one that is chosen.
+        return 0
     if model.moe:
         experts = [one.model for one in (*model.moe.experts, *model.moe.shared_experts)]
         # At most: what is no expert's own is there once.

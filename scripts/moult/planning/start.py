@@ -111,12 +111,16 @@ def absent_files(cfg: Config) -> Iterator[str]:
     for dataset in cfg.datasets:
         if dataset.videos and dataset.videos.path and not os.path.isdir(dataset.videos.path):
             yield f"dataset {dataset.name}: its videos' folder {_absent(dataset.videos.path)}"
+    of_suites: dict[tuple[str, str], set[str]] = {}
     for stage in suites.STAGES:
         for suite, *names in stage.names(cfg):
             found = [one if isinstance(one, list) else [one] for one in stage.inputs(cfg, suite, *names).values()]
             for path in (one.path for some in found for one in some if isinstance(one, Local)):
                 if not Path(path).exists():
-                    yield f"suite {suite}, {'/'.join(names)}: {_absent(path)}"
+                    of_suites.setdefault((suite, path), set()).add("/".join(names))
+    # What all measurements of a suite read is told once.
+    for (suite, path), measured in of_suites.items():
+        yield f"suite {suite}{f', {min(measured)}' if len(measured) == 1 else ''}: {_absent(path)}"
 
 
 def awaited_files(cfg: Config) -> Iterator[str]:

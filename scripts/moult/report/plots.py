@@ -61,7 +61,7 @@ def draw_scores(rows: Sequence[dict[str, str]], kinds: Sequence[SuiteKind] = KIN
     # Of no rows nothing is drawn, whatever their kind.
     kind = kind_of(rows, kinds) or kinds[0]
     headline, baseline = kind.headline, kind.baseline
-    sets = {row["dataset"] for row in rows} - {*MEANS}
+    sets = {row["dataset"] for row in rows if not row.get("task")} - {*MEANS}
     factor, rows = headline.unit.factor, kind.panels(rows)
     found = {
         # Too few rows for an interval: the mark alone.

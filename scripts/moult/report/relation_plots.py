@@ -154,7 +154,9 @@ def draw_parameters(rows: Rows) -> str | None:
     panels: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         panels.setdefault((row["series"], row["suite"], row["method"]), []).append(row)
-    shown = list(panels.items())[:12]
+    # The series with the highest score first; the CSV has all.
+    order = sorted(panels, key=lambda key: -max(row["score"] for row in panels[key]))
+    shown = [(key, panels[key]) for key in order[:12]]
     if not shown:
         return None
     with style.context(["default", STYLE]):

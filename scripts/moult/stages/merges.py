@@ -59,6 +59,7 @@ STAGES = (
         needs="weights",
         workload=lambda cfg, name: {"models": len(_parents(cfg, name)), "answers": max(1, len(cfg.sweeps[name]) // 4)},
         sealed=False,
+        passing=True,
     ),
     Stage(
         rule="merge_models",

@@ -5,6 +5,8 @@ import random
 import pytest
 from moult.base.errors import UserError
 from moult.base.files import write_jsonl
+from moult.base.rows import columns_of
+from moult.base.sample_rows import PolicyAnswer, PolicyPair
 from moult.corpora.preferences import Preferences, build_preferences
 from moult.training.pairs import read_pairs
 
@@ -185,6 +187,8 @@ def test_training_reads_the_sources_first_and_the_target_last(tmp_path):
         },
     )
     write_jsonl(tmp_path / "pairs.jsonl", rows)
+    assert list(rows[0]) == columns_of(PolicyPair)
+    assert list(rows[0]["chosen"][0]) == columns_of(PolicyAnswer)
     train, dev, dropped = read_pairs([tmp_path / "pairs.jsonl"], ["pairs"], 1)
     assert len(train) + len(dev) == 4 and not dropped
     for pair in (*train, *dev):

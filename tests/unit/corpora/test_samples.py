@@ -5,6 +5,8 @@ import types
 import pytest
 from moult.base.errors import UserError
 from moult.base.files import read_json, read_jsonl, write_jsonl
+from moult.base.rows import columns_of
+from moult.base.sample_rows import Sample
 from moult.config.load import load
 from moult.corpora.samples import Samples, fitting, sample_requests, samples_in, samples_of
 from moult.corpora.samples import run as sample
@@ -61,6 +63,7 @@ def test_what_is_cut_is_kept_or_rejected_and_the_rest_is_accounted_for():
         ("d:train:2", 0, "c", "stop"),
         ("d:train:2", 2, "d", "stop"),
     ]
+    assert list(kept[0]) == columns_of(Sample)
     assert [(one["uid"], one["reason"]) for one in rejects] == [
         ("d:train:1:2", "empty answer"),
         ("d:train:2:1", "error: too long"),

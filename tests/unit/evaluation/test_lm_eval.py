@@ -164,6 +164,15 @@ def test_what_is_wrong_is_one_sentence(study, tmp_path, tasks, more, said):
     assert said in str(told.value) and "\n" not in str(told.value)
 
 
+def test_a_model_without_a_tokenizer_is_one_sentence(study, tmp_path):
+    (tmp_path / "mute").mkdir()
+    for name in ("config.json", "generation_config.json", "model.safetensors"):
+        (tmp_path / "mute" / name).write_bytes((study / "model" / name).read_bytes())
+    (tmp_path / "mute.manifest.json").write_text('{"content": "z"}')
+    with pytest.raises(UserError, match="mute: has no tokenizer that can be read; put its files into the model"):
+        put(recipe("pico_cloze"), str(tmp_path / "j.sqlite"), model=str(tmp_path / "mute"))
+
+
 # ---------------------------------------------------------------- planning
 
 
@@ -200,6 +209,31 @@ def test_planning_tells_what_lm_eval_would_refuse_late(tmp_path, monkeypatch, se
     with pytest.raises(UserError) as told:
         planned(**{"include": ["tasks"]} | ({"tasks": ["mine"]} if own else settings))
     assert said in str(told.value) and str(told.value).count("\n") == 0
+
+
+ODD = (None, 3, True, "", "x", "a/b", "me/rows", "*", "**x", [], [3], ["x"], [None], [[]], {}, {"task": []}, {"a": 1})
+
+
+def test_a_task_s_file_of_anything_is_planned_or_refused_in_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tasks").mkdir()
+    draw, refused = random.Random(18), 0
+    keys = [*TASK, "group", "tag", "include", "task_list", "metric_list", "num_fewshot", "class", "data_files"]
+    for _ in range(400 if os.environ.get("MOULT_SOAK") else 80):
+        task = json.loads(json.dumps(TASK))
+        for key in draw.sample(keys, draw.choice((1, 1, 2, 4))):
+            node = task["dataset_kwargs"] if key == "data_files" and "dataset_kwargs" in task else task
+            (node if isinstance(node, dict) else task)[key] = draw.choice(ODD)
+        (tmp_path / "tasks" / "mine.yaml").write_text(json.dumps(task))
+        try:
+            cfg = planned(include=["tasks"], tasks=["mine"], data=[{"hub": "me/rows"}])
+            for stage in LM_EVAL.stages:
+                for names in stage.names(cfg):
+                    json.dumps(stage.recipe(cfg, *names))
+                    stage.inputs(cfg, *names)
+        except UserError:
+            refused += 1
+    assert 20 < refused < 380
 
 
 def test_a_file_that_is_no_yaml_is_told_with_its_line(tmp_path, monkeypatch):

@@ -133,6 +133,29 @@ def test_merges_that_differ_in_a_number_are_a_series_with_their_parents():
     assert series(everything()["groups"], {"low": MERGES["low"]}) == []
 
 
+def test_of_a_grid_each_line_is_a_series_and_weights_that_sum_to_one_are_one_parameter():
+    grid = {
+        f"m{density}{share}": {
+            "method": "ties",
+            "base": "base",
+            "parents": ["a", "b"],
+            "parameters": {"density": density, "a.weight": share, "b.weight": 1 - share},
+        }
+        for density in (0.2, 0.5, 0.8)
+        for share in (0.3, 0.7)
+    }
+    group = {"over": "suite", "suite": "s", "method": "m", "value": 0.5, "ci_low": None, "ci_high": None}
+    found = series([group | {"model": model} for model in [*grid, "a"]], grid)
+    lines = {(one["series"], one["parameter"]) for one in found}
+    assert len(lines) == 5
+    assert ("ties of a and b, density 0.2", "a.weight, b.weight") in lines
+    assert ("ties of a and b, a.weight 0.3, b.weight 0.7", "density") in lines
+    for line in lines:
+        own = [one for one in found if (one["series"], one["parameter"]) == line]
+        assert [one["role"] for one in own].count("parent") == 1
+        assert len({one["value"] for one in own if one["role"] == "merge"}) in (2, 3)
+
+
 def test_gains_and_losses_are_told_task_by_task_and_paired_where_they_can_be():
     paired = {"suite": "labels", "model": "other", "against": "low", "dataset": "acts", "method": "likelihood"}
     paired |= {"difference": "0.02", "ci_low": "0.01", "ci_high": "0.03", "p_mcnemar": "0.01", "n": "50"}

@@ -62,6 +62,19 @@ def test_what_is_there_is_not_made_and_what_passes_is_there_once(tmp_path):
     assert found.passes == 28
 
 
+def test_a_chosen_model_is_links_to_one_that_stays():
+    raw = config()
+    raw["models"].append({"name": "best", "select": {"among": ["merged", "rounded"], "suite": "labels"}})
+    moods = {"name": "moods", "format": "mmla", "labels": ["a", "b"], "task": "mood"}
+    moods["files"] = {"train": FILE, "dev": FILE}
+    raw["datasets"].append(moods)
+    raw["suites"].append({"name": "labels", "labels": {"datasets": ["moods"], "split": "dev"}})
+    raw["evaluations"].append({"suite": "labels", "models": ["merged", "rounded"]})
+    assert weights_gb(load(raw), "best") == 0
+    raw["models"][2]["keep"] = False
+    assert weights_gb(load(raw), "best") == 28
+
+
 def test_full_training_keeps_three_checkpoints(tmp_path):
     raw = config()
     del raw["models"][1]["finetune"]["lora"]

@@ -1,10 +1,8 @@
 """Scores of battles: what a kind of head-to-head suite measures of a model, and how far two models differ."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from moult.base.errors import UserError
 from moult.base.files import read_jsonl, write_csv
 from moult.base.rows import Recipe
 from moult.base.stage import Job
@@ -12,6 +10,7 @@ from moult.base.suite_rows import Battle, Difference, Score
 from moult.evaluation import metrics
 from moult.evaluation.head_to_head.benchmarks import BENCHMARKS
 from moult.evaluation.head_to_head.estimates import bridged, difference
+from moult.evaluation.metrics import Estimate
 from moult.evaluation.published import published_battles
 from moult.evaluation.scores import COLUMNS
 
@@ -47,16 +46,15 @@ def score_battles(
         if not mine:
             continue
         readable = read_ones(mine)
-        if not readable:
-            reasons = Counter(str(row["reason"]) for row in mine).most_common(1)[0][0]
-            raise UserError(
-                f"{recipe['model']} under {recipe['suite']}: none of {len(mine)} judgements could be read, the first "
-                f"reason is: {reasons}; mend it and run again."
-            )
         rates = {
             f"{status}_rate": (len(mine), metrics.share(sum(row["status"] == status for row in mine), len(mine)))
             for status in ("unknown", "error", "unanswered")
         }
+        if not readable:
+            # As where nobody was asked: any value is as likely.
+            nothing = Estimate(benchmark.bounds[0], benchmark.bounds)
+            lines += _lines(recipe, source, {benchmark.headline.metric: (0, nothing)} | rates)
+            continue
         lines += _lines(recipe, source, benchmark.measured(readable, recipe["seed"]) | rates)
         lines += _by_part(recipe, source, benchmark, readable)
         if source == ASKED and known:

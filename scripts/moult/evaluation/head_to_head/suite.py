@@ -1,81 +1,42 @@
 """The head-to-head suites of the config: their stages, and a SuiteKind for each kind of benchmark."""
 
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from moult.base.errors import UserError, nearest
+from moult.base.errors import UserError
 from moult.base.files import derive_seed
-from moult.base.stage import Experiment, Local, Ref, Stage
+from moult.base.stage import Local, Ref, Stage
 from moult.data.prompts import load_template
 from moult.evaluation.head_to_head import battling, scoring
 from moult.evaluation.head_to_head.benchmarks import BENCHMARKS
+from moult.evaluation.head_to_head.checks import checks, flaws
 from moult.evaluation.head_to_head.kind import Benchmark, Filed
 from moult.evaluation.head_to_head.length_control import table_digest
-from moult.evaluation.head_to_head.public_files import read_answers, read_questions
-from moult.evaluation.head_to_head.published_judgements import read_judgements
-from moult.evaluation.head_to_head.tables import METHODS, samples, suite_tables
+from moult.evaluation.head_to_head.measured import (
+    KEY,
+    answering,
+    baseline_of,
+    entries,
+    is_judged,
+    known_both_ways,
+    settings_of,
+)
+from moult.evaluation.head_to_head.tables import METHODS, panels, samples, suite_tables
 from moult.evaluation.kinds import Baseline, SuiteKind, Unread
 from moult.inference.plans import Asking, Plan
 from moult.inference.recipes import client_of, compute_recipe, decoding_recipe, endpoint_recipe
 
-KEY = "head_to_head"
 # Tokens of a question that a judge is shown beside the answers.
 QUESTION_TOKENS = 1024
-
-
-# ---------------------------------------------------------------- what is measured
-
-
-def _settings(cfg, suite):
-    return cfg.find("suites", suite).head_to_head
-
-
-def _entries(cfg):
-    """Return (suite, name) → what is measured: the name of a model of this build, or a Filed."""
-    found: dict[tuple[str, str], Any] = {}
-    for entry in cfg.under(KEY):
-        found |= {(entry.suite, name): name for name in entry.models}
-        found |= {(entry.suite, one.name): one for one in entry.files}
-    return found
-
-
-def _is_judged(cfg, suite, name):
-    """Whether a judge is asked: about the answers of a model, or about those of a file."""
-    entry = _entries(cfg)[suite, name]
-    return bool(_settings(cfg, suite).endpoint) and (isinstance(entry, str) or bool(entry.answers))
-
-
-def _baseline(cfg, suite):
-    return getattr(_settings(cfg, suite), "baseline", None)
-
-
-def answering(cfg: Experiment) -> list[tuple[str, str]]:
-    """Return (suite, model) of the models of this build that answer: those measured, and baselines."""
-    found = {place: None for place, entry in _entries(cfg).items() if isinstance(entry, str)}
-    for entry in cfg.under(KEY):
-        baseline = _baseline(cfg, entry.suite)
-        if baseline and baseline.model:
-            found[entry.suite, baseline.model] = None
-    return list(found)
-
-
-def _known_both_ways(cfg, suite, name):
-    """Return the names of a suite's other models that the suite's judge and a published one have judged."""
-    if not _is_judged(cfg, suite, name):
-        return []
-    both = [place for place, entry in _entries(cfg).items() if isinstance(entry, Filed) and entry.judgements]
-    return [other for of, other in both if of == suite and other != name and _is_judged(cfg, of, other)]
 
 
 # ---------------------------------------------------------------- the stages
 
 
 def _answer_turns(cfg, suite, model):
-    settings = _settings(cfg, suite)
+    settings = settings_of(cfg, suite)
     return {
         "suite": suite,
         "model": model,
@@ -90,12 +51,12 @@ def _answer_turns(cfg, suite, model):
 
 
 def _judge_battles(cfg, suite, measured):
-    settings, entry = _settings(cfg, suite), _entries(cfg)[suite, measured]
+    settings, entry = settings_of(cfg, suite), entries(cfg)[suite, measured]
     recipe = {"suite": suite, "model": measured, "kind": settings.kind, "limit": cfg.limit, "endpoint": {}}
     recipe |= {"of": None if isinstance(entry, str) else entry.of, "version": battling.VERSION}
     recipe["reads"] = ["questions"] if settings.questions else []
-    if _is_judged(cfg, suite, measured):
-        baseline = _baseline(cfg, suite)
+    if is_judged(cfg, suite, measured):
+        baseline = baseline_of(cfg, suite)
         recipe |= {
             "endpoint": endpoint_recipe(cfg, settings.endpoint),
             "baseline": baseline.name if baseline else "the baseline",
@@ -109,7 +70,7 @@ def _judge_battles(cfg, suite, measured):
 
 
 def _score_battles(cfg, suite, measured):
-    settings = _settings(cfg, suite)
+    settings = settings_of(cfg, suite)
     recipe = {"suite": suite, "model": measured, "kind": settings.kind, "limit": cfg.limit}
     recipe |= {"published": settings.published.get(measured), "version": scoring.VERSION}
     recipe |= {"difficulties": table_digest()} if settings.kind == "alpaca" else {}
@@ -133,11 +94,11 @@ def _answers(cfg, suite, entry):
 
 
 def _judge_inputs(cfg, suite, measured):
-    settings, entry, baseline = _settings(cfg, suite), _entries(cfg)[suite, measured], _baseline(cfg, suite)
+    settings, entry, baseline = settings_of(cfg, suite), entries(cfg)[suite, measured], baseline_of(cfg, suite)
     found: dict[str, Any] = _questions(settings)
     if not isinstance(entry, str) and entry.judgements:
         found["judgements"] = Local(entry.judgements)
-    if _is_judged(cfg, suite, measured):
+    if is_judged(cfg, suite, measured):
         found["ours"] = _answers(cfg, suite, entry)
         if baseline and baseline.model:
             found["theirs"] = _answers(cfg, suite, baseline.model)
@@ -151,31 +112,31 @@ def _judge_inputs(cfg, suite, measured):
 
 def _judge(cfg, suite, measured):
     """Return the model of this build that judges, None where nobody is asked or the judge is remote."""
-    if not _is_judged(cfg, suite, measured):
+    if not is_judged(cfg, suite, measured):
         return None
-    return cfg.find("endpoints", _settings(cfg, suite).endpoint).serve
+    return cfg.find("endpoints", settings_of(cfg, suite).endpoint).serve
 
 
 def _client(cfg, suite, measured):
-    return client_of(cfg, _settings(cfg, suite).endpoint) if _is_judged(cfg, suite, measured) else None
+    return client_of(cfg, settings_of(cfg, suite).endpoint) if is_judged(cfg, suite, measured) else None
 
 
 def _answering_load(cfg, suite, _):
-    settings = _settings(cfg, suite)
+    settings = settings_of(cfg, suite)
     return {"answer": BENCHMARKS[settings.kind].turns * settings.decoding.max_tokens, "datasets": []}
 
 
 def _judging_load(cfg, suite, _):
     """A judge reads two answers."""
-    settings = _settings(cfg, suite)
+    settings = settings_of(cfg, suite)
     return {"answer": QUESTION_TOKENS + 2 * settings.decoding.max_tokens + settings.judging.max_tokens, "datasets": []}
 
 
 def _asks(cfg, known, suite, measured):
     """What a judge is asked; answers that are not written yet are counted with 0 to their max_tokens."""
-    if not _is_judged(cfg, suite, measured):
+    if not is_judged(cfg, suite, measured):
         return None
-    settings, recipe = _settings(cfg, suite), _judge_battles(cfg, suite, measured)
+    settings, recipe = settings_of(cfg, suite), _judge_battles(cfg, suite, measured)
     benchmark, endpoints = BENCHMARKS[settings.kind], {"endpoint": settings.endpoint}
     try:
         questions = battling.questions_of(recipe, settings.questions)
@@ -218,7 +179,7 @@ STAGES = (
         wildcards=("suite", "model"),
         names=answering,
         recipe=_answer_turns,
-        inputs=lambda cfg, suite, model: {"model": Ref("models", model)} | _questions(_settings(cfg, suite)),
+        inputs=lambda cfg, suite, model: {"model": Ref("models", model)} | _questions(settings_of(cfg, suite)),
         model=lambda cfg, suite, model: model,
         needs="inference",
         workload=_answering_load,
@@ -230,7 +191,7 @@ STAGES = (
         doing="judging the answers of {measured} to {suite}",
         run="moult.evaluation.head_to_head.battling:run_battles",
         wildcards=("suite", "measured"),
-        names=lambda cfg: list(_entries(cfg)),
+        names=lambda cfg: list(entries(cfg)),
         recipe=_judge_battles,
         client=_client,
         inputs=_judge_inputs,
@@ -246,11 +207,11 @@ STAGES = (
         doing="scoring the battles of {measured} under {suite}",
         run="moult.evaluation.head_to_head.scoring:run",
         wildcards=("suite", "measured"),
-        names=lambda cfg: list(_entries(cfg)),
+        names=lambda cfg: list(entries(cfg)),
         recipe=_score_battles,
         inputs=lambda cfg, suite, measured: {
             "battles": Ref("battles", f"{suite}/{measured}"),
-            "known": [Ref("battles", f"{suite}/{name}") for name in _known_both_ways(cfg, suite, measured)],
+            "known": [Ref("battles", f"{suite}/{name}") for name in known_both_ways(cfg, suite, measured)],
         },
         words=lambda *_: ("", "scores of those battles, with intervals"),
     ),
@@ -260,83 +221,11 @@ STAGES = (
 # ---------------------------------------------------------------- the kinds
 
 
-def _checks(benchmark, cfg):
-    """Yield a sentence for each thing that a suite of this kind cannot do."""
-    return _told(benchmark, cfg, _of_suite)
-
-
-def _flaws(benchmark, cfg):
-    """Yield a sentence for each file of a suite of this kind that is none of its, as far as files are there."""
-    return _told(benchmark, cfg, _of_files)
-
-
-def _told(benchmark, cfg, sentences):
-    """Return what `sentences` says of each suite of this kind and its evaluations, each once."""
-    found = {}
-    for entry in cfg.under(KEY):
-        settings = _settings(cfg, entry.suite)
-        if settings.kind == benchmark.name:
-            found |= dict.fromkeys(sentences(cfg, benchmark, settings, entry, f"suites {entry.suite!r}"))
-    return found
-
-
-def _of_suite(cfg, benchmark, settings, entry, place):
-    asking = _asking(entry)
-    for field in ("questions", "endpoint"):
-        if asking and not getattr(settings, field):
-            yield f"{place}, {field}: is needed to judge {asking[0]!r}; published judgements alone need none"
-    baseline = getattr(settings, "baseline", None)
-    if baseline and baseline.model and baseline.model not in cfg.names("models"):
-        yield f"{place}, baseline: {baseline.model!r} is not there{nearest(baseline.model, cfg.names('models'))}"
-    models = set(cfg.names("models"))
-    for one in entry.files:
-        if one.name in models:
-            yield f"evaluations {entry.suite!r}, files {one.name!r}: a model has this name; give the files another"
-    names = [name for suite, name in _entries(cfg) if suite == entry.suite]
-    for name in settings.published:
-        if name not in names:
-            yield f"{place}, published: {name!r} is not measured by this suite{nearest(name, names)}"
-
-
-def _asking(entry):
-    """Return the names that a judge is asked about."""
-    return [*entry.models, *(one.name for one in entry.files if one.answers)]
-
-
-def _of_files(cfg: Experiment, benchmark: Benchmark, settings: Any, entry: Any, place: str) -> Iterator[str]:
-    """Read what a suite names, as far as it is there: a row that is wrong is known before anything is built."""
-
-    def there(path):
-        return path is not None and Path(path).is_file()
-
-    if settings.questions and not there(settings.questions):
-        return
-    baseline, questions = getattr(settings, "baseline", None), None
-    try:
-        questions = read_questions(settings.questions, benchmark.turns) if settings.questions else None
-        if questions is not None:
-            if _asking(entry) and benchmark.pairs and baseline is None and not battling.baselines_of(questions):
-                yield f"{place}, baseline: the questions come without answers to compare with; name one"
-            for path, what in (
-                (getattr(settings, "references", None), "reference"),
-                (baseline and baseline.answers, "answer"),
-                *((one.answers, "answer") for one in entry.files),
-            ):
-                if there(path):
-                    read_answers(path, questions, what) if what == "reference" else battling.answers_in(path, questions)
-        for one in entry.files:
-            if there(one.judgements):
-                parts = None if questions is None else {row.uid: row.part for row in questions}
-                read_judgements(one.judgements, benchmark, one.name, one.of, parts)
-    except UserError as error:
-        yield f"{place}: {str(error).rstrip('.')}"
-
-
 def _uses(benchmark, cfg):
     """Return (models, name) of the models that answer as baselines."""
     found = []
     for entry in cfg.under(KEY):
-        settings, baseline = _settings(cfg, entry.suite), _baseline(cfg, entry.suite)
+        settings, baseline = settings_of(cfg, entry.suite), baseline_of(cfg, entry.suite)
         if settings.kind == benchmark.name and baseline and baseline.model in cfg.names("models"):
             found.append(("models", baseline.model))
     return found
@@ -356,7 +245,7 @@ def _summary(battles):
 
 
 def _suite_kind(benchmark: Benchmark) -> SuiteKind:
-    return SuiteKind(
+    kind = SuiteKind(
         key=KEY,
         fields=benchmark.fields,
         title="head-to-head",
@@ -392,11 +281,12 @@ def _suite_kind(benchmark: Benchmark) -> SuiteKind:
         ),
         rejecting=("turns", "battles"),
         paid={"battles": "judging head to head"},
-        checks=partial(_checks, benchmark),
-        flaws=partial(_flaws, benchmark),
-        panels=lambda rows: [row for row in rows if not row["task"]],
+        checks=partial(checks, benchmark),
+        flaws=partial(flaws, benchmark),
+        panels=lambda rows: panels(kind, rows),
         samples=samples,
     )
+    return kind
 
 
 HEAD_TO_HEAD = tuple(map(_suite_kind, BENCHMARKS.values()))

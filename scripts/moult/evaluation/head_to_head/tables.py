@@ -23,14 +23,36 @@ def suite_tables(
 ) -> list[dict[str, Any]]:
     """Return a dict per suite as `leaderboard.suite_tables` does, and beside it `groups` (per method: categories, and
     per model a cell for each), `notes` (sentences on what the figures are), `others`: what was published elsewhere."""
-    suites = leaderboard.suite_tables(kind, [row for row in rows if not row["task"]], differences)
+    suites = leaderboard.suite_tables(kind, panels(kind, rows), differences)
+    names = dict.fromkeys(row["suite"] for row in rows)
+    told = {suite["name"] for suite in suites}
+    nothing: dict[str, Any] = dict.fromkeys(("tables", "differences", "sources", "leaders", "unread"), [])
+    suites += [{"name": name} | nothing for name in names if name not in told]
     for suite in suites:
         mine = [row for row in rows if row["suite"] == suite["name"]]
         suite["groups"] = _groups(kind, mine)
-        suite["notes"] = list(_notes(mine))
+        suite["notes"] = [*_unread(kind, mine), *_notes(mine)]
         suite["others"] = published_of_benchmark(_benchmark_of(kind))
         suite["retired"] = retired_models()
     return suites
+
+
+def panels(kind: SuiteKind, rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Return the rows of all questions of those models of which something could be read."""
+    unread = {(row["suite"], row["model"], row["method"]) for row in rows if _says_nothing(kind, row)}
+    return [row for row in rows if not row["task"] and (row["suite"], row["model"], row["method"]) not in unread]
+
+
+def _says_nothing(kind, row):
+    return row["metric"] == kind.headline.metric and not int(row["n"])
+
+
+def _unread(kind, rows):
+    """Yield a sentence for each model of which no judgement could be read."""
+    for row in rows:
+        if row["dataset"] == _benchmark_of(kind) and _says_nothing(kind, row):
+            ending = next(end for end in METHODS if row["method"].endswith(end))
+            yield f"{row['model']} ({METHODS[ending]}): no judgement could be read, so that it stands in no table."
 
 
 def _benchmark_of(kind):

@@ -183,8 +183,8 @@ def score_probes(recipe: Recipe, rows: Sequence[Probed]) -> list[Score]:
     """Return score rows (see COLUMNS) of one model under one suite, a method per probe.
 
     Per set the metrics at the last of its layers and the largest portion; as task `layer 3` or `portion 0.5` the score
-    of each other one. Then both means over all sets, and, as task `subfield: …` and `phenomenon: …`, plain means over
-    those of a subfield or a phenomenon.
+    of each other one. Then both means over all sets, and plain means over those of a subfield or a phenomenon, at
+    another layer or portion: as datasets `subfield: …`, `layer 3`, with `subfield` or `layer` as their task.
 
     recipe: model, suite, limit, seed.
     """
@@ -215,7 +215,7 @@ def score_probes(recipe: Recipe, rows: Sequence[Probed]) -> list[Score]:
         for task, scores in others.items():
             n = sum(n for n, _ in scores)
             mean = metrics.mean_of([{"score": one} for _, one in scores])
-            lines += _lines(probe, "mean", task, {"score": (n, mean["score"])})
+            lines += _lines(probe, task, task.split()[0], {"score": (n, mean["score"])})
     shared = {"model": recipe["model"], "suite": recipe["suite"], "limit": recipe["limit"]}
     return cast(list[Score], [{column: (shared | line).get(column) for column in COLUMNS} for line in lines])
 
@@ -230,7 +230,7 @@ def _means(probe, main):
     yield from _mean(probe, "mean", "", whole)
     yield from _mean(probe, "weighted_mean", "", whole, sizes)
     for (what, name), found in sorted(groups.items()):
-        yield from _mean(probe, "mean", f"{what}: {name}", found)
+        yield from _mean(probe, f"{what}: {name}", what, found)
 
 
 def _mean(probe, mean, task, found, sizes=None):

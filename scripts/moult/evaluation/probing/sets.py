@@ -5,14 +5,17 @@ and remedy.
 """
 
 import ast
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moult.base.errors import UserError
 from moult.base.outside import one_line
+from moult.base.section import NAME
 from moult.base.yaml_files import read_yaml
 from moult.data.readers import read_csv
+from moult.evaluation.leaderboard import MEANS
 from moult.evaluation.probing.published import place_of
 from moult.evaluation.probing.units import Unit, slots_of
 
@@ -95,6 +98,9 @@ def names_below(folders: Iterable[str | Path]) -> dict[str, Path]:
                 f"{folder}: no folder in it has a {SAMPLES}; name the folder of a probing set, or of several."
             )
         for path in below:
+            if not re.match(NAME, path.name) or path.name.lower() in MEANS:
+                told = "letters, digits, `_`, `.` and `-`, and not as tables call their means"
+                raise UserError(f"{path}: a folder of a probing set is named in {told}; rename it.")
             if path.name in found:
                 raise UserError(f"{path} and {found[path.name]} have the same name; rename one of the folders.")
             found[path.name] = path

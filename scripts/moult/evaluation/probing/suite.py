@@ -70,6 +70,7 @@ class ProbingSuite(Settings):
 
     # It reads folders of its own, and no dataset of the config.
     datasets: ClassVar[tuple[str, ...]] = ()
+    split: ClassVar[str] = "test"
 
     folders: list[LocalPath] = Field(
         min_length=1,
@@ -313,4 +314,5 @@ PROBING = SuiteKind(
     flaws=_flaws,
     panels=panels,
     related=True,
+    leads=True,
 )

@@ -26,11 +26,10 @@ def panels(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     sets."""
     found = []
     for row in rows:
-        subfield = row["task"].removeprefix("subfield: ")
-        if row["dataset"] in MEANS and not row["task"]:
+        if row["dataset"] in MEANS:
             found.append(row)
-        elif subfield != row["task"]:
-            found.append(row | {"dataset": subfield, "task": ""})
+        elif row["task"] == "subfield":
+            found.append(row | {"dataset": row["dataset"].removeprefix("subfield: "), "task": ""})
     return found
 
 
@@ -59,21 +58,21 @@ def suite_tables(
         shown = {row["model"] for row in mine}
         lines = [one for one in differences if one["suite"] == name and {one["model"], one["against"]} <= shown]
         lines = [one for one in lines if one["dataset"] == "weighted_mean" or len(lines) <= MOST_MODELS]
-        sets = list(dict.fromkeys(row["dataset"] for row in mine if row["dataset"] not in MEANS))
+        sets = list(dict.fromkeys(row["dataset"] for row in mine if not row["task"] and row["dataset"] not in MEANS))
         for suite in leaderboard.suite_tables(kind, panels(mine), lines):
             # Means are over sets, whatever the columns are.
             suite["leaders"] = [one | {"datasets": sets} for one in suite["leaders"]]
-            suite |= {"left_out": left_out, "layers": _by_task(mine, "layer "), "portions": _by_task(mine, "portion ")}
+            suite |= {"left_out": left_out, "layers": _by_task(mine, "layer"), "portions": _by_task(mine, "portion")}
             found.append(suite | {"lengths": _lengths(mine)})
     return found
 
 
-def _by_task(rows, beginning):
+def _by_task(rows, what):
     """Return the mean score of each model by layer or portion, with that of the one which counts as the last."""
     cells: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:
-        if row["dataset"] == "mean" and row["metric"] == "score" and row["task"].startswith(beginning):
-            cells.setdefault((row["model"], row["method"]), {})[row["task"]] = estimate_of(row)
+        if row["metric"] == "score" and row["task"] == what:
+            cells.setdefault((row["model"], row["method"]), {})[row["dataset"]] = estimate_of(row)
     columns = list(dict.fromkeys(task for line in cells.values() for task in line))
     lines = [
         {"model": key[0], "method": key[1], "cells": [line.get(one) for one in columns]} for key, line in cells.items()
@@ -84,7 +83,11 @@ def _by_task(rows, beginning):
 def _lengths(rows):
     found: dict[tuple[str, str, str], dict[str, float]] = {}
     for row in rows:
-        if row["metric"] in ("description_bits", "uniform_bits", "compression") and row["dataset"] not in MEANS:
+        if (
+            row["metric"] in ("description_bits", "uniform_bits", "compression")
+            and not row["task"]
+            and row["dataset"] not in MEANS
+        ):
             place = row["dataset"], row["model"], row["method"]
             found.setdefault(place, {})[row["metric"]] = float(row["value"])
     return [

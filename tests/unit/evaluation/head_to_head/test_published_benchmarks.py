@@ -21,6 +21,8 @@ from moult.evaluation.head_to_head.length_control import (
 )
 from moult.evaluation.head_to_head.published_judgements import read_judgements
 from moult.evaluation.head_to_head.scoring import read_ones, score_battles
+from moult.evaluation.suites import KINDS
+from moult.report.plots import draw_scores
 
 DATA = Path(__file__).parents[3] / "reference" / "head_to_head"
 WITH_MISSING_ROWS = {"gpt35_turbo_instruct": (804, 17.68, 14.90), "text_davinci_001": (803, 8.91, 6.46)}
@@ -298,3 +300,23 @@ def test_a_judgement_that_is_none_is_a_sentence(tmp_path, kind, row, told):
     path.write_text(json.dumps(row) + "\n")
     with pytest.raises(UserError, match=f"judgements.jsonl, row 1: .*{told}"):
         read_judgements(path, BENCHMARKS[kind], "ours")
+
+
+def test_a_judge_of_whom_nothing_could_be_read_has_a_row_that_says_nothing_and_a_note():
+    battles = read_judgements(DATA / "arena_battles.csv", BENCHMARKS["arena"], "m")
+    unread = [row | {"status": "unknown", "value": None} for row in battles]
+    (kind,) = (one for one in KINDS if one.key == "head_to_head" and one.fields is BENCHMARKS["arena"].fields)
+    recipe = {"suite": "s", "model": "m", "kind": "arena", "published": None, "limit": None, "seed": 1}
+    rows = score_battles(recipe, unread)
+    row = next(row for row in rows if row["metric"] == "win_rate")
+    assert (row["n"], row["ci_low"], row["ci_high"]) == (0, 0, 1)
+    assert next(row for row in rows if row["metric"] == "unknown_rate")["value"] == 1
+    as_text = [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows]
+    (suite,) = kind.tables(kind, as_text, [])
+    assert (
+        suite["tables"] == [] and "no judgement could be read" in suite["notes"][0] and "<svg" in draw_scores(as_text)
+    )
+    others = score_battles(recipe | {"model": "n"}, [row | {"model": "n"} for row in battles])
+    as_text += [{name: "" if value is None else str(value) for name, value in row.items()} for row in others]
+    (suite,) = kind.tables(kind, as_text, [])
+    assert [row["model"] for row in suite["tables"][0]["rows"]] == ["n"]

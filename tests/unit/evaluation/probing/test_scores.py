@@ -73,8 +73,8 @@ def test_scores_are_means_over_seeds_within_their_intervals():
     values = {name: cells[name, "", "score"]["value"] for name in ("a", "bb", "ccc")}
     assert cells["mean", "", "score"]["value"] == pytest.approx(np.mean(list(values.values())), abs=2e-6)
     syntax = (values["a"] + values["bb"]) / 2
-    assert cells["mean", "subfield: syntax", "score"]["value"] == pytest.approx(syntax, abs=2e-6)
-    assert cells["mean", "phenomenon: tense", "score"]["value"] == values["ccc"]
+    assert cells["subfield: syntax", "subfield", "score"]["value"] == pytest.approx(syntax, abs=2e-6)
+    assert cells["phenomenon: tense", "phenomenon", "score"]["value"] == values["ccc"]
 
 
 def test_a_score_that_is_perfect_has_a_width_and_one_that_is_undefined_is_none_at_all():
@@ -99,7 +99,7 @@ def test_other_layers_and_portions_stand_as_tasks():
     cells = found([line, result("a", 0.7, portion=0.5)])
     assert ("a", "layer 0", "score") in cells and ("a", "portion 0.5", "score") in cells
     assert cells["a", "layer 0", "score"]["value"] == cells["a", "", "score"]["value"]
-    assert ("mean", "portion 0.5", "score") in cells
+    assert ("portion 0.5", "portion", "score") in cells
 
 
 def test_a_difference_of_estimates():
@@ -165,7 +165,7 @@ def test_the_merging_study_stands_with_its_note():
 def test_of_hundreds_of_models_the_best_stand_first():
     rows = []
     for number in range(100):
-        for dataset, task in (("mean", ""), ("weighted_mean", ""), ("mean", "subfield: syntax"), ("a", "")):
+        for dataset, task in (("mean", ""), ("weighted_mean", ""), ("subfield: syntax", "subfield"), ("a", "")):
             row = {"suite": "s", "model": f"merge{number}", "dataset": dataset, "task": task, "method": "linear"}
             row |= {"metric": "score", "value": str(number / 100), "n": "10", "ci_low": "", "ci_high": ""}
             rows.append(dict.fromkeys(COLUMNS, "") | row)

@@ -197,6 +197,12 @@ def test_columns_that_nobody_needs_may_be_missing_or_more(tmp_path):
 def test_a_folder_without_sets_and_a_name_twice_are_told(tmp_path):
     with pytest.raises(UserError, match="no folder in it has a samples.csv"):
         names_below([tmp_path])
+    for name in ("mean", "two words"):
+        folder = tmp_path / "named" / name
+        shutil.copytree(DATA / "lookalike-pos", folder)
+        with pytest.raises(UserError, match="rename it"):
+            names_below([folder.parent])
+        shutil.rmtree(folder)
     for one in ("a", "b"):
         shutil.copytree(DATA / "lookalike-pos", tmp_path / one / "lookalike-pos")
     with pytest.raises(UserError, match="have the same name"):
