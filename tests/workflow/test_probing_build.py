@@ -11,7 +11,7 @@ from probes import probing_config, write_probed
 from processes import kill_group, wait_for
 
 # Each job of it starts Python: some twenty of them.
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.soak
 CONFIG = probing_config()
 
 

@@ -8,6 +8,8 @@ from pico import build_pico_model
 from pico_build import MOODS, Folder, write_config
 from pico_variants import SWEPT, sweep_config
 
+# The bytes of members and the choice are tested by tests/unit/weights and tests/unit/evaluation in seconds.
+pytestmark = pytest.mark.soak
 MEMBERS = [
     f"grid-{method}-w{weight}" for method in ("ties-d0.5", "dare_ties-d0.5", "linear") for weight in ("0.5", "0.2-0.8")
 ]

@@ -97,9 +97,10 @@ def test_what_failed_but_was_paid_for_is_kept_with_its_reason(tmp_path):
 def test_keys_are_those_of_journals_that_exist():
     plain = request("é", seed=3, choices=("a", "b"))
     asked = asdict(plain)
-    # What beam search is told came later; a request without it keeps its key.
+    # What beam search is told, and log-probabilities, came later; a request without them keeps its key.
     for later in ("beams", "length_penalty"):
         del asked["sampling"][later]
+    del asked["top_logprobs"]
     assert request_key(plain, {"url": "u"}) == digest({"request": asked, "identity": {"url": "u"}})
     labels = LabelRequest(plain.messages, ("a", "b"))
     assert request_key(labels, {}) == digest({"request": asdict(labels), "identity": {}})
