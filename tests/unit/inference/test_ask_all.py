@@ -97,8 +97,8 @@ def test_what_failed_but_was_paid_for_is_kept_with_its_reason(tmp_path):
 def test_keys_are_those_of_journals_that_exist():
     plain = request("é", seed=3, choices=("a", "b"))
     asked = asdict(plain)
-    # What beam search is told, and log-probabilities, came later; a request without them keeps its key.
-    for later in ("beams", "length_penalty"):
+    # Beam search, a penalty on repetition and log-probabilities came later; a request without them keeps its key.
+    for later in ("beams", "length_penalty", "repetition_penalty"):
         del asked["sampling"][later]
     del asked["top_logprobs"]
     assert request_key(plain, {"url": "u"}) == digest({"request": asked, "identity": {"url": "u"}})
