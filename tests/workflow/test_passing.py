@@ -2,11 +2,13 @@
 
 import subprocess
 
+import pytest
 from moult.planning.verify import flaws_of_results
 from pico_build import ROOT
 from pico_variants import passing_config
 
 
+@pytest.mark.soak
 def test_weights_that_pass_are_gone_when_they_are_measured_and_come_back_for_a_new_suite(unbuilt):
     config = passing_config()
     unbuilt.config = config
