@@ -17,7 +17,7 @@ DIGITS = 13
 
 def _has_rows(share):
     if share[0] >= share[1]:
-        raise ValueError(f"share: {list(share)} has no row; write [start, stop] with start < stop")
+        raise ValueError(f"{list(share)} has no row; write [start, stop] with start < stop")
     return share
 
 

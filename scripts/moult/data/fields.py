@@ -29,7 +29,7 @@ Prompt = Annotated[str, BeforeValidator(_known_prompt)]
 def _known_rubric(name):
     if isinstance(name, str) and name not in rubric_names():
         near = nearest(name, rubric_names())
-        raise ValueError(f"rubric: {name!r} is not in resources/judge/criteria/ or judge/criteria/{near}")
+        raise ValueError(f"{name!r} is not in resources/judge/criteria/ or judge/criteria/{near}")
     return name
 
 
