@@ -33,16 +33,17 @@ class Engine:
 
     An engine has `tokenizer`, `limit` (tokens of prompt and answer together), `batch_size`, and two methods that
     take one batch: `_complete(prompts, requests)` → per row (new token ids, None or why it failed), and
-    `_score(prompts, labels, requests, shared)` → per row and label its log-likelihood, and whether greedy decoding
-    writes it; shared: with how many tokens all prompts begin alike, as those of the next batches may.
+    `_score(prompts, labels, requests)` → per row and label its log-likelihood, and whether greedy decoding writes it.
     Prompts and labels are lists of token ids; a prompt holds as many placeholders for a video as the model has
     embeddings for it. `vision` is there when requests may show videos. `pads`: a batch of prompts may differ in length.
-    `several`: there are several requests to each chat, which stand together in the plan of batches.
+    `several`: there are several requests to each chat, which stand together in the plan of batches. `shared`: with how
+    many tokens all prompts of the next batch to score begin alike, as those of further ones may.
     """
 
     vision: Any = None
     several = False
     pads = True
+    shared = 0
     batch_size: int
     _score: Callable[..., list[list[tuple[float, bool]]]]
 
@@ -119,7 +120,7 @@ class Engine:
         room = [max(map(len, ids)) for ids in labels]
 
         def work(rows):
-            found = self._score(*([values[row] for row in rows] for values in (prompts, labels, requests)), 0)
+            found = self._score(*([values[row] for row in rows] for values in (prompts, labels, requests)))
             scores = [[score for score, _ in labels] for labels in found]
             return scores, sum(len(prompts[row]) + sum(map(len, labels[row])) for row in rows)
 
@@ -139,7 +140,9 @@ class Engine:
             if batch:
                 contexts = [list(requests[row[0]].context) for row in batch]
                 labels = [[list(requests[number].continuation) for number in row] for row in batch]
-                found = self._score(contexts, labels, None, shared)
+                # Of this batch alone: what is scored next may begin otherwise.
+                self.shared = shared
+                found = self._score(contexts, labels, None)
                 pairs = zip(batch, found, strict=True)
                 values = [list(zip(row, scores, strict=True)) for row, scores in pairs]
                 yield [(number, [score, int(greedy)]) for row in values for number, (score, greedy) in row]

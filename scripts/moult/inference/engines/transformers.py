@@ -153,15 +153,16 @@ class TransformersEngine(Engine):
             raise UserError(f"structure {wanted} cannot be enforced ({matcher.get_error()}); write it more simply.")
         return matcher
 
-    def _score(self, prompts, labels, requests, shared):
+    def _score(self, prompts, labels, requests):
         """Score all labels of a batch in one forward pass: each stands behind the prompt and sees it and itself. What
         the prompts share is read once, for this batch and those that follow."""
         import torch
 
+        shared, self.shared = self.shared, 0
         if not self.takes_tree:
             return self._score_apart(prompts, labels)
-        read = self._ahead(prompts[0][:shared]) if shared and self.reads_ahead else None
-        start = shared if read else 0
+        start = shared if shared and self.reads_ahead else 0
+        read = self._ahead(prompts[0][:start]) if start else None
         prompts = [prompt[start:] for prompt in prompts]
         # Prompts end and labels begin at column `width`, so one slice of logits serves all rows. The last token of
         # a label, the end of turn, is predicted and never read.

@@ -80,7 +80,7 @@ class VllmEngine(Engine):
             detokenize=bool(until),
         )
 
-    def _score(self, prompts, labels, requests, shared):
+    def _score(self, prompts, labels, requests):
         from vllm import SamplingParams
 
         settings = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=1, detokenize=False)
