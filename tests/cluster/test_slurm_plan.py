@@ -7,6 +7,8 @@ import sys
 
 import pytest
 from pico_build import ROOT
+from pico_variants import write_swept
+from slurm_cluster import ClusterFolder
 
 # The table of docs/cluster.md: config, jobs, how many of them share how many Slurm jobs, Slurm jobs in all.
 TABLE = re.findall(
@@ -30,3 +32,25 @@ def test_tiny_jobs_share_slurm_jobs_and_catch_nothing_between_them(config, jobs,
     assert [len(inside) + len(alone), len(inside), len(together), len(alone) + len(together)] == [
         int(number) for number in (jobs, grouped, groups, slurm_jobs)
     ]
+
+
+def test_scores_that_choose_share_no_slurm_job_with_scores_of_what_is_chosen(tmp_path):
+    """By the same suite, and chosen twice: Snakemake would refuse to put these thirteen into two Slurm jobs."""
+    write_swept(tmp_path)
+    folder = ClusterFolder(tmp_path, None)
+    config = folder.config
+    config["models"].append({"name": "last", "select": {"among": ["soup", "left"], "suite": "dev"}})
+    config["evaluations"][0]["models"] += ["best", "soup", "last"]
+    config["evaluations"][1]["models"] += ["last"]
+    folder.config = config
+    run = folder.snakemake("--dry-run")
+    assert run.returncode == 0, run.stdout + run.stderr
+    scored = {}
+    for name, jobs in re.findall(r"Group job (scores\w*) .*\n((?:    .*\n|\n)+)", run.stdout):
+        scored[name] = {" on ".join(one) for one in re.findall(r": scoring (\S+) on (\S+) ", jobs)}
+    assert {name: {one for one in made if "grid" not in one} for name, made in scored.items()} == {
+        "scores": {"left on dev"},
+        "scores_1": {"best on dev", "soup on dev", "best on test", "soup on test"},
+        "scores_2": {"last on dev", "last on test"},
+    }
+    assert len(scored["scores"]) == 7
