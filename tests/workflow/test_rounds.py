@@ -114,6 +114,7 @@ def test_nothing_is_left_to_do(built):
     assert "Nothing to be done" in built.snakemake("--dry-run").stdout
 
 
+@pytest.mark.soak
 def test_a_changed_row_leaves_the_rounds_before_untouched_and_remakes_what_follows(copied):
     before, asked = adapters(copied), len(copied.server.asked)
     stamps = {path: path.stat().st_mtime_ns for path in (copied.path / "results/pico/adapters/rounds-r1").iterdir()}

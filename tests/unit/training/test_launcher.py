@@ -61,6 +61,7 @@ def test_zero2_has_the_losses_of_one_process(finetune, undisturbed):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_zero3_trains_all_weights_as_one_process_does(finetune):
     alone, _ = finetune("alone_full", FULL | PLAN | ALONE)
     together, model = finetune("zero3", FULL | PLAN | TOGETHER | {"zero": 3})
