@@ -164,6 +164,7 @@ def test_another_number_of_rows_is_told_with_what_to_write(copied):
     assert "q has 7 train rows, which make 3 rounds of 3, not 4; write `rows: 7`" in run.stdout + run.stderr
 
 
+@pytest.mark.soak
 def test_a_kill_inside_a_round_pays_for_no_answer_twice(prepared, judge):
     config = prepared.config
     config["rounds"][0] |= {"interval": 40, "rows": 40}

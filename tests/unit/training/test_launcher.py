@@ -88,6 +88,7 @@ def running(process):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_killed_job_takes_its_processes_along_and_ends_in_the_same_bytes(finetune, undisturbed, pico_model, tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}
     job = subprocess.Popen([sys.executable, "-c", CHILD, pico_model, tmp_path], env=environment)
