@@ -127,9 +127,8 @@ class Folder:
         return [*base, "--scheduler", "greedy", "--configfile", "pico.yaml", "--rerun-incomplete", *arguments]
 
     def environment(self):
-        lean = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
         proxy = {"http_proxy": self.server.url.removesuffix("/v1"), "no_proxy": "127.0.0.1"} if self.server else {}
-        return os.environ | lean | proxy
+        return os.environ | warm.LEAN | proxy
 
     def start(self, *arguments, log="run.log"):
         """Start Snakemake in a process group of its own, to be killed."""
