@@ -2,10 +2,10 @@
 
 import os
 import re
-import subprocess
 import sys
 
 import pytest
+import warm
 from pico_build import ROOT
 from pico_variants import write_swept
 from slurm_cluster import ClusterFolder
@@ -23,9 +23,7 @@ def test_tiny_jobs_share_slurm_jobs_and_catch_nothing_between_them(config, jobs,
     """Snakemake refuses a plan in which a group is left and entered again."""
     command = [sys.executable, "-m", "snakemake", "--profile", "slurm", "--configfile", config, "--dry-run"]
     command += ["--forceall", "--nolock"]
-    run = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"SLURM_ACCOUNT": ""}, capture_output=True, text=True, check=False
-    )
+    run = warm.run(command, cwd=ROOT, env=os.environ | {"SLURM_ACCOUNT": ""})
     assert run.returncode == 0, run.stdout + run.stderr
     inside, alone = (re.findall(rf"^{indent}Job \d+: (\w+):", run.stdout, re.MULTILINE) for indent in ("    ", ""))
     together = re.findall(r" Group job (\w+) ", run.stdout)

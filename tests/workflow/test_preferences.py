@@ -58,7 +58,8 @@ def test_another_loss_makes_no_pair_again_and_another_gate_asks_for_no_answer(ed
     assert "32 requests, 32 of them answered before, 0 to ask" in log
 
 
-@pytest.mark.parametrize("target", ["adapters/preferring", pytest.param("models/further", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("target", ["adapters/preferring", "models/further"])
 def test_a_killed_run_on_pairs_ends_in_the_same_bytes(edited, tmp_path, target):
     config = edited.config
     for model in config["models"][1:]:
