@@ -18,18 +18,32 @@ TABLE = re.findall(
 )
 
 
-@pytest.mark.parametrize(("config", "jobs", "grouped", "groups", "slurm_jobs"), TABLE)
-def test_tiny_jobs_share_slurm_jobs_and_catch_nothing_between_them(config, jobs, grouped, groups, slurm_jobs):
-    """Snakemake refuses a plan in which a group is left and entered again."""
+OTHERS = {str(path.relative_to(ROOT)) for path in (ROOT / "config").glob("*/*.yaml")} - {row[0] for row in TABLE}
+
+
+def planned(config):
+    """Return what Snakemake prints of a whole build on Slurm; it refuses one in which a group is entered again."""
     command = [sys.executable, "-m", "snakemake", "--profile", "slurm", "--configfile", config, "--dry-run"]
     command += ["--forceall", "--nolock"]
     run = warm.run(command, cwd=ROOT, env=os.environ | {"SLURM_ACCOUNT": ""})
     assert run.returncode == 0, run.stdout + run.stderr
-    inside, alone = (re.findall(rf"^{indent}Job \d+: (\w+):", run.stdout, re.MULTILINE) for indent in ("    ", ""))
-    together = re.findall(r" Group job (\w+) ", run.stdout)
+    return run.stdout
+
+
+@pytest.mark.parametrize(("config", "jobs", "grouped", "groups", "slurm_jobs"), TABLE)
+def test_tiny_jobs_share_slurm_jobs_and_catch_nothing_between_them(config, jobs, grouped, groups, slurm_jobs):
+    told = planned(config)
+    inside, alone = (re.findall(rf"^{indent}Job \d+: (\w+):", told, re.MULTILINE) for indent in ("    ", ""))
+    together = re.findall(r" Group job (\w+) ", told)
     assert [len(inside) + len(alone), len(inside), len(together), len(alone) + len(together)] == [
         int(number) for number in (jobs, grouped, groups, slurm_jobs)
     ]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("config", sorted(OTHERS))
+def test_every_experiment_is_planned_on_slurm(config):
+    assert "This was a dry-run" in planned(config)
 
 
 def test_scores_that_choose_share_no_slurm_job_with_scores_of_what_is_chosen(tmp_path):
