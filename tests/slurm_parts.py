@@ -32,12 +32,15 @@ class FromHub(Benchmarks, ClusterFolder):
 
 
 class Publishing(ClusterFolder):
-    """A folder whose jobs find a hub that takes models, and have a token for it; `hub` is what it was sent last."""
+    """A folder whose jobs find a hub that takes models, and have a token for it; `repos` is what is there."""
 
-    hub = None
+    def __init__(self, path, server):
+        super().__init__(path, server)
+        self.repos, self.hub = {}, None
 
     def snakemake(self, *arguments):
         with PublishingHub({TOKEN: {"me"}}) as self.hub:
+            self.hub.repos = self.repos
             return super().snakemake("all", "publish", *arguments, "--config", "push=true")
 
     def environment(self):
@@ -153,11 +156,18 @@ def samples(config):
     return config
 
 
+def write_training(folder):
+    """Write what models optimised on their own pairs need, and two rounds of self-training beside them."""
+    write_preferences(folder)
+    lines = [f"How to do {number}?\tI try {number}." for number in range(2)]
+    (folder / "data" / "q.tsv").write_text("\n".join(["title\tquestion_content", *lines]) + "\n")
+
+
 def training(config):
-    """Return a config of models optimised on their own pairs, with rounds of self-training beside them."""
     rounds = rounds_config(2, 1)
-    config["rounds"] = rounds["rounds"]
-    return config | {kind: config[kind] + rounds[kind] for kind in ("datasets", "endpoints")}
+    rounds["datasets"][0]["files"] = {"train": "data/q.tsv"}
+    joined = {kind: config[kind] + rounds[kind] for kind in ("datasets", "endpoints")}
+    return config | {"rounds": rounds["rounds"]} | joined
 
 
 def write_judging(folder):
@@ -226,7 +236,7 @@ PARTS = {
     "small": Part(write_inputs, small),
     "whole": Part(write_inputs, whole),
     "samples": Part(write_inputs, samples),
-    "training": Part(write_preferences, training, PLACES | {"preferring": LARGE, "further": PAIR}),
+    "training": Part(write_training, training, PLACES | {"preferring": LARGE, "further": PAIR}),
     "judging": Part(write_judging, reply=judging),
     "contest": Part(write_contest, contest, PLACES | {"other": LARGE}, contested),
     "benchmarks": Part(write_benchmarks, places={"taught": SMALL}, kind=FromHub),

@@ -16,7 +16,7 @@ def test_it_runs_where_its_needs_call_for(name, build):
     disjoint(on_gpus)
     if name == "passing":
         # What passes is published before it is gone.
-        files = folder.hub.repos["me/merged"].files
+        files = folder.repos["me/merged"].files
         assert files["model.safetensors"][1] and b"merge by linear" in files["README.md"][0]
         results = folder.path / "results/brief"
         assert [path.name for path in (results / "models").iterdir() if path.is_dir()] == ["base"]
