@@ -24,6 +24,8 @@ SMALL, LARGE = (1, 16, "gpu-24gb", "rtx_4090"), (1, 40, "gpu-80gb", "a800")
 PAIR, FULL = (2, 90, "gpu-96gb", "rtx_pro_6000"), (2, 70, "gpu-80gb", "a800")
 PLACES = {"base": SMALL, "advisor": LARGE, "moods_sft": PAIR, "moods_again": PAIR, "moods_full": FULL}
 NOWHERE = (0, None, "cpu", None)
+# What no whole build makes: by which target it is asked for.
+ASKED_FOR = {"exports": "exports", "published": "publish"}
 TOKEN = "hf_canary_0123456789"
 
 
@@ -41,7 +43,7 @@ class Publishing(ClusterFolder):
     def snakemake(self, *arguments):
         with PublishingHub({TOKEN: {"me"}}) as self.hub:
             self.hub.repos = self.repos
-            return super().snakemake("all", "publish", *arguments, "--config", "push=true")
+            return super().snakemake(*arguments, "--config", "push=true")
 
     def environment(self):
         return super().environment() | {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": self.hub.url, "MY_TOKEN": TOKEN}
@@ -52,7 +54,7 @@ class Part:
     """What is built in one go.
 
     write: writes the inputs into a folder. change: makes the part's config of the one that was written. places: model →
-    where its jobs belong. reply: what the endpoints say. kind: of the working directory.
+    where its jobs belong. reply: what the endpoints say. kind: of the working directory. targets: what is asked for.
     """
 
     write: Callable
@@ -60,11 +62,12 @@ class Part:
     places: dict = field(default_factory=lambda: PLACES)
     reply: Callable = answer_in_form
     kind: type = ClusterFolder
+    targets: tuple = ("all",)
 
-    def folder(self, path, server, kind=None):
+    def folder(self, path, server):
         """Write what is built into an empty folder, models that ask for GPUs as if they were large; return it."""
         self.write(path)
-        folder = (kind or self.kind)(path, server)
+        folder = self.kind(path, server)
         config = self.change(folder.config)
         for model in config.get("models", []):
             gpus, memory, _, _ = self.places.get(model["name"], NOWHERE)
@@ -74,6 +77,12 @@ class Part:
                 model["finetune"]["devices"] = gpus
         folder.config = config
         return folder
+
+    def rules(self, config):
+        """Return the rules of all jobs that the targets ask for, in the working directory."""
+        cfg = load(config)
+        asked = [stage for stage in STAGES if ASKED_FOR.get(stage.makes, "all") in self.targets]
+        return {one.rule for one in asked if (one.names if one.makes in ASKED_FOR else one.planned)(cfg)}
 
     def place_of(self, config):
         """Return a function that returns where a job belongs, by its rule and the name of its log."""
@@ -112,12 +121,6 @@ def model_at_work(config, rule, name):
     if rule == "select_model":
         return name if "race" in find("models", name)["select"] else None
     return None
-
-
-def rules_of(config):
-    """Return the rules of all jobs of a build in the working directory, and of those that publish."""
-    cfg = load(config)
-    return {stage.rule for stage in STAGES if stage.planned(cfg) or (stage.makes == "published" and stage.names(cfg))}
 
 
 def small(config):
@@ -235,13 +238,13 @@ def write_passing(folder):
 PARTS = {
     "small": Part(write_inputs, small),
     "whole": Part(write_inputs, whole),
-    "samples": Part(write_inputs, samples),
+    "samples": Part(write_inputs, samples, targets=("all", "exports")),
     "training": Part(write_training, training, PLACES | {"preferring": LARGE, "further": PAIR}),
     "judging": Part(write_judging, reply=judging),
     "contest": Part(write_contest, contest, PLACES | {"other": LARGE}, contested),
     "benchmarks": Part(write_benchmarks, places={"taught": SMALL}, kind=FromHub),
     "probing": Part(write_probing),
     "sweep": Part(write_swept, swept, {"left": SMALL, "raced": LARGE}),
-    "passing": Part(write_passing, published, kind=Publishing),
+    "passing": Part(write_passing, published, kind=Publishing, targets=("all", "publish")),
     "filming": Part(write_filming, kind=FromHub),
 }

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from openai_server import OpenAIServer
 from slurm_cluster import SCRIPT, Cluster, ClusterFolder, built_where_it_belongs, logs
-from slurm_parts import PARTS, rules_of
+from slurm_parts import PARTS
 
 
 @pytest.fixture(scope="session")
@@ -53,11 +53,11 @@ def build(tmp_path, cluster, monkeypatch):
         (tmp_path / "work").mkdir()
         with OpenAIServer(part.reply) as server:
             folder = part.folder(tmp_path / "work", server)
-            run = folder.snakemake()
+            run = folder.snakemake(*part.targets)
             assert run.returncode == 0, run.stdout + run.stderr
-            assert "Nothing to be done" in folder.snakemake("--dry-run").stdout
+            assert "Nothing to be done" in folder.snakemake(*part.targets, "--dry-run").stdout
         monkeypatch.chdir(folder.path)
-        assert {rule for rule, _, _ in logs(folder)} == rules_of(folder.config)
+        assert {rule for rule, _, _ in logs(folder)} == part.rules(folder.config)
         return folder, *built_where_it_belongs(folder, cluster, part.place_of(folder.config))
 
     return run

@@ -3,7 +3,7 @@
 import pytest
 from moult.stages import BY_RULE
 from slurm_cluster import AT_LENGTH, disjoint
-from slurm_parts import PARTS, rules_of
+from slurm_parts import PARTS
 
 # The others are in test_slurm_build.py.
 KINDS = sorted(PARTS.keys() - {"small", "whole"})
@@ -34,5 +34,5 @@ def test_every_rule_is_run_by_a_part(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         folder = part.folder(tmp_path / name, None)
         monkeypatch.chdir(folder.path)
-        run |= rules_of(folder.config)
+        run |= part.rules(folder.config)
     assert run == BY_RULE.keys()
