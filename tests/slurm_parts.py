@@ -79,10 +79,11 @@ class Part:
         return folder
 
     def rules(self, config):
-        """Return the rules of all jobs that the targets ask for, in the working directory."""
+        """Return the rules of all jobs of a whole build in the working directory, and of what else is asked for."""
         cfg = load(config)
-        asked = [stage for stage in STAGES if ASKED_FOR.get(stage.makes, "all") in self.targets]
-        return {one.rule for one in asked if (one.names if one.makes in ASKED_FOR else one.planned)(cfg)}
+        found = {stage.rule for stage in STAGES if stage.makes not in ASKED_FOR and stage.planned(cfg)}
+        asked = [stage for stage in STAGES if ASKED_FOR.get(stage.makes) in self.targets]
+        return found | {stage.rule for stage in asked if stage.names(cfg)}
 
     def place_of(self, config):
         """Return a function that returns where a job belongs, by its rule and the name of its log."""
@@ -124,7 +125,7 @@ def model_at_work(config, rule, name):
 
 
 def small(config):
-    """Return the least of a config that is a build still: two trainings to run side by side, one prediction."""
+    """Return little of a config: two trainings to run side by side, one prediction, and groups before and after."""
     config["datasets"], config["corpora"], config["endpoints"] = config["datasets"][1:], [], []
     base, tuned = (model for model in config["models"] if model["name"] in ("base", "moods_sft"))
     tuned["finetune"] |= {"max_steps": 1, "evaluate_every": 1, "selection": "nll"}
@@ -235,8 +236,9 @@ def write_passing(folder):
     write_config(folder / "pico.yaml", passing_config())
 
 
+PLOTS = [f"results/pico/plots/{name}.svg" for name in ("labels", "confusion/labels/base")]
 PARTS = {
-    "small": Part(write_inputs, small),
+    "small": Part(write_inputs, small, targets=("adapters", *PLOTS)),
     "whole": Part(write_inputs, whole),
     "samples": Part(write_inputs, samples, targets=("all", "exports")),
     "training": Part(write_training, training, PLACES | {"preferring": LARGE, "further": PAIR}),

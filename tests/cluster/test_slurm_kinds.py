@@ -30,7 +30,7 @@ def test_it_runs_where_its_needs_call_for(name, build):
 
 def test_every_rule_is_run_by_a_part(tmp_path, monkeypatch):
     run = set()
-    for name, part in PARTS.items():
+    for name, part in ((name, part) for name, part in PARTS.items() if "all" in part.targets):
         (tmp_path / name).mkdir()
         folder = part.folder(tmp_path / name, None)
         monkeypatch.chdir(folder.path)
