@@ -144,8 +144,8 @@ def _import_all():
     """Import what Snakemake, its file and the jobs import, as they do."""
     from snakemake.cli import get_argument_parser
 
-    get_argument_parser()
     sys.path.insert(0, str(HERE.parents[1] / "scripts"))
+    get_argument_parser()
     from moult.base.lean_imports import hide_compiler, hide_packages
 
     with hide_packages("datasets", "scipy"), hide_compiler():
