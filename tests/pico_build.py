@@ -130,10 +130,10 @@ class Folder:
         proxy = {"http_proxy": self.server.url.removesuffix("/v1"), "no_proxy": "127.0.0.1"} if self.server else {}
         return os.environ | warm.LEAN | proxy
 
-    def start(self, *arguments, log="run.log"):
+    def start(self, *arguments, log="run.log", start=subprocess.Popen):
         """Start Snakemake in a process group of its own, to be killed."""
         with open(self.path / log, "w") as output:
-            return subprocess.Popen(
+            return start(
                 self.command(*arguments),
                 cwd=self.path,
                 env=self.environment(),

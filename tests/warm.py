@@ -63,6 +63,13 @@ def run(command, cwd=".", env=None):
         return subprocess.CompletedProcess(command, code, out.read(), err.read())
 
 
+def start(command, **settings):
+    """Start what `run` runs; return the `Popen` of a process that ends with it, and kills it when it is killed."""
+    asking = "import sys; sys.path.insert(0, sys.argv[1]); import warm; sys.exit(warm.ask(sys.argv[2], sys.argv[3:]))"
+    command = [sys.executable, "-SE", "-c", asking, HERE.parent, _address(), *command[1:]]
+    return subprocess.Popen(command, **settings)
+
+
 def ask(address, words, cwd=".", env=None, outputs=(1, 2)):
     """Let a child of the warm process, which ends with this one, run Python's arguments; return its exit status."""
     task = {"words": words, "folder": os.path.abspath(cwd), "environment": env or dict(os.environ)}
@@ -83,6 +90,9 @@ def _become(task, shim):
     os.environ.clear()
     os.environ.update(task["environment"])
     for number, path in enumerate([os.devnull, *task["outputs"]]):
+        if not os.path.exists(path):
+            # Nobody waits.
+            os._exit(1)
         os.dup2(os.open(path, os.O_RDWR | os.O_APPEND), number)
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
     code: object = 0
@@ -116,16 +126,17 @@ def _interpret(kind, *words):
 
 
 def _attend(line, shim):
-    """Run the task of a connection in a child, tell its exit status, and kill it if nobody waits for that any more."""
+    """Run the task of a connection in a child, and tell its exit status; if nobody waits, kill all of this."""
+    os.setsid()
     task = json.loads(line.makefile().readline())
     if not (child := os.fork()):
         line.close()
-        return _become(task, shim)
+        _become(task, shim)
     ended = os.pidfd_open(child)
     if ended not in select.select([line, ended], [], [])[0]:
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    line.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
+        os.killpg(0, signal.SIGKILL)
+    with contextlib.suppress(BrokenPipeError):
+        line.sendall(b"%d\n" % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     os._exit(0)
 
 
@@ -133,8 +144,8 @@ def _import_all():
     """Import what Snakemake, its file and the jobs import, as they do."""
     from snakemake.cli import get_argument_parser
 
-    get_argument_parser()
     sys.path.insert(0, str(HERE.parents[1] / "scripts"))
+    get_argument_parser()
     from moult.base.lean_imports import hide_compiler, hide_packages
 
     with hide_packages("datasets", "scipy"), hide_compiler():
@@ -164,7 +175,6 @@ def _serve(address):
             if not os.fork():
                 listening.close()
                 _attend(line, shim)
-                return
             line.close()
             with contextlib.suppress(ChildProcessError):
                 while os.waitpid(-1, os.WNOHANG)[0]:
