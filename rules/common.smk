@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.io import sourcecache_entry
 from snakemake.logging import logger
 from snakemake.settings.types import RerunTrigger
 
@@ -56,7 +57,7 @@ from moult.planning import start
 from moult.planning.groups import told_apart
 from moult.planning.needs import job_needs
 from moult.planning.partitions import RESOURCES, as_resources
-from moult.planning.standing import Look, Standing
+from moult.planning.standing import Look, Standing, flat
 from moult.planning.words import OneSentence, said_by
 from moult.stages import BY_RULE
 from moult.stages.corpora import check_rounds_of
@@ -158,6 +159,16 @@ def inputs_of(rule):
                 found |= {name: paths[0] for name, paths in files_of(key, [value], "manifest", look).items()}
             else:
                 found |= files_of(key, value, "manifests", look)
+        for key, one in references.items() if STANDING else ():
+            if getattr(one, "form", None) != "shared":
+                continue
+            if STANDING.does_without(stage, names, one):
+                # Snakemake makes again what depends on a job that runs, and what it recorded other inputs of. So what
+                # is shared is recorded here, and a parent, which is there, looked at in its place.
+                parent = next(other for other in flat(references) if other != one)
+                found[key] = ancient(sourcecache_entry(f"<results>/{parent.path}", f"{STANDING.results}/{one.path}"))
+            elif STANDING.lacks(stage, names):
+                found[key] = f"<results>/{one.path}"
         return found
 
     return inputs
