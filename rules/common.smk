@@ -54,6 +54,7 @@ from moult.jobs.interpreter import as_one_word
 from moult.jobs.locks import clear_stale_locks
 from moult.jobs.slurm import cancel_leftovers, keep_to_squeue, record_run
 from moult.planning import start
+from moult.planning.groups import told_apart
 from moult.planning.needs import job_needs
 from moult.planning.partitions import RESOURCES, as_resources
 from moult.planning.standing import Look, Standing, flat
@@ -116,6 +117,13 @@ onstart:
         or_stop(keep_to_squeue)
 
 
+@cache
+def groups_told_apart():
+    """Refine the groups that the profile names. Snakemake reads them after this file, before the first input function."""
+    groups = workflow.group_settings
+    groups.overwrite_groups = told_apart(cfg, groups.overwrite_groups, workflow.parent_groupids)
+
+
 def names_in(stage, wildcards):
     """Return what a job is named by, in the order of its stage."""
     return tuple(getattr(wildcards, name) for name in stage.wildcards)
@@ -138,6 +146,8 @@ def inputs_of(rule):
     stage = BY_RULE[rule]
 
     def inputs(wildcards):
+        if CLUSTER:
+            groups_told_apart()
         names = names_in(stage, wildcards)
         references = or_stop(stage.inputs, cfg, *names)
         look = or_stop(STANDING.look, stage, names, references) if STANDING else Look()

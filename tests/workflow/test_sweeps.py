@@ -6,9 +6,8 @@ import shutil
 import sqlite3
 
 import pytest
-from pico import build_pico_model
-from pico_build import MOODS, Folder, write_config
-from pico_variants import SWEPT, sweep_config
+from pico_build import MOODS, Folder
+from pico_variants import write_swept
 
 # The bytes of members and the choice are tested by tests/unit/weights and tests/unit/evaluation in seconds.
 pytestmark = pytest.mark.soak
@@ -17,20 +16,9 @@ MEMBERS = [
 ]
 
 
-def write(folder):
-    """Write config, data and models into an empty folder."""
-    (folder / "data").mkdir()
-    for split, n in MOODS.items():
-        rows = [f"{split}{i}\tnumber {i} of {split}\t{'good' if i % 2 else 'bad'}" for i in range(n)]
-        (folder / "data" / f"{split}.tsv").write_text("\n".join(["id\ttext\tlabel", *rows]) + "\n")
-    for seed, name in enumerate(SWEPT):
-        build_pico_model(folder / "models" / name, seed, max_position_embeddings=2048)
-    write_config(folder / "pico.yaml", sweep_config())
-
-
 @pytest.fixture(scope="module")
 def swept(build_once):
-    return build_once("swept", write, None)
+    return build_once("swept", write_swept, None)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import functools
 import gc
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -37,13 +38,15 @@ class Engine:
     Prompts and labels are lists of token ids; a prompt holds as many placeholders for a video as the model has
     embeddings for it. `vision` is there when requests may show videos. `pads`: a batch of prompts may differ in length.
     `several`: there are several requests to each chat, which stand together in the plan of batches. `shared`: with how
-    many tokens all prompts of the next batch to score begin alike, as those of further ones may.
+    many tokens all prompts of the next batch to score begin alike, as those of further ones may. `most_tokens`: how
+    many of prompts and answers, padding included, a batch may have.
     """
 
     vision: Any = None
     several = False
     pads = True
     shared = 0
+    most_tokens = math.inf
     batch_size: int
     _score: Callable[..., list[list[tuple[float, bool]]]]
 
@@ -180,7 +183,7 @@ class Engine:
         plan = sorted(fitting, key=lambda row: (-len(prompts[row]), chats[row], digest(requests[row].as_dict())))
         begun = spoken = time.monotonic()
         done, tokens, wanted = 0, 0, len(missing) - len(refused)
-        for batch in self._batches(requests, prompts, plan):
+        for batch in self._batches(requests, prompts, room, plan):
             rows = [row for row in batch if row in missing]
             if not rows:
                 continue
@@ -191,7 +194,7 @@ class Engine:
                 spoken = now
             yield list(zip(rows, values, strict=True))
 
-    def _batches(self, requests, prompts, plan):
+    def _batches(self, requests, prompts, room, plan):
         """Yield the rows of a plan, a batch at a time: of one way to search, a beam counting as a row.
 
         Where the model may see no padding, of one length of prompts, too.
@@ -204,10 +207,19 @@ class Engine:
             way += () if not sampling or sampling.repetition_penalty == 1 else (sampling.repetition_penalty,)
             way += () if self.pads or not sampling else (len(prompts[row]),)
             ways.setdefault(way, []).append(row)
+        # What writes nothing keeps no keys and values.
+        most = self.most_tokens if plan and hasattr(requests[plan[0]], "sampling") else math.inf
         for (beams, *_), rows in ways.items():
-            size = max(1, self.batch_size // beams)
-            for start in range(0, len(rows), size):
-                yield rows[start : start + size]
+            batch, longest = [], 0
+            for row in rows:
+                longer = max(longest, room[row])
+                many = (len(batch) + 1) * beams
+                # The first prompt of a batch is its longest.
+                if batch and (many > self.batch_size or many * (len(prompts[batch[0]]) + longer) > most):
+                    yield batch
+                    batch, longer = [], room[row]
+                batch, longest = [*batch, row], longer
+            yield batch
 
     def _refusal(self, prompt, room):
         reason = f"a prompt of {len(prompt)} tokens leaves no room for {room} more in the model's {self.limit}"

@@ -11,6 +11,7 @@ from moult.base.errors import UserError
 from moult.base.lean_imports import hide_compiler, hide_packages
 from moult.data.prompts import videos_of
 from moult.inference.engines.base import Engine
+from moult.inference.engines.caches import PIECE, growing_cache, most_tokens
 from moult.inference.engines.sampling import TokenChooser, Until
 from moult.inference.engines.trees import behind, pads, read_ahead, takes_tree, tree_mask
 from moult.inference.requests import CompletionRequest
@@ -76,11 +77,13 @@ class TransformersEngine(Engine):
         ended = Until(until, self.tokenizer, width) if any(until) else None
         choosing["stopping_criteria"] += [ended] if ended else []
         searching = {"num_beams": sampling.beams, "length_penalty": sampling.length_penalty}
+        read = self._read(ids, mask, sampling)
         settings = GenerationConfig(
             max_new_tokens=int(room.max()),
             do_sample=False,
             eos_token_id=stops,
             pad_token_id=self.pad,
+            prefill_chunk_size=self._columns(len(prompts)) if read else None,
             **({"repetition_penalty": sampling.repetition_penalty} if sampling.repetition_penalty != 1 else {}),
             **(searching if sampling.beams > 1 else {}),
         )
@@ -88,7 +91,7 @@ class TransformersEngine(Engine):
             out = self.model.generate(
                 ids.to(self.model.device),
                 **self._seen(ids, requests),
-                **self._read(ids, mask, sampling),
+                **read,
                 attention_mask=mask.to(self.model.device),
                 generation_config=settings,
                 **({} if sampling.beams > 1 else choosing),
@@ -103,20 +106,36 @@ class TransformersEngine(Engine):
             for row, request, error, length in zip(out.tolist(), requests, failed, lengths, strict=True)
         ]
 
+    def _columns(self, rows):
+        """Return how many tokens of each row are read at once, None for all: a card reads more the faster."""
+        return max(1, PIECE // rows) if self.model.device.type == "cpu" else None
+
     def _read(self, ids, mask, sampling):
-        """Return what the model has made of the prompts of a batch but for their last tokens, where some are equal:
-        each is read once, and taken by all its rows."""
+        """Return the cache of a batch, if it is to be ours. Where some prompts are equal, it holds what the model has
+        made of all prompts but for their last tokens: each is read once, and taken by all its rows."""
         import torch
 
         chats, rows = torch.unique(torch.stack([ids, mask]), dim=1, return_inverse=True)
+        shared = self.several and chats.shape[1] < len(ids) and ids.shape[1] > 1
         plain = self.vision is None and sampling.beams == 1 and self.pads and not self.model._is_stateful
-        if not (self.several and plain and chats.shape[1] < len(ids) and ids.shape[1] > 1):
+        if not plain or not (shared or self.model.device.type == "cpu"):
             return {}
-        chats, rows = chats[:, :, :-1].to(self.model.device), rows.to(self.model.device)
-        positions = (chats[1].cumsum(-1) - 1).clamp(min=0)
-        read = self.model.get_decoder()(chats[0], attention_mask=chats[1], position_ids=positions, use_cache=True)
-        read.past_key_values.batch_select_indices(rows)
-        return {"past_key_values": read.past_key_values}
+        cache = growing_cache(self.model, ids.shape[1])
+        if shared:
+            chats, rows = chats[:, :, :-1].to(self.model.device), rows.to(self.model.device)
+            positions = (chats[1].cumsum(-1) - 1).clamp(min=0)
+            size = self._columns(chats.shape[1]) or chats.shape[2]
+            for start in range(0, chats.shape[2], size):
+                end = start + size
+                self.model.get_decoder()(
+                    chats[0, :, start:end],
+                    attention_mask=chats[1, :, :end],
+                    position_ids=positions[:, start:end],
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+            cache.batch_select_indices(rows)
+        return {"past_key_values": cache}
 
     def _seen(self, ids, requests):
         """Return what the model takes beside the tokens: the videos of the requests."""
@@ -263,6 +282,11 @@ class TransformersEngine(Engine):
     @functools.cached_property
     def pads(self) -> bool:  # type: ignore[override]
         return pads(self.model)
+
+    @functools.cached_property
+    def most_tokens(self) -> float:  # type: ignore[override]
+        known = self.model.device.type == "cpu" and self.pads and not self.model._is_stateful
+        return most_tokens(self.model) if known else math.inf
 
     @functools.cached_property
     def takes_tree(self) -> bool:

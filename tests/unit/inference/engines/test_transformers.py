@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from moult.base.errors import UserError
+from moult.inference.engines.caches import growing_cache
 from moult.inference.engines.loading import load_engine
 from moult.inference.engines.sampling import draw
 from moult.inference.engines.sharing import shared_batches, shared_rows
@@ -88,6 +89,68 @@ def test_batches_come_one_by_one(engine, mixed, monkeypatch):
 
 def test_nothing_asked_is_nothing_answered(engine, mixed):
     assert list(engine.answer([])) == list(engine.answer(mixed, [])) == list(engine.label_logprobs([])) == []
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen2", "Mistral", "Gemma3Text"])
+@pytest.mark.parametrize("several", [False, True])
+def test_prompts_read_in_pieces_are_answered_as_whole_ones(family, several, tmp_path, monkeypatch):
+    import torch
+    import transformers
+    from moult.inference.engines import transformers as module
+    from transformers import GenerationConfig
+
+    settings = {
+        "Mistral": {"sliding_window": 9},
+        "Gemma3Text": {"sliding_window": 9, "layer_types": ["sliding_attention", "full_attention"]},
+    }
+    config_class = getattr(transformers, f"{family}Config")
+    folder = build_family(tmp_path, config_class, **settings.get(family, {}))
+    monkeypatch.setattr(module, "PIECE", 20)
+    monkeypatch.setattr("moult.inference.engines.caches.STEP", 5)
+    engine = load_engine(folder, batch_size=4, several=several)
+    asked = [request(text, max_tokens=12) for text in ("data " * 12, "data " * 12, "the fox", "what?" * 7)]
+    found = answers(engine, asked)
+    config = GenerationConfig(max_new_tokens=12, do_sample=False, eos_token_id=engine.stops, pad_token_id=0)
+    for row, one in enumerate(asked):
+        ids = torch.tensor([engine._prompt(one)])
+        plain = engine.model.generate(ids, generation_config=config)[0, ids.shape[1] :].tolist()
+        assert found[row] == engine._answer(ids[0].tolist(), plain, None)
+
+
+def test_a_cache_grows_by_steps_and_holds_what_the_librarys_own_does(engine, monkeypatch):
+    import torch
+    from transformers import DynamicCache
+
+    monkeypatch.setattr("moult.inference.engines.caches.STEP", 4)
+    ids = torch.arange(3, 60).view(3, 19)
+    ours, theirs = growing_cache(engine.model, 7), DynamicCache(config=engine.config)
+    places = []
+    with torch.inference_mode():
+        for begun, end in ((0, 7), (7, 11), (11, 12), (12, 14), (14, 19)):
+            for cache in (ours, theirs):
+                if begun == 12:
+                    cache.batch_select_indices(torch.tensor([2, 0, 0]))
+                engine.model(ids[:, begun:end], past_key_values=cache)
+            places.append(ours.layers[0].keys.data_ptr())
+    # The first 11 tokens have room from the beginning; whoever takes other rows begins anew.
+    assert places[0] == places[1] != places[2] != places[3]
+    for mine, other in zip(ours.layers, theirs.layers, strict=True):
+        assert torch.equal(mine.keys, other.keys) and torch.equal(mine.values, other.values)
+
+
+def test_a_batch_has_no_more_tokens_than_its_memory_holds(pico_model, mixed, monkeypatch):
+    whole = answers(load_engine(pico_model, batch_size=8), mixed)
+    engine = load_engine(pico_model, batch_size=8)
+    layers, heads, numbers = engine.config.num_hidden_layers, engine.config.num_key_value_heads, engine.config.head_dim
+    monkeypatch.setattr("moult.inference.engines.caches.LEAST", 2 * layers * heads * numbers * 4 * 100)
+    monkeypatch.setattr(type(engine.model), "get_memory_footprint", lambda _: 0)
+    batches = list(engine.answer(mixed))
+    rooms = [one.sampling.max_tokens for one in mixed]
+    for batch in batches:
+        widest = max(answer.prompt_tokens for _, answer in batch) + max(rooms[row] for row, _ in batch)
+        assert len(batch) == 1 or len(batch) * widest <= 100
+    assert engine.most_tokens == 100 and 2 < len(batches) < len(mixed)
+    assert dict(itertools.chain.from_iterable(batches)) == whole
 
 
 def test_the_seed_decides_a_sampled_answer(engine):
