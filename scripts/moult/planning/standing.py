@@ -72,13 +72,15 @@ class Standing:
         manifest = self._manifest(path)
         if isinstance(manifest, UserError):
             return Look(str(manifest).removesuffix("; delete it and run again."))
-        if is_gone(path, manifest):
-            # A whole folder that is gone was taken away by somebody: it is made again when something needs it.
-            return Look(compared="local" in manifest)
+        # A whole folder that is gone was taken away by somebody: it is made again when something needs it, or when what
+        # was made with it would be made otherwise today.
+        gone = is_gone(path, manifest)
+        if gone and not stage.sealed:
+            return Look()
         written = path.stat().st_mtime_ns
         local = [one for one in references if isinstance(one, Local)]
         again = (
-            next(_flaws(path, manifest, written, seen), None)
+            (None if gone else next(_flaws(path, manifest, written, seen), None))
             or self._other_recipe(path, manifest, stage, names)
             or self._other_parent(path, manifest, stage, [one for one in references if isinstance(one, Ref)])
             or next(_changes(path, manifest, local, seen), None)
@@ -118,6 +120,29 @@ class Standing:
                 if not isinstance(parent, UserError) and parent["content"] != content:
                     return f"{path}: is of another {name} than there is"
         return None
+
+
+def look_behind_ancient(dag: Any) -> None:
+    """Have Snakemake look for reasons to run wherever a run does not reach.
+
+    It looks for none behind a job that is to run, since all that follows runs too; but where inputs are `ancient`,
+    nothing follows, and what had changed there waited for the next build. What is behind a job it asks of `dag.bfs`, as
+    `--omit-from` does, for which all that is behind counts.
+    """
+    if dag.omitrules or dag.omitfiles or "bfs" in vars(dag):
+        return
+
+    class Followed(dict):
+        def __missing__(self, job):
+            behind = dag.depending[job].items()
+            return {one: files for one, files in behind if not all(file.is_ancient for file in files)}
+
+    whole = dag.bfs
+
+    def bfs(direction, *jobs, **how):
+        return whole(Followed() if direction is dag.depending else direction, *jobs, **how)
+
+    dag.bfs = bfs
 
 
 def _flaws(path: Path, manifest: Manifest, written: int, seen: Seen) -> Iterator[str]:
