@@ -57,7 +57,7 @@ from moult.planning import start
 from moult.planning.groups import told_apart
 from moult.planning.needs import job_needs
 from moult.planning.partitions import RESOURCES, as_resources
-from moult.planning.standing import Look, Standing, flat
+from moult.planning.standing import Look, Standing, flat, look_behind_ancient
 from moult.planning.words import OneSentence, said_by
 from moult.stages import BY_RULE
 from moult.stages.corpora import check_rounds_of
@@ -150,6 +150,8 @@ def inputs_of(rule):
             groups_told_apart()
         names = names_in(stage, wildcards)
         references = or_stop(stage.inputs, cfg, *names)
+        if STANDING:
+            look_behind_ancient(workflow.dag)
         look = or_stop(STANDING.look, stage, names, references) if STANDING else Look()
         if look.again:
             workflow.dag.forcefiles.add(f"{STANDING.results}/{stage.path(*names)}")
@@ -204,10 +206,8 @@ def files_of(key, references, beside, look):
             found[key].append(ancient(one.path) if look.compared else one.path)
             continue
         path, manifest = f"<results>/{one.path}", f"<results>/{one.manifest}"
-        # What changes an artefact changes its manifest. Behind a job that will run Snakemake looks for no reasons, but
-        # follows inputs that are not ancient: those of a job that is to run are none.
-        settled = (lambda path: path) if look.again else ancient
-        found[key].append({"file": path, "manifest": manifest}.get(one.form, settled(path)))
+        # What changes an artefact changes its manifest.
+        found[key].append({"file": path, "manifest": manifest}.get(one.form, ancient(path)))
         if one.form in ("artefact", "settled"):
             found[f"{key}_{beside}"].append(ancient(manifest) if one.form == "settled" else manifest)
     return {name: paths for name, paths in found.items() if paths or name == key}

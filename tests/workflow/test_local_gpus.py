@@ -57,7 +57,8 @@ def test_each_device_has_one_job_and_a_freed_one_the_next(copied):
                 # A killed job frees its device, too.
                 kill(folder.process(leaves), signal.SIGKILL)
                 killed = leaves
-            kill(folder.process(leaves), signal.SIGCONT)
+            else:
+                kill(folder.process(leaves), signal.SIGCONT)
             if turn < 2:
                 wait_for(lambda turn=turn: len(folder.devices()) == 5 + turn)
                 (new,) = folder.devices().keys() - seen.keys()

@@ -121,18 +121,20 @@ class Standing:
         manifest = self._manifest(path)
         if isinstance(manifest, UserError):
             return Look(str(manifest).removesuffix("; delete it and run again."))
-        if is_gone(path, manifest):
-            # A whole folder that is gone was taken away by somebody: it is made again when something needs it.
-            return Look(compared="local" in manifest, made=True)
+        # A whole folder that is gone was taken away by somebody: it is made again when something needs it, or when what
+        # was made with it would be made otherwise today.
+        gone = is_gone(path, manifest)
+        if gone and not stage.sealed:
+            return Look(made=True)
         local = [one for one in references if isinstance(one, Local)]
         again = (
-            next(flaws(path, manifest, seen), None)
+            (None if gone else next(flaws(path, manifest, seen), None))
             or self._other_recipe(path, manifest, stage, names)
             or self._other_parent(path, manifest, stage, [one for one in references if isinstance(one, Ref)])
             or next(_changes(path, manifest, local, seen), None)
         )
         seen.keep()
-        return Look(again, compared="local" in manifest, made=True, there=True)
+        return Look(again, compared="local" in manifest, made=True, there=not gone)
 
     def _manifest(self, path):
         """Return a manifest, or the error of reading it."""
@@ -171,6 +173,29 @@ class Standing:
 def flat(references: Mapping[str, Any]) -> list[Ref | Local]:
     """Return the references of a job's inputs, each of which is a reference or a list of them."""
     return [one for value in references.values() for one in (value if isinstance(value, list) else [value])]
+
+
+def look_behind_ancient(dag: Any) -> None:
+    """Have Snakemake look for reasons to run wherever a run does not reach.
+
+    It looks for none behind a job that is to run, since all that follows runs too; but where inputs are `ancient`,
+    nothing follows, and what had changed there waited for the next build. What is behind a job it asks of `dag.bfs`, as
+    `--omit-from` does, for which all that is behind counts.
+    """
+    if dag.omitrules or dag.omitfiles or "bfs" in vars(dag):
+        return
+
+    class Followed(dict):
+        def __missing__(self, job):
+            behind = dag.depending[job].items()
+            return {one: files for one, files in behind if not all(file.is_ancient for file in files)}
+
+    whole = dag.bfs
+
+    def bfs(direction, *jobs, **how):
+        return whole(Followed() if direction is dag.depending else direction, *jobs, **how)
+
+    dag.bfs = bfs
 
 
 def _changes(path: Path, manifest: Manifest, local: Sequence[Local], seen: Seen) -> Iterator[str]:
