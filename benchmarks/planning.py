@@ -2,7 +2,8 @@
 
 Plans (`snakemake -n`) an experiment of so many jobs with the real Snakefile, and the same jobs with planning.smk, which
 says them in plain strings; same profiles, same job table, alternating. Then, of the smaller size, with every file made
-and recorded by `--touch`, asks what is left to do, beside a workflow with no jobs. Writes benchmarks/planning.csv.
+and recorded by `--touch`, asks what is left to do, beside a workflow with no jobs, and with `--before FOLDER` beside
+another checkout of Moult in a copy of the same folder. Writes benchmarks/planning.csv.
 
 Seconds are of CPU (user and system), which neighbours on a machine disturb less than the clock; the clock stands
 beside them. Bytecode is cached, as it is where pip installed the packages. About ten minutes on one core.
@@ -24,6 +25,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 COLUMNS = "task jobs side cpu_s wall_s".split()
 JOBS_PER_UNIT = 31
+PROFILES = (("--workflow-profile", "default"), ("--profile", "local"))
 SIZES = {".jsonl": 1_000_000, ".csv": 4_000, ".json": 4_000, ".svg": 20_000, ".html": 200_000}
 
 
@@ -87,9 +89,10 @@ def experiment(units):
 class Side:
     """A folder with raw data, and Snakemake run in it."""
 
-    def __init__(self, folder, snakefile, config, caches):
+    def __init__(self, folder, snakefile, config, caches, profiles=ROOT / "profiles"):
         self.folder, self.snakefile, self.config = folder, snakefile, folder / "config.yaml"
-        folder.mkdir()
+        self.profiles = [word for option, name in PROFILES for word in (option, profiles / name)]
+        folder.mkdir(exist_ok=True)
         self.config.write_text(json.dumps(config))
         # Python keeps bytecode, and Snakemake its sources, where nothing else of this machine is read or changed.
         self.environment = os.environ | {
@@ -115,7 +118,7 @@ class Side:
     def snakemake(self, *arguments):
         """Run Snakemake; return CPU seconds, wall seconds and what it printed."""
         command = [sys.executable, "-m", "snakemake", "--snakefile", self.snakefile, "--configfile", self.config]
-        command += ["--workflow-profile", ROOT / "profiles" / "default", "--profile", ROOT / "profiles" / "local"]
+        command += self.profiles
         with open(self.folder / "printed", "w+") as printed:
             begun = time.monotonic()
             child = subprocess.Popen(
@@ -133,7 +136,7 @@ class Side:
         return used.ru_utime + used.ru_stime, wall, text
 
     def make_everything(self):
-        """Write every output as an empty folder or a file of a usual size, and have Snakemake record it as made."""
+        """Write every output as a folder or a file of a usual size."""
         _, _, text = self.snakemake("--summary")
         rows = [line.split("\t") for line in text.splitlines() if "\t" in line]
         column = rows[0].index("output_file")
@@ -145,7 +148,6 @@ class Side:
             else:
                 path.mkdir(parents=True, exist_ok=True)
                 (path / "made").write_bytes(bytes(4_000))
-        self.snakemake("--touch")
 
     def write_manifests(self):
         """Write the manifest of every artefact that is there, those of its parents first."""
@@ -205,8 +207,11 @@ def measured(sides, repeats, *arguments):
     return medians, {name: kept[-1][2] for name, kept in runs.items()}
 
 
-def compare(jobs, made, repeats, work):
-    """Yield the rows of one size of experiment; with `made` also those of finding nothing to do."""
+def compare(jobs, made, repeats, work, before):
+    """Yield the rows of one size of experiment; with `made` also those of finding nothing to do.
+
+    before: another checkout, None for none.
+    """
     units = round(jobs / JOBS_PER_UNIT)
     caches = work / "caches"
     sides = {
@@ -229,7 +234,14 @@ def compare(jobs, made, repeats, work):
     for side in sides.values():
         side.make_everything()
     sides["moult"].write_manifests()
-    medians, texts = measured({**sides, "empty": empty}, repeats, "-n")
+    # Snakemake records all of it as made.
+    for side in sides.values():
+        side.snakemake("--touch")
+    sides["empty"] = empty
+    if before:
+        copy = shutil.copytree(sides["moult"].folder, work / f"before-{jobs}", symlinks=True)
+        sides["before"] = Side(copy, before / "Snakefile", experiment(units), caches, before / "profiles")
+    medians, texts = measured(sides, repeats, "-n")
     for name, text in texts.items():
         if "Nothing to be done" not in text:
             raise SystemExit(f"{name}: something is left to do\n{text[-4000:]}")
@@ -249,13 +261,16 @@ if __name__ == "__main__":
     parser.add_argument("--jobs", type=int, nargs="+", default=[1000, 10000], help="sizes of experiment")
     parser.add_argument("--made", type=int, nargs="*", default=[1000], help="sizes to make as well, 0.1 s a job")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each side after the warm-up")
+    parser.add_argument("--before", type=lambda path: Path(path).resolve(), help="another checkout to measure beside")
     parser.add_argument("--work", type=Path, help="keep the folders here (default: a temporary one)")
     options = parser.parse_args()
     work = options.work or Path(tempfile.mkdtemp(prefix="planning-"))
     work.mkdir(parents=True, exist_ok=True)
     try:
         rows = [
-            row for jobs in options.jobs for row in compare(jobs, jobs in options.made, options.repeats, work.resolve())
+            row
+            for jobs in options.jobs
+            for row in compare(jobs, jobs in options.made, options.repeats, work.resolve(), options.before)
         ]
     finally:
         if not options.work:

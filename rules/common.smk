@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.io import sourcecache_entry
 from snakemake.logging import logger
 from snakemake.settings.types import RerunTrigger
 
@@ -53,9 +54,10 @@ from moult.jobs.interpreter import as_one_word
 from moult.jobs.locks import clear_stale_locks
 from moult.jobs.slurm import cancel_leftovers, keep_to_squeue, record_run
 from moult.planning import start
+from moult.planning.groups import told_apart
 from moult.planning.needs import job_needs
 from moult.planning.partitions import RESOURCES, as_resources
-from moult.planning.standing import Look, Standing
+from moult.planning.standing import Look, Standing, flat, look_behind_ancient
 from moult.planning.words import OneSentence, said_by
 from moult.stages import BY_RULE
 from moult.stages.corpora import check_rounds_of
@@ -115,6 +117,13 @@ onstart:
         or_stop(keep_to_squeue)
 
 
+@cache
+def groups_told_apart():
+    """Refine the groups that the profile names. Snakemake reads them after this file, before the first input function."""
+    groups = workflow.group_settings
+    groups.overwrite_groups = told_apart(cfg, groups.overwrite_groups, workflow.parent_groupids)
+
+
 def names_in(stage, wildcards):
     """Return what a job is named by, in the order of its stage."""
     return tuple(getattr(wildcards, name) for name in stage.wildcards)
@@ -137,8 +146,12 @@ def inputs_of(rule):
     stage = BY_RULE[rule]
 
     def inputs(wildcards):
+        if CLUSTER:
+            groups_told_apart()
         names = names_in(stage, wildcards)
         references = or_stop(stage.inputs, cfg, *names)
+        if STANDING:
+            look_behind_ancient(workflow.dag)
         look = or_stop(STANDING.look, stage, names, references) if STANDING else Look()
         if look.again:
             workflow.dag.forcefiles.add(f"{STANDING.results}/{stage.path(*names)}")
@@ -148,6 +161,16 @@ def inputs_of(rule):
                 found |= {name: paths[0] for name, paths in files_of(key, [value], "manifest", look).items()}
             else:
                 found |= files_of(key, value, "manifests", look)
+        for key, one in references.items() if STANDING else ():
+            if getattr(one, "form", None) != "shared":
+                continue
+            if STANDING.does_without(stage, names, one):
+                # Snakemake makes again what depends on a job that runs, and what it recorded other inputs of. So what
+                # is shared is recorded here, and a parent, which is there, looked at in its place.
+                parent = next(other for other in flat(references) if other != one)
+                found[key] = ancient(sourcecache_entry(f"<results>/{parent.path}", f"{STANDING.results}/{one.path}"))
+            elif STANDING.lacks(stage, names):
+                found[key] = f"<results>/{one.path}"
         return found
 
     return inputs
@@ -162,10 +185,8 @@ def files_of(key, references, beside, look):
             found[key].append(ancient(one.path) if look.compared else one.path)
             continue
         path, manifest = f"<results>/{one.path}", f"<results>/{one.manifest}"
-        # What changes an artefact changes its manifest. Behind a job that will run Snakemake looks for no reasons, but
-        # follows inputs that are not ancient: those of a job that is to run are none.
-        settled = (lambda path: path) if look.again else ancient
-        found[key].append({"file": path, "manifest": manifest}.get(one.form, settled(path)))
+        # What changes an artefact changes its manifest.
+        found[key].append({"file": path, "manifest": manifest}.get(one.form, ancient(path)))
         if one.form in ("artefact", "settled"):
             found[f"{key}_{beside}"].append(ancient(manifest) if one.form == "settled" else manifest)
     return {name: paths for name, paths in found.items() if paths or name == key}

@@ -1,5 +1,6 @@
 """What has changed since a build is seen by the next one, and by a dry run: results, recipes, the user's files."""
 
+import itertools
 import json
 import os
 import random
@@ -105,6 +106,63 @@ def test_a_recipe_counts_where_snakemake_remembers_nothing(copied):
 
 
 @pytest.mark.parametrize("older", [False, True])
+def leakage(config):
+    config["datasets"][1]["leakage"] = {"near": 0.7}
+
+
+def labels(config):
+    config["suites"][0]["labels"]["max_tokens"] = 5
+
+
+def rank(config):
+    config["models"][2]["finetune"]["lora"]["rank"] = 4
+
+
+def density(config):
+    config["models"][3]["merge"]["parents"][0]["density"] = 0.7
+
+
+def planned_after(folder, *changes):
+    """Return what is planned after all changes at once; the config is put back."""
+    before, config = folder.config, folder.config
+    for change in changes:
+        change(config)
+    folder.config = config
+    planned = folder.planned()
+    folder.config = before
+    return planned
+
+
+def test_what_changed_where_no_run_reaches_is_planned_at_once(copied):
+    """Training waits for the table of leakage, but does not follow it: neither does what is measured of its model."""
+    planned = planned_after(copied, leakage, labels)
+    assert {"leakage/moods.csv", *(f"predictions/labels/{name}.jsonl" for name in ("base", "merged"))} <= planned
+    assert not [path for path in planned if path.startswith(("datasets", "adapters", "models", "corpora"))]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("remembered", [True, False])
+def test_changes_at_once_are_planned_as_each_alone(copied, remembered):
+    if not remembered:
+        shutil.rmtree(copied.path / ".snakemake")
+    alone = {change: planned_after(copied, change) for change in (leakage, labels, rank, density)}
+    assert all(alone.values())
+    for one, other in itertools.combinations(alone, 2):
+        assert planned_after(copied, one, other) == alone[one] | alone[other], (one, other)
+
+
+@pytest.mark.soak
+def test_one_build_makes_all_that_changed(copied):
+    config = copied.config
+    for change in (leakage, labels, density):
+        change(config)
+    copied.config = config
+    run = copied.snakemake()
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "Nothing to be done" in copied.snakemake("--dry-run").stdout
+
+
+@pytest.mark.parametrize("older", [False, True])
 def test_the_users_files_count_by_their_bytes_whatever_their_times(copied, older):
     models, table = copied.path / "models" / "base", copied.path / "data" / "moods" / "test.tsv"
     for touched in (models / "model.safetensors", table):
@@ -165,3 +223,17 @@ def verified(folder):
 def test_what_is_gone_as_a_whole_waits_until_it_is_needed(copied: Folder):
     shutil.rmtree(copied.path / "results" / "pico" / "models" / "moods_sft")
     assert says(copied) == []
+
+
+def test_what_is_gone_as_a_whole_was_of_a_recipe_and_of_files(copied):
+    """What was made with it is no other than with what would come in its place."""
+    models = copied.path / "results" / "pico" / "models"
+    for name in ("merged", "base"):
+        shutil.rmtree(models / name)
+    config = copied.config
+    density(config)
+    copied.config = config
+    (copied.path / "models" / "base" / "merges.txt").write_text("a b")
+    first, second = sorted(says(copied))
+    assert first.startswith("models/base/merges.txt: is new")
+    assert "models/merged.manifest.json: is of another recipe than the config's" in second

@@ -11,7 +11,7 @@ from typing import Any
 
 from moult.base.files import digest, read_json
 from moult.data.prompts import videos_of
-from moult.inference.engines.sharing import shared_rows
+from moult.inference.engines.sharing import shared_batches
 from moult.inference.requests import Answer, ChatRequest, CompletionRequest, ContinuationRequest, LabelRequest
 from moult.inference.tokens import chat_tokens
 from moult.weights.agreement import check_parts
@@ -37,13 +37,15 @@ class Engine:
     `_score(prompts, labels, requests)` → per row and label its log-likelihood, and whether greedy decoding writes it.
     Prompts and labels are lists of token ids; a prompt holds as many placeholders for a video as the model has
     embeddings for it. `vision` is there when requests may show videos. `pads`: a batch of prompts may differ in length.
-    `several`: there are several requests to each chat, which stand together in the plan of batches. `most_tokens`: how
+    `several`: there are several requests to each chat, which stand together in the plan of batches. `shared`: with how
+    many tokens all prompts of the next batch to score begin alike, as those of further ones may. `most_tokens`: how
     many of prompts and answers, padding included, a batch may have.
     """
 
     vision: Any = None
     several = False
     pads = True
+    shared = 0
     most_tokens = math.inf
     batch_size: int
     _score: Callable[..., list[list[tuple[float, bool]]]]
@@ -132,14 +134,17 @@ class Engine:
     ) -> Iterator[list[tuple[int, list[float]]]]:
         """Yield lists of (index, [log-likelihood, 1 if greedy decoding writes it, else 0]) of the missing requests.
 
-        Continuations of equal contexts are scored in one row (see `sharing.shared_rows`), planned as by `answer`.
+        Continuations of equal contexts are scored in one row, and what contexts begin with alike is read once (see
+        `sharing`); planned over all requests, as by `answer`.
         """
-        rows, wanted = shared_rows(requests), set(range(len(requests)) if missing is None else missing)
-        for start in range(0, len(rows), self.batch_size):
-            batch = [kept for row in rows[start : start + self.batch_size] if (kept := [n for n in row if n in wanted])]
+        wanted = set(range(len(requests)) if missing is None else missing)
+        for shared, rows in shared_batches(requests, self.batch_size):
+            batch = [kept for row in rows if (kept := [number for number in row if number in wanted])]
             if batch:
                 contexts = [list(requests[row[0]].context) for row in batch]
                 labels = [[list(requests[number].continuation) for number in row] for row in batch]
+                # Of this batch alone: what is scored next may begin otherwise.
+                self.shared = shared
                 found = self._score(contexts, labels, None)
                 pairs = zip(batch, found, strict=True)
                 values = [list(zip(row, scores, strict=True)) for row, scores in pairs]
