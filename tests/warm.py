@@ -128,7 +128,9 @@ def _interpret(kind, *words):
 def _attend(line, shim):
     """Run the task of a connection in a child, and tell its exit status; if nobody waits, kill all of this."""
     os.setsid()
-    task = json.loads(line.makefile().readline())
+    if not (asked := line.makefile().readline()):
+        os._exit(0)
+    task = json.loads(asked)
     if not (child := os.fork()):
         line.close()
         _become(task, shim)
