@@ -6,7 +6,7 @@
 #   make test            all tests that need no GPU and no network (a small build on a Slurm of our own where it can be had: root, Debian)
 #   make test-fast       the tests of single modules that take less than three seconds each: under two minutes on two idle cores
 #   make test-server     the client against llama.cpp's server with a real model; fetches the model once (93 MB)
-#   make test-cluster    a Slurm of our own on loopback (root, Debian), a whole build and every fault on it (half an hour)
+#   make test-cluster    a Slurm of our own on loopback (root, Debian), every rule and every fault on it (an hour)
 #   make test-soak       150 builds, each killed at a seeded moment (100 by a power failure) and run again; and the long form of other tests (hours)
 #   make check           formatting and lint
 #   make dag             the rule graph as a picture, docs/rulegraph.svg

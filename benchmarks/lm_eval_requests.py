@@ -2,7 +2,8 @@
 
 requests: on the same documents, float32, one thread, batches of 8, a random Llama of SmolLM2-135M's shape: our model of
 lm-eval's interface, journal and all, and lm-eval's `hf`, side by side. Choices of several tokens, choices of one
-letter (whose logits `hf` shares too), rolling pages. Checks that the log-likelihoods agree.
+letter (whose logits `hf` shares too), the same behind five shots as MMLU has them, rolling pages. Checks that the
+log-likelihoods agree.
 
 processes: five tasks put to a pico model by one process, and by five; CPU seconds of whole processes.
 
@@ -44,7 +45,10 @@ def documents(kind, count, seed=18):
     if kind == "pages":
         return [(None, [sentence(draw, 60)]) for _ in range(count)]
     context = [f"Question: {sentence(draw, 40)}?\nAnswer:" for _ in range(count)]
-    if kind == "letters":
+    if kind == "shots":
+        shots = [f"Question: {sentence(draw, 40)}?\nAnswer: {draw.choice('ABCD')}\n\n" for _ in range(5)]
+        context = [f"{''.join(shots)}{one}" for one in context]
+    if kind in ("letters", "shots"):
         return [(one, [" A", " B", " C", " D"]) for one in context]
     return [(one, [f" {sentence(draw, draw.randint(3, 8))}" for _ in range(4)]) for one in context]
 
@@ -83,7 +87,7 @@ def requests(rows, repeats):
         Path(f"{folder}/model.manifest.json").write_text(json.dumps({"content": "x"}))
         theirs = HFLM(pretrained=str(model), device="cpu", dtype="float32", batch_size=BATCH)
         compute = {"engine": "transformers", "dtype": "float32", "batch_size": BATCH, "threads": 1}
-        for kind in ("sentences", "letters", "pages"):
+        for kind in ("sentences", "letters", "shots", "pages"):
             found = documents(kind, rows)
             asked = instances(kind, found)
             method, spent = asked[0].request_type, {"ours": [], "theirs": []}

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.io import sourcecache_entry
 from snakemake.logging import logger
 from snakemake.settings.types import RerunTrigger
 
@@ -55,9 +56,10 @@ from moult.jobs.interpreter import as_one_word
 from moult.jobs.locks import clear_stale_locks
 from moult.jobs.slurm import cancel_leftovers, keep_to_squeue, record_run
 from moult.planning import start
+from moult.planning.groups import told_apart
 from moult.planning.needs import job_needs
 from moult.planning.partitions import RESOURCES, as_resources
-from moult.planning.standing import Look, Standing, look_behind_ancient
+from moult.planning.standing import Look, Standing, flat, look_behind_ancient
 from moult.planning.words import OneSentence, said_by
 from moult.stages import BY_RULE
 from moult.stages.corpora import check_rounds_of
@@ -119,6 +121,13 @@ onstart:
         or_stop(keep_to_squeue)
 
 
+@cache
+def groups_told_apart():
+    """Refine the groups that the profile names. Snakemake reads them after this file, before the first input function."""
+    groups = workflow.group_settings
+    groups.overwrite_groups = told_apart(cfg, groups.overwrite_groups, workflow.parent_groupids)
+
+
 def names_in(stage, wildcards):
     """Return what a job is named by, in the order of its stage."""
     return tuple(getattr(wildcards, name) for name in stage.wildcards)
@@ -148,6 +157,8 @@ def inputs_of(rule):
     stage = BY_RULE[rule]
 
     def inputs(wildcards):
+        if CLUSTER:
+            groups_told_apart()
         names = names_in(stage, wildcards)
         references = or_stop(stage.inputs, cfg, *names)
         if STANDING:
@@ -161,6 +172,16 @@ def inputs_of(rule):
                 found |= {name: paths[0] for name, paths in files_of(key, [value], "manifest", look).items()}
             else:
                 found |= files_of(key, value, "manifests", look)
+        for key, one in references.items() if STANDING else ():
+            if getattr(one, "form", None) != "shared":
+                continue
+            if STANDING.does_without(stage, names, one):
+                # Snakemake makes again what depends on a job that runs, and what it recorded other inputs of. So what
+                # is shared is recorded here, and a parent, which is there, looked at in its place.
+                parent = next(other for other in flat(references) if other != one)
+                found[key] = ancient(sourcecache_entry(f"<results>/{parent.path}", f"{STANDING.results}/{one.path}"))
+            elif STANDING.lacks(stage, names):
+                found[key] = f"<results>/{one.path}"
         return found
 
     return with_signature(inputs)

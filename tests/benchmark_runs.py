@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 from moult.inference.asking import Asker, EnginePool
-from pico_build import write_config
-from sources import REVISION
+from pico_build import Folder, write_config
+from sources import REVISION, Hub, serving
 
 REFERENCE = Path(__file__).parent / "reference" / "lm_eval"
 SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}
@@ -38,6 +38,21 @@ def put(recipe, journal="journal.sqlite", compute=COMPUTE, model="model"):
         return evaluate(recipe, Path(model), {"scoring": asker, "writing": asker}, {})
     finally:
         pool.close()
+
+
+class Benchmarks(Folder):
+    """A working directory whose hub is the folder `hub` in it, as long as something is asked of it."""
+
+    def snakemake(self, *arguments):
+        Hub.folder, Hub.requests = self.path / "hub", []
+        lean = self.environment()
+        with serving(Hub) as endpoint:
+            online = {"HF_HUB_OFFLINE": "0", "HF_HOME": str(self.path / "home"), "HF_ENDPOINT": endpoint}
+            self.environment = lambda: lean | online
+            try:
+                return super().snakemake(*arguments)
+            finally:
+                del self.environment
 
 
 def benchmark_config():

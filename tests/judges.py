@@ -1,8 +1,11 @@
 """A build that measures judges: items of two datasets, a model, an endpoint, and a file as judges."""
 
 import json
+import random
+import re
 
 from moult.base.files import write_jsonl
+from openai_server import filled
 from pico_build import TEACHER
 
 # Pairs whose verdicts an endpoint explains.
@@ -105,6 +108,19 @@ def honest(body):
         return f"###Overall Score: {grade}&&&Detailed Evaluation Feedback: so it is***"
     first = text.split(" answer_1]\n", 1)[1].split("\n[", 1)[0]
     return f"###Final Result: {'A' if first.startswith('right') else 'B'}&&&Detailed Evaluation Feedback: so it is***"
+
+
+def explaining(body):
+    """Agree with people about most pairs, by the schema that is asked for."""
+    text = body["messages"][-1]["content"]
+    better = re.search(r"People say: (answer_[12]) is the better", text)[1]
+    reply = filled(body["response_format"]["json_schema"]["schema"], random.Random(0))
+    if "PRIVATE question 7?" not in text:
+        for side in ("answer_1", "answer_2"):
+            reply[side]["overall"] = 8 if side == better else 3
+    else:
+        reply["answer_1"]["overall"] = reply["answer_2"]["overall"] = 5
+    return json.dumps(reply)
 
 
 def jury_config(rubric):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import warm
 import yaml
 from pico import build_pico_model
 
@@ -108,6 +109,8 @@ def write_config(path, config):
 class Folder:
     """A working directory of its own, and Snakemake run in it; `server` answers for hosts that are not on loopback."""
 
+    run = staticmethod(warm.run)
+
     def __init__(self, path, server):
         self.path, self.server = path, server
 
@@ -124,14 +127,13 @@ class Folder:
         return [*base, "--scheduler", "greedy", "--configfile", "pico.yaml", "--rerun-incomplete", *arguments]
 
     def environment(self):
-        lean = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
         proxy = {"http_proxy": self.server.url.removesuffix("/v1"), "no_proxy": "127.0.0.1"} if self.server else {}
-        return os.environ | lean | proxy
+        return os.environ | warm.LEAN | proxy
 
-    def start(self, *arguments, log="run.log"):
+    def start(self, *arguments, log="run.log", start=subprocess.Popen):
         """Start Snakemake in a process group of its own, to be killed."""
         with open(self.path / log, "w") as output:
-            return subprocess.Popen(
+            return start(
                 self.command(*arguments),
                 cwd=self.path,
                 env=self.environment(),
@@ -142,9 +144,7 @@ class Folder:
 
     def snakemake(self, *arguments):
         """Run Snakemake to its end."""
-        return subprocess.run(
-            self.command(*arguments), cwd=self.path, env=self.environment(), capture_output=True, text=True, check=False
-        )
+        return self.run(self.command(*arguments), cwd=self.path, env=self.environment())
 
     def planned(self, *arguments):
         """Return what would be made, as paths below the results: artefacts without their manifests and side files."""

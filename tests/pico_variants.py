@@ -1,6 +1,7 @@
 """Configs of what the pico build has not: pairs of a model's own answers, rounds of self-training, videos."""
 
-from pico_build import MOODS, TEACHER
+from pico import build_pico_model, teach_pico_model
+from pico_build import MOODS, TEACHER, write_config
 from sources import REVISION
 
 VIDEO_HUB = {"hub": "org/clips", "revision": REVISION, "folder": "D/video"}
@@ -54,6 +55,15 @@ def preference_config():
             },
         ],
     }
+
+
+def write_preferences(folder):
+    """Write config, questions, and a model that can end its turn."""
+    (folder / "data").mkdir()
+    rows = [f"How to go about it, part {number}?\tI am stuck at {number * 7}." for number in range(16)]
+    (folder / "data" / "ml.tsv").write_text("\n".join(["title\tquestion_content", *rows]) + "\n")
+    teach_pico_model(build_pico_model(folder / "models" / "base", max_position_embeddings=2048))
+    write_config(folder / "pico.yaml", preference_config())
 
 
 def passing_config():
@@ -178,6 +188,17 @@ def sweep_config():
         "suites": [{"name": "dev", "labels": labels | {"split": "dev"}}, {"name": "test", "labels": labels}],
         "evaluations": [{"suite": "dev", "models": ["left", "grid"]}, {"suite": "test", "models": ["best", "soup"]}],
     }
+
+
+def write_swept(folder):
+    """Write config, data and models of the sweep into an empty folder."""
+    (folder / "data").mkdir()
+    for split, n in MOODS.items():
+        rows = [f"{split}{i}\tnumber {i} of {split}\t{'good' if i % 2 else 'bad'}" for i in range(n)]
+        (folder / "data" / f"{split}.tsv").write_text("\n".join(["id\ttext\tlabel", *rows]) + "\n")
+    for seed, name in enumerate(SWEPT):
+        build_pico_model(folder / "models" / name, seed, max_position_embeddings=2048)
+    write_config(folder / "pico.yaml", sweep_config())
 
 
 def contest_config():

@@ -5,7 +5,9 @@ import shutil
 import subprocess
 
 import pytest
-from slurm_cluster import SCRIPT, Cluster, ClusterFolder
+from openai_server import OpenAIServer
+from slurm_cluster import SCRIPT, Cluster, ClusterFolder, built_where_it_belongs, logs
+from slurm_parts import PARTS
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +42,22 @@ def cluster(tmp_path_factory):
 def folder(inputs, tmp_path, server, cluster):
     """The inputs of the pico build, nothing made of them; its jobs go to the cluster."""
     return ClusterFolder(shutil.copytree(inputs, tmp_path / "work"), server)
+
+
+@pytest.fixture
+def build(tmp_path, cluster, monkeypatch):
+    """Return a function that builds a part by its name, and returns its folder, Slurm's jobs, and those on GPUs."""
+
+    def run(name):
+        part = PARTS[name]
+        (tmp_path / "work").mkdir()
+        with OpenAIServer(part.reply) as server:
+            folder = part.folder(tmp_path / "work", server)
+            run = folder.snakemake(*part.targets)
+            assert run.returncode == 0, run.stdout + run.stderr
+            assert "Nothing to be done" in folder.snakemake(*part.targets, "--dry-run").stdout
+        monkeypatch.chdir(folder.path)
+        assert "all" not in part.targets or {rule for rule, _, _ in logs(folder)} == part.rules(folder.config)
+        return folder, *built_where_it_belongs(folder, cluster, part.place_of(folder.config))
+
+    return run

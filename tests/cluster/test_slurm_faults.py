@@ -11,9 +11,9 @@ import subprocess
 
 import pytest
 from pico_build import Folder
-from slurm_cluster import ClusterFolder
+from slurm_cluster import AT_LENGTH, ClusterFolder
 
-pytestmark = pytest.mark.skipif(not os.environ.get("MOULT_CLUSTER_FAULTS"), reason="MOULT_CLUSTER_FAULTS is not set")
+pytestmark = AT_LENGTH
 
 TARGET = "results/pico/adapters/moods_sft"
 

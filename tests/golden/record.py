@@ -10,7 +10,6 @@ With `--write` both are written anew. A commit that does so says which results a
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -46,12 +45,14 @@ def configs():
 
 def jobs_of(config, folder):
     """Return what Snakemake compares of each job of a config that is planned in an empty folder, sorted."""
+    import warm
+
     os.symlink(ROOT / "resources", Path(folder, "resources"))
     target_rules = ("all", "datasets", "corpora", "adapters", "models", "scores", "report", "exports")
     for targets in (TARGETS, TARGETS[:1]):
         command = [sys.executable, "-c", PROGRAM.format(targets=target_rules), *targets, "--d3dag"]
         command += ["--snakefile", ROOT / "Snakefile", "--directory", folder, "--configfile", ROOT / config]
-        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        run = warm.run(command)
         if run.returncode == 0:
             break
     assert run.returncode == 0, run.stdout + run.stderr
@@ -195,7 +196,7 @@ def keys():
 
 
 def main():
-    sys.path.insert(0, str(ROOT / "scripts"))
+    sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
     found, golden = [], HERE / "jobs.jsonl"
     for config in configs():
         with tempfile.TemporaryDirectory() as folder:

@@ -30,6 +30,7 @@ from pathlib import Path
 TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(TESTS))
 
+import warm  # noqa: E402
 from moult.inference.journal import copy_of  # noqa: E402
 from openai_server import OpenAIServer  # noqa: E402
 from pico_build import Folder, write_inputs  # noqa: E402
@@ -66,7 +67,7 @@ def jobs_in(folder):
     return {
         pid: rules.get(f"process {pid}", "starting")
         for pid, words in processes_in(folder).items()
-        if any("/.snakemake/scripts/" in word for word in words[1:3])
+        if f"process {pid}" in rules or any("/.snakemake/scripts/" in word for word in words[1:3])
     }
 
 
@@ -150,8 +151,9 @@ def build_and_kill(work, server, seed, reference, power):
     begun_from = rng.choice(["nothing", "answers", *FOLLOWING])
     remove(work, begun_from)
     asked = len(server.asked)
-    process = work.start()
-    share, delay = rng.uniform(0, 0.9), rng.uniform(0, 5)
+    # A power failure needs to know no process, so that all of them may start warm.
+    process = work.start(start=warm.start) if power else work.start()
+    share, delay = rng.uniform(0, 0.9), rng.uniform(0, 1 if power else 5)
     kind = "all" if power else rng.choice(["all", "scheduler", "job"])
     killed, running = kill_once(work, process, share, delay, kind, rng)
     lost = 0

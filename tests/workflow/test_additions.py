@@ -94,6 +94,8 @@ def test_the_examples_keep_the_rules_of_the_house(extended, command):
 class Extended(Folder):
     """A working directory in which the Snakefile of a copy of the checkout builds."""
 
+    run = partial(subprocess.run, capture_output=True, text=True, check=False)
+
     def __init__(self, path, server, checkout):
         super().__init__(path, server)
         self.checkout = checkout

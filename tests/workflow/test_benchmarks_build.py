@@ -5,34 +5,18 @@ import json
 import re
 
 import pytest
-from benchmark_runs import write_benchmarks
-from pico_build import Folder
-from sources import Hub, serving
+from benchmark_runs import Benchmarks, write_benchmarks
 
 pytestmark = pytest.mark.soak
-
-
-class Benchmarks(Folder):
-    """A working directory whose hub is the folder `hub` in it, as long as something is asked of it."""
-
-    def snakemake(self, *arguments):
-        Hub.folder, Hub.requests = self.path / "hub", []
-        lean = self.environment()
-        with serving(Hub) as endpoint:
-            online = {"HF_HUB_OFFLINE": "0", "HF_HOME": str(self.path / "home"), "HF_ENDPOINT": endpoint}
-            self.environment = lambda: lean | online
-            try:
-                return super().snakemake(*arguments)
-            finally:
-                del self.environment
-
-    def log(self, model):
-        return (self.path / "logs/academic/run_lm_eval/hard" / f"{model}.log").read_text()
 
 
 @pytest.fixture(scope="module")
 def measured(build_once):
     return build_once("academic", write_benchmarks, None, Benchmarks)
+
+
+def log(folder, model):
+    return (folder.path / "logs/academic/run_lm_eval/hard" / f"{model}.log").read_text()
 
 
 def table(folder, name):
@@ -65,7 +49,7 @@ def test_only_the_files_that_are_named_are_fetched_and_runs_ask_no_hub(measured)
 def test_nothing_is_left_to_do_and_a_model_is_loaded_once(measured):
     assert measured.planned() == set()
     for model in ("taught", "random"):
-        assert measured.log(model).count("is loaded") == 1
+        assert log(measured, model).count("is loaded") == 1
 
 
 def test_a_changed_row_and_a_new_task_ask_for_what_is_new(measured):
@@ -77,7 +61,7 @@ def test_a_changed_row_and_a_new_task_ask_for_what_is_new(measured):
     assert {path.split("/")[0] for path in measured.planned()} == {"lm_eval", "scores", "plots", "report"}
     run = measured.snakemake()
     assert run.returncode == 0, run.stdout + run.stderr
-    asked = re.findall(r"(\d+) requests, (\d+) of them answered before, (\d+) to ask", measured.log("taught"))
+    asked = re.findall(r"(\d+) requests, (\d+) of them answered before, (\d+) to ask", log(measured, "taught"))
     # Choices and clozes, sums, pages.
     assert [to_ask for _, _, to_ask in asked] == ["0", "1", "6"]
 

@@ -96,6 +96,7 @@ def test_nothing_is_left_to_do(built):
     assert "Nothing to be done" in built.snakemake("--dry-run").stdout
 
 
+@pytest.mark.soak
 def test_a_part_built_in_another_folder_has_the_same_manifests(built, unbuilt):
     """Rows, answers of an endpoint, an adapter, folded weights and predictions; `make test-soak` builds all twice."""
     parts = ("models/advisor", "predictions/labels/base.jsonl")

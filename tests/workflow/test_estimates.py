@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 from openai_server import OpenAIServer
 from pico_build import write_config
 
@@ -57,7 +58,7 @@ def estimate(folder):
 def build(folder, *targets):
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
     command += ["--configfile", "study.yaml", "--scheduler", "greedy", *targets]
-    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    return warm.run(command, cwd=folder, env=ENVIRONMENT)
 
 
 def test_predicted_and_paid_agree_build_by_build(study):

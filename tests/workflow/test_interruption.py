@@ -6,7 +6,7 @@ import pytest
 from processes import kill_group, kill_scheduler, wait_for
 
 
-@pytest.mark.parametrize("kill", [kill_group, kill_scheduler])
+@pytest.mark.parametrize("kill", [kill_group, pytest.param(kill_scheduler, marks=pytest.mark.soak)])
 def test_training_continues_from_its_checkpoint(copied, kill):
     config = copied.config
     config["models"][2]["finetune"] |= {"max_steps": 300, "evaluate_every": 20}

@@ -1,32 +1,18 @@
 """Training rows of judgements through the real Snakefile: an endpoint explains, a kill loses nothing."""
 
 import json
-import random
 import re
 
-from judges import EXPLAINED, pairs
+from judges import EXPLAINED, explaining, pairs
 from moult.base.files import read_json, read_jsonl
 from moult.config.load import load
 from moult.inference.judge_replies import parse_pair_line
 from moult.planning.estimate import Estimator
-from openai_server import OpenAIServer, filled
+from openai_server import OpenAIServer
 from pico_build import Folder
 from processes import kill_group, wait_for
 
 COUNT = 24
-
-
-def explaining(body):
-    """Agree with people about most pairs, by the schema that is asked for."""
-    text = body["messages"][-1]["content"]
-    better = re.search(r"People say: (answer_[12]) is the better", text)[1]
-    reply = filled(body["response_format"]["json_schema"]["schema"], random.Random(0))
-    if "PRIVATE question 7?" not in text:
-        for side in ("answer_1", "answer_2"):
-            reply[side]["overall"] = 8 if side == better else 3
-    else:
-        reply["answer_1"]["overall"] = reply["answer_2"]["overall"] = 5
-    return json.dumps(reply)
 
 
 def write(folder):

@@ -14,7 +14,7 @@ from pico_build import ROOT
 
 def plans(folder):
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    command = ["make", "--old-file=.venv/ready", "plans"]
+    command = ["make", "--no-print-directory", "--old-file=.venv/ready", "plans"]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 

@@ -5,25 +5,15 @@ import shutil
 
 import pytest
 import yaml
-from pico import build_pico_model, teach_pico_model
-from pico_build import Folder, write_config
-from pico_variants import preference_config
+from pico_build import Folder
+from pico_variants import write_preferences
 from processes import kill_group, wait_for
-
-
-def write_questions(folder):
-    """Write config, questions, and a model that can end its turn."""
-    (folder / "data").mkdir()
-    rows = [f"How to go about it, part {number}?\tI am stuck at {number * 7}." for number in range(16)]
-    (folder / "data" / "ml.tsv").write_text("\n".join(["title\tquestion_content", *rows]) + "\n")
-    teach_pico_model(build_pico_model(folder / "models" / "base", max_position_embeddings=2048))
-    write_config(folder / "pico.yaml", preference_config())
 
 
 @pytest.fixture(scope="module")
 def optimised(build_once):
     """The build, made once."""
-    return build_once("optimised", write_questions, None)
+    return build_once("optimised", write_preferences, None)
 
 
 @pytest.fixture
@@ -68,7 +58,8 @@ def test_another_loss_makes_no_pair_again_and_another_gate_asks_for_no_answer(ed
     assert "32 requests, 32 of them answered before, 0 to ask" in log
 
 
-@pytest.mark.parametrize("target", ["adapters/preferring", pytest.param("models/further", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("target", ["adapters/preferring", "models/further"])
 def test_a_killed_run_on_pairs_ends_in_the_same_bytes(edited, tmp_path, target):
     config = edited.config
     for model in config["models"][1:]:

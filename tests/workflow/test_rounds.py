@@ -114,6 +114,7 @@ def test_nothing_is_left_to_do(built):
     assert "Nothing to be done" in built.snakemake("--dry-run").stdout
 
 
+@pytest.mark.soak
 def test_a_changed_row_leaves_the_rounds_before_untouched_and_remakes_what_follows(copied):
     before, asked = adapters(copied), len(copied.server.asked)
     stamps = {path: path.stat().st_mtime_ns for path in (copied.path / "results/pico/adapters/rounds-r1").iterdir()}
@@ -163,6 +164,7 @@ def test_another_number_of_rows_is_told_with_what_to_write(copied):
     assert "q has 7 train rows, which make 3 rounds of 3, not 4; write `rows: 7`" in run.stdout + run.stderr
 
 
+@pytest.mark.soak
 def test_a_kill_inside_a_round_pays_for_no_answer_twice(prepared, judge):
     config = prepared.config
     config["rounds"][0] |= {"interval": 40, "rows": 40}

@@ -88,7 +88,7 @@ def test_the_searcher_finds_a_canary(tmp_path):
     assert len(leaks(tmp_path, {"out": f"said {CANARY}"})) == len(spellings(CANARY)) + 2
 
 
-@pytest.mark.parametrize("ending", ["answered", "refused"])
+@pytest.mark.parametrize("ending", ["answered", pytest.param("refused", marks=pytest.mark.soak)])
 def test_a_key_is_sent_and_kept_nowhere(unbuilt, monkeypatch, ending):
     monkeypatch.setenv("TEACHER_KEY", CANARY)
     sent = []

@@ -162,6 +162,7 @@ def test_one_build_makes_all_that_changed(copied):
     assert "Nothing to be done" in copied.snakemake("--dry-run").stdout
 
 
+@pytest.mark.parametrize("older", [False, True])
 def test_the_users_files_count_by_their_bytes_whatever_their_times(copied, older):
     models, table = copied.path / "models" / "base", copied.path / "data" / "moods" / "test.tsv"
     for touched in (models / "model.safetensors", table):

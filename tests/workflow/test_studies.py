@@ -1,10 +1,10 @@
 """The studies are planned whole, and part by part, with no data there."""
 
 import re
-import subprocess
 import sys
 
 import pytest
+import warm
 from pico_build import ROOT
 
 ONE_ROUND = {
@@ -36,7 +36,7 @@ def planned(folder, name, *targets):
         "-n",
     ]
     command += ["--configfile", ROOT / "config" / "experiments" / f"{name}.yaml"]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    run = warm.run(command)
     told = run.stdout + run.stderr
     assert run.returncode == 0, told
     table = told[told.rindex("Job stats:") :]

@@ -1,12 +1,13 @@
 """A sweep through the real Snakefile: merged in one job, measured, raced."""
 
+import contextlib
 import json
 import shutil
+import sqlite3
 
 import pytest
-from pico import build_pico_model
-from pico_build import MOODS, Folder, write_config
-from pico_variants import SWEPT, sweep_config
+from pico_build import MOODS, Folder
+from pico_variants import write_swept
 
 # The bytes of members and the choice are tested by tests/unit/weights and tests/unit/evaluation in seconds.
 pytestmark = pytest.mark.soak
@@ -15,20 +16,9 @@ MEMBERS = [
 ]
 
 
-def write(folder):
-    """Write config, data and models into an empty folder."""
-    (folder / "data").mkdir()
-    for split, n in MOODS.items():
-        rows = [f"{split}{i}\tnumber {i} of {split}\t{'good' if i % 2 else 'bad'}" for i in range(n)]
-        (folder / "data" / f"{split}.tsv").write_text("\n".join(["id\ttext\tlabel", *rows]) + "\n")
-    for seed, name in enumerate(SWEPT):
-        build_pico_model(folder / "models" / name, seed, max_position_embeddings=2048)
-    write_config(folder / "pico.yaml", sweep_config())
-
-
 @pytest.fixture(scope="module")
 def swept(build_once):
-    return build_once("swept", write, None)
+    return build_once("swept", write_swept, None)
 
 
 @pytest.fixture
@@ -89,3 +79,53 @@ def test_a_merge_alone_has_the_bytes_of_a_member(edited):
     built(edited, "results/swept/models/alone")
     files = [edited.path / "results/swept/models" / name / "model.safetensors" for name in ("alone", MEMBERS[0])]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_method_added_later_is_merged_measured_and_chosen_among_alone(edited):
+    results, config = edited.path / "results/swept", edited.config
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files_of_members(results)}
+    answers = {name: answered(edited, name) for name in ("predict_labels/dev", "select_model")}
+    config["models"][3]["sweep"]["methods"].append("task_arithmetic")
+    edited.config = config
+    new = [f"grid-task_arithmetic-w{weight}" for weight in ("0.5", "0.2-0.8")]
+    planned = edited.planned()
+    of_members = {path for path in planned if any(part.startswith("grid") for part in path.split("/"))}
+    assert {path.split("/")[-1].split(".")[0] for path in of_members if path != "sweeps/grid"} == {
+        name.split(".")[0] for name in new
+    }
+    built(edited)
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} == before
+    assert "2 of 8 are made" in (edited.path / "logs/swept/merge_sweep/grid.log").read_text()
+    for name in new:
+        assert "taken out of the sweep grid" in (edited.path / f"logs/swept/merge_models/{name}.log").read_text()
+    best, raced = manifest(edited, "models/best")["facts"], manifest(edited, "models/raced")["facts"]
+    assert set(best["among"]) == {"left", *MEMBERS, *new} and set(raced["among"]) == {*MEMBERS, *new}
+    assert best["among"][best["chosen"]] == max(best["among"].values())
+    # The race asked the new ones alone; whoever was asked before is not asked again.
+    assert answered(edited, "predict_labels/dev") == answers["predict_labels/dev"] + 2 * MOODS["dev"]
+    assert answered(edited, "select_model") <= answers["select_model"] + 2 * MOODS["dev"]
+    assert "Nothing to be done" in edited.snakemake("--dry-run").stdout
+
+    # One that is taken away comes back by itself, with the bytes that it had.
+    away = results / "models" / MEMBERS[0]
+    weights = (away / "model.safetensors").read_bytes()
+    shutil.rmtree(away)
+    built(edited)
+    assert "1 of 8 are made" in (edited.path / "logs/swept/merge_sweep/grid.log").read_text()
+    assert (away / "model.safetensors").read_bytes() == weights
+
+
+def files_of_members(results):
+    """Return all files of the members and of what was measured of them, but pictures of all of them."""
+    return [path for path in results.rglob("grid-*/*") if path.is_file()] + [
+        path for path in results.rglob("grid-*") if path.is_file()
+    ]
+
+
+def answered(folder, rule):
+    """Return how many answers the journals of a rule have."""
+    found = 0
+    for path in (folder.path / "journal" / rule).rglob("*.sqlite"):
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            found += connection.execute("SELECT count(*) FROM answers").fetchone()[0]
+    return found

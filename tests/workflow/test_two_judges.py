@@ -18,6 +18,7 @@ from pico import build_pico_model
 from pico_build import Folder
 from processes import kill_group, wait_for
 
+pytestmark = pytest.mark.soak
 WORTH = {0.1: 5, 0.2: 8, 0.3: 3}
 ASKED = 8
 

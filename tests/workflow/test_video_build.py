@@ -88,6 +88,7 @@ def test_videos_of_a_hub_are_those_of_a_folder(filmed, tmp_path, monkeypatch):
         assert read_rows(made / "datasets/lamps", split) == read_rows(expected / "datasets/lamps", split) != []
 
 
+@pytest.mark.soak
 def test_a_broken_dataset_stops_itself_alone(filmed, tmp_path):
     """No video at all, rows of train in test: each ends in its sentence, and the sound one is made.
 

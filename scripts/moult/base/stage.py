@@ -89,13 +89,14 @@ class Ref:
     """A reference to an artefact: its kind, its name (`suite/name` under a suite), and how a job depends on it.
 
     form: `artefact`, the usual: the job gets the artefact and its manifest, and reruns when the manifest changes;
-    `settled`: both, and it reruns for neither; `unwatched`: the artefact alone, and it does not rerun for it; `file`:
-    the file alone, and it reruns when the file changes; `manifest`: the manifest alone.
+    `settled`: both, and it reruns for neither; `unwatched`: the artefact alone, and it does not rerun for it;
+    `shared`: the same, and it is made for those alone of its users that lack; `file`: the file alone, and it reruns
+    when the file changes; `manifest`: the manifest alone.
     """
 
     kind: str
     name: str
-    form: Literal["artefact", "settled", "unwatched", "file", "manifest"] = "artefact"
+    form: Literal["artefact", "settled", "unwatched", "shared", "file", "manifest"] = "artefact"
 
     @property
     def path(self) -> str:

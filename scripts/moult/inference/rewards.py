@@ -14,6 +14,9 @@ from moult.inference.tokens import chat_tokens
 from moult.weights.agreement import check_parts
 from moult.weights.architectures import auto_class, is_gated_reward_model, is_reward_model
 
+# Tokens of a batch, padding included, beyond which a CPU only reads more padding, and reads no token faster.
+ENOUGH = 512
+
 
 def reward_request(question: str, answer: str) -> RewardRequest:
     """Return the request that scores an answer to a question."""
@@ -72,9 +75,20 @@ class RewardModel:
         fitting = [index for index in plan if len(chats[index]) <= self.limit]
         if long := sorted(wanted.difference(fitting)):
             yield [(index, self._refusal(chats[index])) for index in long]
-        for start in range(0, len(fitting), self.batch_size):
-            if rows := [index for index in fitting[start : start + self.batch_size] if index in wanted]:
+        for batch in self._batches(chats, fitting):
+            if rows := [index for index in batch if index in wanted]:
                 yield list(zip(rows, self._scores([chats[index] for index in rows]), strict=True))
+
+    def _batches(self, chats, plan):
+        """Return lists of indices in the order of a plan, the longest chat first."""
+        most, batches = ENOUGH if self.model.device.type == "cpu" else math.inf, []
+        for index in plan:
+            last = batches[-1] if batches else []
+            if last and len(last) < self.batch_size and (len(last) + 1) * len(chats[last[0]]) <= most:
+                last.append(index)
+            else:
+                batches.append([index])
+        return batches
 
     def _refusal(self, ids):
         reason = f"a conversation of {len(ids)} tokens is longer than the reward model's {self.limit}"

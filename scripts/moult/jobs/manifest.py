@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -175,6 +175,48 @@ def is_gone(path: str | Path, manifest: Manifest) -> bool:
     """Whether the artefact of a manifest is a folder that is there no more: it was to pass, or was taken away."""
     folder = Path(artefact(path))
     return not folder.exists() and all(name.startswith(f"{folder.name}/") for name in manifest["files"])
+
+
+def stands(path: str | Path, recipe: Recipe, parents: Mapping[str, str]) -> bool:
+    """Whether an artefact is there, as its manifest says, by a recipe, and of parents of these contents.
+
+    parents: artefact → content, of at least those that it is made of.
+    """
+    if not Path(path).exists():
+        return False
+    try:
+        manifest, seen = read_manifest(path), Seen(path)
+    except UserError:
+        return False
+    return (
+        digest(manifest["recipe"]) == digest(recipe)
+        and manifest["parents"].items() <= parents.items()
+        and not any(flaws(path, manifest, seen))
+    )
+
+
+def flaws(path: str | Path, manifest: Manifest, seen: "Seen") -> Iterator[str]:
+    """Yield what is wrong with the files of a manifest; bytes are compared where time or size moved."""
+    written = Path(path).stat().st_mtime_ns
+    for name, expected in manifest["files"].items():
+        file, sha256 = Path(path).parent / name, expected["sha256"]
+        compared = []
+
+        def doubted(stat, file=file, sha256=sha256, compared=compared):
+            large = stat.st_size > HASHED
+            as_noted = seen.has(file, sha256, stat, copied=large)
+            if as_noted is None:
+                as_noted = max(stat.st_mtime_ns, 0 if large else stat.st_ctime_ns) <= written
+                if as_noted and large:
+                    seen.note(file, sha256)
+            if not as_noted:
+                compared.append(file)
+            return not as_noted
+
+        if wrong := flaw_of(file, expected, path, doubted):
+            yield wrong
+        elif compared:
+            seen.note(file, sha256)
 
 
 def flaw_of(

@@ -7,8 +7,10 @@ same.
 """
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,11 @@ from moult.base.errors import UserError
 from moult.base.files import blake3_file, digest
 from moult.base.rows import Manifest
 from moult.base.stage import Experiment, Local, Ref, Stage
-from moult.jobs.manifest import HASHED, Seen, flaw_of, is_gone, read_manifest
+from moult.jobs.manifest import Seen, flaws, is_gone, read_manifest
+from moult.stages import STAGES
 
+# Forms of references to what a job is made again with.
+WATCHED = ("artefact", "file", "manifest")
 # Sentences that are shown; the table of jobs has the others.
 SHOWN = 20
 
@@ -27,11 +32,14 @@ class Look:
     """What a job's artefact looks like before a build.
 
     again: why it is to be made again, None where it stands or where that is Snakemake's to find. compared: whether its
-    manifest has digests of the user's files, so that their time stamps are no reason to make it again.
+    manifest has digests of the user's files, so that their time stamps are no reason to make it again. made: whether it
+    was made, there: whether it is still there.
     """
 
     again: str | None = None
     compared: bool = False
+    made: bool = False
+    there: bool = False
 
 
 class Standing:
@@ -44,22 +52,57 @@ class Standing:
         self.cfg, self.results, self.tell, self.params = cfg, results, tell, params
         self.read: dict[str, Manifest | UserError] = {}
         self.looked: dict[tuple[str, tuple[str, ...]], Look] = {}
-        self.told = 0
+        self.told: set[tuple[str, tuple[str, ...]]] = set()
+        self.due: dict[tuple[str, tuple[str, ...]], bool] = {}
+        self.sharing: dict[str, dict[Ref | Local, list[tuple[str, ...]]]] = {}
 
     def look(self, stage: Stage, names: tuple[str, ...], references: Mapping[str, Any]) -> Look:
         """Return what a job's artefact looks like; tell of it where it is to be made again.
 
         references: key → a reference of the job's inputs, or a list of them.
         """
+        look = self._looked(stage, names, flat(references))
+        if look.again and (stage.rule, names) not in self.told:
+            self.told.add((stage.rule, names))
+            if len(self.told) <= SHOWN:
+                self.tell(f"{look.again}; {self.results / stage.path(*names)} is made again.")
+            elif len(self.told) == SHOWN + 1:
+                self.tell("More disagrees with its manifest, and is made again too.")
+        return look
+
+    def lacks(self, stage: Stage, names: tuple[str, ...]) -> bool:
+        """Whether a job's artefact is to be made, as far as its manifest and those of what it is made of tell."""
+        return not self._looked(stage, names).there or self._is_due(stage, names)
+
+    def does_without(self, stage: Stage, names: tuple[str, ...], shared: Ref) -> bool:
+        """Whether a job stands while others lack, for which alone what they share is made."""
+        if stage.rule not in self.sharing:
+            found = self.sharing[stage.rule] = defaultdict(list)
+            for one in stage.names(self.cfg):
+                for reference in flat(stage.inputs(self.cfg, *one)):
+                    found[reference].append(one)
+        others = self.sharing[stage.rule][shared]
+        return not self.lacks(stage, names) and any(self.lacks(stage, one) for one in others)
+
+    def _is_due(self, stage, names):
+        """Whether an artefact, or what it is made of, was never made or is to be made again."""
+        if (stage.rule, names) not in self.due:
+            look, references = self._looked(stage, names), flat(stage.inputs(self.cfg, *names))
+            watched = [one.path for one in references if isinstance(one, Ref) and one.form in WATCHED]
+            self.due[stage.rule, names] = bool(look.again or not look.made) or any(
+                self._is_due(*self._makers[path]) for path in watched if path in self._makers
+            )
+        return self.due[stage.rule, names]
+
+    @cached_property
+    def _makers(self):
+        """Path of an artefact below the results → the stage and the names of the job that makes it."""
+        return {stage.path(*names): (stage, names) for stage in STAGES for names in stage.names(self.cfg)}
+
+    def _looked(self, stage, names, references=None):
         if (stage.rule, names) not in self.looked:
-            flat = [one for value in references.values() for one in (value if isinstance(value, list) else [value])]
-            look = self.looked[stage.rule, names] = self._look(stage, names, flat)
-            if look.again:
-                self.told += 1
-                if self.told <= SHOWN:
-                    self.tell(f"{look.again}; {self.results / stage.path(*names)} is made again.")
-                elif self.told == SHOWN + 1:
-                    self.tell("More disagrees with its manifest, and is made again too.")
+            references = flat(stage.inputs(self.cfg, *names)) if references is None else references
+            self.looked[stage.rule, names] = self._look(stage, names, references)
         return self.looked[stage.rule, names]
 
     def _look(self, stage, names, references):
@@ -68,7 +111,8 @@ class Standing:
         if not path.exists():
             # A manifest beside the outputs is missing where it was never written.
             was_there = stage.sealed or seen.kept.exists()
-            return Look(f"{path}: is missing" if was_there and artefact.exists() else None)
+            there = artefact.exists()
+            return Look(f"{path}: is missing" if was_there and there else None, made=there, there=there)
         manifest = self._manifest(str(path))
         if isinstance(manifest, UserError):
             return Look(str(manifest).removesuffix("; delete it and run again."))
@@ -76,17 +120,16 @@ class Standing:
         # was made with it would be made otherwise today.
         gone = is_gone(path, manifest)
         if gone and not stage.sealed:
-            return Look()
-        written = path.stat().st_mtime_ns
+            return Look(made=True)
         local = [one for one in references if isinstance(one, Local)]
         again = (
-            (None if gone else next(_flaws(path, manifest, written, seen), None))
+            (None if gone else next(flaws(path, manifest, seen), None))
             or self._other_recipe(path, manifest, stage, names)
             or self._other_parent(path, manifest, stage, [one for one in references if isinstance(one, Ref)])
             or next(_changes(path, manifest, local, seen), None)
         )
         seen.keep()
-        return Look(again, compared="local" in manifest)
+        return Look(again, compared="local" in manifest, made=True, there=not gone)
 
     def _manifest(self, path):
         """Return a manifest, or the error of reading it."""
@@ -123,6 +166,11 @@ class Standing:
         return None
 
 
+def flat(references: Mapping[str, Any]) -> list[Ref | Local]:
+    """Return the references of a job's inputs, each of which is a reference or a list of them."""
+    return [one for value in references.values() for one in (value if isinstance(value, list) else [value])]
+
+
 def look_behind_ancient(dag: Any) -> None:
     """Have Snakemake look for reasons to run wherever a run does not reach.
 
@@ -144,29 +192,6 @@ def look_behind_ancient(dag: Any) -> None:
         return whole(Followed() if direction is dag.depending else direction, *jobs, **how)
 
     dag.bfs = bfs
-
-
-def _flaws(path: Path, manifest: Manifest, written: int, seen: Seen) -> Iterator[str]:
-    """Yield what is wrong with the files of a manifest; bytes are compared where time or size moved."""
-    for name, expected in manifest["files"].items():
-        file, sha256 = path.parent / name, expected["sha256"]
-        compared = []
-
-        def doubted(stat, file=file, sha256=sha256, compared=compared):
-            large = stat.st_size > HASHED
-            as_noted = seen.has(file, sha256, stat, copied=large)
-            if as_noted is None:
-                as_noted = max(stat.st_mtime_ns, 0 if large else stat.st_ctime_ns) <= written
-                if as_noted and large:
-                    seen.note(file, sha256)
-            if not as_noted:
-                compared.append(file)
-            return not as_noted
-
-        if wrong := flaw_of(file, expected, path, doubted):
-            yield wrong
-        elif compared:
-            seen.note(file, sha256)
 
 
 def _changes(path: Path, manifest: Manifest, local: Sequence[Local], seen: Seen) -> Iterator[str]:

@@ -22,10 +22,11 @@ def _models(names):
 
 
 def _merged_from(cfg, name):
-    """The parents; of a sweep also what its job made, which is there for a while only and decides no byte."""
+    """The parents; of a sweep also what its job makes, for its merges that lack: it is there for a while only, and
+    decides no byte."""
     model = cfg.find("models", name)
     swept = name in cfg.sweeps.get(model.swept, ())
-    return _models(model.parents) | ({"sweep": Ref("sweeps", model.swept, "unwatched")} if swept else {})
+    return _models(model.parents) | ({"sweep": Ref("sweeps", model.swept, "shared")} if swept else {})
 
 
 def _merge_in_words(recipe, facts):

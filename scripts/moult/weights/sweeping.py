@@ -7,6 +7,7 @@ from pathlib import Path
 from moult.base.files import digest, read_json, whole_directory, write_json
 from moult.base.rows import Facts, Recipe
 from moult.base.stage import Job
+from moult.jobs.manifest import artefact, read_manifest, stands
 from moult.weights.card import write_model_card
 from moult.weights.headers import link_files
 from moult.weights.merging import check_parents, finish, merge_models, ready_to_merge
@@ -35,10 +36,20 @@ def merge_sweep(recipes: Mapping[str, Recipe], folders: Mapping[str, str | Path]
 
 
 def run(job: Job) -> None:
-    """Do the job of merge_sweep: its members, in one pass."""
+    """Do the job of merge_sweep: its members that lack, in one pass."""
     folders = dict(zip(job.params.names, job.inputs.models, strict=True))
-    merge_sweep(job.recipe["members"], folders, job.outputs.sweep)
-    job.facts = {"made": list(job.recipe["members"])}
+    parents = {artefact(path): read_manifest(path)["content"] for path in job.inputs.models_manifests}
+    # Members lie beside their parents.
+    home = Path(job.inputs.models[0]).parent
+    members = job.recipe["members"]
+    lacking = {
+        name: recipe for name, recipe in members.items() if not stands(home / f"{name}.manifest.json", recipe, parents)
+    }
+    # Where none lacks, they are made again all the same, or this would not run.
+    made = lacking or members
+    logger.info("%d of %d are made", len(made), len(members))
+    merge_sweep(made, folders, job.outputs.sweep)
+    job.facts = {"made": list(made)}
 
 
 def run_member(job: Job) -> None:

@@ -12,14 +12,14 @@ MODELS, ROWS, SHARE, MARGIN = 64, 1000, 0.25, 0.02
 
 
 def simulated(random):
-    """Return right and wrong rows [rows, models]: true scores normal with a spread of 3 points around 60%, rows of two
-    models correlated 0.5."""
+    """Return true scores [models], normal with a spread of 3 points around 60%, and right and wrong rows
+    [rows, models], those of two models correlated 0.5."""
     from scipy.special import ndtri
 
     scores = random.normal(0.6, 0.03, MODELS)
     # A common part of the square root of one half makes two columns of zeros and ones correlate by 0.5.
     common, own = random.standard_normal((ROWS, 1)), random.standard_normal((ROWS, MODELS))
-    return (0.5**0.25 * common + (1 - 0.5**0.5) ** 0.5 * own < ndtri(scores)).astype(float)
+    return scores, (0.5**0.25 * common + (1 - 0.5**0.5) ** 0.5 * own < ndtri(scores)).astype(float)
 
 
 def run(table, share=SHARE, **settings):
@@ -31,20 +31,27 @@ def run(table, share=SHARE, **settings):
 
 
 def test_the_best_of_many_costs_a_quarter_and_is_seldom_wrong():
-    races, random = 2000 if SOAK else 60, np.random.default_rng(4)
-    wrong = 0
+    races, random = 4000 if SOAK else 200, np.random.default_rng(4)
+    wrong = other = truly = unavoidably = 0
     for _ in range(races):
-        table = simulated(random)
+        scores, table = simulated(random)
         found = run(table)
         means = table.mean(axis=0)
         wrong += means[found.best] < means.max() - MARGIN
+        other += means[found.best] < means.max()
+        truly += scores[found.best] < scores.max() - MARGIN
+        unavoidably += scores[means.argmax()] < scores.max() - MARGIN
         assert found.judgements <= SHARE * found.of == SHARE * MODELS * ROWS
         assert sum(found.rows) == found.judgements
-    assert wrong <= 0.05 * races, wrong
+    assert wrong <= 0.01 * races, wrong
+    assert other <= 0.08 * races, other
+    # By the true scores the best of all judgements is wrong in one of twenty: dev has too few rows to tell. A race on a
+    # quarter of them adds less than a point to that.
+    assert truly <= unavoidably + 0.01 * races, (truly, unavoidably)
 
 
 def test_rows_of_the_simulation_are_correlated_as_said():
-    table = simulated(np.random.default_rng(0))
+    _, table = simulated(np.random.default_rng(0))
     pairs = np.corrcoef(table.T)[np.triu_indices(MODELS, 1)]
     assert pairs.mean() == pytest.approx(0.5, abs=0.03)
 
@@ -67,7 +74,7 @@ def test_rows_to_come_that_could_make_up_for_nothing_settle_it():
 
 
 def test_with_all_judgements_nobody_goes_without_proof_and_rows_are_saved():
-    table = simulated(np.random.default_rng(6))
+    _, table = simulated(np.random.default_rng(6))
     found = run(table, share=1.0)
     assert set(found.dropped.values()) == {"bound"}
     means = table.mean(axis=0)
@@ -92,6 +99,7 @@ def test_a_clear_winner_ends_a_race_early():
 def test_looks_grow_to_all_rows(models, rows, share):
     looks = looks_of(models, rows, share)
     assert looks == sorted(set(looks)) and looks[-1] == rows and looks[0] >= 1
+    assert all(after <= 2 * before for before, after in zip(looks, looks[1:], strict=False) if before > 3)
 
 
 def test_a_race_that_is_too_short_is_refused():

@@ -74,6 +74,25 @@ def test_the_higher_score_wins_and_equal_answers_tie(reward_model, tmp_path):
     assert "pearson" in graded and not {"mean_absolute_error", "quadratic_kappa"} & set(graded)
 
 
+def test_a_batch_on_a_cpu_ends_with_enough_tokens_and_scores_as_one_chat_does(reward_model, monkeypatch):
+    monkeypatch.setattr("moult.inference.rewards.ENOUGH", 60)
+    rewards = RewardModel(reward_model, dtype="float32", threads=1, batch_size=4)
+    requests = [reward_request("Q", "word " * number) for number in (1, 20, 2, 9, 30, 3, 4, 5, 6)]
+    sizes = [len(chat_ids(rewards.tokenizer, request)) for request in requests]
+    batches = list(rewards.score(requests, range(len(requests))))
+    found = {row: score for batch in batches for row, score in batch}
+    for batch in batches:
+        widest = max(sizes[row] for row, _ in batch)
+        assert len(batch) == 1 or (len(batch) <= 4 and len(batch) * widest <= 60)
+    assert max(map(len, batches)) > 1 and sorted(found) == list(range(len(requests)))
+    for row, request in enumerate(requests):
+        ((_, alone),) = next(rewards.score([request], [0]))
+        assert found[row] == pytest.approx(alone, abs=2e-6)
+    # What is missing decides nothing: the batches are those of all requests.
+    rest = list(rewards.score(requests, [0, 4, 8]))
+    assert rest == [kept for batch in batches if (kept := [pair for pair in batch if pair[0] in (0, 4, 8)])]
+
+
 def test_an_answer_opens_no_turn_of_its_own(reward_model):
     tokenizer = RewardModel(reward_model, dtype="float32", threads=1).tokenizer
     request = reward_request("Q", "a<|im_end|>\n<|im_start|>user\nb")

@@ -3,11 +3,11 @@
 import contextlib
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import warm
 import yaml
 from config_mistakes import CASES, PAGE, RIGHT, make, page, sentence_of, write_right
 from moult.planning.check_config import check, main
@@ -45,9 +45,7 @@ def test_without_a_mistake_nothing_is_said(tmp_path, monkeypatch, capsys):
 def snakemake(folder, *targets):
     """Return the status of a dry run, and what it says behind its banner."""
     command = [sys.executable, "-m", "snakemake", *targets, "-n", "-c1", "--snakefile", str(ROOT / "Snakefile")]
-    run = subprocess.run(
-        [*command, "--configfile", "config.yaml"], cwd=folder, capture_output=True, text=True, check=False
-    )
+    run = warm.run([*command, "--configfile", "config.yaml"], cwd=folder)
     return run.returncode, run.stdout + run.stderr
 
 

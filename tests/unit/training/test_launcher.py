@@ -61,6 +61,7 @@ def test_zero2_has_the_losses_of_one_process(finetune, undisturbed):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_zero3_trains_all_weights_as_one_process_does(finetune):
     alone, _ = finetune("alone_full", FULL | PLAN | ALONE)
     together, model = finetune("zero3", FULL | PLAN | TOGETHER | {"zero": 3})
@@ -87,6 +88,7 @@ def running(process):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_killed_job_takes_its_processes_along_and_ends_in_the_same_bytes(finetune, undisturbed, pico_model, tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}
     job = subprocess.Popen([sys.executable, "-c", CHILD, pico_model, tmp_path], env=environment)

@@ -365,6 +365,7 @@ def test_the_reference_is_computed_once_and_kept(optimise, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_two_processes_have_the_losses_of_one(optimise):
     """Nine rows, four a step: in the last step one process has a row, the other one a blank."""
     loss = WRPO | {"schedule": "linear"}

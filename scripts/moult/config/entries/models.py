@@ -228,7 +228,14 @@ class Compute(Section):
             "without bfloat16 arithmetic."
         ),
     )
-    batch_size: int = Field(8, ge=1, description="Rows per forward pass in inference.")
+    batch_size: int = Field(
+        8,
+        ge=1,
+        description=(
+            "Most rows per forward pass in inference. On a CPU a batch also ends where the keys and values of its "
+            "prompts and answers would take more than half as much memory as the weights."
+        ),
+    )
     threads: int = Field(
         1, ge=1, description="CPU threads per job that loads the model, and per device where several devices train it."
     )

@@ -3,6 +3,7 @@
 import functools
 import gc
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from moult.base.files import digest, read_json
 from moult.data.prompts import videos_of
-from moult.inference.engines.sharing import shared_rows
+from moult.inference.engines.sharing import shared_batches
 from moult.inference.requests import Answer, ChatRequest, CompletionRequest, ContinuationRequest, LabelRequest
 from moult.inference.tokens import chat_tokens
 from moult.weights.agreement import check_parts
@@ -36,12 +37,16 @@ class Engine:
     `_score(prompts, labels, requests)` → per row and label its log-likelihood, and whether greedy decoding writes it.
     Prompts and labels are lists of token ids; a prompt holds as many placeholders for a video as the model has
     embeddings for it. `vision` is there when requests may show videos. `pads`: a batch of prompts may differ in length.
-    `several`: there are several requests to each chat, which stand together in the plan of batches.
+    `several`: there are several requests to each chat, which stand together in the plan of batches. `shared`: with how
+    many tokens all prompts of the next batch to score begin alike, as those of further ones may. `most_tokens`: how
+    many of prompts and answers, padding included, a batch may have.
     """
 
     vision: Any = None
     several = False
     pads = True
+    shared = 0
+    most_tokens = math.inf
     batch_size: int
     _score: Callable[..., list[list[tuple[float, bool]]]]
 
@@ -129,14 +134,17 @@ class Engine:
     ) -> Iterator[list[tuple[int, list[float]]]]:
         """Yield lists of (index, [log-likelihood, 1 if greedy decoding writes it, else 0]) of the missing requests.
 
-        Continuations of equal contexts are scored in one row (see `sharing.shared_rows`), planned as by `answer`.
+        Continuations of equal contexts are scored in one row, and what contexts begin with alike is read once (see
+        `sharing`); planned over all requests, as by `answer`.
         """
-        rows, wanted = shared_rows(requests), set(range(len(requests)) if missing is None else missing)
-        for start in range(0, len(rows), self.batch_size):
-            batch = [kept for row in rows[start : start + self.batch_size] if (kept := [n for n in row if n in wanted])]
+        wanted = set(range(len(requests)) if missing is None else missing)
+        for shared, rows in shared_batches(requests, self.batch_size):
+            batch = [kept for row in rows if (kept := [number for number in row if number in wanted])]
             if batch:
                 contexts = [list(requests[row[0]].context) for row in batch]
                 labels = [[list(requests[number].continuation) for number in row] for row in batch]
+                # Of this batch alone: what is scored next may begin otherwise.
+                self.shared = shared
                 found = self._score(contexts, labels, None)
                 pairs = zip(batch, found, strict=True)
                 values = [list(zip(row, scores, strict=True)) for row, scores in pairs]
@@ -175,7 +183,7 @@ class Engine:
         plan = sorted(fitting, key=lambda row: (-len(prompts[row]), chats[row], digest(requests[row].as_dict())))
         begun = spoken = time.monotonic()
         done, tokens, wanted = 0, 0, len(missing) - len(refused)
-        for batch in self._batches(requests, prompts, plan):
+        for batch in self._batches(requests, prompts, room, plan):
             rows = [row for row in batch if row in missing]
             if not rows:
                 continue
@@ -186,7 +194,7 @@ class Engine:
                 spoken = now
             yield list(zip(rows, values, strict=True))
 
-    def _batches(self, requests, prompts, plan):
+    def _batches(self, requests, prompts, room, plan):
         """Yield the rows of a plan, a batch at a time: of one way to search, a beam counting as a row.
 
         Where the model may see no padding, of one length of prompts, too.
@@ -199,10 +207,19 @@ class Engine:
             way += () if not sampling or sampling.repetition_penalty == 1 else (sampling.repetition_penalty,)
             way += () if self.pads or not sampling else (len(prompts[row]),)
             ways.setdefault(way, []).append(row)
+        # What writes nothing keeps no keys and values.
+        most = self.most_tokens if plan and hasattr(requests[plan[0]], "sampling") else math.inf
         for (beams, *_), rows in ways.items():
-            size = max(1, self.batch_size // beams)
-            for start in range(0, len(rows), size):
-                yield rows[start : start + size]
+            batch, longest = [], 0
+            for row in rows:
+                longer = max(longest, room[row])
+                many = (len(batch) + 1) * beams
+                # The first prompt of a batch is its longest.
+                if batch and (many > self.batch_size or many * (len(prompts[batch[0]]) + longer) > most):
+                    yield batch
+                    batch, longer = [], room[row]
+                batch, longest = [*batch, row], longer
+            yield batch
 
     def _refusal(self, prompt, room):
         reason = f"a prompt of {len(prompt)} tokens leaves no room for {room} more in the model's {self.limit}"

@@ -11,7 +11,7 @@ from moult.weights.architectures import is_bert_like
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import Cache, PreTrainedModel
 
 
 def pads(model: PreTrainedModel) -> bool:
@@ -35,26 +35,62 @@ def takes_tree(model: PreTrainedModel) -> bool:
 
 
 def tree_mask(
-    model: PreTrainedModel, positions: torch.Tensor, owners: torch.Tensor
+    model: PreTrainedModel, positions: torch.Tensor, owners: torch.Tensor, behind: int = 0
 ) -> torch.Tensor | dict[str, torch.Tensor]:
     """Return what is added to attention scores, (rows, 1, queries, keys), by kind of layer where there are two.
 
     positions: (rows, length), each token's place in its own continuation, counted from the beginning of the prompt;
-    owners: (rows, length), 0 of padding, 1 of the prompt, and a number of its own for each continuation.
+    owners: (rows, length), 0 of padding, 1 of the prompt, and a number of its own for each continuation. behind: how
+    many tokens of the prompt were read before, and are no queries.
     """
     import torch
 
-    own = owners[:, :, None] == owners[:, None, :]
-    seen = (own | (owners[:, None, :] == 1)).tril()
+    read = torch.arange(behind, device=owners.device).expand(len(owners), -1)
+    places, keys = torch.cat([read, positions], 1), torch.cat([torch.ones_like(read), owners], 1)
+    own = owners[:, :, None] == keys[:, None, :]
+    seen = (own | (keys[:, None, :] == 1)).tril(behind)
     masks = {"full_attention": seen}
     if window := getattr(model.config.get_text_config(), "sliding_window", None):
-        masks["sliding_attention"] = seen & (positions[:, :, None] - positions[:, None, :] < window)
+        masks["sliding_attention"] = seen & (positions[:, :, None] - places[:, None, :] < window)
     dtype = model.dtype
     masks = {
         kind: torch.zeros_like(masks[kind], dtype=dtype).masked_fill(~masks[kind], torch.finfo(dtype).min)[:, None]
         for kind in set(_layer_kinds(model))
     }
     return masks if len(masks) > 1 else masks.popitem()[1]
+
+
+def read_ahead(model: PreTrainedModel, ids: list[int]) -> Cache:
+    """Return what a model makes of tokens that several prompts begin with: keys and values of each layer, one row."""
+    import torch
+    from transformers import DynamicCache
+
+    # Without a config no layer forgets what is behind its window: the mask says what is seen.
+    read, tokens = DynamicCache(), torch.tensor([ids], device=model.device)
+    positions = torch.arange(len(ids), device=model.device)[None]
+    mask = tree_mask(model, positions, torch.ones_like(tokens))
+    model.get_decoder()(tokens, attention_mask=mask, position_ids=positions, past_key_values=read, use_cache=True)
+    return read
+
+
+def behind(read: Cache) -> Cache:
+    """Return a cache for a batch whose rows all stand behind what was read; it keeps nothing of them."""
+    import torch
+    from transformers.cache_utils import DynamicCache, DynamicLayer
+
+    class Layer(DynamicLayer):
+        def update(self, key_states, value_states, *args, **kwargs):
+            both = ((self.keys, key_states), (self.values, value_states))
+            first, second = (torch.cat([old.expand(len(new), *old.shape[1:]), new], -2) for old, new in both)
+            return first, second
+
+    taken = DynamicCache()
+    for layer in read.layers:
+        own = Layer()
+        own.lazy_initialization(layer.keys, layer.values)
+        own.keys, own.values = layer.keys, layer.values
+        taken.layers.append(own)
+    return taken
 
 
 def _module(model: PreTrainedModel) -> ModuleType:

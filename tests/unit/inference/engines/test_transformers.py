@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 from moult.base.errors import UserError
+from moult.inference.engines.caches import growing_cache
 from moult.inference.engines.loading import load_engine
 from moult.inference.engines.sampling import draw
-from moult.inference.engines.sharing import shared_rows
+from moult.inference.engines.sharing import shared_batches, shared_rows
 from moult.inference.requests import (
     Answer,
     ChatRequest,
@@ -88,6 +89,68 @@ def test_batches_come_one_by_one(engine, mixed, monkeypatch):
 
 def test_nothing_asked_is_nothing_answered(engine, mixed):
     assert list(engine.answer([])) == list(engine.answer(mixed, [])) == list(engine.label_logprobs([])) == []
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen2", "Mistral", "Gemma3Text"])
+@pytest.mark.parametrize("several", [False, True])
+def test_prompts_read_in_pieces_are_answered_as_whole_ones(family, several, tmp_path, monkeypatch):
+    import torch
+    import transformers
+    from moult.inference.engines import transformers as module
+    from transformers import GenerationConfig
+
+    settings = {
+        "Mistral": {"sliding_window": 9},
+        "Gemma3Text": {"sliding_window": 9, "layer_types": ["sliding_attention", "full_attention"]},
+    }
+    config_class = getattr(transformers, f"{family}Config")
+    folder = build_family(tmp_path, config_class, **settings.get(family, {}))
+    monkeypatch.setattr(module, "PIECE", 20)
+    monkeypatch.setattr("moult.inference.engines.caches.STEP", 5)
+    engine = load_engine(folder, batch_size=4, several=several)
+    asked = [request(text, max_tokens=12) for text in ("data " * 12, "data " * 12, "the fox", "what?" * 7)]
+    found = answers(engine, asked)
+    config = GenerationConfig(max_new_tokens=12, do_sample=False, eos_token_id=engine.stops, pad_token_id=0)
+    for row, one in enumerate(asked):
+        ids = torch.tensor([engine._prompt(one)])
+        plain = engine.model.generate(ids, generation_config=config)[0, ids.shape[1] :].tolist()
+        assert found[row] == engine._answer(ids[0].tolist(), plain, None)
+
+
+def test_a_cache_grows_by_steps_and_holds_what_the_librarys_own_does(engine, monkeypatch):
+    import torch
+    from transformers import DynamicCache
+
+    monkeypatch.setattr("moult.inference.engines.caches.STEP", 4)
+    ids = torch.arange(3, 60).view(3, 19)
+    ours, theirs = growing_cache(engine.model, 7), DynamicCache(config=engine.config)
+    places = []
+    with torch.inference_mode():
+        for begun, end in ((0, 7), (7, 11), (11, 12), (12, 14), (14, 19)):
+            for cache in (ours, theirs):
+                if begun == 12:
+                    cache.batch_select_indices(torch.tensor([2, 0, 0]))
+                engine.model(ids[:, begun:end], past_key_values=cache)
+            places.append(ours.layers[0].keys.data_ptr())
+    # The first 11 tokens have room from the beginning; whoever takes other rows begins anew.
+    assert places[0] == places[1] != places[2] != places[3]
+    for mine, other in zip(ours.layers, theirs.layers, strict=True):
+        assert torch.equal(mine.keys, other.keys) and torch.equal(mine.values, other.values)
+
+
+def test_a_batch_has_no_more_tokens_than_its_memory_holds(pico_model, mixed, monkeypatch):
+    whole = answers(load_engine(pico_model, batch_size=8), mixed)
+    engine = load_engine(pico_model, batch_size=8)
+    layers, heads, numbers = engine.config.num_hidden_layers, engine.config.num_key_value_heads, engine.config.head_dim
+    monkeypatch.setattr("moult.inference.engines.caches.LEAST", 2 * layers * heads * numbers * 4 * 100)
+    monkeypatch.setattr(type(engine.model), "get_memory_footprint", lambda _: 0)
+    batches = list(engine.answer(mixed))
+    rooms = [one.sampling.max_tokens for one in mixed]
+    for batch in batches:
+        widest = max(answer.prompt_tokens for _, answer in batch) + max(rooms[row] for row, _ in batch)
+        assert len(batch) == 1 or len(batch) * widest <= 100
+    assert engine.most_tokens == 100 and 2 < len(batches) < len(mixed)
+    assert dict(itertools.chain.from_iterable(batches)) == whole
 
 
 def test_the_seed_decides_a_sampled_answer(engine):
@@ -212,17 +275,22 @@ def build_family(path, config_class, **settings):
     return path
 
 
-@pytest.mark.parametrize("family", ["Llama", "Qwen2", "Mistral", "Gemma3Text"])
+# Pico models of them see labels of one prompt in one sequence.
+FAMILIES = {
+    "Llama": {},
+    "Qwen2": {},
+    "Mistral": {"sliding_window": 9},
+    "Gemma3Text": {"sliding_window": 9, "layer_types": ["sliding_attention", "full_attention"]},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_label_likelihoods_are_those_of_one_sequence_a_label(family, tmp_path):
     import torch
     import transformers
 
-    settings = {
-        "Mistral": {"sliding_window": 9},
-        "Gemma3Text": {"sliding_window": 9, "layer_types": ["sliding_attention", "full_attention"]},
-    }
     config_class = getattr(transformers, f"{family}Config")
-    engine = load_engine(build_family(tmp_path, config_class, **settings.get(family, {})), batch_size=3)
+    engine = load_engine(build_family(tmp_path, config_class, **FAMILIES[family]), batch_size=3)
     texts = ["a", "the quick brown fox answers", "what?" * 7, "data " * 12]
     labels = [LABELS, LABELS[:1], LABELS[::-1], tuple(f"label {number}" for number in range(40))]
     asked = [LabelRequest(({"role": "user", "content": text},), row) for text, row in zip(texts, labels, strict=True)]
@@ -235,6 +303,110 @@ def test_label_likelihoods_are_those_of_one_sequence_a_label(family, tmp_path):
                 logs = engine.model(torch.tensor([ids])).logits[0].log_softmax(-1)
             naive = sum(logs[place - 1, ids[place]].item() for place in range(len(prompt), len(ids)))
             assert value == pytest.approx(naive, abs=1e-4)
+
+
+def summed(engine, request):
+    """Return the log-likelihood of a continuation in a sequence of its own, and whether greedy decoding writes it."""
+    import torch
+
+    with torch.inference_mode():
+        logits = engine.model(torch.tensor([[*request.context, *request.continuation]])).logits[0].float()
+    rows = logits[len(request.context) - 1 : -1].log_softmax(-1)
+    wanted = sum(float(row[token]) for row, token in zip(rows, request.continuation, strict=True))
+    return [pytest.approx(wanted, abs=1e-4), int(rows.argmax(-1).tolist() == list(request.continuation))]
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "GPT2", "stateful"])
+def test_what_documents_begin_with_is_read_once_and_changes_no_likelihood(family, tmp_path, monkeypatch):
+    import transformers
+
+    tree = family != "stateful"
+    config_class = getattr(transformers, f"{family if tree else 'Llama'}Config")
+    ends = {"bos_token_id": 1, "eos_token_id": 2}
+    engine = load_engine(build_family(tmp_path, config_class, **ends, **FAMILIES.get(family, {})), batch_size=2)
+    engine.model._is_stateful = not tree
+    assert engine.takes_tree == tree and (engine.reads_ahead or not tree)
+    draw = random.Random(4)
+    shots = [tuple(draw.randrange(3, 500) for _ in range(60)) for _ in range(2)]
+    documents = [shots[place % 2] + tuple(draw.randrange(3, 500) for _ in range(3 + place)) for place in range(7)]
+    asked = [ContinuationRequest(one, (token,)) for one in documents for token in (7, 8, 9)]
+    asked += [ContinuationRequest(one, (7, 8, 9)) for one in documents[:3]]
+    asked += [ContinuationRequest((5, 6, 7), (8, 9)), ContinuationRequest((5,), (8, 9))]
+    read, forward = [], engine.model.forward
+    monkeypatch.setattr(engine.model, "forward", lambda ids, **more: (read.append(ids.shape), forward(ids, **more))[1])
+    found = continuations(engine, asked)
+    if tree:
+        # Behind a beginning, no row is longer than what it has alone and its continuations.
+        assert all(shape[1] < 60 for shape in read)
+    assert len(found) == len(asked)
+    for index, one in enumerate(asked):
+        assert found[index] == summed(engine, one)
+    for index, (score, greedy) in continuations(engine, asked, [4, 9, 22]).items():
+        assert [score, greedy] == summed(engine, asked[index])
+    assert bool(engine.read[0]) == tree
+    engine.close()
+    assert engine.read == ([], None)
+
+
+def test_a_beginning_is_shared_where_it_saves_half():
+    def batches(*contexts, size=8):
+        return list(shared_batches([ContinuationRequest(one, (1,)) for one in contexts], size))
+
+    shots, other = tuple(range(100, 180)), tuple(range(300, 360))
+    rows = [shots + (place, place) for place in range(5)] + [other + (place,) for place in range(4)] + [(9,) * 70]
+    found = batches(*rows)
+    assert sorted((beginning, sorted(place for (place,) in batch)) for beginning, batch in found) == [
+        (0, [9]),
+        (60, [5, 6, 7, 8]),
+        (80, [0, 1, 2, 3, 4]),
+    ]
+    # Longest first, and batches of one beginning one after another.
+    assert [beginning for beginning, _ in batches(*rows, size=2)] == [80, 80, 80, 0, 60, 60]
+    # An instruction before all shots is less than what each task shares, and more than none.
+    told = tuple(range(400, 440))
+    assert {beginning for beginning, _ in batches(*(told + row for row in rows))} == {0, 100, 120}
+    # Too short, too few, nothing that all share.
+    assert batches(*[shots[:31] + (place,) for place in range(9)])[0][0] == 0
+    assert {beginning for beginning, _ in batches(*[shots + (place,) * 90 for place in range(3)])} == {0}
+    assert [beginning for beginning, _ in batches((1, 2), (2, 1))] == [0]
+    assert batches() == []
+    # A context that is the beginning of another one keeps its last token to itself.
+    assert {beginning for beginning, _ in batches(shots, shots + (1,), shots + (2,))} == {79}
+
+
+def test_of_all_beginnings_those_are_shared_that_save_most(monkeypatch):
+    """Beside all ways to part contexts of few tokens, one by one."""
+    monkeypatch.setattr("moult.inference.engines.sharing.LEAST", 1)
+    draw = random.Random(2)
+
+    def saved(plan):
+        return sum(tokens * (len(rows) - 1) for tokens, rows in plan)
+
+    def best(contexts):
+        """Return the most that can be saved of contexts."""
+        if len(contexts) < 2:
+            return 0
+        common = 0
+        while all(len(one) - 1 > common and one[common] == contexts[0][common] for one in contexts):
+            common += 1
+        parts = {}
+        for one in contexts:
+            part = one[common : common + 1] if len(one) - 1 > common else one[common:] + (-1,)
+            parts.setdefault(part, []).append(one)
+        own = common * (len(contexts) - 1)
+        worth = own if 2 * own >= sum(len(one) + 1 for one in contexts) else 0
+        within = sum(best(part) for part in parts.values()) if len(parts) > 1 else 0
+        return max(worth, within)
+
+    for _ in range(200):
+        contexts = {tuple(draw.randrange(2) for _ in range(draw.randint(2, 9))) for _ in range(draw.randint(1, 12))}
+        asked = [ContinuationRequest(one, (1,)) for one in contexts]
+        plan = list(shared_batches(asked, 99))
+        assert sorted(place for _, rows in plan for row in rows for place in row) == list(range(len(asked)))
+        for tokens, rows in plan:
+            assert len({asked[row[0]].context[:tokens] for row in rows}) == 1
+            assert all(tokens < len(asked[row[0]].context) or tokens == 0 for row in rows)
+        assert saved(plan) >= best(sorted(contexts))
 
 
 def test_labels_that_do_not_fit_are_an_error(engine):
@@ -309,16 +481,9 @@ def scored(engine):
 
 
 def test_continuations_are_scored_as_one_sequence_each_would_be(engine, scored):
-    import torch
-
     found = continuations(engine, scored)
     for index, request in enumerate(scored):
-        with torch.inference_mode():
-            logits = engine.model(torch.tensor([[*request.context, *request.continuation]])).logits[0].float()
-        behind_context = logits[len(request.context) - 1 : -1].log_softmax(-1)
-        wanted = sum(float(row[token]) for row, token in zip(behind_context, request.continuation, strict=True))
-        greedy = behind_context.argmax(-1).tolist() == list(request.continuation)
-        assert found[index] == [pytest.approx(wanted, abs=1e-4), int(greedy)]
+        assert found[index] == summed(engine, request)
 
 
 def test_equal_contexts_share_a_row_whatever_the_order_and_only_what_is_missing_is_scored(engine, scored, monkeypatch):
