@@ -1,10 +1,11 @@
 """What does judging cost a model here? `python benchmarks/judging.py MODEL [--csv benchmarks/judging.csv]`
 
-MODEL is a folder in Hugging Face layout. The pairs of resources/judge/injections.yaml, without attacks, are judged in
-both orders by the rubric `default`: in one batch of all eight and one a call, in the enforced form and in free text
-(the published line). Each way is a process of its own, float32, one thread. A line of the table: way, form, requests,
-answer tokens, seconds of CPU and of the clock without the load, seconds of the load, and MB: the peak of the process,
-what it held before the load, and the weights. An answer ends at 64 tokens, so that both forms write as much.
+MODEL is a folder in Hugging Face layout. The pairs of resources/judge/injections.yaml, as they are and with one attack
+each, are judged in both orders by the rubric `default`: in batches of 16 and one a call, in the enforced form and in
+free text (the published line). Each way is a process of its own, float32, one thread. A line of the table: way, form,
+requests, answer tokens, seconds of CPU and of the clock without the load, seconds of the load, and MB: the peak of the
+process, what it held before the load, the weights, and how often these go into what the peak adds. An answer ends at 64
+tokens, so that both forms write as much.
 """
 
 import argparse
@@ -26,8 +27,10 @@ from moult.data.rubrics import named_rubric  # noqa: E402
 from moult.evaluation.judging import pair_request  # noqa: E402
 from moult.inference.engines.loading import load_engine  # noqa: E402
 
-WAYS = (("one batch", 8, "json"), ("one a call", 1, "json"), ("one batch", 8, "line"))
-COLUMNS = "way form requests answer_tokens cpu_seconds seconds load_seconds peak_mb before_mb weights_mb".split()
+WAYS = (("batches of 16", 16, "json"), ("one a call", 1, "json"), ("batches of 16", 16, "line"))
+COLUMNS = (
+    "way form requests answer_tokens cpu_seconds seconds load_seconds peak_mb before_mb weights_mb peak_of_weights"
+).split()
 
 
 def requests_of(form, pairs):
@@ -41,13 +44,14 @@ def requests_of(form, pairs):
 
 def megabytes():
     """Return what this process has held at most."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
 
 
 def measure(model, way, batch, form):
     """Return a line of the table."""
     data = yaml.safe_load((ROOT / "resources" / "judge" / "injections.yaml").read_text(encoding="utf-8"))
-    requests = requests_of(form, data["pairs"])
+    attacked = [pair | {"weak": f"{pair['weak']} {data['attacks']['answer']['order']}"} for pair in data["pairs"]]
+    requests = requests_of(form, data["pairs"] + attacked)
     import torch  # noqa: F401  # what a process holds for any model
     import transformers.models.llama.modeling_llama  # noqa: F401
 
@@ -58,7 +62,9 @@ def measure(model, way, batch, form):
     line = way, form, len(requests), sum(answer.completion_tokens for answer in answers)
     seconds = (round(one, 1) for one in (time.process_time() - cpu, time.perf_counter() - loaded, loaded - begun))
     weights = round(sum(tensor.numel() * 4 for tensor in engine.model.parameters()) / 1e6)
-    return dict(zip(COLUMNS, (*line, *seconds, megabytes(), before, weights), strict=True))
+    peak = megabytes()
+    memory = peak, before, weights, round((peak - before) / weights, 2)
+    return dict(zip(COLUMNS, (*line, *seconds, *memory), strict=True))
 
 
 def main():

@@ -29,7 +29,7 @@ COLUMNS = "part what documents requests ours_cpu_s theirs_cpu_s ratio".split()
 BATCH = 8
 # Of SmolLM2-135M.
 SHAPE = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "vocab_size": 49152}
-SHAPE |= {"num_attention_heads": 9, "num_key_value_heads": 3}
+SHAPE |= {"num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 2048}
 WORDS = "the water of a river runs past stones and trees until it meets the sea where birds look for fish".split()
 TASKS = ("kinds_choice", "kinds_cloze", "kinds_prose", "kinds_sums", "again")
 

@@ -21,12 +21,18 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 OURS, SHARED, TRL, BEFORE = "moult", "moult, shared prompt", "trl", "trl, reference before"
+# What trl differs from itself by: a step's loss and gradient are means over its rows, whatever their order.
+TURNED = "trl, rows of a step turned round"
 LOSSES = {
     "dpo": {"kind": "dpo", "beta": 0.1},
     "ipo": {"kind": "ipo", "beta": 0.1},
     "simpo": {"kind": "simpo", "beta": 2.5, "gamma_ratio": 0.55},
 }
-SIDES = {"dpo": (TRL, BEFORE, OURS, SHARED), "ipo": (TRL, BEFORE, OURS), "simpo": (TRL, OURS, SHARED)}
+SIDES = {
+    "dpo": (TRL, BEFORE, TURNED, OURS, SHARED),
+    "ipo": (TRL, BEFORE, TURNED, OURS),
+    "simpo": (TRL, TURNED, OURS, SHARED),
+}
 COLUMNS = (
     "loss side steps seconds_a_step cpu_seconds_a_step peak_mb first_loss last_loss largest_loss_difference "
     "weights_off_by_share_of_change"
@@ -117,6 +123,7 @@ def train_trl(options, rows, scratch):
         "seed": 7,
         "learning_rate": options.learning_rate,
         "num_train_epochs": 1,
+        "optim": "adamw_torch",
         "lr_scheduler_type": "constant",
         "per_device_train_batch_size": options.batch,
         "train_sampling_strategy": "sequential",
@@ -192,7 +199,8 @@ def run_side(options):
             train_ours(options, recipe, rows, Path(scratch))
         else:
             ordered = GroupedRows(rows, recipe["batch_size"], 1, recipe["seed"])
-            train_trl(options, [ordered[place] for place in range(many)], scratch)
+            places = [place ^ 1 if options.side == TURNED else place for place in range(many)]
+            train_trl(options, [ordered[place] for place in places], scratch)
     (wall, cpu), (wall_end, cpu_end) = seen["began"], seen["ended"]
     weights = {name: weight.detach().clone().contiguous() for name, weight in seen["model"].named_parameters()}
     save_file(weights, options.weights)
@@ -247,7 +255,7 @@ if __name__ == "__main__":
     parser.add_argument("--csv", type=Path, default=HERE / "preference.csv")
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--loss", choices=LOSSES, help="Run a side of this loss alone, in this process.")
-    parser.add_argument("--side", choices=(OURS, SHARED, TRL, BEFORE))
+    parser.add_argument("--side", choices=(OURS, SHARED, TRL, BEFORE, TURNED))
     parser.add_argument("--weights", type=Path)
     options = parser.parse_args()
     if options.side:

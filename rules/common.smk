@@ -176,15 +176,36 @@ def inputs_of(rule):
             if getattr(one, "form", None) != "shared":
                 continue
             if STANDING.does_without(stage, names, one):
-                # Snakemake makes again what depends on a job that runs, and what it recorded other inputs of. So what
-                # is shared is recorded here, and a parent, which is there, looked at in its place.
-                parent = next(other for other in flat(references) if other != one)
-                found[key] = ancient(sourcecache_entry(f"<results>/{parent.path}", f"{STANDING.results}/{one.path}"))
+                found = apart(found, one, [other for other in flat(references) if other != one])
             elif STANDING.lacks(stage, names):
                 found[key] = f"<results>/{one.path}"
         return found
 
     return with_signature(inputs)
+
+
+def apart(found, shared, parents):
+    """Return the files of a job that stands, without what is made for others: what they share, and parents that are gone.
+
+    Snakemake makes again what depends on a job that runs, and what it recorded other inputs of. So these are recorded,
+    but what is there is looked at in their place: the manifest of a parent that is gone, and a parent.
+    """
+    gone = [one for one in parents if STANDING.is_gone(one)]
+    there = next((one.path for one in parents if one not in gone), parents[0].manifest)
+    others = {f"<results>/{one.path}": (one.path, one.manifest) for one in gone}
+    others |= {f"<results>/{one.manifest}": (one.manifest, one.manifest) for one in gone}
+    others[f"<results>/{shared.path}"] = (shared.path, there)
+
+    def looked_at(path):
+        if path not in others:
+            return path
+        recorded, place = others[path]
+        return ancient(sourcecache_entry(f"<results>/{place}", f"{STANDING.results}/{recorded}"))
+
+    return {
+        key: list(map(looked_at, paths)) if isinstance(paths, list) else looked_at(paths)
+        for key, paths in found.items()
+    }
 
 
 def files_of(key, references, beside, look):

@@ -70,9 +70,12 @@ def lacking(folder):
     return lacks, {name for (name,) in names if standing.does_without(stage, (name,), shared)}
 
 
-@pytest.mark.parametrize("left", [False, True])
-def test_a_method_added_later_adds_its_own_jobs(merged, left):
-    if left:
+@pytest.mark.parametrize("before", ["whole", "killed", "a parent gone"])
+def test_a_method_added_later_adds_its_own_jobs(merged, before):
+    if before == "a parent gone":
+        # It is made again for the new ones, and for them alone.
+        shutil.rmtree(MODELS / "left")
+    if before == "killed":
         # The build before was killed, and what its sweep's job made is there still.
         Path("results/swept/sweeps/grid").mkdir(parents=True)
         write_manifest(
@@ -88,7 +91,8 @@ def test_a_method_added_later_adds_its_own_jobs(merged, left):
     run = merged.snakemake("--dry-run", *(str(MODELS / name) for name in members(merged)))
     assert run.returncode == 0, run.stdout + run.stderr
     table = [line.split() for line in run.stdout.split("Job stats:")[1].splitlines()[3:]]
-    assert ["merge_sweep", "1"] in table and ["merge_models", "2"] in table and ["total", "3"] in table
+    assert ["merge_sweep", "1"] in table and ["merge_models", "2"] in table
+    assert ["total", "4" if before == "a parent gone" else "3"] in table
     for name in new:
         assert f"merging {name} out of its parents" in run.stdout
 

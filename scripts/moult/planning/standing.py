@@ -84,6 +84,11 @@ class Standing:
         others = self.sharing[stage.rule][shared]
         return not self.lacks(stage, names) and any(self.lacks(stage, one) for one in others)
 
+    def is_gone(self, reference: Ref) -> bool:
+        """Whether an artefact was made, and is there no more."""
+        look = self._looked(*self._makers[reference.path])
+        return look.made and not look.there
+
     def _is_due(self, stage, names):
         """Whether an artefact, or what it is made of, was never made or is to be made again."""
         if (stage.rule, names) not in self.due:
