@@ -2,6 +2,8 @@
 # test of its own could reach: what there is to know of a rule is in its stage (`moult.stages`).
 
 import contextlib
+import gc
+import inspect
 import io
 import os
 import subprocess
@@ -79,6 +81,8 @@ if workflow.is_main_process:
     logger.addFilter(sentence)
 sys.executable = as_one_word(sys.executable, Path(".snakemake"))
 if OURS and workflow.is_main_process:
+    # What a graph is made of stays: to look through it again and again for garbage takes a tenth of planning.
+    gc.set_threshold(100_000)
     # Snakemake has read them, by a reader that takes a key twice and code.
     for path in workflow.configfiles:
         or_stop(read_config, path)
@@ -136,6 +140,13 @@ def names_of(rule):
     return {name: one_of(dict.fromkeys(column)) for name, column in zip(stage.wildcards, columns)}
 
 
+def with_signature(function):
+    """Return a function that Snakemake calls. Before each call it asks for the signature, which takes longer than most
+    calls where it does not stand there."""
+    function.__signature__ = inspect.signature(function)
+    return function
+
+
 def inputs_of(rule):
     """Return the input function of a rule: paths for the references of its stage, manifests beside the artefacts.
 
@@ -170,7 +181,7 @@ def inputs_of(rule):
                 found[key] = f"<results>/{one.path}"
         return found
 
-    return inputs
+    return with_signature(inputs)
 
 
 def apart(found, shared, parents):
@@ -218,10 +229,10 @@ def params_of(rule):
     stage = BY_RULE[rule]
 
     def compared(build):
-        return lambda wildcards: or_stop(build, cfg, *names_in(stage, wildcards))
+        return with_signature(lambda wildcards: or_stop(build, cfg, *names_in(stage, wildcards)))
 
     def not_compared(build):
-        return lambda wildcards, threads: or_stop(build, cfg, *names_in(stage, wildcards))
+        return with_signature(lambda wildcards, threads: or_stop(build, cfg, *names_in(stage, wildcards)))
 
     params = {"doing": not_compared(lambda cfg, *names: stage.doing.format(**dict(zip(stage.wildcards, names))))}
     params |= {"run": not_compared(lambda cfg, *names: stage.run)}
@@ -244,7 +255,7 @@ def needs_of(rule):
         return as_resources(asked)
 
     def amount(resource):
-        return lambda wildcards, attempt: placed(names_in(stage, wildcards), attempt)[resource]
+        return with_signature(lambda wildcards, attempt: placed(names_in(stage, wildcards), attempt)[resource])
 
     return {resource: amount(resource) for resource in RESOURCES}
 
@@ -252,7 +263,7 @@ def needs_of(rule):
 def threads_of(rule):
     """Return the CPU threads of a rule's jobs."""
     stage = BY_RULE[rule]
-    return lambda wildcards: stage.cpus(cfg, *names_in(stage, wildcards))
+    return with_signature(lambda wildcards: stage.cpus(cfg, *names_in(stage, wildcards)))
 
 
 def made(kind, *rules):

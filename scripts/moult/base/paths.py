@@ -15,7 +15,7 @@ def named_files(kind: str, ending: str = ".yaml") -> dict[str, Path]:
 
     A study's own stand in a folder of that name in the working directory, and win over those that come with Moult.
     """
-    return _named_files(Path.cwd() / kind, RESOURCES / kind, ending)
+    return _named_files(os.getcwd(), kind, ending)
 
 
 def own_in_place_of_shipped(kind: str) -> list[str]:
@@ -24,8 +24,8 @@ def own_in_place_of_shipped(kind: str) -> list[str]:
 
 
 @cache
-def _named_files(own: Path, shipped: Path, ending: str) -> dict[str, Path]:
-    return dict(sorted((_files_in(shipped, ending) | _files_in(own, ending)).items()))
+def _named_files(study: str, kind: str, ending: str) -> dict[str, Path]:
+    return dict(sorted((_files_in(RESOURCES / kind, ending) | _files_in(Path(study, kind), ending)).items()))
 
 
 def _files_in(folder: Path, ending: str = ".yaml") -> dict[str, Path]:

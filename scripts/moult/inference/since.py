@@ -5,6 +5,7 @@ templates that is the same. For the others answers in a journal have a key of th
 that was fetched before is made again; nothing else is.
 """
 
+import os
 from collections.abc import Iterator
 from functools import cache, cached_property
 from pathlib import Path
@@ -102,12 +103,19 @@ def tokens_recipe(cfg: Experiment, model: str, asked: bool = False) -> dict[str,
     """Return {tokens} where a model of this build was made before tokens were what they are, and has other ones now;
     see `has_other_tokens`."""
     root = cfg.lineage(model)[-1]
-    folder = Path("results", cfg.name, "models", root.name).absolute()
-    manifest = folder.with_name(f"{root.name}.manifest.json")
-    if not (root.fetch and manifest.exists() and folder.is_dir()):
+    # Asked of a thousand jobs about a handful of models.
+    folder = os.path.abspath(f"results/{cfg.name}/models/{root.name}")
+    manifest = f"{folder}.manifest.json"
+    if not (root.fetch and os.path.isdir(folder) and os.path.exists(manifest)):
         return {}
-    made = read_json(manifest)
+    made = _made(manifest, os.stat(manifest).st_mtime_ns)
     fetched_again = any(made["recipe"].get(key) != root.chat.get(key) for key in SETTINGS)
     if "tokens" in made["facts"] or fetched_again or not _has_other_tokens(folder, asked):
         return {}
     return {"tokens": TOKENS}
+
+
+@cache
+def _made(manifest, written):
+    """Return a manifest, read once for each time that it was written."""
+    return read_json(manifest)

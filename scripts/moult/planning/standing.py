@@ -50,7 +50,7 @@ class Standing:
 
     def __init__(self, cfg: Experiment, results: Path, tell: Callable[[str], None], params: Callable[[], bool]) -> None:
         self.cfg, self.results, self.tell, self.params = cfg, results, tell, params
-        self.read: dict[Path, Manifest | UserError] = {}
+        self.read: dict[str, Manifest | UserError] = {}
         self.looked: dict[tuple[str, tuple[str, ...]], Look] = {}
         self.told: set[tuple[str, tuple[str, ...]]] = set()
         self.due: dict[tuple[str, tuple[str, ...]], bool] = {}
@@ -118,7 +118,7 @@ class Standing:
             was_there = stage.sealed or seen.kept.exists()
             there = artefact.exists()
             return Look(f"{path}: is missing" if was_there and there else None, made=there, there=there)
-        manifest = self._manifest(path)
+        manifest = self._manifest(str(path))
         if isinstance(manifest, UserError):
             return Look(str(manifest).removesuffix("; delete it and run again."))
         # A whole folder that is gone was taken away by somebody: it is made again when something needs it, or when what
@@ -149,7 +149,8 @@ class Standing:
         if not stage.recipe or not self.params():
             return None
         old, new = manifest["recipe"], stage.recipe(self.cfg, *names)
-        if digest(old) == digest(new):
+        # What differs may be a tuple where JSON has a list.
+        if old == new or digest(old) == digest(new):
             return None
         other = sorted(key for key in {*old, *new} if digest(old.get(key)) != digest(new.get(key)))
         return f"{path}: is of another recipe than the config's ({', '.join(other)})"
@@ -164,7 +165,7 @@ class Standing:
         for name, content in manifest["parents"].items():
             # What is settled is made again without a change to what was made with it.
             if name in parents and parents[name].form != "settled":
-                parent = self._manifest(Path(f"{name}.manifest.json"))
+                parent = self._manifest(f"{name}.manifest.json")
                 if not isinstance(parent, UserError) and parent["content"] != content:
                     return f"{path}: is of another {name} than there is"
         return None
