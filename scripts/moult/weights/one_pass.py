@@ -27,6 +27,8 @@ from moult.weights.sharing import Shared
 
 # Shared results are kept up to so many times the bytes of the tensors that they are made of.
 ROOM = 4
+# Bytes that are read of the parents before their files, which are mapped into memory, are opened anew.
+MAPPED = 1 << 28
 
 
 @dataclass
@@ -83,7 +85,7 @@ def merge_together(parts: Sequence[Part]) -> None:
 
 
 def _run(parts):
-    sharing = Shared()
+    sharing, mapped = Shared(), 0
     for saves in zip(*(part.saves for part in parts), strict=True):
         loaded: dict[Any, Any] = {}
         gathered: dict[GatherTensors, Mapping[Any, torch.Tensor]] = {}
@@ -96,13 +98,20 @@ def _run(parts):
                         loaded[task] = task.execute()
                 gathered[gather] = gather.execute(**{key: loaded[task] for key, task in tasks.items()})
         given = [tensor for tensor in loaded.values() if tensor is not None]
-        sharing.begin(given, ROOM * sum(tensor.nbytes for tensor in given))
+        # A merge alone shares with none.
+        room = ROOM if len(parts) > 1 else 0
+        sharing.begin(given, room * sum(tensor.nbytes for tensor in given))
         for part, save in zip(parts, saves, strict=True):
             merge = save.tensor_task
             with part.drawing(save.tensor_name), sharing:
                 result = merge.execute(tensors=gathered[merge.gather_tensors])
             save.execute(writer=part.writer, tensor=result)
             del result
+        mapped += sum(tensor.nbytes for tensor in given)
+        if mapped >= MAPPED:
+            LoaderCache().flush_all()
+            mapped = 0
+    LoaderCache().flush_all()
     for part in parts:
         part.writer.finalize()
 
