@@ -16,8 +16,8 @@ from moult.stages import BY_RULE, STAGES
 class Group(str):
     """The name of a group, which is also a function: Snakemake asks such a one for the group of each job.
 
-    times: how often the jobs named so far have left the group and come back, by names. parents: group → the one that it
-    is a part of, by which Snakemake finds how many of its jobs go together.
+    times: how often the way to a job leads out of the group, by the job's names in the order of `wildcards`. parents:
+    group → the one that it is a part of, by which Snakemake finds how many of its jobs go together.
     """
 
     times: Callable[..., int]
