@@ -50,7 +50,7 @@ def planned(folder, name, *targets):
         ("mmla-video", 78, "THUIAR/MMLA-Datasets"),
         ("meteor", 75, "meta-llama/Meta-Llama-3-8B-Instruct"),
         ("judge", 90, "meta-llama/Meta-Llama-3-8B-Instruct"),
-        ("wrpo", 104, "RLHFlow/ArmoRM-Llama3-8B-v0.1"),
+        ("wrpo", 118, "RLHFlow/ArmoRM-Llama3-8B-v0.1"),
     ],
 )
 def test_the_study_is_planned_without_data(tmp_path, name, jobs, fetched):
