@@ -13,6 +13,7 @@ import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -39,8 +40,9 @@ sys.exit(warm.ask({address!r}, sys.argv[1:]))
 
 @functools.cache
 def _address():
-    """Start the warm process, once for this one; return the socket that it listens at."""
+    """Start the warm process, once for this one; return the socket that it listens at, None where it cannot."""
     folder = tempfile.mkdtemp(prefix="warm-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     address = f"{folder}/socket"
     (shim := Path(folder, "python")).write_text(
         SHIM.format(python=sys.executable, folder=str(HERE.parent), address=address)
@@ -50,14 +52,20 @@ def _address():
     serving = subprocess.Popen(command, env=os.environ | LEAN, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     atexit.register(serving.communicate)
     serving.stdout.readline()
-    return address
+    (script := Path(folder, "scripts", "told.py")).parent.mkdir()
+    script.write_text("print('warm')")
+    with contextlib.suppress(OSError):
+        told = subprocess.run([shim, script], capture_output=True, text=True, check=False).stdout
+        return address if told == "warm\n" else None
 
 
 def run(command, cwd=".", env=None):
     """Run `python -m MODULE …`, `python -c PROGRAM …` or `python FILE …`, as `subprocess.run` does; return its
-    `CompletedProcess`."""
+    `CompletedProcess`. It starts cold where the system lacks what warm starts need."""
+    if not (address := _address()):
+        return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        code = ask(_address(), [str(word) for word in command[1:]], cwd, env, (out.fileno(), err.fileno()))
+        code = ask(address, [str(word) for word in command[1:]], cwd, env, (out.fileno(), err.fileno()))
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess(command, code, out.read(), err.read())

@@ -122,9 +122,9 @@ def test_a_preset_of_another_kind_is_refused(kind, way, name):
 
 def test_the_tasks_of_the_presets_come_with_lm_eval_and_want_no_other_repository():
     tasks = Path(next(iter(importlib.util.find_spec("lm_eval").submodule_search_locations)), "tasks")
-    first = "benchmarks/openllm arc/arc_easy hellaswag/hellaswag truthfulqa/truthfulqa_mc1 mmlu/default/* winogrande/default"
+    first = "benchmarks/openllm arc/arc_easy hellaswag/hellaswag truthfulqa/truthfulqa_mc1 winogrande/default"
     wanted = {"mmlu": "mmlu/default/*", "gsm8k": "gsm8k/*", "open-llm-leaderboard-v2": "leaderboard/**/*"}
-    wanted |= {"open-llm-leaderboard-v1": f"{first} gsm8k/*"}
+    wanted |= {"open-llm-leaderboard-v1": f"{first} mmlu/default/* gsm8k/*"}
     assert {f"lm_eval/{name}" for name in wanted} == set(preset_names("lm_eval"))
     for name, patterns in wanted.items():
         files = [path for one in patterns.split() for path in tasks.glob(f"{one}yaml" if "*" in one else f"{one}.yaml")]
