@@ -73,8 +73,10 @@ def run(command, cwd=".", env=None):
 
 def start(command, **settings):
     """Start what `run` runs; return the `Popen` of a process that ends with it, and kills it when it is killed."""
+    if not (address := _address()):
+        return subprocess.Popen(command, **settings)
     asking = "import sys; sys.path.insert(0, sys.argv[1]); import warm; sys.exit(warm.ask(sys.argv[2], sys.argv[3:]))"
-    command = [sys.executable, "-SE", "-c", asking, HERE.parent, _address(), *command[1:]]
+    command = [sys.executable, "-SE", "-c", asking, HERE.parent, address, *command[1:]]
     return subprocess.Popen(command, **settings)
 
 

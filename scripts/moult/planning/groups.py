@@ -10,6 +10,7 @@ from typing import Any
 
 from moult.base.stage import Ref
 from moult.config.experiment import Config
+from moult.planning.standing import flat
 from moult.stages import BY_RULE, STAGES
 
 
@@ -41,8 +42,7 @@ def told_apart(cfg: Config, groups: Mapping[str, str], parents: dict[str, str]) 
     def times(path, group):
         """Return how often the way to a job, this one counted, leads out of a group."""
         stage, names = made[path]
-        inputs = stage.inputs(cfg, *names).values()
-        behind = [one for value in inputs for one in (value if isinstance(value, list) else [value])]
+        behind = flat(stage.inputs(cfg, *names))
         left = groups.get(stage.rule) != group
         return max(
             (
