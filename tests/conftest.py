@@ -52,6 +52,15 @@ def pico_model(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def two_devices():
+    """Two processes train on two GPUs, or where there is none: one is too few."""
+    import torch
+
+    if torch.cuda.device_count() == 1:
+        pytest.skip("two processes need two GPUs, or none")
+
+
+@pytest.fixture(scope="session")
 def server():
     """An OpenAI-compatible teacher on loopback; `server.asked` is what it was asked."""
     with OpenAIServer() as running:

@@ -5,7 +5,13 @@ import json
 
 import pytest
 from moult.inference.engines.loading import load_engine
-from moult.inference.requests import ChatRequest, LabelRequest, Sampling
+from moult.inference.requests import (
+    ChatRequest,
+    CompletionRequest,
+    ContinuationRequest,
+    LabelRequest,
+    Sampling,
+)
 from pico import build_pico_model
 
 pytestmark = pytest.mark.gpu
@@ -63,3 +69,50 @@ def test_both_engines_count_and_score_alike(engines):
     for row in range(2):
         assert ours[0][row].prompt_tokens == reference[0][row].prompt_tokens
         assert ours[1][row] == pytest.approx(reference[1][row], abs=0.5)
+
+
+def test_structure_leaves_no_room_for_blanks(engines):
+    """A random model would write blanks between the parts of a reply until its tokens are used up."""
+    vllm, _ = engines
+    texts = [
+        one.text for one in results(vllm.answer([request("x", 1.0, seed, schema=SCHEMA) for seed in range(8)])).values()
+    ]
+    assert all(text == json.dumps(json.loads(text)) for text in texts)
+
+
+@pytest.fixture(scope="module")
+def exact(engines, tmp_path_factory):
+    """Both engines in float32, vLLM with its cache of prefixes, in which greedy decoding has no ties."""
+    first, _ = engines
+    first.close()
+    sizes = {"hidden_size": 256, "intermediate_size": 256, "initializer_range": 0.1}
+    model = build_pico_model(tmp_path_factory.mktemp("exact") / "model", **sizes)
+    vllm = load_engine(model, engine="vllm", dtype="float32", several=True)
+    return vllm, load_engine(model, dtype="float32")
+
+
+def test_samples_of_a_prompt_are_those_of_their_seeds(exact):
+    vllm, _ = exact
+    asked = [request("a question about data " * 20, 0.8, seed) for seed in range(5)]
+    together = {row: one.text for row, one in results(vllm.answer(asked)).items()}
+    assert together == {row: results(vllm.answer([one]))[0].text for row, one in enumerate(asked)}
+    assert len(set(together.values())) > 1
+
+
+def test_greedy_answers_and_texts_that_end_at_a_string_are_those_of_transformers(exact):
+    asked = [request(f"question {number} " + "data " * number) for number in range(6)]
+    theirs, ours = ({row: one.text for row, one in results(engine.answer(asked)).items()} for engine in exact)
+    assert theirs == ours
+    context = tuple(range(5, 60))
+    (whole,) = results(exact[0].completions([CompletionRequest(context, (), Sampling(0.0, max_tokens=12))])).values()
+    until = whole.text[len(whole.text) // 2 :][:2]
+    asked = [CompletionRequest(context, (until,), Sampling(0.0, max_tokens=12))]
+    theirs, ours = (results(engine.completions(asked))[0].text.partition(until)[:2] for engine in exact)
+    assert theirs == ours and theirs[1] == until
+
+
+def test_continuations_have_the_likelihoods_of_transformers(exact):
+    asked = [ContinuationRequest(tuple(range(5, 60)), tuple(range(begin, begin + 3))) for begin in (7, 9, 30)]
+    theirs, ours = (results(engine.continuations(asked)) for engine in exact)
+    for row in range(3):
+        assert theirs[row][0] == pytest.approx(ours[row][0], abs=1e-2) and theirs[row][1] == ours[row][1]

@@ -130,7 +130,7 @@ def test_label_likelihoods_are_those_of_one_sequence_a_label(engine, dataset):
     for index, request in enumerate(asked):
         prompt, labels = engine._labelled(request)
         for tokens, found in zip(labels, packed[index], strict=True):
-            ids = torch.tensor([prompt + tokens])
+            ids = torch.tensor([prompt + tokens], device=engine.model.device)
             with torch.inference_mode():
                 logits = engine.model(ids, attention_mask=torch.ones_like(ids), **engine._seen(ids, [request])).logits
             places = range(len(prompt) - 1, len(prompt) + len(tokens) - 1)

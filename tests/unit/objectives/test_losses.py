@@ -203,7 +203,7 @@ finetune_lora(recipe, folder / "base", t.TRAIN[:9], t.DEV[:3], folder / "scratch
 
 
 @pytest.mark.slow
-def test_a_loss_is_added_by_one_file_and_is_told_the_share_of_training_done_on_every_device(tmp_path):
+def test_a_loss_is_added_by_one_file_and_is_told_the_share_of_training_done_on_every_device(tmp_path, two_devices):
     """Nine pairs, four a step on two devices in two forward passes, twice: six steps."""
     copy = shutil.copytree(CODE / "moult", tmp_path / "scripts" / "moult").parent
     (tmp_path / "resources").symlink_to(RESOURCES)

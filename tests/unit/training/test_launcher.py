@@ -23,7 +23,7 @@ ALONE, TOGETHER = {"batch_size": 4}, {"batch_size": 2, "devices": 2}
 
 
 @pytest.fixture(scope="module")
-def finetune(pico_model, tmp_path_factory):
+def finetune(two_devices, pico_model, tmp_path_factory):
     """Return a function that trains in a folder and returns (its losses, the folder of what it made)."""
     root = tmp_path_factory.mktemp("distributed")
 

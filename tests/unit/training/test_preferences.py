@@ -382,7 +382,7 @@ def test_two_processes_have_the_losses_of_one(optimise):
 
 
 @pytest.mark.slow
-def test_several_devices_in_bfloat16_compare_with_what_the_reference_said(optimise):
+def test_several_devices_in_bfloat16_compare_with_what_the_reference_said(two_devices, optimise):
     """Rounded to bfloat16, a log-probability of -150 nats is half a nat off; what never moves must stay at ln 2."""
     plan = {"loss": DPO, "max_steps": 1, "evaluate_every": 1, "learning_rate": 0.0, "dtype": "bfloat16"}
     _, made = optimise("still", recipe=FULL, **plan, batch_size=1, devices=2, zero=2)

@@ -34,6 +34,8 @@ class VllmEngine(Engine):
             generation_config="vllm",
             # vLLM has returned stale prompt log-probabilities where a prefix was cached; answers have none.
             enable_prefix_caching=several,
+            # Free blanks between the parts of a reply would use up its tokens.
+            structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
         )
         # Scoring a label generates one token more.
         self.limit = self.llm.llm_engine.model_config.max_model_len - 1

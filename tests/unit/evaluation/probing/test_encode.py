@@ -58,7 +58,8 @@ def by_loop(reader, unit, layer, special):
     ids += reader.frame[2]
     spans += [None] * len(reader.frame[2])
     with torch.inference_mode():
-        states = reader.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[layer][0]
+        ids = torch.tensor([ids], device=reader.model.device)
+        states = reader.model(ids, output_hidden_states=True).hidden_states[layer][0].cpu()
     elements = []
     for element in unit.elements:
         tokens = []
