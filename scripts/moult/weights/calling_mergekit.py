@@ -45,3 +45,9 @@ def keep_memory() -> None:
     with contextlib.suppress(AttributeError):
         for option in (never_trim, never_map):
             ctypes.CDLL(None).mallopt(*option)
+
+
+def give_memory_back() -> None:
+    """Return to the system what `keep_memory` kept and nothing uses; where its C library can do that."""
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -23,6 +23,7 @@ from mergekit.plan import MergePlanner
 from safetensors import TensorSpec, serialize_file
 
 from moult.base.files import derive_seed
+from moult.weights.calling_mergekit import give_memory_back
 from moult.weights.sharing import Shared
 
 # Shared results are kept up to so many times the bytes of the tensors that they are made of.
@@ -35,13 +36,15 @@ MAPPED = 1 << 28
 class Part:
     """One merge of a pass: mergekit's configuration and options, the folder of its weights, and how it is made.
 
-    by_name: masks are drawn per tensor, from the seed and the tensor's name.
+    by_name: masks are drawn per tensor, from the seed and the tensor's name. stable: of equally large entries the first
+    are kept; else mergekit sorts, where a merge is alone.
     """
 
     config: MergeConfiguration
     folder: Path
     options: MergeOptions
     by_name: bool = False
+    stable: bool = False
     # Set when the pass begins.
     saves: list[SaveTensor] = field(default_factory=list)
     tagalong: list[str] = field(default_factory=list)
@@ -99,11 +102,11 @@ def _run(parts):
                 gathered[gather] = gather.execute(**{key: loaded[task] for key, task in tasks.items()})
         given = [tensor for tensor in loaded.values() if tensor is not None]
         # A merge alone shares with none.
-        room = ROOM if len(parts) > 1 else 0
-        sharing.begin(given, room * sum(tensor.nbytes for tensor in given))
+        alone = len(parts) == 1
+        sharing.begin(given, 0 if alone else ROOM * sum(tensor.nbytes for tensor in given))
         for part, save in zip(parts, saves, strict=True):
             merge = save.tensor_task
-            with part.drawing(save.tensor_name), sharing:
+            with part.drawing(save.tensor_name), contextlib.nullcontext() if alone and not part.stable else sharing:
                 result = merge.execute(tensors=gathered[merge.gather_tensors])
             save.execute(writer=part.writer, tensor=result)
             del result
@@ -133,6 +136,8 @@ class Streamed(TensorWriter):
     def _save_st(self, shard_data, shard_path):
         """Write a shard out of the tensors that wait."""
         self.waiting.flush()
+        # What large tensors took is not needed beside the shard.
+        give_memory_back()
         size = self.waiting.tell()
         mapped = torch.from_file(self.waiting.name, shared=True, size=size, dtype=torch.uint8)
         specs = {

@@ -35,14 +35,19 @@ class Ready:
 
 
 def run_alone(ready: Ready, folder: Path) -> None:
-    """Write the merged weights to a folder; UserError where mergekit refuses its configuration."""
-    if ready.recipe.get("masks") == "by_name":
+    """Write the merged weights to a folder; UserError where mergekit refuses its configuration.
+
+    mergekit's own run holds a shard and all parents in memory; it makes what a pass does not: other layers, modules,
+    tokenizers.
+    """
+    recipe = ready.recipe
+    if "parents" in recipe and "tokenizer" not in recipe:
         run_together({folder: ready})
         return
-    with _mergekit_loaded(ready.recipe["threads"]):
+    with _mergekit_loaded(recipe["threads"]):
         from mergekit.merge import run_merge
 
-    with mergekit_refusals(), _vocabularies_in_order(), _choosing(ready.recipe):
+    with mergekit_refusals(), _vocabularies_in_order(), _choosing(recipe):
         try:
             run_merge(_configuration(ready), str(folder), _options(ready))
         finally:
@@ -55,7 +60,7 @@ def run_together(ready: Mapping[Path, Ready]) -> None:
         from moult.weights.one_pass import Part, merge_together
 
     parts = [
-        Part(_configuration(one), folder, _options(one), one.recipe.get("masks") == "by_name")
+        Part(_configuration(one), folder, _options(one), one.recipe.get("masks") == "by_name", "order" in one.recipe)
         for folder, one in ready.items()
     ]
     with mergekit_refusals():
