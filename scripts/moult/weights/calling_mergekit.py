@@ -47,7 +47,12 @@ def keep_memory() -> None:
             ctypes.CDLL(None).mallopt(*option)
 
 
-def give_memory_back() -> None:
-    """Return to the system what `keep_memory` kept and nothing uses; where its C library can do that."""
-    with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+def give_memory_back(beyond: int = 0) -> None:
+    """Return to the system what `keep_memory` kept and nothing uses, where this process holds more than so many bytes.
+
+    Nothing happens where the system does not tell, or its C library cannot do it.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        if pages * os.sysconf("SC_PAGE_SIZE") > beyond:
+            ctypes.CDLL(None).malloc_trim(0)

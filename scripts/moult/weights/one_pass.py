@@ -30,6 +30,9 @@ from moult.weights.sharing import Shared
 ROOM = 4
 # Bytes that are read of the parents before their files, which are mapped into memory, are opened anew.
 MAPPED = 1 << 28
+# Tensors of different sizes leave holes in memory. The process gives it back once it holds so many times the bytes of
+# the tensors that it merges, and at least so many.
+HOLES, LEAST = 14, 1 << 31
 
 
 @dataclass
@@ -103,14 +106,16 @@ def _run(parts):
         given = [tensor for tensor in loaded.values() if tensor is not None]
         # A merge alone shares with none.
         alone = len(parts) == 1
-        sharing.begin(given, 0 if alone else ROOM * sum(tensor.nbytes for tensor in given))
+        size = sum(tensor.nbytes for tensor in given)
+        sharing.begin(given, 0 if alone else ROOM * size)
         for part, save in zip(parts, saves, strict=True):
             merge = save.tensor_task
             with part.drawing(save.tensor_name), contextlib.nullcontext() if alone and not part.stable else sharing:
                 result = merge.execute(tensors=gathered[merge.gather_tensors])
             save.execute(writer=part.writer, tensor=result)
             del result
-        mapped += sum(tensor.nbytes for tensor in given)
+            give_memory_back(max(HOLES * size, LEAST))
+        mapped += size
         if mapped >= MAPPED:
             LoaderCache().flush_all()
             mapped = 0
