@@ -1,4 +1,11 @@
-"""Texts that nearly equal others: candidates by an inverted index of rare n-grams, and an exact check of each."""
+"""Texts that nearly equal others: candidates by an inverted index of rare words, and an exact check of each.
+
+Words share n-grams, so that what is looked up is a unit: the n-grams of one word that no commoner word has. By one
+order of the units, the rarest first, the beginning of a text up to where the rest is too short for the threshold holds
+the rarest unit that it shares with any text that reaches it (prefix filtering: Bayardo et al. 2007, "Scaling up all
+pairs similarity search"). Of texts that no single unit makes alike, somewhat more of the beginning holds two such
+units. There are so many more pairs of units than units that few texts have the same pair.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +14,13 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
-# A share of a text's length, squared, beyond what the threshold asks for, by which its rare n-grams are looked up: more
-# look-ups, fewer pairs to check.
-BEYOND = 0.12
+# A text of more units in its beginning than this is looked up by each of them: pairs would be too many. It is then
+# looked up by more of its units, by this share of its length, squared: fewer pairs of texts are left to check.
+UNITS, BEYOND = 24, 0.12
 # Look-ups of a block, pairs that are checked at a time, and pairs that are multiplied at a time: they bound the memory.
-LOOKUPS, PAIRS, PRODUCT = 10_000_000, 50_000, 500
+LOOKUPS, PAIRS, PRODUCT = 3_000_000, 50_000, 500
+# Parts that the units of a text are folded into, which bound a cosine.
+FOLDS = 64
 # Sums in another order differ by less.
 ROUNDING = 1e-9
 
@@ -25,12 +34,19 @@ class Texts:
         self.last = {text: place for place, text in enumerate(texts)}
         self.places = sorted(self.last.values())
 
-    @cached_property
+    @property
     def vectors(self) -> Any:
-        """A sparse matrix, a row for each of `places`; what HashingVectorizer makes of the whole texts.
+        """A sparse matrix, a row for each of `places`; what HashingVectorizer makes of the whole texts."""
+        return self._read[0]
 
-        Its 5-grams do not cross blanks, so that those of each word are counted once.
-        """
+    @property
+    def unit_of(self) -> Any:
+        """[n-grams], the commonest word that has an n-gram; -1 of those that none has."""
+        return self._read[1]
+
+    @cached_property
+    def _read(self):
+        """The vectors and the units; 5-grams do not cross blanks, so that those of each word are counted once."""
         import numpy as np
         from scipy.sparse import csr_matrix
         from sklearn.feature_extraction.text import HashingVectorizer
@@ -47,18 +63,20 @@ class Texts:
         held = np.concatenate(words) if words else np.zeros(0, np.int32)
         counts = csr_matrix((np.ones(len(held)), held, ends), shape=(len(words), len(known))) @ grams
         counts.sort_indices()
-        return normalize(counts, copy=False)
+        unit_of = np.full(vectorizer.n_features, -1, np.int32)
+        if known:
+            # Of several that are written to one place, the last stays: the commonest.
+            order = np.argsort(np.bincount(held, minlength=len(known)), kind="stable").astype(np.int32)
+            ranked = grams[order]
+            unit_of[ranked.indices] = np.repeat(order, np.diff(ranked.indptr))
+        return normalize(counts, copy=False), unit_of
 
 
 def closest(earlier: Texts, later: Texts, near: float) -> Iterator[tuple[int, int, float]]:
     """Yield (place in `later`, place in `earlier`, cosine) of each later text and the earlier one closest to it.
 
-    All are there whose cosine, rounded to four digits, is at least `near`. Where two share no n-gram among their rarest
-    ones the cosine is too small (prefix filtering: Bayardo et al. 2007, "Scaling up all pairs similarity search"): in
-    one order of the n-grams, the rarest first, the beginning of a text, up to where the rest is shorter than the
-    threshold, holds the rarest n-gram of any pair that reaches it.
-
-    Of the same Texts twice, a text is compared with those before it.
+    All are there whose cosine, rounded to four digits, is at least `near`. Of the same Texts twice, a text is compared
+    with those before it.
     """
     import numpy as np
 
@@ -70,19 +88,11 @@ def closest(earlier: Texts, later: Texts, near: float) -> Iterator[tuple[int, in
     least = np.full(b.shape[0], max(near - 1e-4, 0.0))
     if not alone:
         least[[later.texts[place] in earlier.last for place in later.places]] = 1 - 1e-6
-    order = np.argsort(np.argsort(np.bincount(a.indices, minlength=a.shape[1]), kind="stable"))
-    rare_a, rest_a = _rarest(a, order, np.full(a.shape[0], least.min()))
-    rare_b, rest_b = _rarest(b, order, least)
-    index = rare_a.T.tocsr()
-    lookups = np.diff(index.indptr)
-    cost = np.asarray((rare_b != 0).astype(np.int64) @ lookups).ravel()
     found: dict[int, tuple[int, float]] = {}
-    for first, last in _blocks(cost, LOOKUPS):
-        shared = (rare_b[first:last] @ index).tocoo()
-        rows, columns = shared.row + first, shared.col
-        may = shared.data + np.maximum(rest_a[columns], rest_b[rows]) >= least[rows] - ROUNDING
-        may &= columns < rows if alone else True
-        for row, best, value in _checked(a, b, rows[may], columns[may], least, alone):
+    for rows, columns in _candidates(a, b, earlier.unit_of, least):
+        if alone:
+            rows, columns = rows[columns < rows], columns[columns < rows]
+        for row, best, value in _checked(a, b, rows, columns, least, alone):
             found[row] = best, value
     place_of = dict(zip(later.places, range(len(later.places)), strict=True))
     for place, text in enumerate(later.texts):
@@ -92,22 +102,124 @@ def closest(earlier: Texts, later: Texts, near: float) -> Iterator[tuple[int, in
             yield place, earlier.places[best], value
 
 
-def _rarest(vectors, order, least):
-    """Return the rarest n-grams of each row, columns in `order`, and the length of what is left out of each row."""
+def _candidates(a, b, unit_of, least):
+    """Yield arrays (rows of b, rows of a) of pairs, all that may reach `least`, those of a row together."""
     import numpy as np
     from scipy.sparse import csr_matrix
 
-    columns = order[vectors.indices].astype(np.int32)
-    ranked = csr_matrix((vectors.data.copy(), columns, vectors.indptr), shape=vectors.shape)
-    ranked.sort_indices()
-    row_of = np.repeat(np.arange(ranked.shape[0]), np.diff(ranked.indptr))
-    upto = np.cumsum(ranked.data**2)
-    before = upto - ranked.data**2
-    starts = before[np.minimum(ranked.indptr[:-1], len(before) - 1)]
-    kept = before - starts[row_of] <= (1 - least**2 + BEYOND)[row_of]
-    left = np.bincount(row_of[~kept], ranked.data[~kept] ** 2, minlength=ranked.shape[0])
-    ends = np.concatenate([[0], np.cumsum(np.bincount(row_of[kept], minlength=ranked.shape[0]))])
-    return csr_matrix((ranked.data[kept], ranked.indices[kept], ends), shape=ranked.shape), np.sqrt(left)
+    # The rarest unit of a is the first one; n-grams that a does not have are of none.
+    used = np.bincount(unit_of[a.indices], minlength=1)
+    rank = np.empty(len(used), np.int64)
+    rank[np.argsort(used, kind="stable")] = np.arange(len(used))
+    grams = np.flatnonzero(unit_of >= 0)
+    units = csr_matrix((np.ones(len(grams)), (grams, rank[unit_of[grams]])), shape=(len(unit_of), len(used)))
+    begun_a = _Beginnings(a, units, np.full(a.shape[0], least.min()))
+    begun_b = begun_a if b is a else _Beginnings(b, units, least)
+    joins = [
+        tuple(_of_pairs(begun_b, begun_a)),
+        (begun_b.units(begun_b.plain), begun_a.units()),
+        (begun_b.units(~begun_b.plain), begun_a.units(begun_a.plain)),
+    ]
+    joins = [(one, other.T.tocsr()) for one, other in joins]
+    cost = sum(np.asarray((one != 0).astype(np.int64) @ np.diff(index.indptr)).ravel() for one, index in joins)
+    for first, last in _blocks(cost, LOOKUPS):
+        met = []
+        for number, (one, index) in enumerate(joins):
+            shared = (one[first:last] @ index).tocoo()
+            rows, columns = shared.row + first, shared.col
+            if number:
+                # What both have of units is at most the product of their lengths.
+                may = shared.data + np.maximum(begun_a.rest[columns], begun_b.rest[rows]) >= least[rows] - ROUNDING
+                rows, columns = rows[may], columns[may]
+            may = _at_most(begun_b.folded, begun_a.folded, rows, columns) >= least[rows]
+            met.append((rows[may], columns[may]))
+        yield tuple(map(np.concatenate, zip(*met, strict=True)))
+
+
+def _at_most(b, a, rows, columns):
+    """Return the most that the cosine of each pair can be, from the lengths of few parts of its texts."""
+    import numpy as np
+
+    found = np.empty(len(rows))
+    for at in range(0, len(rows), PAIRS):
+        one = slice(at, at + PAIRS)
+        found[one] = np.einsum("ij,ij->i", b[rows[one]], a[columns[one]])
+    # In float32.
+    return found + 1e-4
+
+
+class _Beginnings:
+    """The beginnings of texts: their rarest units, and the share that each has of the text's squared length."""
+
+    def __init__(self, vectors: Any, units: Any, least: Any) -> None:
+        """units: [n-grams, units], 1 where an n-gram is of a unit; least: [texts], the threshold of each."""
+        import numpy as np
+        from scipy.sparse import csr_matrix
+
+        shares = csr_matrix((vectors.data**2, vectors.indices, vectors.indptr), shape=vectors.shape) @ units
+        shares.sort_indices()
+        self.shape, sizes = shares.shape, np.diff(shares.indptr)
+        text = np.repeat(np.arange(self.shape[0]), sizes)
+        upto = np.concatenate([[0.0], np.cumsum(shares.data)])
+        # What a unit and those behind it are of the text.
+        left = upto[shares.indptr[1:]][text] - upto[:-1]
+        enough = least**2 - 1e-6
+        first = left >= enough[text]
+        # The largest unit that may be the first one shared, of those before a unit of the same text.
+        running = np.maximum.accumulate(np.where(first, shares.data, 0) + 2 * text) if len(text) else shares.data
+        before = np.maximum(np.concatenate([[0.0], running])[: len(text)] - 2 * text, 0)
+        second, wide = left + before >= enough[text], left >= enough[text] - BEYOND
+        kept = second | wide
+        self.text, self.unit, self.share = text[kept], shares.indices[kept].astype(np.int64), shares.data[kept]
+        # first: whether a unit may be the first one shared; lacks: how large that must be for a unit to be the second;
+        # wide: whether a text is looked up by a unit alone, if it is at all.
+        self.first, self.wide, self.lacks = first[kept], wide[kept], (enough[text] - left)[kept]
+        largest, beginning = np.zeros(self.shape[0]), np.zeros(self.shape[0])
+        np.maximum.at(largest, text[first], shares.data[first])
+        np.add.at(beginning, text[wide], shares.data[wide])
+        # Texts that a single unit may make alike, and those that have too many pairs.
+        self.plain = (largest >= enough) | (np.bincount(text[second], minlength=self.shape[0]) > UNITS)
+        lengths = np.bincount(text, shares.data, self.shape[0])
+        parts = csr_matrix((shares.data, shares.indices % FOLDS, shares.indptr), shape=(self.shape[0], FOLDS))
+        self.folded = np.sqrt(parts.toarray().astype(np.float32))
+        self.rest = np.sqrt(np.maximum(lengths - beginning, 0.0))
+
+    def units(self, of: Any = None) -> Any:
+        """Return the lengths of the units that texts are looked up by, [texts, units]; of: [texts], which have any."""
+        import numpy as np
+        from scipy.sparse import csr_matrix
+
+        kept = self.wide if of is None else self.wide & of[self.text]
+        return csr_matrix((np.sqrt(self.share[kept]), (self.text[kept], self.unit[kept])), shape=self.shape)
+
+    def pairs(self) -> tuple[Any, Any]:
+        """Return texts and keys of the pairs of units that may be the first two shared, of texts that are not plain."""
+        import numpy as np
+
+        texts, keys = [], []
+        for further in range(1, UNITS):
+            one, two = slice(0, max(0, len(self.text) - further)), slice(further, None)
+            both = self.first[one] & (self.text[one] == self.text[two]) & ~self.plain[self.text[one]]
+            both &= self.share[one] >= self.lacks[two]
+            texts.append(self.text[one][both])
+            keys.append(self.unit[one][both] * self.shape[1] + self.unit[two][both])
+        return np.concatenate(texts), np.concatenate(keys)
+
+
+def _of_pairs(b, a):
+    """Return for either side a matrix [texts, pairs of units], of the pairs that b has."""
+    import numpy as np
+    from scipy.sparse import csr_matrix
+
+    told = b.pairs()
+    known = np.sort(told[1])
+    known = known[np.concatenate([[True], known[1:] != known[:-1]])] if len(known) else np.full(1, -1)
+    for side in (b, a):
+        texts, keys = told if side is b else side.pairs()
+        places = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+        kept = known[places] == keys
+        entries = np.ones(kept.sum(), np.float32), (texts[kept], places[kept])
+        yield csr_matrix(entries, shape=(side.shape[0], len(known)))
 
 
 def _blocks(cost, most):
