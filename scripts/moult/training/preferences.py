@@ -22,6 +22,7 @@ from moult.training.encoding import (
     collate_pairs,
     collate_trees,
     encode_pairs,
+    exact_dtype,
     length_of,
     preference_logps,
 )
@@ -140,11 +141,14 @@ def preference_trainer(loss: Loss, shared: bool = False) -> type[Trainer]:
             self.sums = torch.zeros(len(loss.measures) + 1, dtype=torch.float64)
 
         def _prepare_inputs(self, inputs):
-            """Return a batch on the device; its reference stays in float32, where the library, under DeepSpeed, rounds
-            every number of a batch to the dtype of the weights."""
+            """Return a batch on the device; its reference stays as exact as it is, where the library, under DeepSpeed,
+            rounds every number of a batch to the dtype of the weights."""
             reference = inputs.get("reference")
-            prepared = super()._prepare_inputs(inputs)
-            return prepared if reference is None else prepared | {"reference": reference.to(self.args.device)}
+            prepared = super()._prepare_inputs({name: value for name, value in inputs.items() if name != "reference"})
+            if reference is None:
+                return prepared
+            device = self.args.device
+            return prepared | {"reference": reference.to(device, exact_dtype(device))}
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             """Return the loss; and as `logits` (rows, 4 + measures): loss, NLL of the chosen answers, their tokens,
@@ -171,6 +175,9 @@ def preference_trainer(loss: Loss, shared: bool = False) -> type[Trainer]:
             # The library averages over devices what is a share of the sum here.
             total = total * self.accelerator.num_processes
             with torch.no_grad():
+                # Told and compared in float32, in which two sums are equal where nothing has moved yet.
+                logps = logps.float()
+                scores = loss.scores(logps, tokens, reference.float())
                 measured = loss.measured(logps, tokens, scores, preferred, others, done)
                 told = [measured[name] for name in loss.measures]
                 if not return_outputs:

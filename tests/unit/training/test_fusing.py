@@ -160,7 +160,7 @@ def test_every_loss_and_its_gradients_are_the_formula_s_in_float64(pico_model, t
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["apart", "shared"])
-def test_bfloat16_weights_have_float32_sums_and_logits_where_answers_stand_alone(pico_model, shared):
+def test_bfloat16_weights_have_float64_sums_and_logits_where_answers_stand_alone(pico_model, shared):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -173,7 +173,7 @@ def test_bfloat16_weights_have_float32_sums_and_logits_where_answers_stand_alone
     with torch.no_grad():
         logps, tokens = preference_logps(model, model, batch)
     (logits,) = seen
-    assert logits.dtype == torch.bfloat16 and logps.dtype == torch.float32
+    assert logits.dtype == torch.bfloat16 and logps.dtype == torch.float64
     answers = [[len(one["input_ids"]) - one["start"] for one in row["completions"]] for row in rows]
     if shared:
         assert logits.shape[:2] == (3, max(map(sum, answers)))
