@@ -5,6 +5,8 @@ of its own, so that a merge has the same bytes in whatever company it is made.
 """
 
 import contextlib
+import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ from typing import Any
 import torch
 import transformers
 from mergekit.architecture import get_architecture_info
+from mergekit.common import dtype_from_name
 from mergekit.config import MergeConfiguration
 from mergekit.graph import Executor
 from mergekit.io.tasks import FinalizeModel, GatherTensors, LoaderCache, SaveTensor
@@ -24,6 +27,7 @@ from safetensors import TensorSpec, serialize_file
 
 from moult.base.files import derive_seed
 from moult.weights.calling_mergekit import give_memory_back
+from moult.weights.headers import tensor_headers
 from moult.weights.sharing import Shared
 
 # Shared results are kept up to so many times the bytes of the tensors that they are made of.
@@ -66,7 +70,14 @@ class Part:
         tasks = [handle.task() for handle in Executor(planner.plan_to_disk(str(self.folder))).schedule.tasks]
         self.saves = [task for task in tasks if isinstance(task, SaveTensor)]
         (finalize,) = (task for task in tasks if isinstance(task, FinalizeModel))
-        self.writer = Streamed(str(self.folder), max_shard_size=finalize.arguments()["writer"].max_shard_size)
+        self.writer = Placed(str(self.folder), max_shard_size=finalize.arguments()["writer"].max_shard_size)
+        known, dtype = (
+            tensor_headers(Path(donor.model.path)),
+            dtype_from_name(self.config.out_dtype or self.config.dtype),
+        )
+        self.writer.expect(
+            {save.tensor_name: (dtype, known[save.tensor_name][2]) for save in self.saves if save.tensor_name in known}
+        )
 
     @contextlib.contextmanager
     def drawing(self, tensor: str) -> Iterator[None]:
@@ -124,36 +135,85 @@ def _run(parts):
         part.writer.finalize()
 
 
-class Streamed(TensorWriter):
-    """Writes the files of mergekit's writer, byte for byte, but holds no tensor: each is on disk when it has come.
+class Placed(TensorWriter):
+    """Writes the files of mergekit's writer, byte for byte, but holds no tensor: each goes to its place when it comes.
 
-    A shard's tensors wait in a file beside it, in the order in which they came, until their header is known.
+    For that the header of a file is made from what is expected. A file whose tensors turn out to be others is written
+    again.
     """
 
+    def expect(self, tensors: Mapping[str, tuple[torch.dtype, Sequence[int]]]) -> None:
+        """Say which tensors will come, in their order: name → dtype and shape."""
+        self.shards: list[dict[str, tuple[torch.dtype, Sequence[int]]]] = [{}]
+        size = 0
+        for name, (dtype, shape) in tensors.items():
+            its = math.prod(shape) * dtype.itemsize
+            if self.shards[-1] and 0 < self.max_shard_size < size + its:
+                self.shards.append({})
+                size = 0
+            self.shards[-1][name] = dtype, shape
+            size += its
+
     def save_tensor(self, name: str, tensor: torch.Tensor, clone: bool = False) -> None:
-        """Write a tensor; first the shard before it, where it would not fit into that."""
+        """Write a tensor; first the end of the shard before it, where it would not fit into that."""
         super().save_tensor(name, torch.empty(tensor.shape, dtype=tensor.dtype, device="meta"))
         if len(self.current_shard) == 1:
-            self.waiting, self.offsets = open(Path(self.out_path, ".waiting"), "w+b"), {}  # noqa: SIM115
-        self.offsets[name] = self.waiting.tell()
-        self.waiting.write(memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy()))
+            self._begin()
+        dtype, shape = self.expected.get(name, (None, ()))
+        if dtype != tensor.dtype or list(shape) != list(tensor.shape):
+            # Behind all that is expected.
+            self.places[name] = self.file.seek(0, os.SEEK_END)
+        self.file.seek(self.places[name])
+        self.file.write(memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy()))
+
+    def _begin(self):
+        """Open the file of the next shard: the header that is expected, and room for the tensors behind it."""
+        self.expected = self.shards[self.shards_written] if self.shards_written < len(self.shards) else {}
+        header, self.places, size = _header(self.expected)
+        self.file = open(Path(self.out_path, ".waiting"), "w+b")  # noqa: SIM115
+        self.file.write(header)
+        self.file.truncate(size)
 
     def _save_st(self, shard_data, shard_path):
-        """Write a shard out of the tensors that wait."""
-        self.waiting.flush()
+        """End the file of a shard; where its tensors are not those expected, write them again behind a new header."""
+        self.file.close()
+        came = {name: (tensor.dtype, list(tensor.shape)) for name, tensor in shard_data.items()}
+        if came == {name: (dtype, list(shape)) for name, (dtype, shape) in self.expected.items()}:
+            os.rename(self.file.name, shard_path)
+            return
         # What large tensors took is not needed beside the shard.
         give_memory_back()
-        size = self.waiting.tell()
-        mapped = torch.from_file(self.waiting.name, shared=True, size=size, dtype=torch.uint8)
+        mapped = torch.from_file(self.file.name, shared=True, size=os.path.getsize(self.file.name), dtype=torch.uint8)
         specs = {
             name: TensorSpec(
                 dtype=str(tensor.dtype).removeprefix("torch."),
                 shape=list(tensor.shape),
-                data_ptr=mapped.data_ptr() + self.offsets[name],
+                data_ptr=mapped.data_ptr() + self.places[name],
                 data_len=tensor.numel() * tensor.element_size(),
             )
             for name, tensor in shard_data.items()
         }
         serialize_file(specs, shard_path, metadata={"format": "pt"})
-        self.waiting.close()
-        os.unlink(self.waiting.name)
+        os.unlink(self.file.name)
+
+
+def _header(tensors):
+    """Return the beginning of a file of tensors as safetensors writes it, name → place of each, and the file's size.
+
+    Its format: the length of a JSON document in 8 bytes, the document, padded to a multiple of 8 with blanks, and then
+    the tensors by their names (here all of one dtype).
+    """
+    told, at = {"__metadata__": {"format": "pt"}}, 0
+    for name, (dtype, shape) in sorted(tensors.items()):
+        end = at + math.prod(shape) * dtype.itemsize
+        told[name] = {"dtype": _DTYPES[dtype], "shape": list(shape), "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    begun = 8 + len(text)
+    places = {name: begun + one["data_offsets"][0] for name, one in told.items() if name in tensors}
+    return len(text).to_bytes(8, "little") + text, places, begun + at
+
+
+# What safetensors calls the dtypes that merges are written in.
+_DTYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
