@@ -1,7 +1,7 @@
 """What a kind of suite declares, and the units in which its scores are shown."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,7 +27,10 @@ class Unit:
 
     def interval(self, one: Mapping[str, float | None]) -> str:
         """Return the interval of an estimate, or that there are too few rows for one."""
-        return "too few" if one["low"] is None else f"[{self._number(one['low'])}, {self._number(one['high'])}]"
+        if one["low"] is None:
+            return "too few"
+        unit = self._for(one)
+        return f"[{unit._number(one['low'])}, {unit._number(one['high'])}]"
 
     def signed(self, value: float) -> str:
         """Return a difference with its + or −, and without one where it is rounded to 0."""
@@ -36,7 +39,14 @@ class Unit:
 
     def signed_interval(self, one: Mapping[str, float]) -> str:
         """Return the interval of a difference."""
-        return f"[{self.signed(one['low'])}, {self.signed(one['high'])}]"
+        unit = self._for(one)
+        return f"[{unit.signed(one['low'])}, {unit.signed(one['high'])}]"
+
+    def _for(self, interval):
+        """Return the unit that an interval is told in: with a digit less where it is wider than 200 of the last one,
+        which then says nothing."""
+        wide = (interval["high"] - interval["low"]) * self.factor * 10**self.digits >= 200
+        return replace(self, digits=self.digits - 1) if wide and self.digits else self
 
     def _number(self, value):
         return f"{self.factor * value:.{self.digits}f}"

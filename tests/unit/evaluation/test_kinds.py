@@ -191,7 +191,10 @@ def test_the_config_has_its_field_and_its_checks(changed, said):
 def test_units_round_and_sign():
     assert (PERCENT.text(0.1234), PERCENT.text(None), NUMBER.text(3)) == ("12.3%", "–", "3.00")
     assert [PERCENT.signed(value) for value in (0.0004, -0.0004, 0.0005, -0.25)] == ["0.0", "0.0", "+0.1", "−25.0"]
-    assert NUMBER.signed(0.001) == "0.00" and NUMBER.signed_interval({"low": -1, "high": 2}) == "[−1.00, +2.00]"
+    assert NUMBER.signed(0.001) == "0.00" and NUMBER.signed_interval({"low": -1, "high": 2}) == "[−1.0, +2.0]"
+    # A digit less where an interval is wide.
+    told = [PERCENT.interval({"low": 0.152, "high": high}) for high in (0.777, 0.352, 0.351)]
+    assert told == ["[15, 78]", "[15, 35]", "[15.2, 35.1]"]
 
 
 def test_no_two_kinds_share_what_they_are_told_apart_by():
