@@ -36,7 +36,7 @@ ROOM = 4
 MAPPED = 1 << 28
 # Tensors of different sizes leave holes in memory. The process gives it back once it holds so many times the bytes of
 # the tensors that it merges, and at least so many.
-HOLES, LEAST = 14, 1 << 31
+HOLES, LEAST = 6, 1 << 31
 
 
 @dataclass
