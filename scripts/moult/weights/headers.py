@@ -25,6 +25,9 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 _AGAIN = "fetch or make it again"
 # Bytes of weights that are looked through at a time.
 PIECE = 1 << 24
+# What safetensors calls numbers with a point → what torch calls them.
+FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+FLOATS |= {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 # Tensor name → (file name, dtype by its name in safetensors, shape).
 Headers = dict[str, tuple[str, str, tuple[int, ...]]]
 LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)\.")
@@ -279,27 +282,19 @@ def _pieces(file):
     """
     import torch
 
-    dtypes = {
-        "F64": torch.float64,
-        "F32": torch.float32,
-        "F16": torch.float16,
-        "BF16": torch.bfloat16,
-        "F8_E4M3": torch.float8_e4m3fn,
-        "F8_E5M2": torch.float8_e5m2,
-    }
-    # Whole, as the library sees it.
-    _headers_of(file)
+    # Whole, as the library sees it; what else the header holds, under a name of its own, may say anything.
+    held = _headers_of(file)
     buffer = torch.empty(PIECE, dtype=torch.uint8)
     with open(file, "rb") as handle:
         begun = 8 + int.from_bytes(handle.read(8), "little")
         header = json.loads(handle.read(begun - 8))
-        for name, one in sorted(header.items()):
-            if (dtype := dtypes.get(one.get("dtype"))) is None:
+        for name, (dtype, _) in sorted(held.items()):
+            if dtype not in FLOATS:
                 continue
-            at, end = (begun + place for place in one["data_offsets"])
+            at, end = (begun + place for place in header[name]["data_offsets"])
             handle.seek(at)
             while at < end and (read := handle.readinto(memoryview(buffer.numpy())[: end - at])):
-                yield name, buffer[:read].view(dtype)
+                yield name, buffer[:read].view(getattr(torch, FLOATS[dtype]))
                 at += read
 
 

@@ -27,13 +27,15 @@ from safetensors import TensorSpec, serialize_file
 
 from moult.base.files import derive_seed
 from moult.weights.calling_mergekit import give_memory_back
-from moult.weights.headers import tensor_headers
+from moult.weights.headers import FLOATS, tensor_headers
 from moult.weights.sharing import Shared
 
 # Shared results are kept up to so many times the bytes of the tensors that they are made of.
 ROOM = 4
 # Bytes that are read of the parents before their files, which are mapped into memory, are opened anew.
 MAPPED = 1 << 28
+# torch's dtype → its name in safetensors.
+_DTYPES = {getattr(torch, theirs): name for name, theirs in FLOATS.items()}
 # Tensors of different sizes leave holes in memory. The process gives it back once it holds so many times the bytes of
 # the tensors that it merges, and at least so many.
 HOLES, LEAST = 6, 1 << 31
@@ -71,13 +73,10 @@ class Part:
         self.saves = [task for task in tasks if isinstance(task, SaveTensor)]
         (finalize,) = (task for task in tasks if isinstance(task, FinalizeModel))
         self.writer = Placed(str(self.folder), max_shard_size=finalize.arguments()["writer"].max_shard_size)
-        known, dtype = (
-            tensor_headers(Path(donor.model.path)),
-            dtype_from_name(self.config.out_dtype or self.config.dtype),
-        )
-        self.writer.expect(
-            {save.tensor_name: (dtype, known[save.tensor_name][2]) for save in self.saves if save.tensor_name in known}
-        )
+        known = tensor_headers(Path(donor.model.path))
+        dtype = dtype_from_name(self.config.out_dtype or self.config.dtype)
+        names = [save.tensor_name for save in self.saves if save.tensor_name in known]
+        self.writer.expect({name: (dtype, known[name][2]) for name in names})
 
     @contextlib.contextmanager
     def drawing(self, tensor: str) -> Iterator[None]:
@@ -213,7 +212,3 @@ def _header(tensors):
     begun = 8 + len(text)
     places = {name: begun + one["data_offsets"][0] for name, one in told.items() if name in tensors}
     return len(text).to_bytes(8, "little") + text, places, begun + at
-
-
-# What safetensors calls the dtypes that merges are written in.
-_DTYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}

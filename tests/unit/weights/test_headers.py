@@ -5,7 +5,11 @@ import shutil
 
 import hostile_files
 import pytest
+import torch
+from moult.base.errors import UserError
 from moult.weights.fetch import fetch_model
+from moult.weights.headers import check_finite
+from safetensors.torch import save_file
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +49,23 @@ def test_a_folder_of_the_hubs_cache_may_be_given_by_its_path(originals, tmp_path
         (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
     fetch_model({"path": str(snapshot)}, tmp_path / "target", None)
     assert not any(file.is_symlink() for file in (tmp_path / "target").iterdir())
+
+
+def test_what_the_header_says_of_the_file_is_no_tensor(tmp_path):
+    """Programs write there what they like, such as the dtype of all tensors."""
+    weights = {"a": torch.ones(3), "places": torch.arange(4)}
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt", "dtype": "F32"})
+    check_finite(tmp_path, "make it again")
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"])
+@pytest.mark.parametrize("place", [0, 4095, 4096, 9999])
+def test_a_number_that_is_none_is_found_wherever_it_stands(tmp_path, monkeypatch, dtype, place):
+    monkeypatch.setattr("moult.weights.headers.PIECE", 1 << 12)
+    weights = {"a": torch.ones(10), "b": torch.ones(10_000).to(getattr(torch, dtype))}
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    check_finite(tmp_path, "make it again")
+    weights["b"][place] = float("nan")
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="model.safetensors, b: holds NaN or infinite values; make it again"):
+        check_finite(tmp_path, "make it again")
