@@ -13,6 +13,8 @@ from moult.weights.headers import HEAD, LAYER, is_tied, read_tensor, tensor_head
 # What may differ between the configs of models that merge well.
 _FREE_CONFIG = {"_name_or_path", "dtype", "torch_dtype", "transformers_version", "use_cache"}
 
+# Entries of two models that are compared at a time.
+_PIECE = 1 << 20
 _EMBEDDINGS = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings)\.weight$")
 
 
@@ -163,9 +165,13 @@ def chat_template(folder: Path) -> str | None:
 
 
 def _equal_weights(folder, reference):
-    """Whether two models of the same shapes are equal in every tensor; stops at the first difference."""
+    """Whether two models of the same shapes are equal in every tensor; stops at the first piece that differs."""
     ours, theirs = tensor_headers(folder), tensor_headers(reference)
-    return all(
-        read_tensor(folder / ours[name][0], name).float().equal(read_tensor(reference / theirs[name][0], name).float())
-        for name in sorted(ours.keys() & theirs.keys())
-    )
+    for name in sorted(ours.keys() & theirs.keys()):
+        pair = read_tensor(folder / ours[name][0], name), read_tensor(reference / theirs[name][0], name)
+        if pair[0].shape != pair[1].shape:
+            return False
+        for one, other in zip(*(tensor.flatten().split(_PIECE) for tensor in pair), strict=True):
+            if not one.float().equal(other.float()):
+                return False
+    return True

@@ -6,12 +6,13 @@ of its own, so that a merge has the same bytes in whatever company it is made.
 
 import contextlib
 import json
+import logging
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 import transformers
@@ -26,19 +27,20 @@ from mergekit.plan import MergePlanner
 from safetensors import TensorSpec, serialize_file
 
 from moult.base.files import derive_seed
+from moult.weights.blocks import Blocks
 from moult.weights.calling_mergekit import give_memory_back
 from moult.weights.headers import FLOATS, tensor_headers
-from moult.weights.sharing import Shared
+from moult.weights.largest import Largest
+from moult.weights.tracing import MOST, Graph, NotTracedError, Traced, Tracing, WantedError
 
-# Shared results are kept up to so many times the bytes of the tensors that they are made of.
-ROOM = 4
 # Bytes that are read of the parents before their files, which are mapped into memory, are opened anew.
 MAPPED = 1 << 28
+logger = logging.getLogger(__name__)
 # torch's dtype → its name in safetensors.
 _DTYPES = {getattr(torch, theirs): name for name, theirs in FLOATS.items()}
-# Tensors of different sizes leave holes in memory. The process gives it back once it holds so many times the bytes of
-# the tensors that it merges, and at least so many.
-HOLES, LEAST = 6, 1 << 31
+# Large tensors of different sizes leave holes in memory. The process gives it back once it holds so many times the
+# bytes of the tensors that it merges, and at least so many.
+LARGE, HOLES, LEAST = 1 << 26, 6, 1 << 31
 
 
 @dataclass
@@ -78,16 +80,11 @@ class Part:
         names = [save.tensor_name for save in self.saves if save.tensor_name in known]
         self.writer.expect({name: (dtype, known[name][2]) for name in names})
 
-    @contextlib.contextmanager
-    def drawing(self, tensor: str) -> Iterator[None]:
-        """Within it, random numbers are this merge's own."""
+    def begin(self, tensor: str) -> torch.Tensor:
+        """Return the state of the generator from which a tensor's random numbers come."""
         if self.by_name:
-            torch.manual_seed(derive_seed(self.options.random_seed, tensor))
-            yield
-        else:
-            torch.set_rng_state(self.state)
-            yield
-            self.state = torch.get_rng_state()
+            return torch.Generator().manual_seed(derive_seed(self.options.random_seed, tensor)).get_state()
+        return self.state
 
 
 def merge_together(parts: Sequence[Part]) -> None:
@@ -101,7 +98,7 @@ def merge_together(parts: Sequence[Part]) -> None:
 
 
 def _run(parts):
-    sharing, mapped = Shared(), 0
+    mapped = 0
     for saves in zip(*(part.saves for part in parts), strict=True):
         loaded: dict[Any, Any] = {}
         gathered: dict[GatherTensors, Mapping[Any, torch.Tensor]] = {}
@@ -114,17 +111,16 @@ def _run(parts):
                         loaded[task] = task.execute()
                 gathered[gather] = gather.execute(**{key: loaded[task] for key, task in tasks.items()})
         given = [tensor for tensor in loaded.values() if tensor is not None]
-        # A merge alone shares with none.
-        alone = len(parts) == 1
+        merges = [
+            _Merge(part, save, gathered[save.tensor_task.gather_tensors])
+            for part, save in zip(parts, saves, strict=True)
+        ]
+        left = _in_blocks(merges, given) if _traceable(given) else merges
         size = sum(tensor.nbytes for tensor in given)
-        sharing.begin(given, 0 if alone else ROOM * size)
-        for part, save in zip(parts, saves, strict=True):
-            merge = save.tensor_task
-            with part.drawing(save.tensor_name), contextlib.nullcontext() if alone and not part.stable else sharing:
-                result = merge.execute(tensors=gathered[merge.gather_tensors])
-            save.execute(writer=part.writer, tensor=result)
-            del result
-            give_memory_back(max(HOLES * size, LEAST))
+        for merge in left:
+            merge.run()
+            if size >= LARGE:
+                give_memory_back(max(HOLES * size, LEAST))
         mapped += size
         if mapped >= MAPPED:
             LoaderCache().flush_all()
@@ -132,6 +128,83 @@ def _run(parts):
     LoaderCache().flush_all()
     for part in parts:
         part.writer.finalize()
+
+
+@dataclass
+class _Merge:
+    """A tensor of one merge: the task that saves it, and the tensors that it is made of."""
+
+    part: Part
+    save: SaveTensor
+    tensors: Mapping[Any, torch.Tensor]
+
+    def result(self, tensors: Mapping[Any, torch.Tensor]) -> torch.Tensor | None:
+        """Return what is saved, None for nothing."""
+        kept = _Kept()
+        self.save.execute(writer=kept, tensor=self.save.tensor_task.execute(tensors=tensors))
+        return kept.tensor
+
+    def run(self) -> None:
+        """Merge the tensors themselves, and save the result."""
+        torch.set_rng_state(self.part.begin(self.save.tensor_name))
+        with Largest() if self.part.stable else contextlib.nullcontext():
+            result = self.result(self.tensors)
+        self.part.state = torch.get_rng_state()
+        if result is not None:
+            self.part.writer.save_tensor(self.save.tensor_name, result)
+
+
+class _Kept:
+    """Takes the place of a writer."""
+
+    tensor: torch.Tensor | None = None
+
+    def save_tensor(self, name: str, tensor: torch.Tensor, clone: bool = False) -> None:
+        self.tensor = tensor
+
+
+def _traceable(given):
+    """Whether what is done with tensors can be traced."""
+    return (
+        len({(tensor.shape, tensor.dtype.is_floating_point) for tensor in given}) == 1
+        and given[0].is_floating_point()
+        and given[0].numel() > MOST
+        and all(tensor.is_contiguous() for tensor in given)
+    )
+
+
+def _in_blocks(merges, given):
+    """Make the tensors of merges block by block; return the merges of which this cannot be done."""
+    graph = Graph(given)
+    blocks, left, traced, open_ = Blocks(graph), [], [], list(merges)
+    while open_:
+        waiting = []
+        for merge in open_:
+            state, before = merge.part.begin(merge.save.tensor_name), torch.get_rng_state()
+            tracing = Tracing(graph, state, merge.part.stable)
+            try:
+                with tracing:
+                    result = merge.result({key: graph.traced(tensor) for key, tensor in merge.tensors.items()})
+                if not isinstance(result, Traced) or result.node.few or not before.equal(torch.get_rng_state()):
+                    raise NotTracedError("a result or random numbers of its own")
+                traced.append((merge, result.node, tracing.stream))
+            except WantedError:
+                waiting.append(merge)
+            except NotTracedError as why:
+                logger.debug("%s by %s: not traced: %s", merge.save.tensor_name, merge.part.config.merge_method, why)
+                left.append(merge)
+        blocks.find_few()
+        open_ = waiting
+    files = []
+    for merge, node, stream in traced:
+        files.append(merge.part.writer.place(merge.save.tensor_name, node.dtype, node.shape))
+        if stream.drawn:
+            merge.part.state = blocks.after(stream)
+    for results in blocks.run([node for _, node, _ in traced]):
+        for file, result in zip(files, results, strict=True):
+            _write(file, result)
+    graph.close()
+    return left
 
 
 class Placed(TensorWriter):
@@ -155,15 +228,19 @@ class Placed(TensorWriter):
 
     def save_tensor(self, name: str, tensor: torch.Tensor, clone: bool = False) -> None:
         """Write a tensor; first the end of the shard before it, where it would not fit into that."""
-        super().save_tensor(name, torch.empty(tensor.shape, dtype=tensor.dtype, device="meta"))
+        _write(self.place(name, tensor.dtype, tensor.shape), tensor)
+
+    def place(self, name: str, dtype: torch.dtype, shape: Sequence[int]) -> BinaryIO:
+        """Return the file of a tensor's shard, at the tensor's place."""
+        super().save_tensor(name, torch.empty(shape, dtype=dtype, device="meta"))
         if len(self.current_shard) == 1:
             self._begin()
-        dtype, shape = self.expected.get(name, (None, ()))
-        if dtype != tensor.dtype or list(shape) != list(tensor.shape):
+        expected = self.expected.get(name, (None, ()))
+        if expected[0] != dtype or list(expected[1]) != list(shape):
             # Behind all that is expected.
             self.places[name] = self.file.seek(0, os.SEEK_END)
         self.file.seek(self.places[name])
-        self.file.write(memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy()))
+        return self.file
 
     def _begin(self):
         """Open the file of the next shard: the header that is expected, and room for the tensors behind it."""
@@ -194,6 +271,11 @@ class Placed(TensorWriter):
         }
         serialize_file(specs, shard_path, metadata={"format": "pt"})
         os.unlink(self.file.name)
+
+
+def _write(file, tensor):
+    """Write the values of a tensor to a file."""
+    file.write(memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy()))
 
 
 def _header(tensors):
