@@ -5,14 +5,11 @@ of its own, so that a merge has the same bytes in whatever company it is made.
 """
 
 import contextlib
-import json
 import logging
-import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 import transformers
@@ -21,23 +18,20 @@ from mergekit.common import dtype_from_name
 from mergekit.config import MergeConfiguration
 from mergekit.graph import Executor
 from mergekit.io.tasks import FinalizeModel, GatherTensors, LoaderCache, SaveTensor
-from mergekit.io.tensor_writer import TensorWriter
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
-from safetensors import TensorSpec, serialize_file
 
 from moult.base.files import derive_seed
 from moult.weights.blocks import Blocks
 from moult.weights.calling_mergekit import give_memory_back
-from moult.weights.headers import FLOATS, tensor_headers
+from moult.weights.headers import tensor_headers
 from moult.weights.largest import Largest
+from moult.weights.placing import Placed
 from moult.weights.tracing import MOST, Graph, NotTracedError, Traced, Tracing, WantedError
 
 # Bytes that are read of the parents before their files, which are mapped into memory, are opened anew.
 MAPPED = 1 << 28
 logger = logging.getLogger(__name__)
-# torch's dtype → its name in safetensors.
-_DTYPES = {getattr(torch, theirs): name for name, theirs in FLOATS.items()}
 # Large tensors of different sizes leave holes in memory. The process gives it back once it holds so many times the
 # bytes of the tensors that it merges, and at least so many.
 LARGE, HOLES, LEAST = 1 << 26, 6, 1 << 31
@@ -48,7 +42,7 @@ class Part:
     """One merge of a pass: mergekit's configuration and options, the folder of its weights, and how it is made.
 
     by_name: masks are drawn per tensor, from the seed and the tensor's name. stable: of equally large entries the first
-    are kept; else mergekit sorts, where a merge is alone.
+    are kept; else mergekit sorts.
     """
 
     config: MergeConfiguration
@@ -195,102 +189,13 @@ def _in_blocks(merges, given):
                 left.append(merge)
         blocks.find_few()
         open_ = waiting
-    files = []
+    places = []
     for merge, node, stream in traced:
-        files.append(merge.part.writer.place(merge.save.tensor_name, node.dtype, node.shape))
+        places.append(merge.part.writer.place(merge.save.tensor_name, node.dtype, node.shape))
         if stream.drawn:
             merge.part.state = blocks.after(stream)
     for results in blocks.run([node for _, node, _ in traced]):
-        for file, result in zip(files, results, strict=True):
-            _write(file, result)
+        for place, result in zip(places, results, strict=True):
+            place.write(result)
     graph.close()
     return left
-
-
-class Placed(TensorWriter):
-    """Writes the files of mergekit's writer, byte for byte, but holds no tensor: each goes to its place when it comes.
-
-    For that the header of a file is made from what is expected. A file whose tensors turn out to be others is written
-    again.
-    """
-
-    def expect(self, tensors: Mapping[str, tuple[torch.dtype, Sequence[int]]]) -> None:
-        """Say which tensors will come, in their order: name → dtype and shape."""
-        self.shards: list[dict[str, tuple[torch.dtype, Sequence[int]]]] = [{}]
-        size = 0
-        for name, (dtype, shape) in tensors.items():
-            its = math.prod(shape) * dtype.itemsize
-            if self.shards[-1] and 0 < self.max_shard_size < size + its:
-                self.shards.append({})
-                size = 0
-            self.shards[-1][name] = dtype, shape
-            size += its
-
-    def save_tensor(self, name: str, tensor: torch.Tensor, clone: bool = False) -> None:
-        """Write a tensor; first the end of the shard before it, where it would not fit into that."""
-        _write(self.place(name, tensor.dtype, tensor.shape), tensor)
-
-    def place(self, name: str, dtype: torch.dtype, shape: Sequence[int]) -> BinaryIO:
-        """Return the file of a tensor's shard, at the tensor's place."""
-        super().save_tensor(name, torch.empty(shape, dtype=dtype, device="meta"))
-        if len(self.current_shard) == 1:
-            self._begin()
-        expected = self.expected.get(name, (None, ()))
-        if expected[0] != dtype or list(expected[1]) != list(shape):
-            # Behind all that is expected.
-            self.places[name] = self.file.seek(0, os.SEEK_END)
-        self.file.seek(self.places[name])
-        return self.file
-
-    def _begin(self):
-        """Open the file of the next shard: the header that is expected, and room for the tensors behind it."""
-        self.expected = self.shards[self.shards_written] if self.shards_written < len(self.shards) else {}
-        header, self.places, size = _header(self.expected)
-        self.file = open(Path(self.out_path, ".waiting"), "w+b")  # noqa: SIM115
-        self.file.write(header)
-        self.file.truncate(size)
-
-    def _save_st(self, shard_data, shard_path):
-        """End the file of a shard; where its tensors are not those expected, write them again behind a new header."""
-        self.file.close()
-        came = {name: (tensor.dtype, list(tensor.shape)) for name, tensor in shard_data.items()}
-        if came == {name: (dtype, list(shape)) for name, (dtype, shape) in self.expected.items()}:
-            os.rename(self.file.name, shard_path)
-            return
-        # What large tensors took is not needed beside the shard.
-        give_memory_back()
-        mapped = torch.from_file(self.file.name, shared=True, size=os.path.getsize(self.file.name), dtype=torch.uint8)
-        specs = {
-            name: TensorSpec(
-                dtype=str(tensor.dtype).removeprefix("torch."),
-                shape=list(tensor.shape),
-                data_ptr=mapped.data_ptr() + self.places[name],
-                data_len=tensor.numel() * tensor.element_size(),
-            )
-            for name, tensor in shard_data.items()
-        }
-        serialize_file(specs, shard_path, metadata={"format": "pt"})
-        os.unlink(self.file.name)
-
-
-def _write(file, tensor):
-    """Write the values of a tensor to a file."""
-    file.write(memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy()))
-
-
-def _header(tensors):
-    """Return the beginning of a file of tensors as safetensors writes it, name → place of each, and the file's size.
-
-    Its format: the length of a JSON document in 8 bytes, the document, padded to a multiple of 8 with blanks, and then
-    the tensors by their names (here all of one dtype).
-    """
-    told, at = {"__metadata__": {"format": "pt"}}, 0
-    for name, (dtype, shape) in sorted(tensors.items()):
-        end = at + math.prod(shape) * dtype.itemsize
-        told[name] = {"dtype": _DTYPES[dtype], "shape": list(shape), "data_offsets": [at, end]}
-        at = end
-    text = json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    begun = 8 + len(text)
-    places = {name: begun + one["data_offsets"][0] for name, one in told.items() if name in tensors}
-    return len(text).to_bytes(8, "little") + text, places, begun + at

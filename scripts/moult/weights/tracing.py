@@ -187,8 +187,7 @@ class Graph:
         """Return the node of a function, the same for the same."""
         if any(isinstance(one, Node) and not _is_whole(one) for one in inputs):
             raise NotTracedError("a tensor that is not filled yet")
-        # 1 and True are equal.
-        key = kernel, tuple((type(one), one) for one in inputs), tuple(shape), dtype, further.get("few")
+        key = kernel, tuple(map(_key, inputs)), tuple(shape), dtype, further.get("few")
         if key not in self.nodes:
             lead, flat = (0, False) if further.get("few") else self._place(shape)
             stored = further.pop("stored", dtype)
@@ -206,7 +205,7 @@ class Graph:
         """Return the node of a tensor of few numbers."""
         if tensor.numel() > MOST:
             raise NotTracedError("a tensor of another origin")
-        key = tuple(tensor.shape), tensor.dtype, tuple(tensor.flatten().tolist()), str(tensor.signbit().tolist())
+        key = tuple(tensor.shape), tensor.dtype, tensor.flatten().view(torch.uint8).numpy().tobytes()
         if key not in self.nodes:
             shape = tuple(tensor.shape)
             self.nodes[key] = Node(None, (), shape, tensor.dtype, tensor.dtype, few=True, value=tensor.clone())
@@ -322,8 +321,8 @@ class Tracing(TorchFunctionMode):
 
     def _entrywise(self, func, name, nodes, kwargs):
         """Return the node of a function of entries."""
-        if any(isinstance(value, torch.Tensor) for value in kwargs.values()):
-            raise NotTracedError("a keyword that is a tensor")
+        if kwargs and (name != "clamp" or any(isinstance(value, torch.Tensor) for value in kwargs.values())):
+            raise NotTracedError(f"{name} with keywords")
         call = Call(func, tuple(sorted(kwargs.items())))
         tensors = [one for one in nodes if isinstance(one, Node)]
         shape = _broadcast([one.shape for one in tensors])
@@ -332,7 +331,7 @@ class Tracing(TorchFunctionMode):
                 self._refuse_rows(one, shape)
         dtype = call(*[one.one() if isinstance(one, Node) else one for one in nodes]).dtype
         dtypes = {one.dtype for one in tensors}
-        if name in _COMPARING and len(dtypes) == 1 and dtypes <= ONE.keys() and not kwargs:
+        if name in _COMPARING and len(dtypes) == 1 and dtypes <= ONE.keys():
             if not isinstance(nodes[0], Node):
                 raise NotTracedError(name)
             return self.graph.node(Compare(name), nodes, shape, dtype, stored=next(iter(dtypes)))
@@ -367,8 +366,10 @@ class Tracing(TorchFunctionMode):
     def _reshaped(self, func, args, kwargs):
         tensor = args[0]
         given = [one.node.meta() if isinstance(one, Traced) else one for one in args]
-        node = self.graph.reshaped(tensor.node, func(*given, **kwargs).shape)
-        return Traced(node, tensor.memory)
+        like = func(*given, **kwargs)
+        if like.dtype != tensor.dtype:
+            raise NotTracedError("the bits of a tensor")
+        return Traced(self.graph.reshaped(tensor.node, like.shape), tensor.memory)
 
     def _to(self, tensor, dtype=None, **kwargs):
         if not isinstance(dtype, torch.dtype) or kwargs:
@@ -376,6 +377,9 @@ class Tracing(TorchFunctionMode):
         return tensor if tensor.dtype == dtype else Traced(self.graph.cast(tensor.node, dtype))
 
     def _full(self, shape, value, dtype):
+        if repr(value) == "-0.0":
+            # It would be taken for 0.
+            raise NotTracedError("zeros with a sign")
         return Traced(self.graph.node(Full(value), (), shape, dtype))
 
     def _zeros(self, *shape, dtype=None, device=None):
@@ -507,6 +511,11 @@ class _Ranked:
             raise NotTracedError("an order")
         kernel = Chosen(self.descending, first, last)
         return Traced(graph.node(kernel, (node,), node.shape, torch.bool, stored=ONE[node.dtype][0]))
+
+
+def _key(argument):
+    """Return what tells an input from others: 1 and True are equal, as are 0 and -0."""
+    return type(argument), repr(argument) if isinstance(argument, float) else argument
 
 
 def _is_traced(argument):

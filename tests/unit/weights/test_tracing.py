@@ -132,6 +132,7 @@ def test_tensors_of_several_dtypes():
 DONE = {
     "a mask": lambda a, b: (a > b).to(torch.int8),
     "a mask of few": lambda a, b: a * (a.abs() >= 0.5) - 1,
+    "zeros of either sign": lambda a, b: torch.stack([a * 0.0, a * -0.0])[1] + (b * 0.0 == 0),
     "a number first": lambda a, b: 1 - a / 2,
     "no and": lambda a, b: a.clamp(-0.5, max=0.5) * -b.sign(),
     "written through a view": lambda a, b: written_through(a, b),
@@ -190,6 +191,8 @@ REFUSED = {
     "writing to a part": lambda a, b: torch.stack([a, b])[0].mul_(2),
     "writing to what a part was taken of": lambda a, b: written_to_whole(a, b),
     "rows": lambda a, b: a[2:4],
+    "the bits": lambda a, b: a.view(torch.int32),
+    "a product that is added": lambda a, b: torch.add(a, b, alpha=3),
     "the other way round": lambda a, b: a.t(),
     "a number for each row": lambda a, b: a * torch.arange(8, dtype=a.dtype)[:, None],
     "a sum of columns": lambda a, b: a - a.sum(dim=1, keepdim=True),

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 from mergekit.io.tensor_writer import TensorWriter
-from moult.weights import one_pass
-from moult.weights.one_pass import Placed
+from moult.weights import placing
+from moult.weights.placing import Placed
 
 TENSORS = {
     "model.norm.weight": torch.arange(5, dtype=torch.bfloat16),
@@ -44,7 +44,7 @@ def test_files_are_those_of_mergekit_whatever_was_expected(tmp_path, most, expec
 
 
 def test_what_was_expected_is_written_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(one_pass, "serialize_file", None)
+    monkeypatch.setattr(placing, "serialize_file", None)
     writer = Placed(str(tmp_path), max_shard_size=40)
     writer.expect(SHAPES)
     for name, tensor in TENSORS.items():
