@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from moult.weights.graph import Chosen, Drawn, Full, Graph, Node, Reshape, Stack, Stream
 from moult.weights.largest import Order
-from moult.weights.tracing import Chosen, Drawn, Full, Graph, Node, Reshape, Stack, Stream
 
 # Entries of a block, for each thread; all blocks but the last have a multiple of VECTORS.
 ENTRIES, VECTORS = 1 << 18, 64
@@ -98,13 +98,13 @@ class Blocks:
                 self.states[stream] = torch.frombuffer(bytearray(stream.state), dtype=torch.uint8)
             generator = torch.Generator()
             generator.set_state(self.states[stream])
-            for node in places[stream]:
-                node.value = torch.empty(node.shape, dtype=torch.bool)
+            masks = [torch.empty(node.shape, dtype=torch.bool) for node in places[stream]]
             for begun in range(0, self.graph.size, ENTRIES):
                 uniform = torch.empty(min(ENTRIES, self.graph.size - begun)).uniform_(generator=generator)
-                for node in places[stream]:
-                    part = node.value.view(-1)[begun : begun + ENTRIES]
-                    torch.lt(uniform, node.kernel.probability, out=part)
+                for node, mask in zip(places[stream], masks, strict=True):
+                    torch.lt(uniform, node.kernel.probability, out=mask.view(-1)[begun : begun + ENTRIES])
+            for node, mask in zip(places[stream], masks, strict=True):
+                node.value = mask
             self.states[Stream(stream.state, stream.drawn + self.graph.size)] = generator.get_state()
 
 
@@ -170,9 +170,6 @@ class _Program:
         if isinstance(kernel, Full):
             one = torch.full((1,) * len(node.shape), kernel.value, dtype=node.dtype)
             return lambda begun, ended: one.expand(blocks.shape(node, ended - begun)), rows
-        if isinstance(kernel, Drawn):
-            blocks._draw([node])
-            return self._function(node)
         inputs = [self._add(one) for one in node.inputs]
         if isinstance(kernel, Reshape):
             return lambda x, begun, ended: x.reshape(blocks.shape(node, ended - begun)), [*inputs, *rows]

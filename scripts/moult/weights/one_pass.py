@@ -24,10 +24,11 @@ from mergekit.plan import MergePlanner
 from moult.base.files import derive_seed
 from moult.weights.blocks import Blocks
 from moult.weights.calling_mergekit import give_memory_back
+from moult.weights.graph import MOST, Graph, NotTracedError
 from moult.weights.headers import tensor_headers
 from moult.weights.largest import Largest
 from moult.weights.placing import Placed
-from moult.weights.tracing import MOST, Graph, NotTracedError, Traced, Tracing, WantedError
+from moult.weights.tracing import Traced, Tracing, WantedError
 
 # Bytes that are read of the parents before their files, which are mapped into memory, are opened anew.
 MAPPED = 1 << 28
@@ -178,7 +179,7 @@ def _in_blocks(merges, given):
             tracing = Tracing(graph, state, merge.part.stable)
             try:
                 with tracing:
-                    result = merge.result({key: graph.traced(tensor) for key, tensor in merge.tensors.items()})
+                    result = merge.result({key: tracing.given(tensor) for key, tensor in merge.tensors.items()})
                 if not isinstance(result, Traced) or result.node.few or not before.equal(torch.get_rng_state()):
                     raise NotTracedError("a result or random numbers of its own")
                 traced.append((merge, result.node, tracing.stream))

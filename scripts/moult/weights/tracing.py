@@ -7,14 +7,28 @@ not traced, and called with the tensors themselves.
 """
 
 import operator
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-from moult.weights.exact import ACCUMULATED, ONE, compared, filled, numbers, sum_of_first, variance
+from moult.weights.exact import ACCUMULATED, ONE, filled, numbers, sum_of_first, variance
+from moult.weights.graph import (
+    MOST,
+    Call,
+    Chosen,
+    Compare,
+    Drawn,
+    Empty,
+    Full,
+    Graph,
+    Node,
+    NotTracedError,
+    Stack,
+    Stream,
+)
 
 # Functions whose result for an entry depends on that entry alone and is rounded exactly: the same bits in any block.
 _ENTRYWISE = {
@@ -28,113 +42,10 @@ _WHOLE = {"sum", "mean", "count_nonzero", "norm", "max", "min"}
 _FEW = _ENTRYWISE | _COMPARING | _CASTS.keys() | _RESHAPING | _WHOLE | {"to", "sqrt", "ones_like", "zeros_like"}
 _ASKING = {"bool", "int", "float", "index", "item"}
 _TELLING = {"__get__", "dim", "numel", "size", "is_floating_point", "is_contiguous", "element_size"}
-# The most numbers that are few. Tensors that are traced have more.
-MOST = 1024
-
-
-class NotTracedError(Exception):
-    """A function of which it is not known that it can be reckoned in blocks."""
 
 
 class WantedError(Exception):
     """What comes next depends on a value that is not known yet."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """A function with its keywords, as the kernel of a node."""
-
-    func: Callable[..., Any]
-    keywords: tuple[tuple[str, Any], ...] = ()
-
-    def __call__(self, *inputs: Any) -> Any:
-        return self.func(*inputs, **dict(self.keywords))
-
-
-@dataclass(frozen=True)
-class Compare:
-    """A comparison, as the kernel of a node whose ones and zeros are held in the dtype of what is compared."""
-
-    name: str
-
-    def __call__(self, values: torch.Tensor, other: Any) -> torch.Tensor:
-        return compared(self.name, values, other)
-
-
-@dataclass(frozen=True)
-class Reshape:
-    """Nothing but another shape."""
-
-
-@dataclass(frozen=True)
-class Full:
-    """The same value everywhere."""
-
-    value: float
-
-
-@dataclass(frozen=True)
-class Empty:
-    """No value anywhere, until it is set."""
-
-
-@dataclass(frozen=True)
-class Stack:
-    """Tensors behind one another."""
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The entries of some ranks, as a mask."""
-
-    descending: bool
-    first: int
-    last: int
-
-
-@dataclass(frozen=True)
-class Stream:
-    """A place in a stream of random numbers: so many entries behind a state of torch's generator."""
-
-    state: bytes
-    drawn: int = 0
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Entries drawn with a probability, as a mask."""
-
-    stream: Stream
-    probability: float
-
-
-@dataclass(eq=False)
-class Node:
-    """A function of tensors: its kernel, and what it is called with, nodes among it.
-
-    stored: the dtype that a block has; of a mask any, for ones and zeros. lead: how many dimensions stand before the
-    rows. flat: rows and columns are one dimension. few: it is made of whole tensors, and has few numbers.
-    """
-
-    kernel: Hashable
-    inputs: tuple[Any, ...]
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    stored: torch.dtype
-    lead: int = 0
-    flat: bool = False
-    few: bool = False
-    # Whether no number is below 0.
-    magnitudes: bool = False
-    value: torch.Tensor | None = None
-
-    def one(self) -> torch.Tensor:
-        """Return a tensor of as many dimensions, with one entry: what a function makes of it has the right dtype."""
-        return torch.ones((1,) * len(self.shape), dtype=self.dtype)
-
-    def meta(self) -> torch.Tensor:
-        """Return a tensor of its shape on torch's meta device: what a function makes of it has the right shape."""
-        return torch.empty(self.shape, dtype=self.dtype, device="meta")
 
 
 @dataclass
@@ -166,81 +77,6 @@ class Traced(torch.Tensor):
         raise NotTracedError(str(func))
 
 
-class Graph:
-    """What merges do with the tensors of one name.
-
-    given: their values; all have one shape, and more than MOST entries.
-    """
-
-    def __init__(self, given: Sequence[torch.Tensor]) -> None:
-        self.shape, self.size = tuple(given[0].shape), given[0].numel()
-        self.nodes: dict[Hashable, Node] = {}
-        self.given = {id(one): Node(None, (), self.shape, one.dtype, one.dtype, value=one) for one in given}
-
-    def traced(self, tensor: torch.Tensor) -> Traced:
-        """Return a given tensor without its values."""
-        return Traced(self.given[id(tensor)], _Memory(frozen=True))
-
-    def node(
-        self, kernel: Hashable, inputs: Sequence[Any], shape: Sequence[int], dtype: torch.dtype, **further: Any
-    ) -> Node:
-        """Return the node of a function, the same for the same."""
-        if any(isinstance(one, Node) and not _is_whole(one) for one in inputs):
-            raise NotTracedError("a tensor that is not filled yet")
-        key = kernel, tuple(map(_key, inputs)), tuple(shape), dtype, further.get("few")
-        if key not in self.nodes:
-            lead, flat = (0, False) if further.get("few") else self._place(shape)
-            stored = further.pop("stored", dtype)
-            self.nodes[key] = Node(kernel, tuple(inputs), tuple(shape), dtype, stored, lead, flat, **further)
-        return self.nodes[key]
-
-    def _place(self, shape):
-        """Return how many dimensions stand before the rows, and whether rows and columns are one dimension."""
-        for lead in (0, 1):
-            if tuple(shape[lead:]) in (self.shape, (self.size,)):
-                return lead, tuple(shape[lead:]) != self.shape
-        raise NotTracedError(f"a tensor of shape {tuple(shape)}")
-
-    def constant(self, tensor: torch.Tensor) -> Node:
-        """Return the node of a tensor of few numbers."""
-        if tensor.numel() > MOST:
-            raise NotTracedError("a tensor of another origin")
-        key = tuple(tensor.shape), tensor.dtype, tensor.flatten().view(torch.uint8).numpy().tobytes()
-        if key not in self.nodes:
-            shape = tuple(tensor.shape)
-            self.nodes[key] = Node(None, (), shape, tensor.dtype, tensor.dtype, few=True, value=tensor.clone())
-        return self.nodes[key]
-
-    def held_as(self, node: Node, dtype: torch.dtype) -> Node:
-        """Return a mask whose ones and zeros are held in a dtype."""
-        return node if node.stored == dtype or node.few else self.cast(node, dtype)
-
-    def cast(self, node: Node, dtype: torch.dtype) -> Node:
-        """Return a node in another dtype."""
-        if node.few:
-            return self.node(Call(torch.Tensor.to), (node, dtype), node.shape, dtype, few=True)
-        return self.node(Call(numbers), (node, dtype), node.shape, dtype, magnitudes=node.magnitudes)
-
-    def reshaped(self, node: Node, shape: Sequence[int]) -> Node:
-        """Return a node in another shape."""
-        if node.few:
-            return self.node(Call(torch.Tensor.reshape), (node, tuple(shape)), shape, node.dtype, few=True)
-        kernel, inputs = (node.kernel, ()) if isinstance(node.kernel, Full) else (Reshape(), (node,))
-        return self.node(kernel, inputs, shape, node.dtype, stored=node.stored, magnitudes=node.magnitudes)
-
-    def close(self) -> None:
-        """Let go of all values: what was traced may still refer to it."""
-        for node in (*self.nodes.values(), *self.given.values()):
-            node.value = None
-        self.nodes.clear()
-        self.given.clear()
-
-
-def _is_whole(node):
-    """Whether all entries of a node are set."""
-    return not isinstance(node.kernel, Empty) and None not in (node.inputs if isinstance(node.kernel, Stack) else ())
-
-
 class Tracing(TorchFunctionMode):
     """Within it, what is done with traced tensors becomes part of a graph.
 
@@ -252,6 +88,10 @@ class Tracing(TorchFunctionMode):
         super().__init__()
         self.graph, self.stable = graph, stable
         self.stream = Stream(state.numpy().tobytes())
+
+    def given(self, tensor: torch.Tensor) -> Traced:
+        """Return a tensor that is given, without its values."""
+        return Traced(self.graph.given[id(tensor)], _Memory(frozen=True))
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -342,7 +182,7 @@ class Tracing(TorchFunctionMode):
 
     def _refuse_rows(self, node, shape):
         """Refuse few numbers that differ from row to row."""
-        _, flat = self.graph._place(shape)
+        _, flat = self.graph.place(shape)
         behind = 1 if flat else len(self.graph.shape)
         if len(node.shape) >= behind and node.shape[-behind] != 1:
             raise NotTracedError("a number for each row")
@@ -511,11 +351,6 @@ class _Ranked:
             raise NotTracedError("an order")
         kernel = Chosen(self.descending, first, last)
         return Traced(graph.node(kernel, (node,), node.shape, torch.bool, stored=ONE[node.dtype][0]))
-
-
-def _key(argument):
-    """Return what tells an input from others: 1 and True are equal, as are 0 and -0."""
-    return type(argument), repr(argument) if isinstance(argument, float) else argument
 
 
 def _is_traced(argument):

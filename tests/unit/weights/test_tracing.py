@@ -7,10 +7,11 @@ import pytest
 import torch
 from mergekit import merge_methods
 from mergekit.merge_methods.base import TensorGroup
-from moult.weights import blocks, tracing
+from moult.weights import blocks, graph, tracing
 from moult.weights.blocks import Blocks
+from moult.weights.graph import Graph, NotTracedError
 from moult.weights.largest import Largest
-from moult.weights.tracing import Graph, NotTracedError, Traced, Tracing, WantedError
+from moult.weights.tracing import Traced, Tracing, WantedError
 
 # What a sweep is made of most often; other methods may be traced or not.
 TRACED = (
@@ -30,7 +31,8 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 def small(monkeypatch):
     """Small tensors are traced, in several blocks."""
     monkeypatch.setattr(blocks, "ENTRIES", 64)
-    monkeypatch.setattr(tracing, "MOST", 16)
+    for module in (graph, tracing):
+        monkeypatch.setattr(module, "MOST", 16)
 
 
 def bits(tensor):
@@ -39,25 +41,25 @@ def bits(tensor):
 
 def in_blocks(functions, given, state, stable=True):
     """Return what functions of tensors make of the given, in blocks, and the generator's state behind each."""
-    graph = Graph(given)
-    reckoning, results = Blocks(graph), {}
+    made = Graph(given)
+    reckoning, results = Blocks(made), {}
     while len(results) < len(functions):
         for number, function in enumerate(functions):
             if number not in results:
-                mode = Tracing(graph, state, stable)
+                mode = Tracing(made, state, stable)
                 try:
                     with mode:
-                        results[number] = function([graph.traced(one) for one in given]).node, mode.stream
+                        results[number] = function([mode.given(one) for one in given]).node, mode.stream
                 except WantedError:
                     pass
         reckoning.find_few()
     nodes = [results[number][0] for number in range(len(functions))]
     parts = list(reckoning.run(nodes))
-    made = [torch.cat([part[place].clone() for part in parts], dim=node.lead) for place, node in enumerate(nodes)]
+    values = [torch.cat([part[place] for part in parts], dim=node.lead) for place, node in enumerate(nodes)]
     after = [
         reckoning.after(results[number][1]) if results[number][1].drawn else state for number in range(len(functions))
     ]
-    return made, after
+    return values, after
 
 
 def drawn_merge(draw, method, parents):
@@ -227,8 +229,9 @@ def test_an_order_is_traced_only_where_it_may_be_stable():
 
 
 def test_a_graph_lets_go_of_values():
-    graph = Graph([torch.randn(8, 10)])
-    with Tracing(graph, torch.get_rng_state(), True):
-        kept = graph.traced(next(iter(graph.given.values())).value) * 2
-    graph.close()
+    tensor = torch.randn(8, 10)
+    made = Graph([tensor])
+    with Tracing(made, torch.get_rng_state(), True) as mode:
+        kept = mode.given(tensor) * 2
+    made.close()
     assert isinstance(kept, Traced) and kept.node.inputs[0].value is None
