@@ -38,7 +38,7 @@ class Blocks:
         self._draw([node for node in nodes if isinstance(node.kernel, Drawn) and node.value is None])
         for node in nodes:
             if node.few:
-                self._whole(node)
+                self.whole(node)
 
     def after(self, stream: Stream) -> torch.Tensor:
         """Return the generator's state at a place in a stream up to which all is drawn."""
@@ -68,14 +68,14 @@ class Blocks:
             self.orders[key] = Order(lambda: (block for (block,) in self.run([values])), self.graph.size, key[1])
         return self.orders[key].ranks(kernel.first, kernel.last)
 
-    def _whole(self, node: Any) -> Any:
+    def whole(self, node: Any) -> Any:
         """Return the whole value of a node."""
         if not isinstance(node, Node):
             return node
         if node.value is not None:
             return node.value
         if node.few:
-            node.value = node.kernel(*map(self._whole, node.inputs))
+            node.value = node.kernel(*map(self.whole, node.inputs))
             return node.value
         value = torch.empty(node.shape, dtype=node.stored)
         begun = 0
@@ -83,6 +83,7 @@ class Blocks:
             ended = min(begun + self.step, self.rows)
             self.part(node, value, begun, ended).copy_(block)
             begun = ended
+        node.value = value if node.costly else None
         return value
 
     def _draw(self, nodes: Iterable[Node]) -> None:
@@ -154,7 +155,7 @@ class _Program:
             return self._register(node)
         if node not in self.places:
             if node.few:
-                self.places[node] = self._register(self.blocks._whole(node))
+                self.places[node] = self._register(self.blocks.whole(node))
             else:
                 function, arguments = self._function(node)
                 # Its register comes after those of its arguments.
@@ -165,6 +166,8 @@ class _Program:
     def _function(self, node):
         """Return the function that makes a node's block, and the registers of its arguments."""
         blocks, kernel, rows = self.blocks, node.kernel, [0, 1]
+        if node.costly and node not in self.outputs:
+            blocks.whole(node)
         if (value := node.value) is not None:
             return lambda begun, ended: blocks.part(node, value, begun, ended), rows
         if isinstance(kernel, Full):

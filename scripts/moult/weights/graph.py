@@ -89,7 +89,8 @@ class Node:
     """A function of tensors: its kernel, and what it is called with, nodes among it.
 
     stored: the dtype that a block has; of a mask any, for ones and zeros. lead: how many dimensions stand before the
-    rows. flat: rows and columns are one dimension. few: it is made of whole tensors, and has few numbers.
+    rows. flat: rows and columns are one dimension. few: it is made of whole tensors, and has few numbers. costly: it is
+    reckoned once, and held as a whole.
     """
 
     # Of a node whose value is given: None.
@@ -101,6 +102,7 @@ class Node:
     lead: int = 0
     flat: bool = False
     few: bool = False
+    costly: bool = False
     # Whether no number is below 0.
     magnitudes: bool = False
     value: torch.Tensor | None = None
@@ -149,10 +151,11 @@ class Graph:
         """Return the node of a tensor of few numbers."""
         if tensor.numel() > MOST:
             raise NotTracedError("a tensor of another origin")
+        tensor = tensor.clone(memory_format=torch.contiguous_format)
         key = tuple(tensor.shape), tensor.dtype, tensor.flatten().view(torch.uint8).numpy().tobytes()
         if key not in self.nodes:
             shape = tuple(tensor.shape)
-            self.nodes[key] = Node(None, (), shape, tensor.dtype, tensor.dtype, few=True, value=tensor.clone())
+            self.nodes[key] = Node(None, (), shape, tensor.dtype, tensor.dtype, few=True, value=tensor)
         return self.nodes[key]
 
     def held_as(self, node: Node, dtype: torch.dtype) -> Node:

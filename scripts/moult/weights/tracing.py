@@ -32,7 +32,7 @@ from moult.weights.graph import (
 
 # Functions whose result for an entry depends on that entry alone and is rounded exactly: the same bits in any block.
 _ENTRYWISE = {
-    *("add", "sub", "rsub", "mul", "div", "neg", "abs", "sign", "square", "clamp", "minimum", "maximum"),
+    *("add", "sub", "rsub", "mul", "div", "neg", "abs", "sign", "square", "clamp", "minimum", "maximum", "addcmul"),
 }
 _COMPARING = {"eq", "ne", "lt", "le", "gt", "ge"}
 _CASTS = {"float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16}
@@ -266,6 +266,11 @@ class Tracing(TorchFunctionMode):
         part = self.graph.node(Call(operator.getitem), (node, index), node.shape[1:], node.dtype, **kept)
         return Traced(part, tensor.memory)
 
+    def _unbind(self, tensor, dim=0):
+        if dim != 0 or not tensor.node.lead:
+            raise NotTracedError("unbind")
+        return tuple(self._getitem(tensor, place) for place in range(len(tensor)))
+
     def _setitem(self, tensor, index, value):
         node = tensor.node if isinstance(tensor, Traced) else None
         if node is None or node.few:
@@ -300,7 +305,8 @@ class Tracing(TorchFunctionMode):
         node = tensor.node
         if kwargs != {"dim": 0, "unbiased": False} or not node.lead or node.dtype not in ACCUMULATED:
             raise NotTracedError("var")
-        return Traced(self.graph.node(Call(variance), (node,), node.shape[1:], node.dtype, magnitudes=True))
+        kinds = {"magnitudes": True, "costly": True}
+        return Traced(self.graph.node(Call(variance), (node,), node.shape[1:], node.dtype, **kinds))
 
     def _bernoulli(self, tensor):
         node = tensor.node
@@ -369,7 +375,7 @@ def _broadcast(shapes):
 _RULES: Mapping[str, Callable[..., Any]] = {
     name: getattr(Tracing, f"_{name}")
     for name in (
-        *("to", "zeros_like", "ones_like", "full_like", "new_empty", "stack", "getitem", "setitem"),
+        *("to", "zeros_like", "ones_like", "full_like", "new_empty", "stack", "unbind", "getitem", "setitem"),
         *("sum", "var", "bernoulli", "argsort", "sort", "topk"),
     )
 }

@@ -6,24 +6,15 @@ import random
 import pytest
 import torch
 from mergekit import merge_methods
-from mergekit.merge_methods.base import TensorGroup
+from mergekit.merge_methods.base import ParameterScope, TensorGroup
 from moult.weights import blocks, graph, tracing
 from moult.weights.blocks import Blocks
 from moult.weights.graph import Graph, NotTracedError
 from moult.weights.largest import Largest
 from moult.weights.tracing import Traced, Tracing, WantedError
 
-# What a sweep is made of most often; other methods may be traced or not.
-TRACED = (
-    "task_arithmetic",
-    "ties",
-    "breadcrumbs",
-    "breadcrumbs_ties",
-    "dare_linear",
-    "dare_ties",
-    "sce",
-    "passthrough",
-)
+# What sweeps are made of most often; other methods may be traced or not.
+TRACED = ("linear", "task_arithmetic", "ties", "breadcrumbs", "breadcrumbs_ties", "dare_linear", "dare_ties", "sce")
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -71,16 +62,13 @@ def drawn_merge(draw, method, parents):
     settings = {}
     for parameter in made.spec.parameters:
         if parameter.name in own:
-            settings[parameter.name] = [draw.choice(own[parameter.name]) for _ in range(parents)]
+            inputs = parents + (parameter.scope == ParameterScope.INPUT)
+            settings[parameter.name] = [draw.choice(own[parameter.name]) for _ in range(inputs)]
         elif parameter.name in shared:
             settings[parameter.name] = draw.choice(shared[parameter.name])
-    if method == "passthrough":
-        settings = {}
 
     def merge(tensors):
-        taken = tensors[1:2] if method == "passthrough" else tensors
-        group = TensorGroup.from_tensors(taken, base_index=None if method == "passthrough" else 0)
-        return made((group,), parameters=settings)[0]
+        return made((TensorGroup.from_tensors(tensors, base_index=0),), parameters=settings)[0]
 
     return merge, (method, settings)
 
