@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from moult.weights.exact import one_thread
 from moult.weights.graph import Chosen, Drawn, Full, Graph, Node, Reshape, Stack, Stream
 from moult.weights.largest import Order
 
@@ -25,7 +26,7 @@ class Blocks:
         self.graph = graph
         self.rows = graph.shape[0]
         self.width = graph.size // self.rows
-        # torch adds five tensors and more in another order where a processor's vector does not fit any more.
+        # Where a vector does not fit any more is then where it is in the whole tensor.
         unit = VECTORS // math.gcd(VECTORS, self.width)
         self.step = max(1, ENTRIES * torch.get_num_threads() // (self.width * unit)) * unit
         self.orders: dict[tuple[Node, bool], Order] = {}
@@ -75,7 +76,9 @@ class Blocks:
         if node.value is not None:
             return node.value
         if node.few:
-            node.value = node.kernel(*map(self.whole, node.inputs))
+            inputs = [self.whole(one) for one in node.inputs]
+            with one_thread():
+                node.value = node.kernel(*inputs)
             return node.value
         value = torch.empty(node.shape, dtype=node.stored)
         begun = 0

@@ -1,5 +1,7 @@
 """What torch does with tensors, bit for bit, in less time: masks as ones and zeros, sums of two, variances."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,6 +15,17 @@ ONE = {
 # Numbers whose variance torch accumulates in float64, and how many columns of it stay in a processor's cache.
 ACCUMULATED = (torch.bfloat16, torch.float16, torch.float32)
 _IN_CACHE = 1 << 15
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Within it torch works on one thread: several add the entries of a tensor in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def numbers(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -53,7 +66,9 @@ def sum_of_first(tensors: torch.Tensor) -> torch.Tensor:
     if len(tensors) == 2 and tensors.dtype in ONE:
         # A sum begins with 0, which makes -0 to 0.
         return tensors[0].add(tensors[1]).add_(0)
-    return tensors.sum(dim=0)
+    # Five and more are added in another order where a processor's vector does not fit any more.
+    with one_thread() if len(tensors) > 4 else contextlib.nullcontext():
+        return tensors.sum(dim=0)
 
 
 def variance(tensors: torch.Tensor) -> torch.Tensor:

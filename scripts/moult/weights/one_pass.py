@@ -24,6 +24,7 @@ from mergekit.plan import MergePlanner
 from moult.base.files import derive_seed
 from moult.weights.blocks import Blocks
 from moult.weights.calling_mergekit import give_memory_back
+from moult.weights.exact import one_thread
 from moult.weights.graph import MOST, Graph, NotTracedError
 from moult.weights.headers import tensor_headers
 from moult.weights.largest import Largest
@@ -142,7 +143,7 @@ class _Merge:
     def run(self) -> None:
         """Merge the tensors themselves, and save the result."""
         torch.set_rng_state(self.part.begin(self.save.tensor_name))
-        with Largest() if self.part.stable else contextlib.nullcontext():
+        with one_thread(), Largest() if self.part.stable else contextlib.nullcontext():
             result = self.result(self.tensors)
         self.part.state = torch.get_rng_state()
         if result is not None:

@@ -44,7 +44,8 @@ def run_alone(ready: Ready, folder: Path) -> None:
     if "parents" in recipe and "tokenizer" not in recipe:
         run_together({folder: ready})
         return
-    with _mergekit_loaded(recipe["threads"]):
+    # Of several threads sums have other bits.
+    with _mergekit_loaded(threads=1):
         from mergekit.merge import run_merge
 
     with mergekit_refusals(), _vocabularies_in_order(), _choosing(recipe):

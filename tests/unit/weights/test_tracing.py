@@ -105,6 +105,36 @@ def test_merges_have_the_bits_of_mergekit_s_methods(dtype):
             assert behind.equal(torch.get_rng_state()), told
 
 
+@pytest.fixture
+def threads():
+    """Sets how many threads torch works on, for a while."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("method", TRACED)
+def test_bits_do_not_hang_on_the_number_of_threads(method, monkeypatch, threads):
+    # As large as it takes torch to share a tensor out.
+    monkeypatch.setattr(blocks, "ENTRIES", 1 << 17)
+    random_ = torch.Generator().manual_seed(3)
+    base = torch.randn(701, 999, generator=random_)
+    given = [base, *(base + 1e-2 * torch.randn(base.shape, generator=random_) for _ in range(5))]
+    given = [one.bfloat16() for one in given]
+    own = {"density": [0.4] * 5, "weight": [0.3] * 5, "select_topk": 0.4}
+    made = merge_methods.get(method)
+    settings = {parameter.name: own[parameter.name] for parameter in made.spec.parameters if parameter.name in own}
+    if method == "linear":
+        settings["weight"] = [0.3] * 6
+    results = []
+    for number in (1, 2, 3):
+        threads(number)
+        group = [lambda tensors: made((TensorGroup.from_tensors(tensors, base_index=0),), parameters=settings)[0]]
+        ((result,), _) = in_blocks(group, given, torch.Generator().manual_seed(1).get_state())
+        results.append(bits(result))
+    assert results[0].equal(results[1]) and results[0].equal(results[2])
+
+
 def test_tensors_of_several_dtypes():
     base, other = torch.randn(9, 10).bfloat16(), torch.randn(9, 10)
 
