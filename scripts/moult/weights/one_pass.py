@@ -186,7 +186,7 @@ def _in_blocks(merges, given):
                 traced.append((merge, result.node, tracing.stream))
             except WantedError:
                 waiting.append(merge)
-            except NotTracedError as why:
+            except Exception as why:  # what is wrong with a merge shows when it is made of the tensors themselves
                 logger.debug("%s by %s: not traced: %s", merge.save.tensor_name, merge.part.config.merge_method, why)
                 left.append(merge)
         blocks.find_few()
