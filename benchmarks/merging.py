@@ -29,6 +29,12 @@ PARENTS = {"base": 0, "left": 1, "right": 2}
 METHODS = ("linear", "slerp", "task_arithmetic", "ties", "breadcrumbs", "sce", "dare_ties")
 SELECTING = ("ties", "breadcrumbs", "breadcrumbs_ties", "sce")
 FORTY = ("ties", "breadcrumbs", "breadcrumbs_ties", "dare_linear", "dare_ties")
+# A process counts the memory of the one that started it as its own: this one is small.
+STARTER = """import json, os, subprocess, sys
+_, status, used = os.wait4(subprocess.Popen(sys.argv[2:]).pid, 0)
+with open(sys.argv[1], "w") as handle:
+    json.dump([status, used.ru_utime + used.ru_stime, used.ru_maxrss], handle)
+"""
 COLUMNS = ("merge", "moult_cpu_s", "mergekit_cpu_s", "cpu_ratio", "moult_wall_s", "mergekit_wall_s")
 COLUMNS += ("moult_gb", "mergekit_gb", "differing", "measured")
 
@@ -143,13 +149,21 @@ def run(command, work, given=""):
     (work / "given").write_text(given)
     begun = time.monotonic()
     with open(work / "printed", "w") as printed, open(work / "given") as standard_input:
-        child = subprocess.Popen(
-            command, cwd=work, env=environment, stdin=standard_input, stdout=printed, stderr=subprocess.STDOUT
+        subprocess.run(
+            [sys.executable, "-c", STARTER, "used", *command],
+            **{
+                "cwd": work,
+                "env": environment,
+                "stdin": standard_input,
+                "stdout": printed,
+                "stderr": subprocess.STDOUT,
+            },
+            check=True,
         )
-        _, status, used = os.wait4(child.pid, 0)
+    status, cpu, size = json.loads((work / "used").read_text())
     if status:
         raise SystemExit((work / "printed").read_text()[-4000:])
-    return used.ru_utime + used.ru_stime, time.monotonic() - begun, used.ru_maxrss * 1024 / 1e9
+    return cpu, time.monotonic() - begun, size * 1024 / 1e9
 
 
 def run_ours(recipes, work):
