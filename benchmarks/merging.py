@@ -151,13 +151,11 @@ def run(command, work, given=""):
     with open(work / "printed", "w") as printed, open(work / "given") as standard_input:
         subprocess.run(
             [sys.executable, "-c", STARTER, "used", *command],
-            **{
-                "cwd": work,
-                "env": environment,
-                "stdin": standard_input,
-                "stdout": printed,
-                "stderr": subprocess.STDOUT,
-            },
+            cwd=work,
+            env=environment,
+            stdin=standard_input,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
             check=True,
         )
     status, cpu, size = json.loads((work / "used").read_text())

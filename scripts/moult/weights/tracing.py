@@ -350,7 +350,8 @@ class _Ranked:
         """Return the entries of ranks [start:stop], as a mask."""
         graph, node = self.tracing.graph, self.tensor.node
         first, last, step = ranks.indices(graph.size)
-        if isinstance(node.kernel, Call) and node.kernel.func is numbers and node.inputs[0].dtype.itemsize == 2:
+        widened = node.dtype == torch.float32 and isinstance(node.kernel, Call) and node.kernel.func is numbers
+        if widened and node.inputs[0].dtype in (torch.bfloat16, torch.float16):
             # The order of one is that of the other, and takes half as long to find.
             node = node.inputs[0]
         if step != 1 or node.dtype not in ONE:

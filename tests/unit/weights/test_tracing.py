@@ -165,6 +165,11 @@ DONE = {
     "a part of a stack": lambda a, b: torch.stack([a, b])[1] + a,
     "draws": lambda a, b: torch.bernoulli(torch.full_like(a, 0.3)) * torch.bernoulli(torch.full_like(b, 0.6)),
     "ranks between": lambda a, b: between(a),
+    "ranks of what was rounded": lambda a, b: between(a.bfloat16()),
+    "ranks of what was rounded otherwise": lambda a, b: between(a.half()),
+    "ranks of what was widened": lambda a, b: between(a.half().float()),
+    "ranks of what was rounded last": lambda a, b: chosen_by(a.abs().bfloat16(), a),
+    "ranks of halves that were rounded": lambda a, b: chosen_by((1 + a.half() / 50).abs().view(-1).bfloat16(), a),
 }
 
 
@@ -181,6 +186,12 @@ def written_before(a, b):
     flat.mul_(3)
     result[result == 0] = 5
     return result + flat.view(8, 10)
+
+
+def chosen_by(sizes, a):
+    result = torch.zeros_like(a)
+    result.view(-1)[torch.argsort(sizes.view(-1), descending=True)[:33]] = 1
+    return result
 
 
 def between(a):
