@@ -168,7 +168,7 @@ DONE = {
     "ranks of what was rounded": lambda a, b: between(a.bfloat16()),
     "ranks of what was rounded otherwise": lambda a, b: between(a.half()),
     "ranks of what was widened": lambda a, b: between(a.half().float()),
-    "ranks of what was rounded last": lambda a, b: chosen_by(a.abs().bfloat16(), a),
+    "ranks of what was rounded last": lambda a, b: chosen_by(a.abs().view(-1).bfloat16(), a),
     "ranks of halves that were rounded": lambda a, b: chosen_by((1 + a.half() / 50).abs().view(-1).bfloat16(), a),
 }
 
@@ -190,7 +190,7 @@ def written_before(a, b):
 
 def chosen_by(sizes, a):
     result = torch.zeros_like(a)
-    result.view(-1)[torch.argsort(sizes.view(-1), descending=True)[:33]] = 1
+    result.view(-1)[torch.argsort(sizes, descending=True)[:33]] = 1
     return result
 
 
